@@ -1,0 +1,1 @@
+"""The target: what an OpenVLA checkpoint is and what it computes."""
