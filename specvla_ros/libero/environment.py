@@ -1,0 +1,245 @@
+"""
+One LIBERO task as an environment: SI actions in, upright camera frames out.
+
+Wraps robosuite's OSC_POSE control at 20 Hz. One environment per process: two rendered ones in the
+same process give silently wrong images. Rendering happens only when a frame is asked for.
+"""
+
+import contextlib
+from dataclasses import dataclass
+import functools
+import gc
+import io
+import os
+from pathlib import Path
+import tempfile
+
+import numpy as np
+import yaml
+
+from specvla_ros.libero import suites
+from specvla_ros.libero.assets import cache_folder, installed_assets
+
+# robosuite's OSC_POSE turns an input of 1 into 0.05 m and 0.5 rad per step of 0.05 s.
+TRANSLATION_SCALE = 0.05
+ROTATION_SCALE = 0.5
+PERIOD = 0.05
+SETTLING_STEPS = 10  # as OpenVLA's evaluation: objects fall into place first
+CAMERA = 'agentview'
+
+
+class RendererError(RuntimeError):
+    """MuJoCo has no way to render on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """
+    What the robot's sensors say after a step.
+
+    image: uint8 [H, W, 3] RGB, top row first, or None where the environment doesn't render.
+    eef_position: [3] m and eef_quaternion: [4] xyzw, in the robot's world frame.
+    joint_positions: [7] rad. gripper_width: distance of the fingers, m. success: task solved.
+    """
+
+    image: np.ndarray | None
+    eef_position: np.ndarray
+    eef_quaternion: np.ndarray
+    joint_positions: np.ndarray
+    gripper_width: float
+    success: bool
+
+
+class LiberoEnv:
+    """
+    One task of a suite, rendered by one camera.
+
+    :param suite: see `suites.SUITES`
+    :param task_id: index in the suite
+    :param resolution: side of the square frame, pixels
+    :param render: False leaves `Observation.image` None, at a third of the time per step
+    :raises ValueError: unknown suite or task
+    :raises AssetError: the assets aren't there
+    :raises RendererError: MuJoCo can't render here
+    """
+
+    def __init__(self, suite: str, task_id: int, resolution: int = 256, render: bool = True):
+        self.task = suites.task(suite, task_id)
+        self.suite, self.task_id = suite, task_id
+        self.instruction = self.task.instruction
+        self.max_steps = suites.MAX_STEPS[suite]
+        self.resolution, self.render = resolution, render
+        self._env = _make_control_env(self.task)
+        self._states = _stored_states(self.task)
+        self._renderer = None
+        self._observation: dict = {}
+
+    @property
+    def n_initial_states(self) -> int:
+        """How many initial states LIBERO stores for this task."""
+        return len(self._states)
+
+    @property
+    def sim(self):
+        """The robosuite environment behind this one; experts read its state."""
+        return self._env.env
+
+    @property
+    def raw(self) -> dict:
+        """robosuite's last observation: object poses and the like, for experts."""
+        return self._observation
+
+    def reset(self, state_index: int) -> Observation:
+        """
+        Start from a stored initial state, with the reference evaluation's settling steps done.
+
+        :raises ValueError: no such state
+        """
+        if not 0 <= state_index < len(self._states):
+            raise ValueError(f'{self.suite} task {self.task_id} has no initial state '
+                             f'{state_index}; there are 0 to {len(self._states) - 1}')
+        self._env.seed(0)  # the seed also moves objects: the reference evaluation's
+        self._env.reset()
+        self._observation = self._env.set_init_state(self._states[state_index])
+        return self._settle()
+
+    def reset_random(self, seed: int) -> Observation:
+        """Start from a random placement of the objects, the same for the same seed."""
+        np.random.seed(seed)  # LIBERO's placement samplers draw from numpy's global state
+        self._env.seed(seed)
+        self._observation = self._env.reset()
+        return self._settle()
+
+    def step(self, action: np.ndarray, render: bool = True) -> Observation:
+        """
+        Apply one SI action for one control period.
+
+        :param action: [7]: translation (m), rotation vector (rad), gripper (1 = open, 0 = closed),
+            all in the robot's world frame; beyond the controller's range it is clipped
+        :param render: False skips the frame of this step
+        :raises ValueError: wrong shape or a value that isn't finite
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (7,) or not np.isfinite(action).all():
+            raise ValueError(f'an action is 7 finite numbers, got {action!r}')
+        command = np.empty(7)
+        command[:3] = action[:3] / TRANSLATION_SCALE
+        command[3:6] = action[3:6] / ROTATION_SCALE
+        command[6] = -1.0 if action[6] > 0.5 else 1.0  # robosuite: −1 opens, +1 closes
+        return self._advance(np.clip(command, -1, 1), render)
+
+    def frame(self) -> np.ndarray:
+        """Render the camera now: uint8 [H, W, 3] RGB, top row first."""
+        if self._renderer is None:
+            self._renderer = _make_renderer(self.sim.sim.model._model, self.resolution)
+        self._renderer.update_scene(self.sim.sim.data._data, CAMERA, _visual_geoms())
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the simulator, so that another environment can follow in this process."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._env.close()
+        self._env = self._renderer = None
+        gc.collect()
+
+    def _settle(self) -> Observation:
+        for _ in range(SETTLING_STEPS - 1):
+            self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=False)
+        return self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
+
+    def _advance(self, command: np.ndarray, render: bool) -> Observation:
+        # robosuite ends an episode at its own horizon or success; the caller counts steps here.
+        self.sim.timestep, self.sim.done = 0, False
+        self._observation, _, success, _ = self._env.step(command)
+        return self._observe(bool(success), render)
+
+    def _observe(self, success: bool, render: bool) -> Observation:
+        raw = self._observation
+        return Observation(
+            image=self.frame() if render and self.render else None,
+            eef_position=raw['robot0_eef_pos'].copy(),
+            eef_quaternion=raw['robot0_eef_quat'].copy(),
+            joint_positions=raw['robot0_joint_pos'].copy(),
+            gripper_width=float(raw['robot0_gripper_qpos'][0] - raw['robot0_gripper_qpos'][1]),
+            success=success)
+
+
+def _make_control_env(task: suites.Task):
+    """Import LIBERO with its configuration in place and build the environment, quietly."""
+    assets = installed_assets()
+    _write_libero_config(assets)
+    # Software rendering without a display; a value the user has set is respected.
+    os.environ.setdefault('MUJOCO_GL', 'osmesa')
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
+            import libero.libero
+            libero.libero._assets_path_cache = str(assets)
+            from libero.libero.envs.env_wrapper import ControlEnv
+            bddl = suites.package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
+            # Frames are rendered by MuJoCo's own Renderer, when asked for: robosuite's context
+            # returns garbage after a reset once its buffers were made anew. A soft reset keeps
+            # model and renderer, and takes milliseconds instead of seconds.
+            return ControlEnv(bddl_file_name=str(bddl), use_camera_obs=False,
+                              has_offscreen_renderer=False, hard_reset=False)
+    except (ImportError, AttributeError) as error:
+        if os.environ['MUJOCO_GL'] in str(error) or 'glGetError' in str(error):
+            raise _renderer_error(error) from error
+        raise
+
+
+def _make_renderer(model, resolution: int):
+    """
+    Return a mujoco.Renderer with multisampling and reflections off.
+
+    Both off cost 37 instead of 57 ms a frame on one core; the mean pixel changes by 2 of 255.
+    """
+    import mujoco
+    model.vis.quality.offsamples = 0
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, resolution)
+    model.vis.global_.offheight = max(model.vis.global_.offheight, resolution)
+    try:
+        renderer = mujoco.Renderer(model, resolution, resolution)
+    except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
+        raise _renderer_error(error) from error
+    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+    return renderer
+
+
+@functools.cache
+def _visual_geoms():
+    """Return render options that show the visual geoms (group 1), not the collision ones (0)."""
+    import mujoco
+    options = mujoco.MjvOption()
+    options.geomgroup[0], options.geomgroup[1] = 0, 1
+    return options
+
+
+def _renderer_error(error: Exception) -> RendererError:
+    return RendererError(
+        f'MuJoCo cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} ({error}): install '
+        'libosmesa6 (`apt-get install libosmesa6`), or set MUJOCO_GL=egl on a machine with a GPU')
+
+
+def _write_libero_config(assets: Path) -> None:
+    """Write LIBERO's own config.yaml, without which importing it asks a question on stdin."""
+    folder = cache_folder() / 'libero-config'
+    root = suites.package_folder()
+    wanted = {'benchmark_root': str(root), 'bddl_files': str(root / 'bddl_files'),
+              'init_states': str(root / 'init_files'), 'datasets': str(cache_folder() / 'data'),
+              'assets': str(assets)}
+    path = folder / 'config.yaml'
+    if not path.is_file() or yaml.safe_load(path.read_text()) != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', dir=folder, delete=False) as file:
+            yaml.safe_dump(wanted, file)
+        os.replace(file.name, path)  # several processes may start at once
+    os.environ['LIBERO_CONFIG_PATH'] = str(folder)
+
+
+def _stored_states(task: suites.Task) -> np.ndarray:
+    """Return the task's stored initial states, float64 [50, state dimension]."""
+    import torch
+    path = suites.package_folder() / 'init_files' / task.suite / f'{task.name}.pruned_init'
+    return np.asarray(torch.load(path, weights_only=False))
