@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
 from .errors import CheckpointError
@@ -233,14 +234,18 @@ def llama_config(text_config: Mapping[str, Any]) -> LlamaConfig:
         raise CheckpointError(
             f"config.json: text_config rope_type is {kind!r}, must be 'default' or absent"
         )
-    return LlamaConfig(
-        vocab_size=_positive('text_config vocab_size', text_config.get('vocab_size', 32064)),
-        rope_parameters={'rope_type': 'default', 'rope_theta': theta},
-        attn_implementation='sdpa',
-        use_cache=False,
-        tie_word_embeddings=False,
-        **settings,
-    )
+    try:
+        return LlamaConfig(
+            vocab_size=_positive('text_config vocab_size', text_config.get('vocab_size', 32064)),
+            rope_parameters={'rope_type': 'default', 'rope_theta': theta},
+            attn_implementation='sdpa',
+            use_cache=False,
+            tie_word_embeddings=False,
+            **settings,
+        )
+    except StrictDataclassError as error:
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'config.json: text_config is no Llama: {reason}') from error
 
 
 def _vision_config(config: Mapping[str, Any]) -> VisionConfig:

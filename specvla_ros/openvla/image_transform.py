@@ -13,10 +13,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+import simplejpeg
+import torch
 from torch import Tensor
 
 _JPEG_QUALITY = 95

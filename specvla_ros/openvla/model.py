@@ -7,16 +7,23 @@ attends to whom is the caller's, and so is the key/value cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import os
+from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
-from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
 
-from .action_tokenizer import ActionTokenizer
+from .action_tokenizer import ActionStatistics, ActionTokenizer
+from .checkpoint import read_config, read_norm_stats, read_weights, write_config, write_weights
 from .config import OpenVLAConfig
+from .errors import CheckpointError
+from .layout import slots
+from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .vision import FusedVision
 
 _INIT_STD = 0.02
@@ -76,6 +83,59 @@ class OpenVLA(nn.Module):
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.norm_stats: dict[str, dict] = {}
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        device: torch.device | str = 'cpu',
+        dtype: torch.dtype | None = None,
+    ) -> OpenVLA:
+        """
+        Load a folder in the published layout, in evaluation mode.
+
+        dtype: None means float32 on the CPU and what the config says elsewhere.
+        Raises FileNotFoundError or CheckpointError with one clear line.
+        """
+        folder, device = Path(folder), torch.device(device)
+        content = read_config(folder)
+        config = OpenVLAConfig.from_dict(content)
+        norm_stats = read_norm_stats(folder, content)
+        tokenizer = load_tokenizer(folder, config)
+        with torch.device('meta'):
+            model = cls(config)
+        if dtype is None:
+            dtype = torch.float32 if device.type == 'cpu' else _dtype(config.dtype)
+        weights = read_weights(
+            folder, slots(model.state_dict()), config.vision_config, device, dtype
+        )
+        model.load_state_dict(weights, assign=True)
+        model._make_buffers()
+        model.tokenizer, model.norm_stats = tokenizer, norm_stats
+        return model.eval()
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None
+    ) -> None:
+        """
+        Save weights, config with statistics, and tokenizer in the published layout.
+
+        dtype: how the weights are stored; None keeps the model's own. What ``from_pretrained``
+        would refuse, raises CheckpointError before anything is written.
+        """
+        if self.tokenizer is None:
+            raise CheckpointError('the model has no tokenizer: set model.tokenizer, then save')
+        check_tokenizer(self.tokenizer, self.config, 'the tokenizer')
+        folder, dtype = Path(folder), dtype or self.dtype
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict()
+        write_weights(folder, slots(state), state, dtype)
+        content = self.config.to_dict() | {
+            'torch_dtype': str(dtype).removeprefix('torch.'),
+            'norm_stats': self.norm_stats,
+        }
+        write_config(folder, content)
+        self.tokenizer.save_pretrained(folder)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -85,6 +145,34 @@ class OpenVLA(nn.Module):
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return self.lm_head.weight.dtype
+
+    def prompt_ids(self, instruction: str) -> Tensor:
+        """
+        Ids of the prompt for an instruction, int64 [T], BOS first, on the model's device.
+
+        Raises ValueError for an empty instruction or one the tokenizer can't encode.
+        """
+        if self.tokenizer is None:
+            raise CheckpointError('the model has no tokenizer: load a checkpoint that has one')
+        ids = prompt_ids(self.tokenizer, self.config.text_config.bos_token_id, instruction)
+        return torch.tensor(ids, device=self.device)
+
+    def action_statistics(self, unnorm_key: str | None = None) -> ActionStatistics:
+        """
+        Statistics of one data set; without a key, of the only one there is.
+
+        Raises ValueError, listing the keys there are, if the key is unknown or not determined.
+        """
+        keys = sorted(self.norm_stats)
+        if unnorm_key is None and len(keys) == 1:
+            unnorm_key = keys[0]
+        if unnorm_key not in self.norm_stats:
+            raise ValueError(f'unnorm_key is {unnorm_key!r}, must be one of {keys}')
+        return ActionStatistics.from_dict(self.norm_stats[unnorm_key]['action'], unnorm_key)
+
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        """Action dimensions of a data set: tokens per control step."""
+        return self.action_statistics(unnorm_key).action_dim
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Embeddings [..., h] of token ids [...]."""
@@ -143,9 +231,35 @@ class OpenVLA(nn.Module):
         """Logits [..., vocabulary with padding rows] of hidden states [..., h]."""
         return self.lm_head(hidden)
 
+    def _make_buffers(self) -> None:
+        """Compute the buffers that no checkpoint holds: rotary frequencies, SigLIP positions."""
+        # Frequencies stay float32 whatever the weights are: bfloat16 ones would be off by up
+        # to 0.2 %, which at position 256 is half a radian.
+        self.language_model.rotary_emb = LlamaRotaryEmbedding(self.config.text_config).to(
+            self.device
+        )
+        if self.vision.siglip is not None:
+            positions = torch.arange(self.config.n_patches, device=self.device)
+            self.vision.siglip.embeddings.position_ids = positions[None]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenVLA:
+        """Move or convert the module (``to``, ``half`` …), frequencies kept in float32."""
+        super()._apply(fn, recurse)
+        if self.language_model.rotary_emb.inv_freq.dtype != torch.float32:
+            self._make_buffers()
+        return self
+
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Bool mask → 0 / -inf, once a pass: sdpa would convert a bool mask again in each layer."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
         ~mask, float('-inf')
     )
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Data type by the name ``config.json`` gives it."""
+    known = ('float32', 'bfloat16', 'float16')
+    if name not in known:
+        raise CheckpointError(f'config.json: torch_dtype is {name!r}, must be one of {known}')
+    return getattr(torch, name)

@@ -1,0 +1,245 @@
+"""
+An OpenVLA folder in the Hugging Face layout ⇄ configuration, statistics and weights.
+
+``config.json``, ``model.safetensors`` or shards with an index, and optionally
+``dataset_statistics.json``. The published 7B folders and small ones are read by the same code.
+Source: shared facts on OpenVLA, "Checkpoint folder".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from .action_tokenizer import ActionStatistics
+from .config import VisionConfig
+from .errors import CheckpointError
+from .layout import canonical, is_unused, Slot
+
+__all__ = [
+    'CheckpointError',
+    'read_config',
+    'read_norm_stats',
+    'read_weights',
+    'write_config',
+    'write_weights',
+]
+
+_CONFIG = 'config.json'
+_STATISTICS = 'dataset_statistics.json'
+_WEIGHTS = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+_MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    Content of ``config.json``.
+
+    Raises FileNotFoundError if the folder is none, CheckpointError if the file is not usable.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'checkpoint folder {str(folder)!r} does not exist: give a folder that holds an '
+            f'OpenVLA ({_CONFIG}, {_WEIGHTS}, tokenizer.json)'
+        )
+    return _read_json(folder / _CONFIG)
+
+
+def read_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, dict]:
+    """
+    Action statistics by ``unnorm_key``.
+
+    Those of ``dataset_statistics.json`` where there is one (fine-tuned checkpoints), else
+    ``norm_stats`` of the config. Raises CheckpointError if an entry can't be used.
+    """
+    path = folder / _STATISTICS
+    source = path if path.exists() else folder / _CONFIG
+    statistics = _read_json(path) if path.exists() else config.get('norm_stats') or {}
+    for key, value in statistics.items() if isinstance(statistics, dict) else [('', None)]:
+        if not isinstance(value, dict) or not isinstance(value.get('action'), dict):
+            raise CheckpointError(
+                f"{source}: statistics of {key!r} have no 'action', must be "
+                "{key: {'action': {'q01': [...], 'q99': [...], 'mask': [...]}}}"
+            )
+        ActionStatistics.from_dict(value['action'], key)
+    return statistics
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write ``config.json``; an older ``dataset_statistics.json`` would override it: gone."""
+    with _replacing(folder / _CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + '\n')
+    (folder / _STATISTICS).unlink(missing_ok=True)
+
+
+def read_weights(
+    folder: Path,
+    slots: Mapping[str, Slot],
+    vision: VisionConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """
+    State dict of the model, in ``dtype`` on ``device``, one tensor in flight at a time.
+
+    Tensors of the towers that the features never use are passed over. Raises CheckpointError
+    naming the tensor for anything else that is unexpected, missing or of another shape, and
+    the file for one that is missing or damaged.
+    """
+    state: dict[str, Tensor] = {}
+    missing = dict(slots)
+    for path in _weight_files(folder):
+        for stored, tensor in _read_tensors(path, device, vision):
+            name = canonical(stored)
+            slot = missing.pop(name, None)
+            if slot is None:
+                what = 'twice' if name in slots else 'unexpectedly'
+                raise CheckpointError(
+                    f'{path} holds tensor {stored!r} {list(tensor.shape)} {what}: the model '
+                    f'that {_CONFIG} describes has no place for it'
+                )
+            if tuple(tensor.shape) != slot.shape or not tensor.is_floating_point():
+                raise CheckpointError(
+                    f'{path}: tensor {stored!r} is {tensor.dtype} {list(tensor.shape)}, must '
+                    f'be floating-point {list(slot.shape)} by {_CONFIG}'
+                )
+            # A copy: the stored tensor is a window on the file, which may be overwritten.
+            state |= slot.adopt(tensor.to(dtype, copy=True))
+    if missing:
+        first = next(iter(missing.values()))
+        more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+        raise CheckpointError(
+            f'{folder}: weights lack tensor {first.name!r} {list(first.shape)}{more}, which '
+            f'{_CONFIG} asks for'
+        )
+    return state
+
+
+def write_weights(
+    folder: Path,
+    slots: Mapping[str, Slot],
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+) -> None:
+    """Save a model's state dict under the published names, in shards if it is large."""
+    shards: list[dict[str, Slot]] = [{}]
+    total = used = 0
+    for name, slot in slots.items():
+        size = dtype.itemsize * torch.Size(slot.shape).numel()
+        if used and used + size > max_shard_bytes:
+            shards.append({})
+            used = 0
+        shards[-1][name] = slot
+        used += size
+        total += size
+    names = [_WEIGHTS]
+    if len(shards) > 1:
+        names = [
+            f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+            for number in range(1, len(shards) + 1)
+        ]
+    for file_name, shard in zip(names, shards, strict=True):
+        tensors = {
+            name: slot.publish(state).detach().to('cpu', dtype).contiguous()
+            for name, slot in shard.items()
+        }
+        with _replacing(folder / file_name) as path:
+            save_file(tensors, path, metadata={'format': 'pt'})
+    for old in folder.glob('model*.safetensors'):
+        if old.name not in names:
+            old.unlink()
+    (folder / _INDEX).unlink(missing_ok=True)
+    if len(shards) > 1:
+        index = {
+            'metadata': {'total_size': total},
+            'weight_map': {
+                name: file_name
+                for file_name, shard in zip(names, shards, strict=True)
+                for name in shard
+            },
+        }
+        with _replacing(folder / _INDEX) as path:
+            path.write_text(json.dumps(index, indent=2) + '\n')
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Safetensors files of a folder: what the index lists, else the single one."""
+    index = folder / _INDEX
+    if not index.exists():
+        if not (folder / _WEIGHTS).exists():
+            raise CheckpointError(
+                f'{folder} has neither {_WEIGHTS} nor {_INDEX}: no weights to load'
+            )
+        return [folder / _WEIGHTS]
+    weight_map = _read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no 'weight_map': can't tell which shards to load")
+    paths = [folder / name for name in sorted(set(weight_map.values()))]
+    for path in paths:
+        if not path.exists():
+            raise CheckpointError(
+                f'shard {path} is missing, which {_INDEX} lists: copy it beside the others'
+            )
+    return paths
+
+
+def _read_tensors(
+    path: Path, device: torch.device, vision: VisionConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Stored tensors of a file by name, the unused ones left out."""
+    try:
+        with safe_open(path, framework='pt', device=str(device)) as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if not is_unused(name, vision):
+                    yield name, file.get_tensor(name)
+    except SafetensorError as error:
+        hint = 'copy it again'
+        with path.open('rb') as start:
+            is_pointer = start.read(8) == b'version '
+        if is_pointer:
+            hint = 'it is a Git LFS pointer, not the weights: run git lfs pull'
+        raise CheckpointError(
+            f'{path} is damaged ({path.stat().st_size} bytes, {error}): {hint}'
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file of a checkpoint."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f'{path.parent} has no {path.name}: not an OpenVLA checkpoint, or an incomplete one'
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f'{path} is not valid JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} holds a {type(content).__name__}, must be a JSON object')
+    return content
+
+
+class _replacing:
+    """Write beside a file, then put it in its place: a crash leaves the old one whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + '.part')
+
+    def __enter__(self) -> Path:
+        return self._part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            os.replace(self._part, self._path)
+        else:
+            self._part.unlink(missing_ok=True)
