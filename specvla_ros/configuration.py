@@ -1,0 +1,246 @@
+"""
+Settings from files: decoder presets, and what a data set's actions mean on a robot.
+
+The files stand in ``config/`` of the source root, or, installed, in the package's share folder.
+Nothing here knows what the settings do: names are turned into objects where those live, with
+``build``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from specvla_ros.errors import SpecVLAError
+
+PACKAGE = 'specvla_ros'
+DEVICES = ('cpu', 'cuda')
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """
+    A drafter or a rule by name, with its settings.
+
+    settings: hold everywhere; by_device: those of one device type ('cpu', 'cuda') on top. How
+    wide a draft tree may be is the device's: a CPU pays for every node, a GPU hardly does.
+    """
+
+    name: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    by_device: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def settings_on(self, device_type: str) -> dict[str, object]:
+        """Return the settings that hold on this type of device."""
+        return {**self.settings, **self.by_device.get(device_type, {})}
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """A decoder: drafter + acceptance rule, and the name reports give it."""
+
+    name: str
+    drafter: Component
+    rule: Component
+
+    @property
+    def threshold(self) -> int:
+        """Bins a draft may be away from the target's own token; 0 is strict."""
+        return int(self.rule.settings.get('r', 0))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    """
+    What the actions and images of a data set mean, so that a robot can be moved by them.
+
+    unnorm_key: name of the data set in the checkpoint's statistics.
+    frame_id: ROS frame the deltas are expressed in.
+    translation_scale_m, rotation_scale_rad: metres and radians one unit of action stands for.
+    gripper_closed, gripper_open: what the data set calls closed and open.
+    period_s: seconds between two actions.
+    mirror_image: the model was trained on frames mirrored left to right.
+    """
+
+    unnorm_key: str
+    frame_id: str
+    translation_scale_m: float
+    rotation_scale_rad: float
+    gripper_closed: float
+    gripper_open: float
+    period_s: float
+    mirror_image: bool
+
+    def __post_init__(self) -> None:
+        for name in ('translation_scale_m', 'rotation_scale_rad', 'period_s'):
+            value = getattr(self, name)
+            if not _is_number(value) or not (0 < value < math.inf):
+                raise SpecVLAError(f'{name} of {self.unnorm_key} is {value!r}, must be positive')
+        for name in ('gripper_closed', 'gripper_open'):
+            value = getattr(self, name)
+            if not _is_number(value) or not math.isfinite(value):
+                raise SpecVLAError(f'{name} of {self.unnorm_key} is {value!r}, must be a number')
+        if self.gripper_closed == self.gripper_open:
+            raise SpecVLAError(
+                f'gripper_closed and gripper_open of {self.unnorm_key} are both '
+                f'{self.gripper_open!r}, must differ'
+            )
+        if not isinstance(self.mirror_image, bool):
+            raise SpecVLAError(
+                f'mirror_image of {self.unnorm_key} is {self.mirror_image!r}, '
+                'must be true or false'
+            )
+        if not isinstance(self.frame_id, str) or not self.frame_id:
+            raise SpecVLAError(
+                f'frame_id of {self.unnorm_key} is {self.frame_id!r}, must name a frame'
+            )
+
+
+def config_folder() -> Path:
+    """
+    Folder of the package's configuration files: the source root's, else the installed one.
+
+    Raises FileNotFoundError naming the places looked in.
+    """
+    places = [Path(__file__).resolve().parents[1] / 'config']
+    try:
+        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+    except ImportError:  # no ROS here: the Python side works without
+        pass
+    else:
+        try:
+            places.append(Path(get_package_share_directory(PACKAGE)) / 'config')
+        except PackageNotFoundError:
+            pass
+    places.append(Path(sys.prefix) / 'share' / PACKAGE / 'config')
+    for place in places:
+        if (place / 'decoders').is_dir():
+            return place
+    raise FileNotFoundError(
+        'no configuration folder; looked in ' + ', '.join(str(place) for place in places)
+    )
+
+
+def preset_names() -> list[str]:
+    """Names of the decoder presets there are."""
+    return sorted(path.stem for path in (config_folder() / 'decoders').glob('*.yaml'))
+
+
+def load_preset(preset: str | Path) -> DecoderConfig:
+    """
+    Read a decoder preset by name ('ar', 'strict', 'relaxed') or from a YAML file of that form.
+
+    Raises SpecVLAError for a name there is no preset of, or a file that isn't of the form.
+    """
+    path = Path(preset)
+    if path.suffix not in ('.yaml', '.yml'):
+        path = config_folder() / 'decoders' / f'{preset}.yaml'
+        if str(preset) not in preset_names():
+            raise SpecVLAError(
+                f'decoder is {str(preset)!r}, must be one of {preset_names()} or the path of a '
+                '.yaml file'
+            )
+    content = _read_yaml(path)
+    _check_keys(path, content, required={'drafter', 'rule'})
+    return DecoderConfig(
+        name=path.stem,
+        drafter=_component(path, 'drafter', content['drafter']),
+        rule=_component(path, 'rule', content['rule']),
+    )
+
+
+def load_dataset(unnorm_key: str) -> DatasetConfig:
+    """
+    Read the meaning of a data set's actions from ``config/unnorm``.
+
+    ``<unnorm_key>.yaml`` if there is one, else the file that lists the key under ``keys``.
+    Raises SpecVLAError, listing the keys there are, if neither exists.
+    """
+    known: list[str] = []
+    files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
+    for path in sorted(files, key=lambda path: path.stem != unnorm_key):
+        content = _read_yaml(path)
+        names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
+        _check_keys(path, content, required=names, optional={'keys'})
+        keys = [path.stem, *content.pop('keys', [])]
+        if unnorm_key in keys:
+            return DatasetConfig(unnorm_key=unnorm_key, **content)
+        known += keys
+    raise SpecVLAError(
+        f'no configuration for the data set {unnorm_key!r}, there are {sorted(known)}; '
+        f'add {unnorm_key}.yaml to {config_folder() / "unnorm"}'
+    )
+
+
+def build(
+    registry: Mapping[str, type[T]], kind: str, name: str, settings: Mapping[str, object]
+) -> T:
+    """
+    Make the settings dataclass registered as ``name``.
+
+    Raises SpecVLAError for an unknown name or setting, listing what there is.
+    """
+    if name not in registry:
+        raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
+    allowed = [setting.name for setting in fields(registry[name])]
+    unknown = sorted(set(settings) - set(allowed))
+    if unknown:
+        raise SpecVLAError(
+            f'{kind} {name} has no setting {", ".join(unknown)}; it has '
+            f'{", ".join(allowed) or "none"}'
+        )
+    return registry[name](**settings)
+
+
+def _component(path: Path, kind: str, content: object) -> Component:
+    """Split a drafter's or rule's entry into name, settings and settings by device."""
+    if not isinstance(content, dict) or not isinstance(content.get('name'), str):
+        raise SpecVLAError(f'{path}: {kind} is {content!r}, must be a mapping with a name')
+    settings = {key: value for key, value in content.items() if key != 'name'}
+    by_device = {device: settings.pop(device) for device in DEVICES if device in settings}
+    for device, value in by_device.items():
+        if not isinstance(value, dict):
+            raise SpecVLAError(f'{path}: {kind} {device} is {value!r}, must be a mapping')
+    return Component(content['name'], settings, by_device)
+
+
+def _read_yaml(path: Path) -> dict[str, object]:
+    """Content of a YAML file that holds one mapping."""
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise SpecVLAError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise SpecVLAError(f'{path}: holds {type(content).__name__}, must be a mapping')
+    return content
+
+
+def _check_keys(
+    path: Path,
+    content: Mapping[str, object],
+    required: set[str],
+    optional: set[str] = frozenset(),
+) -> None:
+    """Refuse a mapping that lacks a key or has one that means nothing."""
+    missing = sorted(required - set(content))
+    unknown = sorted(str(key) for key in set(content) - required - optional)
+    if missing or unknown:
+        raise SpecVLAError(
+            f'{path}: missing keys {missing}, unknown keys {unknown}; must have '
+            f'{sorted(required)}'
+        )
+
+
+def _is_number(value: object) -> bool:
+    """Whether a YAML value is a number (true and false are not)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

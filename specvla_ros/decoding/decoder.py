@@ -1,0 +1,62 @@
+"""
+The one loop: propose → verify → accept → commit.
+
+Every decoder of this package is this loop with a drafter and an acceptance rule. Plain
+autoregression is the drafter ``none``: each verification is of the root alone and gains the
+bonus token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .acceptance import AcceptanceRule, ActionLayout
+from .drafters.drafter import DraftContext, Drafter
+from .target import Target
+from .trace import DecodeTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A target, who guesses for it, what may stay of the guesses, and what an action is."""
+
+    target: Target
+    drafter: Drafter
+    rule: AcceptanceRule
+    layout: ActionLayout
+
+    @torch.inference_mode()
+    def decode(self, prompt_ids: Tensor, pixel_values: Tensor) -> tuple[list[int], DecodeTrace]:
+        """
+        Decode one action: its L token ids, and what they cost.
+
+        prompt_ids: int64 [1, T], BOS first; pixel_values: float [1, 6, H, W].
+        """
+        target, drafter, rule, layout = self.target, self.drafter, self.rule, self.layout
+        tokens: list[int] = []
+        draft = DraftContext(target, layout, tokens)
+        trace = DecodeTrace()
+        stage = partial(trace.stage, device=target.device)
+
+        with stage('vision'):
+            prompt = target.embed(prompt_ids, pixel_values)
+        with stage('draft'):
+            tree = drafter.guess(draft)  # before any feature is known; often no guess at all
+        with stage('prefill'):
+            verified = target.prefill(prompt, tree)  # prompt and guesses in one pass
+        while True:
+            path = rule.accept(tree, verified, len(tokens), layout)
+            tokens += [*path.tokens, path.bonus]
+            trace.record(tree, path)
+            if len(tokens) >= layout.length:
+                break  # never verify what is already known
+            target.commit(path)
+            with stage('draft'):
+                tree = drafter.propose(draft)
+            with stage('verify'):
+                verified = target.verify(tree)
+        return tokens, trace

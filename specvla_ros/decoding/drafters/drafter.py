@@ -1,0 +1,57 @@
+"""What every drafter is asked, and what it may look at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specvla_ros.decoding.tree import TokenTree
+
+if TYPE_CHECKING:
+    from specvla_ros.decoding.acceptance import ActionLayout
+    from specvla_ros.decoding.target import Target
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftContext:
+    """
+    What is known while one action is decoded.
+
+    tokens: the action's tokens so far; grows as the loop goes on, and its last one is the root
+    of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
+    """
+
+    target: Target
+    layout: ActionLayout
+    tokens: Sequence[int]
+
+    @property
+    def max_depth(self) -> int:
+        """
+        Levels a tree may have, L - known - 1.
+
+        The token after an accepted path is the target's bonus, so a draft of the action's last
+        token could save nothing. 0 when one token is missing: verifying the root brings it.
+        """
+        return self.layout.length - len(self.tokens) - 1
+
+
+class Drafter(ABC):
+    """
+    Guesses the tokens of an action, cheaply.
+
+    A tree never goes deeper than ``context.max_depth``.
+    """
+
+    def guess(self, context: DraftContext) -> TokenTree:
+        """Guess from the start of the action, before the target has seen the image."""
+        return TokenTree.empty()
+
+    @abstractmethod
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Guess what follows the last known token."""
+
+    def reset(self) -> None:
+        """Forget earlier actions: a new episode begins."""

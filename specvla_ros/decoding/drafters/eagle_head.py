@@ -1,0 +1,272 @@
+"""
+The EAGLE network: one Llama layer that continues the target's features.
+
+From (f_i, e_{i+1}), the target's feature at a position and the embedding of the token after it,
+it guesses the next feature f̂_{i+1}; the target's own ``lm_head`` makes that a token. Layer 0 has
+no input norm and there is no final norm. Sources: EAGLE (arXiv 2401.15077), Spec-VLA (arXiv
+2507.22424). A drafter folder is ``config.json`` and ``pytorch_model.bin`` (published) or
+``model.safetensors`` (ours), with the same names in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from specvla_ros.decoding.cache import StaticCache
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
+
+# A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
+# own is used either way.
+_EMBEDDING = 'embed_tokens.weight'
+
+
+@dataclass(frozen=True, slots=True)
+class EagleConfig:
+    """Dimensions of a drafter, in the names of a Llama's ``config.json``."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 2048
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise SpecVLAError(f'drafter {setting.name} is {value!r}, must be positive')
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise SpecVLAError(
+                f'drafter hidden_size {self.hidden_size} must be an even multiple of its '
+                f'num_attention_heads {self.num_attention_heads}'
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise SpecVLAError(
+                f'drafter num_attention_heads {self.num_attention_heads} must be a multiple of '
+                f'its num_key_value_heads {self.num_key_value_heads}'
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def like(cls, target: OpenVLA) -> EagleConfig:
+        """Dimensions of one of the target's own layers: the published choice."""
+        text = target.config.text_config
+        return cls(
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size,
+            num_attention_heads=text.num_attention_heads,
+            num_key_value_heads=text.num_key_value_heads,
+            rms_norm_eps=text.rms_norm_eps,
+            rope_theta=text.rope_parameters['rope_theta'],
+            max_position_embeddings=text.max_position_embeddings,
+        )
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> EagleConfig:
+        """Read a Llama's ``config.json``; keys that mean nothing here are passed over."""
+        found = {s.name: config[s.name] for s in fields(cls) if config.get(s.name) is not None}
+        rope = config.get('rope_parameters') or {}
+        if 'rope_theta' in rope:
+            found['rope_theta'] = rope['rope_theta']
+        found.setdefault('num_key_value_heads', found.get('num_attention_heads'))
+        needed = ('hidden_size', 'intermediate_size', 'num_attention_heads')
+        missing = [name for name in needed if name not in found]
+        if missing:
+            raise SpecVLAError(f'drafter config.json lacks {", ".join(missing)}')
+        return cls(**found)
+
+
+class _Attention(nn.Module):
+    """Self-attention of a Llama layer, rotary angles given from outside."""
+
+    def __init__(self, config: EagleConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.groups = config.num_attention_heads // config.num_key_value_heads
+        h, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(h, h, bias=False)
+        self.k_proj = nn.Linear(h, kv, bias=False)
+        self.v_proj = nn.Linear(h, kv, bias=False)
+        self.o_proj = nn.Linear(h, h, bias=False)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: StaticCache | None
+    ) -> Tensor:
+        """x: [B, S, h]; cos, sin: [B or 1, 1, S, d]; mask: [B or 1, 1, S, K] or causal."""
+        batch, length, _ = x.shape
+        q, k, v = (
+            projection(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v, 0)
+        if self.groups > 1:
+            k, v = (t.repeat_interleave(self.groups, dim=1) for t in (k, v))
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and length > 1
+        )
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+class _MLP(nn.Module):
+    """Llama's gated MLP."""
+
+    def __init__(self, config: EagleConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., h] → [..., h]."""
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class _Layer(nn.Module):
+    """A Llama layer without the norm before its attention."""
+
+    def __init__(self, config: EagleConfig) -> None:
+        super().__init__()
+        self.self_attn = _Attention(config)
+        self.mlp = _MLP(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: Tensor, *attention: Any) -> Tensor:
+        """[B, S, h] → [B, S, h]."""
+        x = x + self.self_attn(x, *attention)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class EagleHead(nn.Module):
+    """
+    Guess the next features; random until trained or loaded.
+
+    It has no embedding and no ``lm_head``: both are the target's.
+    """
+
+    def __init__(self, config: EagleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.layers = nn.ModuleList([_Layer(config)])
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+        angles = torch.outer(
+            torch.arange(config.max_position_embeddings, dtype=torch.float64),
+            config.rope_theta**-half,
+        ).repeat(1, 2)
+        self.register_buffer('cos', angles.cos().float(), persistent=False)
+        self.register_buffer('sin', angles.sin().float(), persistent=False)
+
+    def forward(
+        self,
+        features: Tensor,
+        embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: StaticCache | None = None,
+    ) -> Tensor:
+        """
+        Guessed features f̂_{i+1} [B, S, h] from pairs (f_i, e_{i+1}).
+
+        features: [B, S, h], the target's or, further ahead, the drafter's own.
+        embeds: [B, S, h], the target's embedding of the token after each feature's.
+        position_ids: int64 [B or 1, S], position of the feature in the sequence.
+        attention_mask: bool [B or 1, 1, S, K], True = attend, or additive; K = S, or what the
+            cache returns. None is causal, right for one pair or where nothing is cached.
+        cache: a StaticCache of one layer; None keeps nothing (training).
+        """
+        x = self.fc(torch.cat((embeds, features), dim=-1))
+        cos, sin = self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
+        return self.layers[0](x, cos, sin, attention_mask, cache)
+
+    def new_cache(self) -> StaticCache:
+        """Empty cache for decoding on the weights' device."""
+        config, weight = self.config, self.fc.weight
+        return StaticCache(
+            1, config.num_key_value_heads, config.head_dim, weight.dtype, weight.device
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, target: OpenVLA) -> EagleHead:
+        """
+        Read a drafter folder, for this target: on its device, in its data type.
+
+        Raises FileNotFoundError if a file is missing, and SpecVLAError, naming the tensor and
+        the shapes, if the weights don't fit the configuration or the target.
+        """
+        folder = Path(folder)
+        path = folder / 'config.json'
+        if not path.is_file():
+            raise FileNotFoundError(f'{path}: no such file; a drafter folder has one')
+        try:
+            head = cls(EagleConfig.from_dict(json.loads(path.read_text(encoding='utf-8'))))
+        except ValueError as error:
+            raise SpecVLAError(f'{path}: {error}') from error
+        if head.config.hidden_size != target.config.hidden_size:
+            raise SpecVLAError(
+                f'{path}: hidden_size is {head.config.hidden_size}, must be the '
+                f"target's {target.config.hidden_size}: this drafter is another model's"
+            )
+        weights_file, weights = _read_weights(folder)
+        weights.pop(_EMBEDDING, None)
+        _check(weights_file, weights, head.state_dict())
+        head.load_state_dict(weights)
+        return head.to(target.device, target.dtype).eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {'model_type': 'eagle', 'num_hidden_layers': 1, **asdict(self.config)}
+        (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: the two halves of the head are the coordinates (Llama)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of a drafter folder and the file they stand in."""
+    path = folder / 'model.safetensors'
+    if path.is_file():
+        return path, load_file(path)
+    path = folder / 'pytorch_model.bin'
+    if path.is_file():
+        # Nothing but tensors is unpickled: a downloaded file must not run code.
+        return path, torch.load(path, map_location='cpu', weights_only=True)
+    raise FileNotFoundError(f'{folder}: has neither model.safetensors nor pytorch_model.bin')
+
+
+def _check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not exactly those of the network."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise SpecVLAError(f'{path}: tensor {name} {list(tensor.shape)} is missing')
+        if found[name].shape != tensor.shape:
+            raise SpecVLAError(
+                f'{path}: tensor {name} is {list(found[name].shape)}, its config.json says '
+                f'{list(tensor.shape)}'
+            )
+    if unknown := sorted(set(found) - set(wanted)):
+        raise SpecVLAError(f'{path}: tensors {", ".join(unknown)} belong to no EAGLE drafter')

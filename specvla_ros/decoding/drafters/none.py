@@ -1,0 +1,15 @@
+"""No drafts: plain autoregression, the baseline every speedup is measured against."""
+
+from __future__ import annotations
+
+from specvla_ros.decoding.tree import TokenTree
+
+from .drafter import DraftContext, Drafter
+
+
+class NoDrafter(Drafter):
+    """Never guesses, so each pass is of one token and gains one."""
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Return the empty tree."""
+        return TokenTree.empty()

@@ -1,0 +1,74 @@
+"""What one decoded action cost, and where its tokens came from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .acceptance import Path
+    from .tree import TokenTree
+
+
+@dataclass(slots=True)
+class DecodeTrace:
+    """
+    Counts and times of one action.
+
+    target_passes: forwards of the target, the prefill counted.
+    drafted, accepted: draft tokens verified and kept, over all passes.
+    drafts: (drafted, accepted) of each pass, the prefill first.
+    acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,
+        table 1); plain autoregression gains 1 each.
+    sources: for each token of the action 'target' or the name of the drafter that guessed it.
+    stage_ms: milliseconds per stage, summed over the action: vision, prefill, draft, verify;
+        the policy adds preprocess and total.
+
+    The tokens of the action are those of the prefill, ``drafts[0][1] + 1``, and those of
+    ``acceptance_lengths``.
+    """
+
+    target_passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    drafts: list[tuple[int, int]] = field(default_factory=list)
+    acceptance_lengths: list[int] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    stage_ms: dict[str, float] = field(
+        default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
+    )
+
+    def record(self, tree: TokenTree, path: Path) -> None:
+        """Count one target pass: the tree it verified and the path that was accepted."""
+        accepted = len(path.nodes)
+        if self.target_passes:
+            self.acceptance_lengths.append(accepted + 1)
+        self.target_passes += 1
+        self.drafted += len(tree)
+        self.accepted += accepted
+        self.drafts.append((len(tree), accepted))
+        self.sources += [*(tree.sources[node] for node in path.nodes), 'target']
+
+    @contextmanager
+    def stage(self, name: str, device: torch.device) -> Iterator[None]:
+        """
+        Add the wall time of the block to ``stage_ms[name]``.
+
+        The device is waited for before each look at the clock: a GPU's kernels run after the
+        call that started them has returned.
+        """
+        started = _now_ms(device)
+        yield
+        self.stage_ms[name] = self.stage_ms.get(name, 0.0) + _now_ms(device) - started
+
+
+def _now_ms(device: torch.device) -> float:
+    """Milliseconds, everything started on the device being done."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3

@@ -1,0 +1,138 @@
+"""
+Tiny random models, prompts and drafters that guess well enough to be accepted now and then.
+
+Everything is float64. A token verified in a batch and the same token decoded alone go through
+matrix products of different shapes, whose sums differ in the last bits: in float32 a near-tie
+between two logits could then fall either way, and "strict equals ar" would fail without a fault
+in the decoder. In float64 such a tie does not happen in a lifetime of test runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from specvla_ros.decoding.acceptance import ActionLayout, Strict
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.drafters import (
+    DraftContext,
+    Drafter,
+    DynamicTree,
+    EagleConfig,
+    EagleDrafter,
+    EagleHead,
+    NoDrafter,
+)
+from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.openvla.config import OpenVLAConfig, VisionConfig, ViTConfig
+from specvla_ros.openvla.model import OpenVLA
+
+HIDDEN = 32
+VOCABULARY = 300
+
+
+@lru_cache(maxsize=16)
+def model(seed: int, kv_heads: int = 4) -> OpenVLA:
+    """Random OpenVLA, two layers of 32; weights large enough that tokens differ."""
+    torch.manual_seed(seed)
+    text = LlamaConfig(
+        vocab_size=VOCABULARY + 64,
+        hidden_size=HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        head_dim=HIDDEN // 4,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-6,
+        rope_parameters={'rope_type': 'default', 'rope_theta': 10000.0},
+        attn_implementation='sdpa',
+        use_cache=False,
+    )
+    tower = ViTConfig(hidden_size=16, depth=2, num_heads=2, mlp_size=32)
+    made = OpenVLA(OpenVLAConfig(VisionConfig(tower, tower, image_size=28), text))
+    with torch.no_grad():
+        for parameter in (*made.language_model.parameters(), *made.lm_head.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    return made.double().eval().requires_grad_(False)
+
+
+def eagle_head(openvla: OpenVLA, seed: int) -> EagleHead:
+    """Random drafter for a model."""
+    torch.manual_seed(seed)
+    return EagleHead(EagleConfig.like(openvla)).double().eval().requires_grad_(False)
+
+
+def prompt(seed: int, words: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt ids [1, T] and pixel values [1, 6, 28, 28]."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY - 256, (1, words + 1), generator=generator)
+    ids[0, 0] = 1
+    return ids, torch.randn((1, 6, 28, 28), generator=generator, dtype=torch.float64)
+
+
+class Guesser(Drafter):
+    """
+    Guesses random trees, around what plain autoregression says, from the prefill on.
+
+    Each draft is the right token, one a few bins off, or any: so paths of every length are
+    accepted, rejected and, by relaxed rules, accepted wrongly.
+    """
+
+    def __init__(self, right: Sequence[int], seed: int, max_paths: int = 5) -> None:
+        self.right = list(right)
+        self.random = np.random.default_rng(seed)
+        self.max_paths = max_paths
+
+    def guess(self, context: DraftContext) -> TokenTree:
+        return self.propose(context)
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        known, random = len(context.tokens), self.random
+        tokenizer = context.layout.tokenizer
+        paths = []
+        for _ in range(random.integers(0, self.max_paths + 1)):
+            length = random.integers(0, context.max_depth + 1)
+            path = []
+            for right in self.right[known : known + length]:
+                off = random.choice([0, 0, 0, random.integers(-12, 13), random.integers(-255, 256)])
+                path.append(int(np.clip(right + off, tokenizer.first_id, tokenizer.last_id)))
+            paths.append(path)
+        return TokenTree.from_paths(paths, source='guesser')
+
+
+class Lab:
+    """A model, a prompt and a layout; decodes with any drafter and rule."""
+
+    def __init__(self, seed: int, action_dim: int, chunk: int, kv_heads: int = 4) -> None:
+        self.model = model(seed, kv_heads)
+        self.layout = ActionLayout(self.model.action_tokenizer, action_dim, chunk)
+        self.prompt = prompt(seed)
+
+    def decoder(self, drafter: Drafter, rule: object) -> Decoder:
+        return Decoder(Target(self.model), drafter, rule, self.layout)
+
+    def decode(self, drafter: Drafter, rule: object) -> tuple:
+        return self.decoder(drafter, rule).decode(*self.prompt)
+
+    def ar(self) -> list[int]:
+        return self.decode(NoDrafter(), Strict())[0]
+
+    def eagle(self, seed: int, budget: DynamicTree) -> EagleDrafter:
+        return EagleDrafter(eagle_head(self.model, seed), budget)
+
+    def guesser(self, seed: int) -> Guesser:
+        return Guesser(self.ar(), seed)
+
+
+@pytest.fixture(scope='session')
+def lab() -> type[Lab]:
+    """Fixture by hand-over: test modules can't import each other under importlib mode."""
+    return Lab

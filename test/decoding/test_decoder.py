@@ -1,0 +1,147 @@
+"""The one loop, on random models: what it promises holds for every drafter and every rule."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specvla_ros.decoding.acceptance import Bins, Strict
+from specvla_ros.decoding.drafters import DynamicTree, NoDrafter
+
+seeds = st.integers(0, 2**20)
+layouts = st.tuples(st.integers(1, 8), st.integers(1, 3))
+budgets = st.builds(
+    DynamicTree, top_k=st.integers(1, 5), depth=st.integers(1, 6), max_nodes=st.integers(2, 20)
+)
+
+
+@st.composite
+def labs(draw, lab):
+    """Draw a model (key/value heads shared or not), a prompt and an action layout."""
+    seed, (action_dim, chunk) = draw(st.integers(0, 3)), draw(layouts)
+    return lab(seed, action_dim, chunk, kv_heads=draw(st.sampled_from([2, 4])))
+
+
+def greedy(model, prompt_ids, pixel_values, length):
+    """Decode without cache, tree or loop of ours: the whole sequence anew for each token."""
+    tokenizer = model.action_tokenizer
+    sequence, tokens = model.embed(prompt_ids, pixel_values), []
+    for _ in range(length):
+        logits = model.logits(model(sequence)[:, -1])
+        logits = logits[0, tokenizer.first_id : tokenizer.last_id + 1]
+        tokens.append(tokenizer.first_id + int(logits.argmax()))
+        sequence = torch.cat((sequence, model.embed_tokens(torch.tensor([tokens[-1:]]))), dim=1)
+    return tokens
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_ar_is_greedy_decoding_in_one_prefill_and_single_token_passes(data, lab):
+    it = data.draw(labs(lab))
+    length, sizes = it.layout.length, []
+    decoder = it.decoder(NoDrafter(), Strict())
+    handle = it.model.language_model.layers[0].register_forward_pre_hook(
+        lambda _, inputs: sizes.append(inputs[0].shape[1])
+    )
+    try:
+        tokens, trace = decoder.decode(*it.prompt)
+    finally:
+        handle.remove()
+    assert tokens == greedy(it.model, *it.prompt, length)
+    assert sizes[1:] == [1] * (length - 1)
+    assert trace.target_passes == len(sizes) == length
+    assert trace.acceptance_lengths == [1] * (length - 1)
+    assert trace.sources == ['target'] * length
+    assert trace.drafted == trace.accepted == 0
+
+
+@given(data=st.data(), seed=seeds)
+@settings(max_examples=60, deadline=None)
+def test_strict_is_ar_for_random_trees_from_the_prefill_on(data, seed, lab):
+    it = data.draw(labs(lab))
+    tokens, _ = it.decode(it.guesser(seed), Strict())
+    assert tokens == it.ar()
+
+
+@given(data=st.data(), seed=seeds, budget=budgets)
+@settings(max_examples=60, deadline=None)
+def test_strict_is_ar_for_random_eagle_drafters(data, seed, budget, lab):
+    it = data.draw(labs(lab))
+    tokens, _ = it.decode(it.eagle(seed, budget), Strict())
+    assert tokens == it.ar()
+
+
+@given(data=st.data(), seed=seeds, r=st.integers(0, 15))
+@settings(max_examples=60, deadline=None)
+def test_the_trace_accounts_for_every_token(data, seed, r, lab):
+    it = data.draw(labs(lab))
+    tokens, trace = it.decode(it.guesser(seed), Bins(r))
+    assert len(tokens) == len(trace.sources) == it.layout.length
+    assert trace.target_passes == len(trace.drafts) == len(trace.acceptance_lengths) + 1
+    assert trace.drafts[0][1] + 1 + sum(trace.acceptance_lengths) == it.layout.length
+    assert trace.drafted == sum(drafted for drafted, _ in trace.drafts)
+    assert trace.accepted == sum(accepted for _, accepted in trace.drafts)
+    assert trace.sources.count('target') == trace.target_passes
+    assert trace.sources.count('guesser') == trace.accepted
+
+
+@given(data=st.data(), seed=seeds)
+@settings(max_examples=30, deadline=None)
+def test_zero_bins_is_strict(data, seed, lab):
+    it = data.draw(labs(lab))
+    strict, bins = (
+        it.decode(it.guesser(seed), rule) for rule in (Strict(), Bins(0, gripper_exact=False))
+    )
+    assert strict[0] == bins[0]
+    assert strict[1].drafts == bins[1].drafts
+
+
+@given(data=st.data(), seed=seeds, r=st.integers(1, 30), exact=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_token_is_within_r_of_the_targets_own_choice(data, seed, r, exact, lab):
+    it = data.draw(labs(lab))
+    tokens, trace = it.decode(it.guesser(seed), Bins(r, gripper_exact=exact))
+    # What the target says at each position, given the tokens that were kept before it.
+    model, tokenizer = it.model, it.layout.tokenizer
+    sequence = torch.cat(
+        (model.embed(*it.prompt), model.embed_tokens(torch.tensor([tokens[:-1]]).long())), dim=1
+    )
+    logits = model.logits(model(sequence))[0, -len(tokens) :]
+    own = logits[:, tokenizer.first_id : tokenizer.last_id + 1].argmax(-1) + tokenizer.first_id
+    for position, (token, choice) in enumerate(zip(tokens, own.tolist(), strict=True)):
+        tolerance = 0 if trace.sources[position] == 'target' else r
+        if exact and it.layout.is_gripper(position):
+            tolerance = 0
+        assert abs(tokenizer.bins(token) - tokenizer.bins(choice)) <= tolerance
+        assert tolerance or token == choice
+
+
+def test_one_decoder_decodes_one_action_after_another(lab):
+    it, other = lab(0, 7, 1), lab(1, 7, 1)
+    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Strict())
+    prompts = [it.prompt, other.prompt, it.prompt]
+    tokens = [decoder.decode(*prompt)[0] for prompt in prompts]
+    assert tokens[0] == tokens[2] == it.ar()
+    assert tokens[1] == greedy(it.model, *other.prompt, 7)
+
+
+def test_stage_times_are_those_of_the_stages_there_were(lab):
+    it = lab(0, 7, 1)
+    _, trace = it.decode(it.eagle(3, DynamicTree(2, 3, 5)), Strict())
+    assert set(trace.stage_ms) == {'vision', 'prefill', 'draft', 'verify'}
+    assert all(milliseconds > 0 for milliseconds in trace.stage_ms.values())
+
+
+def test_nothing_is_recorded_for_gradients(lab):
+    it = lab(0, 3, 1)
+    decoder = it.decoder(NoDrafter(), Strict())
+    with torch.enable_grad():
+        decoder.decode(*it.prompt)
+    assert decoder.target.cache.storage.grad_fn is None
+
+
+def test_logits_that_are_not_finite_are_an_error(lab):
+    it = lab(0, 3, 1)
+    ids, pixels = it.prompt
+    with pytest.raises(ValueError, match='not finite.*float64'):
+        it.decoder(NoDrafter(), Strict()).decode(ids, pixels * float('nan'))
