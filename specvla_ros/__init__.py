@@ -1,4 +1,5 @@
-"""OpenVLA policies for ROS 2 with speculative decoding.
+"""
+OpenVLA policies for ROS 2 with speculative decoding.
 
 The messages (`specvla_ros.msg`) are generated at build time and live in the installed package.
 `extend_path` joins the two, so that a run from the source root finds them as well.

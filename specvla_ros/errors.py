@@ -2,7 +2,8 @@
 
 
 class SpecVLAError(ValueError):
-    """Bad input: the message names the value found, the values allowed and what to do.
+    """
+    Bad input: the message names the value found, the values allowed and what to do.
 
     The command line prints it as one line and exits with code 2; a node logs it and publishes
     nothing.

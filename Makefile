@@ -1,0 +1,28 @@
+# Everything a clone needs: `make demo` and `make test` set up .venv first, the second time in
+# seconds. PYTHON=python3.12 chooses the interpreter.
+.PHONY: help setup demo test lint clean
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+# A few small matrices: more threads than cores, or one pool per process, only get in each other's way
+export OMP_NUM_THREADS ?= $(shell nproc)
+export MUJOCO_GL ?= osmesa
+
+help:  ## say what there is to make
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:  ## make .venv, install the dependencies, build the messages, fetch the LIBERO assets
+	@scripts/setup.sh
+
+demo: setup  ## play LIBERO over ROS 2 with the embedded checkpoint; results under runs/
+	@$(PY) -m specvla_ros demo
+
+test: setup lint  ## run all tests, in ROS 2 isolated from the network
+	@$(PY) -m pytest
+
+lint: setup  ## check style with ruff
+	@.venv/bin/ruff check .
+
+clean:  ## delete .venv and what was built; assets and runs stay
+	rm -rf .venv build dist specvla_ros.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
