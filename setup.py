@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent
 DEVELOP = os.environ.get('SPECVLA_DEVELOP') == '1'
 
 # Before site-packages, so that the source comes before the installed messages; after Python's own
-# library, whose names (`test`) this folder must not hide.
-PTH = ('import sys; sys.path.insert(next((i for i, p in enumerate(sys.path)'
-       f' if p.endswith("-packages")), len(sys.path)), {str(ROOT)!r})\n')
+# library, whose names (`test`) this folder must not hide. A .pth file may be read twice.
+PTH = (f'import sys; root = {str(ROOT)!r}; root in sys.path or sys.path.insert(next((i for i, p in'
+       ' enumerate(sys.path) if p.endswith("-packages")), len(sys.path)), root)\n')
 
 
 class BinaryDistribution(Distribution):
