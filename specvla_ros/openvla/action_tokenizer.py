@@ -44,9 +44,15 @@ class ActionTokenizer:
         return self.vocab_size - 1
 
     def encode(self, normalised: ArrayLike) -> NDArray[np.int64]:
-        """Ids of normalised values; values outside [-1, 1] are clipped to it."""
+        """
+        Ids of normalised values; values outside [-1, 1] are clipped to it.
+
+        Raises ValueError for NaN, which ``digitize`` would take for the largest value.
+        """
         edges = np.linspace(-1.0, 1.0, self.n_bins)
         clipped = np.clip(np.asarray(normalised, dtype=np.float64), -1.0, 1.0)
+        if np.isnan(clipped).any():
+            raise ValueError('an action to encode holds NaN, must be numbers')
         return (self.vocab_size - np.digitize(clipped, edges)).astype(np.int64)
 
     def decode(self, ids: ArrayLike) -> NDArray[np.float32]:

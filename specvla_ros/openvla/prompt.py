@@ -71,7 +71,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, bos: int, instruction: str) -
     ids = encoding['input_ids']
     if not ids:
         raise ValueError(f'the tokenizer turns {text!r} into no ids at all')
-    unknown = tokenizer_unknown_id(tokenizer)
+    unknown = _unknown_id(tokenizer)
     if unknown is not None and unknown in ids:
         start, end = encoding['offset_mapping'][ids.index(unknown)]
         raise ValueError(
@@ -83,7 +83,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, bos: int, instruction: str) -
     return [bos, *ids]
 
 
-def tokenizer_unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+def _unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Id that stands for what a tokenizer can't encode; ``tokenizer.json`` alone knows it."""
     model = tokenizer.backend_tokenizer.model
     unknown = getattr(model, 'unk_token', None)
