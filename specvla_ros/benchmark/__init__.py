@@ -1,0 +1,1 @@
+"""What the figures come from: LIBERO evaluation, the demo, reports, plots, videos, doctor."""

@@ -1,0 +1,60 @@
+"""Arguments that `eval` and `demo` share, checked before anything heavy is loaded."""
+
+from collections.abc import Sequence
+
+from specvla_ros.configuration import DecoderConfig, load_preset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero import suites
+
+
+def check_tasks(suite: str, wanted: Sequence[int]) -> tuple[int, ...]:
+    """
+    Return the tasks of a suite to play, all where none is named.
+
+    :raises ValueError: unknown suite or task
+    """
+    if not wanted:
+        return tuple(task.task_id for task in suites.tasks(suite))
+    return tuple(suites.task(suite, number).task_id for number in dict.fromkeys(wanted))
+
+
+def check_decoders(names: Sequence[str]) -> dict[str, DecoderConfig]:
+    """
+    Return the decoders by the name their reports carry, in the order given.
+
+    :param names: names of presets or paths of YAML files
+    :raises ValueError: unknown preset (lists them), or a name that comes twice
+    """
+    decoders: dict[str, DecoderConfig] = {}
+    for name in names:
+        config = load_preset(name)
+        if config.name in decoders:
+            raise SpecVLAError(f'--decoder {name}: there is a decoder {config.name} already; '
+                               'name each once, and files differently')
+        decoders[config.name] = config
+    return decoders
+
+
+def method(config: DecoderConfig) -> str:
+    """Say in a few words what stands behind a decoder's name."""
+    text = f'{config.drafter.name} + {config.rule.name}'
+    return f'{text}, r = {config.threshold}' if config.threshold else text
+
+
+def check_states(trials: int) -> int:
+    """
+    Return `trials` if LIBERO stores that many initial states.
+
+    :raises SpecVLAError: fewer than 1 or more than there are
+    """
+    if not 1 <= trials <= suites.N_INITIAL_STATES:
+        raise SpecVLAError(f'--trials {trials}: LIBERO stores initial states 0 to '
+                           f'{suites.N_INITIAL_STATES - 1}, so give 1 to '
+                           f'{suites.N_INITIAL_STATES}')
+    return trials
+
+
+def check_at_least(option: str, value: int | None, least: int) -> None:
+    """Raise a SpecVLAError where an optional number is too small."""
+    if value is not None and value < least:
+        raise SpecVLAError(f'{option} {value}: give {least} or more')

@@ -1,0 +1,241 @@
+"""
+`specvla demo`: the main job end to end, over ROS 2, with everything to look at afterwards.
+
+Policy and simulator run as two ROS 2 nodes in processes of their own; the same initial states are
+played under each decoder. What is left: report.json, a table, a video and a plot.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import tyro
+
+from specvla_ros.benchmark import checks, files, machine, plots, report, video
+from specvla_ros.benchmark.films import PlayedEpisode, read_episode
+from specvla_ros.benchmark.progress import EpisodeProgress
+from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.benchmark.session import DemoSession, INTERRUPTED, SessionDied
+from specvla_ros.benchmark.workers import Playing
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero import suites
+
+DECODERS = ('ar', 'strict', 'relaxed')
+MAX_COLUMNS = 4  # of the video, side by side
+
+
+@dataclass(frozen=True, slots=True)
+class DemoArgs:
+    """Policy node and LIBERO over ROS 2: live progress, a table, a video, a plot."""
+
+    suite: str = 'libero_object'
+    """LIBERO suite."""
+    tasks: tuple[int, ...] = (0,)
+    """Task numbers, e.g. `--tasks 0 3`."""
+    states: tuple[int, ...] = (0,)
+    """Stored initial states to play of each task, 0 … 49."""
+    decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Preset of config/decoders or a YAML file; give it again for more, up to four. Default: ar,
+    strict and relaxed."""
+    checkpoint: Path | None = None
+    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
+    drafter: Path | None = None
+    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    unnorm_key: str | None = None
+    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
+    device: str = 'auto'
+    """Device of the model: auto, cpu, cuda, cuda:1 …"""
+    dtype: str | None = None
+    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
+    threads: int = 0
+    """Torch threads of the policy; 0 = torch's own choice."""
+    max_steps: int | None = None
+    """Control steps per episode at most. Default: the suite's own limit."""
+    video: bool = True
+    """Draw demo.mp4."""
+    out: Path | None = None
+    """Folder for what the demo leaves. Default: runs/demo-<date and time>."""
+    json: Path | None = None
+    """Also write the report here, for machines."""
+
+
+def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSession] = DemoSession
+        ) -> int:
+    """
+    Play the demo and leave its report, video and plot.
+
+    :param make_session: what plays, from a specification and a folder
+    :returns: the exit code
+    :raises ValueError: bad input, in one line
+    """
+    decoders = _check(args)
+    checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
+    if args.video:
+        video.ffmpeg()  # before minutes of playing, not after
+    folder = _make_folder(args.out)
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        session = make_session(_specification(args), folder)
+        records, episodes = _play(session, args, decoders, console)
+    except KeyboardInterrupt:
+        console.print(f'interrupted; the episodes played so far are in {folder}/episodes')
+        return INTERRUPTED
+    except SessionDied as error:
+        Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
+        return 1
+    rows = report.rows(records, list(decoders))
+    document = report.report(sys.argv, _config(args, decoders), checkpoint, rows)
+    report.print_tables(document, console)
+    _leave(args, folder, document, episodes, console)
+    return 0
+
+
+def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
+    """Check every argument before anything is started."""
+    files.check_json_path(args.json)
+    suites.check_suite(args.suite)
+    if not args.tasks or not args.states:
+        raise SpecVLAError('--tasks and --states need at least one number each')
+    checks.check_tasks(args.suite, args.tasks)
+    for state in args.states:
+        if not 0 <= state < suites.N_INITIAL_STATES:
+            raise SpecVLAError(f'--states {state}: LIBERO stores initial states 0 to '
+                               f'{suites.N_INITIAL_STATES - 1}')
+    checks.check_at_least('--threads', args.threads, 0)
+    checks.check_at_least('--max-steps', args.max_steps, 1)
+    decoders = checks.check_decoders(args.decoder or DECODERS)
+    if len(decoders) > MAX_COLUMNS:
+        raise SpecVLAError(f'{len(decoders)} decoders: the demo shows {MAX_COLUMNS} side by side '
+                           'at most; `specvla eval` compares any number')
+    return decoders
+
+
+def _make_folder(wanted: Path | None) -> Path:
+    folder = wanted or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S')
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecVLAError(f'--out {folder} exists and is not an empty folder; '
+                           'give a new one')
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _specification(args: DemoArgs) -> dict[str, Any]:
+    """Return what the demo session is to play; the keys are its own."""
+    def path(given: Path | None) -> str | None:
+        return str(given.resolve()) if given else None
+
+    return {
+        'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
+        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'decoders': list(args.decoder or DECODERS), 'suite': args.suite,
+        'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
+        'max_steps': args.max_steps or 0, 'threads': args.threads,
+    }
+
+
+def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
+    return {
+        'ros': True, 'suite': args.suite, 'tasks': list(args.tasks),
+        'states': list(args.states),
+        'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
+        'max_steps': args.max_steps, 'unnorm_key': args.unnorm_key, 'device': args.device,
+        'dtype': args.dtype, 'threads': args.threads or None,
+    }
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfig],
+          console: Console) -> tuple[list[EpisodeRecord], list[PlayedEpisode]]:
+    """
+    Follow the session's events and read the episodes it leaves.
+
+    :returns: a record of every episode; those with at least one step also with their pictures
+    """
+    names = list(decoders)
+    total = len(set(args.tasks)) * len(set(args.states)) * len(names)
+    records: list[EpisodeRecord] = []
+    episodes: list[PlayedEpisode] = []
+    playing: Playing | None = None
+    with EpisodeProgress(console, total, [], names) as progress:
+        for event in session.events():
+            kind = event['event']
+            if kind == 'ready':
+                pids = event['pids']
+                console.print(f'policy_node is process {pids["policy"]}, libero_bridge_node '
+                              f'{pids["bridge"]}, on ROS domain {event["domain_id"]}')
+            elif kind == 'episode_start':
+                # By place, not by name: a preset's file is named by its path there.
+                name = names[event['index'] % len(names)]
+                playing = Playing(event['suite'], event['task'], event['state'], name)
+                progress.playing(playing)
+            elif kind == 'step' and playing is not None:
+                note = f', {event["passes"]} passes, {event["ms_total"]:.0f} ms'
+                playing = dataclasses.replace(playing, steps=event['step'], note=note)
+                progress.playing(playing)
+            elif kind == 'episode_end' and playing is not None:
+                episode = _ended(event, playing, decoders)
+                if isinstance(episode, PlayedEpisode):
+                    episodes.append(episode)
+                    episode = episode.record
+                records.append(episode)
+                progress.finished(episode)
+    return records, episodes
+
+
+def _ended(event: dict[str, Any], playing: Playing, decoders: dict[str, DecoderConfig]
+           ) -> PlayedEpisode | EpisodeRecord:
+    if event['npz'] is None:  # it crashed before its first step
+        return EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
+                             success=False, steps=0, crash=event['message'] or 'crashed')
+    return read_episode(Path(event['npz']), playing.decoder,
+                        checks.method(decoders[playing.decoder]))
+
+
+def _leave(args: DemoArgs, folder: Path, document: report.Report,
+           episodes: list[PlayedEpisode], console: Console) -> None:
+    """Write report, plot and video, and say where they are."""
+    left = [folder / 'report.json', folder / 'plot.png']
+    files.write_json(left[0], document)
+    if args.json is not None:
+        files.write_json(args.json, document)
+        left.append(args.json)
+    plots.write_plot(left[1], document)
+    if args.video and episodes:
+        left.append(folder / 'demo.mp4')
+        _draw(left[-1], make_scenes(episodes), console)
+    for path in left:
+        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+
+
+def make_scenes(episodes: list[PlayedEpisode]) -> list[video.Scene]:
+    """Put the episodes of one initial state side by side, in the order they were played."""
+    places = dict.fromkeys((e.record.task, e.record.state) for e in episodes)
+    scenes = []
+    for task, state in places:
+        group = [e for e in episodes if (e.record.task, e.record.state) == (task, state)]
+        scenes.append(video.Scene(group[0].instruction, group[0].record.suite, task, state,
+                                  tuple(episode.film for episode in group)))
+    return scenes
+
+
+def _draw(path: Path, scenes: list[video.Scene], console: Console) -> None:
+    total = sum(video.count_pictures(scene) for scene in scenes)
+    bar = Progress(TextColumn('drawing the video'), BarColumn(), TimeRemainingColumn(),
+                   console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task('', total=total)
+        video.write_video(path, scenes, on_picture=lambda: bar.advance(task))

@@ -1,0 +1,64 @@
+"""Results are written whole or not at all: under a temporary name, renamed when done."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from specvla_ros.errors import SpecVLAError
+
+
+def check_json_path(path: Path | None) -> None:
+    """
+    Check early that `--json` can be written, before an hour of work depends on it.
+
+    :raises SpecVLAError: its folder doesn't exist or can't be written to
+    """
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise SpecVLAError(f'--json {path} is a folder; give the name of a file')
+    if not folder.is_dir():
+        raise SpecVLAError(f'--json {path}: there is no folder {folder}; create it first')
+    if not os.access(folder, os.W_OK):
+        raise SpecVLAError(f'--json {path}: the folder {folder} is not writable')
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one line that says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SpecVLAError(f'cannot write {path}: {error.strerror or error}; make room or choose '
+                           'another folder') from error
+
+
+def write_json(path: Path, document: Any) -> None:
+    """
+    Write JSON so that the file is either whole or not there.
+
+    :raises SpecVLAError: full disk and the like; a file already there is left as it was
+    """
+    text = json.dumps(document, indent=1, allow_nan=False) + '\n'
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """
+    Give a temporary name to write to; it becomes `path` if all went well and vanishes if not.
+
+    :raises SpecVLAError: the disk is full or not writable
+    """
+    temporary = path.with_name(f'.{path.name}.part')
+    try:
+        with writing(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

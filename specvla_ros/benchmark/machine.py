@@ -1,0 +1,109 @@
+"""What a figure depends on besides the code: the machine, the versions, the weights."""
+
+from collections.abc import Iterable
+import hashlib
+from importlib import metadata
+import os
+from pathlib import Path
+import platform
+from typing import Any
+
+PACKAGES = ('torch', 'transformers', 'safetensors', 'numpy', 'mujoco', 'robosuite', 'hf-libero',
+            'opencv-python-headless', 'simplejpeg', 'ros-jazzy-rclpy')
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the kernel gives it."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    except OSError:
+        pass  # not Linux: the platform's own word has to do
+    return platform.processor() or platform.machine()
+
+
+def memory_gib() -> float:
+    """Return the machine's memory, GiB."""
+    return round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores, memory, GPUs and operating system."""
+    try:
+        import torch
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    except ImportError:  # `specvla doctor` must be able to say so
+        gpus = []
+    return {'cpu': cpu_name(), 'cores': available_cores(), 'memory_gib': memory_gib(),
+            'gpus': gpus, 'os': platform.platform(), 'machine': platform.machine()}
+
+
+def versions() -> dict[str, str]:
+    """Return Python's version and those of the packages that figures depend on."""
+    found = {'python': platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # optional, or installed by another means than pip (ROS from apt)
+    return found
+
+
+def folder_sha256(folder: Path, suffixes: Iterable[str] = ('.safetensors', '.bin', '.json',
+                                                           '.model')) -> str:
+    """
+    Hash what makes a checkpoint folder what it is: weights, configuration, tokenizer.
+
+    Subfolders don't count. The value is that of `sha256sum FILES | sha256sum`, files in the
+    order of their names (`LC_ALL=C`), so anyone can check it.
+
+    :raises FileNotFoundError: no such folder, or nothing in it to hash
+    """
+    files = sorted(path for path in Path(folder).glob('*')
+                   if path.is_file() and path.suffix in tuple(suffixes))
+    if not files:
+        raise FileNotFoundError(f'no checkpoint files in {folder}; expected config.json and '
+                                '*.safetensors or *.bin')
+    listing = ''.join(f'{file_sha256(path)}  {path.name}\n' for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash one file, a few MiB at a time."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def checkpoint_folders(checkpoint: Path | None, drafter: Path | None) -> tuple[Path, Path | None]:
+    """
+    Return the folders of target and drafter; None where the checkpoint has no drafter.
+
+    :raises FileNotFoundError: a folder that was named, or the embedded checkpoint, isn't there
+    """
+    from specvla_ros.policy import DEFAULT_CHECKPOINT  # imports torch
+
+    target = Path(checkpoint) if checkpoint is not None else DEFAULT_CHECKPOINT
+    if not target.is_dir():
+        raise FileNotFoundError(f'no checkpoint folder {target}; give --checkpoint the folder '
+                                'that holds config.json and the weights')
+    if drafter is not None and not Path(drafter).is_dir():
+        raise FileNotFoundError(f'no drafter folder {drafter}; give --drafter the folder that '
+                                'holds its config.json and weights')
+    beside = Path(drafter) if drafter is not None else target / 'drafter'
+    return target, beside if beside.is_dir() else None
+
+
+def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str, str | None]:
+    """Return the hashes of target and drafter as the report names them."""
+    target, beside = checkpoint_folders(checkpoint, drafter)
+    return {'target_sha256': folder_sha256(target),
+            'drafter_sha256': folder_sha256(beside) if beside is not None else None}

@@ -1,0 +1,202 @@
+"""
+The picture of one moment: what the robot sees, and how its action was decoded.
+
+A decoder's column holds its name, the camera frame, the action's tokens as chips and the counts.
+Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts
+it accepted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import functools
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from specvla_ros.benchmark.records import ActionRecord
+
+BACKGROUND, PANEL, LINE = '#12151a', '#1c2129', '#39424f'
+TEXT, DIM = '#eceff3', '#a3adba'
+TARGET, DRAFT, UNKNOWN = '#3d6fb4', '#2a9d63', '#2b323d'
+SOLVED, UNSOLVED, CRASHED = '#2a9d63', '#c96a1b', '#c0392b'
+DIMENSIONS = ('x', 'y', 'z', 'rx', 'ry', 'rz', 'grip')
+COLUMN_WIDTH, MARGIN = 448, 20
+TITLE_HEIGHT, CHIPS_HEIGHT, COUNTS_HEIGHT, HEADER_HEIGHT = 48, 92, 64, 92
+COLUMN_HEIGHT = TITLE_HEIGHT + COLUMN_WIDTH + CHIPS_HEIGHT + COUNTS_HEIGHT
+MIN_WIDTH = 2 * COLUMN_WIDTH + 3 * MARGIN  # the header needs that much
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFilm:
+    """
+    One episode as the video needs it.
+
+    :param decoder: preset's name, the column's title
+    :param method: what stands behind it, e.g. `eagle + bins, r = 9`
+    :param frames: JPEG of the camera frame at each action
+    :param bins: int [T][L], the tokens as bins
+    :param actions: one record per frame
+    :param crash: None if the episode ran to its end
+    """
+
+    decoder: str
+    method: str
+    frames: Sequence[bytes]
+    bins: Sequence[Sequence[int]]
+    actions: Sequence[ActionRecord]
+    success: bool
+    crash: str | None
+    max_steps: int
+
+    @property
+    def times_ms(self) -> np.ndarray:
+        """Time of each action, milliseconds [T]."""
+        return np.array([action.stage_ms['total'] for action in self.actions])
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Which action a column shows, how many of its passes are done, and whether it has ended."""
+
+    index: int
+    passes: int
+    ended: bool
+
+
+@functools.cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which comes with matplotlib and so is there on every machine."""
+    import matplotlib
+
+    name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
+    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / name
+    return ImageFont.truetype(str(path), size)
+
+
+def tokens_per_pass(action: ActionRecord) -> list[int]:
+    """Return how many of the L tokens each pass gained, the prefill first."""
+    return [len(action.tokens) - sum(action.acceptance_lengths), *action.acceptance_lengths]
+
+
+def draw_column(film: EpisodeFilm, moment: Moment) -> Image.Image:
+    """Return one decoder's column, RGB, COLUMN_WIDTH × COLUMN_HEIGHT pixels."""
+    picture = Image.new('RGB', (COLUMN_WIDTH, COLUMN_HEIGHT), PANEL)
+    pen = ImageDraw.Draw(picture)
+    _draw_title(pen, film)
+    frame = Image.open(io.BytesIO(film.frames[moment.index])).convert('RGB')
+    picture.paste(frame.resize((COLUMN_WIDTH, COLUMN_WIDTH), Image.Resampling.LANCZOS),
+                  (0, TITLE_HEIGHT))
+    if moment.ended:
+        _draw_outcome(pen, film)
+    action = film.actions[moment.index]
+    top = TITLE_HEIGHT + COLUMN_WIDTH
+    _draw_chips(pen, action, film.bins[moment.index], moment.passes, top)
+    _draw_counts(pen, film, moment, top + CHIPS_HEIGHT)
+    return picture
+
+
+def _draw_title(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
+    middle = TITLE_HEIGHT // 2
+    pen.text((14, middle), film.decoder, TEXT, font(24, bold=True), anchor='lm')
+    pen.text((COLUMN_WIDTH - 14, middle + 1), film.method, DIM, font(16), anchor='rm')
+
+
+def _draw_outcome(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
+    n, seconds = len(film.actions), film.times_ms.sum() / 1000
+    text, colour = (f'solved: {n} actions, {seconds:.1f} s', SOLVED) if film.success else \
+        ('crashed', CRASHED) if film.crash is not None else (f'not solved: {n} actions', UNSOLVED)
+    box = (0, TITLE_HEIGHT + COLUMN_WIDTH - 44, COLUMN_WIDTH, TITLE_HEIGHT + COLUMN_WIDTH)
+    pen.rectangle(box, colour)
+    pen.text((COLUMN_WIDTH // 2, box[1] + 22), text, 'white', font(20, bold=True), anchor='mm')
+
+
+def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[int], passes: int,
+                top: int) -> None:
+    """Draw the L tokens, row by row where the action is a chunk of several steps."""
+    length, per_row = len(bins), min(len(bins), len(DIMENSIONS))
+    n_rows = -(-length // per_row)
+    gap, left = 6, 12
+    width = (COLUMN_WIDTH - 2 * left + gap) / per_row
+    labelled = n_rows == 1
+    first = top + (26 if labelled else 8)
+    height = (CHIPS_HEIGHT - 22 - (first - top)) / n_rows if not labelled else 38
+    position = 0
+    for number, gained in enumerate(tokens_per_pass(action)):
+        for index in range(position, position + gained):
+            x = left + (index % per_row) * width
+            y = first + (index // per_row) * height
+            known = number < passes
+            colour = UNKNOWN if not known else \
+                TARGET if action.sources[index] == 'target' else DRAFT
+            box = (x, y, x + width - gap, y + height - (3 if n_rows > 1 else 0))
+            pen.rounded_rectangle(box, 6 if labelled else 2, colour)
+            if labelled:
+                centre = (box[0] + box[2]) / 2
+                name = DIMENSIONS[index] if length == len(DIMENSIONS) else str(index)
+                pen.text((centre, top + 14), name, DIM, font(15), anchor='mm')
+                if known:
+                    pen.text((centre, (box[1] + box[3]) / 2), str(bins[index]), 'white',
+                             font(17, bold=True), anchor='mm')
+        if labelled and number < passes and gained:
+            y = first + height + 8
+            x0, x1 = left + position * width, left + (position + gained) * width - gap
+            pen.line((x0, y, x1, y), DIM, 2)
+            name = f'pass {number}' if number and gained > 1 else str(number or 'prefill')
+            pen.text(((x0 + x1) / 2, y + 11), name, DIM, font(13), anchor='mm')
+        position += gained
+
+
+def _draw_counts(pen: ImageDraw.ImageDraw, film: EpisodeFilm, moment: Moment, top: int) -> None:
+    shown = film.actions[:moment.index + 1]
+    action = shown[-1]
+    lengths = [n for done in shown for n in done.acceptance_lengths]
+    length = f'{np.mean(lengths):.2f}' if lengths else '–'
+    elapsed = film.times_ms[:moment.index + 1].sum() / 1000
+    pen.line((12, top, COLUMN_WIDTH - 12, top), LINE, 1)
+    cells = [('step', f'{moment.index + 1}'), ('passes', f'{action.target_passes}'),
+             ('tokens/pass', length), ('this action', f'{action.stage_ms["total"]:.0f} ms'),
+             ('time so far', f'{elapsed:.1f} s')]
+    starts = (12, 72, 140, 246, 350)
+    for (label, value), x in zip(cells, starts):
+        pen.text((x, top + 17), label, DIM, font(14), anchor='lm')
+        pen.text((x, top + 43), value, TEXT, font(19, bold=True), anchor='lm')
+
+
+def canvas_size(columns: int) -> tuple[int, int]:
+    """Return width and height of the whole picture, both even as H.264 wants them."""
+    width = max(MIN_WIDTH, columns * (COLUMN_WIDTH + MARGIN) + MARGIN)
+    return width + width % 2, HEADER_HEIGHT + COLUMN_HEIGHT + MARGIN + COLUMN_HEIGHT % 2
+
+
+def draw_canvas(columns: Sequence[Image.Image], title: str, subtitle: str, clock: str
+                ) -> Image.Image:
+    """Put columns side by side under the instruction, the legend and the clock."""
+    width, height = canvas_size(len(columns))
+    canvas = Image.new('RGB', (width, height), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    clock_width = pen.textlength(clock, font(22, bold=True))
+    room = width - 3 * MARGIN - clock_width
+    pen.text((MARGIN, 30), _fit(pen, title, 26, room), TEXT, font(26, bold=True), anchor='lm')
+    pen.text((width - MARGIN, 30), clock, TEXT, font(22, bold=True), anchor='rm')
+    pen.text((MARGIN, 68), subtitle, DIM, font(16), anchor='lm')
+    x = width - MARGIN
+    for text, colour in (('accepted draft', DRAFT), ("target's own token", TARGET)):
+        x -= pen.textlength(text, font(16))
+        pen.text((x, 68), text, DIM, font(16), anchor='lm')
+        pen.rounded_rectangle((x - 26, 60, x - 8, 76), 4, colour)
+        x -= 50
+    left = (width - len(columns) * (COLUMN_WIDTH + MARGIN) + MARGIN) // 2
+    for number, column in enumerate(columns):
+        canvas.paste(column, (left + number * (COLUMN_WIDTH + MARGIN), HEADER_HEIGHT))
+    return canvas
+
+
+def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
+    """Shorten a text to the room there is."""
+    if pen.textlength(text, font(size, bold=True)) <= room:
+        return text
+    while text and pen.textlength(text + '…', font(size, bold=True)) > room:
+        text = text[:-1]
+    return text.rstrip() + '…'

@@ -1,0 +1,82 @@
+"""What plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.benchmark.rollout import play, RolloutConfig, warm_up
+from specvla_ros.benchmark.workers import Job, Player, Playing
+from specvla_ros.configuration import DecoderConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LiberoPlayer:
+    """What a worker process needs to play episodes; picklable. Calling it makes the player."""
+
+    decoders: dict[str, DecoderConfig]
+    checkpoint: Path | None
+    drafter: Path | None
+    unnorm_key: str | None
+    device: str
+    dtype: str | None
+    threads: int
+    rollout: RolloutConfig
+
+    def __call__(self) -> Player:
+        """Load the weights once and share them among the decoders."""
+        import torch
+
+        from specvla_ros.libero.environment import LiberoEnv
+        from specvla_ros.policy import Policy
+
+        torch.set_num_threads(self.threads)
+        policy = Policy.load(
+            self.checkpoint, decoder=next(iter(self.decoders.values())), drafter=self.drafter,
+            unnorm_key=self.unnorm_key, device=self.device, dtype=self.dtype)
+        actors = {name: policy.with_decoder(config) for name, config in self.decoders.items()}
+        return TaskPlayer(LiberoEnv, actors, policy.with_decoder(BASELINE), self.rollout)
+
+
+class TaskPlayer:
+    """Plays jobs, keeping the environment as long as the task stays the same."""
+
+    def __init__(self, make_environment: Callable[[str, int], Any], actors: dict[str, Any],
+                 reference: Any, config: RolloutConfig) -> None:
+        """Take the parts; no environment is made before the first job."""
+        self._make_environment, self._config = make_environment, config
+        self._actors, self._reference = actors, reference
+        self._environment: Any = None
+
+    def play(self, job: Job, on_progress: Callable[[Playing], None]) -> Iterator[EpisodeRecord]:
+        """Play a job's episodes one after the other."""
+        for decoder in job.decoders:
+            playing = Playing(job.suite, job.task, job.state, decoder)
+            on_progress(playing)
+            environment = self._environment_of(job)
+
+            def tell(steps: int, playing: Playing = playing) -> None:
+                on_progress(dataclasses.replace(playing, steps=steps))
+
+            episode = play(
+                environment, self._actors[decoder], decoder, job.state, self._config,
+                reference=None if decoder == BASELINE else self._reference, on_action=tell)
+            if episode.crash is not None:
+                self._close()  # whatever state the simulator is in, the next starts clean
+            yield episode
+
+    def _environment_of(self, job: Job) -> Any:
+        current = self._environment
+        if current is None or (current.suite, current.task_id) != (job.suite, job.task):
+            self._close()
+            self._environment = self._make_environment(job.suite, job.task)
+            warm_up(self._environment, [*self._actors.values(), self._reference], job.state)
+        return self._environment
+
+    def _close(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+            self._environment = None

@@ -1,0 +1,134 @@
+"""plot.png: passes per action, time per action by stage, and how many tokens a pass gains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvla_ros.benchmark.files import whole_file
+from specvla_ros.benchmark.report import Report, Row
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
+                 'draft': '#009e73', 'verify': '#e69f00', 'other': '#dddddd'}
+DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73')
+
+
+def write_plot(path: Path, document: Report) -> None:
+    """
+    Draw a report's overall rows.
+
+    :raises SpecVLAError: the file cannot be written
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    overall = [row for row in document['rows'] if row['task'] is None
+               and row['subset'] == 'all' and row['actions']]
+    if not overall:
+        return
+    named = len({row['suite'] for row in overall}) > 1
+    labels = [f'{row["decoder"]}\n{row["suite"]}' if named else row['decoder']
+              for row in overall]
+    style = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
+             'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), width_ratios=(3, 4, 5),
+                                    layout='constrained')
+        _passes(axes[0], overall, labels)
+        _times(axes[1], overall, labels)
+        _histogram(axes[2], overall, labels)
+        figure.suptitle(_title(document, overall), fontsize=13, x=0.01, ha='left')
+        figure.supxlabel(_footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
+        try:
+            with whole_file(path) as temporary:
+                figure.savefig(temporary, dpi=120, format='png')
+        finally:
+            plt.close(figure)
+
+
+def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    places = np.arange(len(rows))
+    after = [row['target_passes_per_action'] - 1 for row in rows]
+    axis.bar(places, 1, 0.6, color=STAGE_COLOURS['prefill'], label='prefill')
+    axis.bar(places, after, 0.6, bottom=1, color=STAGE_COLOURS['verify'], label='after it')
+    for place, row in zip(places, rows):
+        axis.text(place, row['target_passes_per_action'], ' '
+                  f'{row["target_passes_per_action"]:.2f}', ha='center', va='bottom')
+    axis.set_title('Passes of the target per action')
+    axis.set_xticks(places, labels)
+    _legend_below(axis)
+
+
+def _times(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    places = np.arange(len(rows))
+    bottom = np.zeros(len(rows))
+    for stage, colour in STAGE_COLOURS.items():
+        heights = np.array([_stage(row, stage) for row in rows])
+        if heights.max() > 0.005 * max(row['ms_per_action']['mean'] for row in rows):
+            axis.bar(places, heights, 0.6, bottom=bottom, color=colour, label=stage)
+            bottom += heights
+    for place, row in zip(places, rows):
+        mean, speedup = row['ms_per_action']['mean'], row.get('speedup_vs_ar')
+        text = f'{mean:.0f} ms' if mean >= 10 else f'{mean:.1f} ms'
+        if speedup is not None and row['decoder'] != 'ar':
+            text += f'\n{speedup:.2f}× ar'
+        axis.text(place, mean, text, ha='center', va='bottom')
+    axis.set_title('Mean time per action, by stage')
+    axis.set_ylabel('ms')
+    axis.set_xticks(places, labels)
+    _legend_below(axis)
+
+
+def _stage(row: Row, stage: str) -> float:
+    stages = row['stage_ms']
+    if stage != 'other':
+        return stages.get(stage, 0.0)
+    known = sum(stages.get(name, 0.0) for name in STAGE_COLOURS)
+    return max(0.0, row['ms_per_action']['mean'] - known)
+
+
+def _histogram(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    longest = max(len(row['acceptance_histogram']) for row in rows) - 1
+    if longest < 1:
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, 'no pass after the prefill', ha='center')
+        return
+    width = 0.8 / len(rows)
+    for number, (row, label) in enumerate(zip(rows, labels)):
+        counts = np.zeros(longest + 1)
+        counts[:len(row['acceptance_histogram'])] = row['acceptance_histogram']
+        share = 100 * counts / max(counts.sum(), 1)
+        places = np.arange(1, longest + 1) + (number - (len(rows) - 1) / 2) * width
+        name = label.replace('\n', ', ')
+        mean = row['acceptance_length']
+        legend = f'{name}: mean {mean:.2f}' if mean is not None else name
+        axis.bar(places, share[1:], 0.92 * width, label=legend,
+                 color=DECODER_COLOURS[number % len(DECODER_COLOURS)])
+    axis.set_title('Tokens gained by a pass after the prefill')
+    axis.set_xlabel('acceptance length (bonus token included)')
+    axis.set_ylabel('share of passes, %')
+    axis.set_xticks(np.arange(1, longest + 1))
+    axis.legend(frameon=False)
+
+
+def _legend_below(axis: Any) -> None:
+    axis.margins(y=0.12)
+    axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.08), ncols=3,
+                fontsize=10)
+
+
+def _title(document: Report, rows: Sequence[Row]) -> str:
+    suites = ', '.join(dict.fromkeys(row['suite'] for row in rows))
+    solved = ', '.join(f'{row["decoder"]} {row["successes"]}/{row["episodes"]}' for row in rows)
+    return f'{suites}: episodes solved: {solved}'
+
+
+def _footnote(document: Report) -> str:
+    host = document['machine']
+    device = ', '.join(host['gpus']) or host['cpu']
+    weights = document['checkpoint'].get('target_sha256') or ''
+    return (f'{device}, {host["cores"]} cores; specvla {document["specvla"]}, torch '
+            f'{document["versions"].get("torch", "?")}; target {weights[:12]}')

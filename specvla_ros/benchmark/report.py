@@ -1,0 +1,296 @@
+"""
+The one shape of figures: rows from episodes, the JSON document, the table on the screen.
+
+Rates are over episodes that ran to an end; crashes are counted beside them. Times are per action
+(= one call of the policy), the simulator not counted.
+"""
+
+from collections.abc import Iterable, Sequence
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from specvla_ros import __version__
+from specvla_ros.benchmark.machine import machine, versions
+from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
+
+BASELINE = 'ar'
+STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
+Row = dict[str, Any]
+Report = dict[str, Any]
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """
+    Return the Wilson score interval of a proportion (95 % by default).
+
+    Unlike the normal approximation it stays inside [0, 1] and is right for few trials.
+
+    Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    scale = 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rows(episodes: Iterable[EpisodeRecord], decoders: Sequence[str]) -> list[Row]:
+    """
+    Make the rows of a report.
+
+    Per suite and decoder: all tasks together (`task` None), the same of the successful episodes
+    only (`subset` "successful": stalled failures flatter speed), and every task by itself.
+
+    :param decoders: order of the decoders in the report
+    """
+    episodes = list(episodes)
+    suites = list(dict.fromkeys(episode.suite for episode in episodes))
+    made: list[Row] = []
+    for suite in suites:
+        of_suite = [episode for episode in episodes if episode.suite == suite]
+        tasks = sorted({episode.task for episode in of_suite})
+        solved = [episode for episode in of_suite if episode.success]
+        made += _rows_of(of_suite, decoders, suite, None, 'all')
+        made += _rows_of(solved, decoders, suite, None, 'successful')
+        for task in tasks:
+            of_task = [episode for episode in of_suite if episode.task == task]
+            made += _rows_of(of_task, decoders, suite, task, 'all')
+    return made
+
+
+def _rows_of(episodes: list[EpisodeRecord], decoders: Sequence[str], suite: str,
+             task: int | None, subset: str) -> list[Row]:
+    by_decoder = {name: [e for e in episodes if e.decoder == name] for name in decoders}
+    made = [_row(name, suite, task, subset, by_decoder[name], by_decoder.get(BASELINE, []))
+            for name in decoders if by_decoder[name]]
+    baseline = next((row for row in made if row['decoder'] == BASELINE), None)
+    for row in made:
+        row['speedup_vs_ar'] = _speedup(row, baseline)
+    return made
+
+
+def _row(decoder: str, suite: str, task: int | None, subset: str,
+         episodes: list[EpisodeRecord], baseline: list[EpisodeRecord]) -> Row:
+    ended = [episode for episode in episodes if episode.crash is None]
+    actions = [action for episode in ended for action in episode.actions]
+    successes = sum(episode.success for episode in ended)
+    row: Row = {
+        'decoder': decoder, 'suite': suite, 'task': task, 'subset': subset,
+        'episodes': len(ended), 'successes': successes, 'crashes': len(episodes) - len(ended),
+    }
+    if subset == 'all':
+        row['success_rate'] = successes / len(ended) if ended else None
+        row['success_interval'] = list(wilson(successes, len(ended)))
+    row |= action_figures(actions)
+    if decoder != BASELINE and baseline:
+        row['tokens_equal_ar'] = equality(ended, baseline)
+    return row
+
+
+def action_figures(actions: Sequence[ActionRecord]) -> Row:
+    """
+    Return the figures of a row that come from single actions; no key where there is no action.
+
+    `acceptance_length` is the mean number of tokens gained by a pass after the prefill, bonus
+    included (the "Length" of the paper's Table 1); `acceptance_histogram[n]` counts the passes
+    that gained n. Errors are those of the actions that `ar` was run beside.
+    """
+    if not actions:
+        return {'actions': 0}
+    lengths = [n for action in actions for n in action.acceptance_lengths]
+    stages = list(dict.fromkeys(name for action in actions for name in action.stage_ms))
+    figures: Row = {
+        'actions': len(actions),
+        'target_passes_per_action': float(np.mean([a.target_passes for a in actions])),
+        'acceptance_length': float(np.mean(lengths)) if lengths else None,
+        'acceptance_histogram': np.bincount(lengths).tolist() if lengths else [],
+        'drafted': sum(action.drafted for action in actions),
+        'accepted': sum(action.accepted for action in actions),
+        'ms_per_action': _distribution([action.stage_ms['total'] for action in actions]),
+        'stage_ms': {name: float(np.mean([a.stage_ms.get(name, 0.0) for a in actions]))
+                     for name in stages},
+    }
+    around = [action.ros_ms for action in actions if action.ros_ms is not None]
+    if around:
+        figures['ros_ms_per_action'] = _distribution(around)
+    deviations = [action.deviation for action in actions if action.deviation is not None]
+    if deviations:
+        figures |= {
+            'compared_actions': len(deviations),
+            'max_bin_error': max(deviation.max_bins for deviation in deviations),
+            'mean_abs_error_mm': float(np.mean([deviation.mm for deviation in deviations])),
+            'mean_abs_error_deg': float(np.mean([deviation.deg for deviation in deviations])),
+        }
+    return figures
+
+
+def _distribution(values: Sequence[float]) -> dict[str, float]:
+    return {'mean': float(np.mean(values)), 'p50': float(np.percentile(values, 50)),
+            'p95': float(np.percentile(values, 95))}
+
+
+def equality(episodes: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]) -> Row:
+    """
+    Compare the tokens of episodes with those `ar` gave from the same initial states.
+
+    Actions are compared in order up to the first that differs: after it the two robots see
+    different pictures, and equality means nothing any more.
+
+    :returns: counts of pairs of episodes and of actions, and where the pairs first differ
+    """
+    reference = {(e.suite, e.task, e.state): e for e in baseline if e.crash is None}
+    figures: Row = {'episodes': 0, 'episodes_equal': 0, 'actions': 0, 'actions_equal': 0,
+                    'first_differences': []}
+    for episode in episodes:
+        other = reference.get((episode.suite, episode.task, episode.state))
+        if other is None:
+            continue
+        same = 0
+        for mine, theirs in zip(episode.actions, other.actions):
+            if mine.tokens != theirs.tokens:
+                break
+            same += 1
+        equal = episode.tokens_sha256 == other.tokens_sha256
+        figures['episodes'] += 1
+        figures['episodes_equal'] += equal
+        figures['actions'] += same + (not equal)
+        figures['actions_equal'] += same
+        if not equal:
+            figures['first_differences'].append(
+                {'task': episode.task, 'state': episode.state, 'action': same})
+    return figures
+
+
+def _speedup(row: Row, baseline: Row | None) -> float | None:
+    if baseline is None or not row['actions'] or not baseline['actions']:
+        return None
+    return baseline['ms_per_action']['mean'] / row['ms_per_action']['mean']
+
+
+def report(command: Sequence[str], config: dict[str, Any], checkpoint: dict[str, Any],
+           rows: list[Row]) -> Report:
+    """Return the JSON document every command writes (the shape stands in the design)."""
+    return {'specvla': __version__, 'command': list(command), 'machine': machine(),
+            'versions': versions(), 'config': config, 'checkpoint': checkpoint, 'rows': rows}
+
+
+def print_tables(document: Report, console: Console | None = None) -> None:
+    """
+    Print a report's rows: a table per suite with a column per decoder, then one by task.
+
+    The machine and the weights they were got on stand below. It fits 80 columns with three
+    decoders.
+    """
+    console = console or Console(file=sys.stdout)
+    everything = document['rows']
+    for suite in dict.fromkeys(row['suite'] for row in everything):
+        of_suite = [row for row in everything if row['suite'] == suite]
+        console.print(_overall_table(suite, [row for row in of_suite if row['task'] is None]))
+        by_task = [row for row in of_suite if row['task'] is not None]
+        if len({row['task'] for row in by_task}) > 1:
+            console.print(_task_table(suite, by_task))
+    console.print(_footnote(document), style='dim', highlight=False, markup=False)
+
+
+def _overall_table(suite: str, rows: list[Row]) -> Table:
+    decoders = list(dict.fromkeys(row['decoder'] for row in rows))
+    table = Table(title=suite, title_justify='left', title_style='bold', header_style='bold')
+    table.add_column('')
+    for decoder in decoders:
+        table.add_column(decoder, justify='right')
+    for subset, heading in (('all', None), ('successful', 'successful episodes only')):
+        of_subset = {row['decoder']: row for row in rows if row['subset'] == subset}
+        if not of_subset:
+            continue
+        if heading:
+            table.add_section()
+            table.add_row(heading, style='italic')
+        lines = [_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
+        for name in lines[0]:
+            cells = [of_decoder[name] for of_decoder in lines]
+            if any(cells):
+                table.add_row(name, *cells)
+    return table
+
+
+def _lines(row: Row) -> dict[str, str]:
+    """Return a row's figures as the lines of its column; empty where there is none."""
+    interval, times = row.get('success_interval'), row.get('ms_per_action', {})
+    equal, stages = row.get('tokens_equal_ar'), row.get('stage_ms', {})
+    solved_only = row.get('subset') == 'successful'
+    lines = {
+        'solved / ended episodes': '' if solved_only or 'episodes' not in row else
+        f'{row["successes"]}/{row["episodes"]}',
+        'success, 95 % interval': f'{100 * interval[0]:.0f}–{100 * interval[1]:.0f} %'
+        if interval else '',
+        'crashes': '' if solved_only else _number(row.get('crashes'), 'd'),
+        'actions': _number(row.get('actions'), 'd'),
+        'target passes per action': _number(row.get('target_passes_per_action'), '.2f'),
+        'acceptance length': _number(row.get('acceptance_length'), '.2f'),
+        'ms per action, mean': _number(times.get('mean'), '.1f'),
+        '  median': _number(times.get('p50'), '.1f'),
+        '  95th percentile': _number(times.get('p95'), '.1f'),
+    }
+    if not solved_only:
+        lines |= {f'  of it {name}': _number(stages.get(name), '.1f') for name in STAGES}
+        lines['ROS around it, median'] = _number(
+            row.get('ros_ms_per_action', {}).get('p50'), '.1f')
+    lines['speed-up against ar'] = _number(row.get('speedup_vs_ar'), '.2f', '×')
+    if not solved_only:
+        lines |= {
+            'actions equal to ar': f'{equal["actions_equal"]}/{equal["actions"]}'
+            if equal else '',
+            'largest error, bins': _number(row.get('max_bin_error'), 'd'),
+            'mean error, mm': _number(row.get('mean_abs_error_mm'), '.2f'),
+            'mean error, deg': _number(row.get('mean_abs_error_deg'), '.2f'),
+        }
+    return lines
+
+
+def _task_table(suite: str, rows: list[Row]) -> Table:
+    decoders = list(dict.fromkeys(row['decoder'] for row in rows))
+    table = Table(title=f'{suite}, by task: solved, acceptance length, ms per action',
+                  title_justify='left', title_style='bold', header_style='bold')
+    table.add_column('task', justify='right')
+    for decoder in decoders:
+        table.add_column(decoder, justify='right')
+    by_place = {(row['task'], row['decoder']): row for row in rows}
+    for task in dict.fromkeys(row['task'] for row in rows):
+        cells = []
+        for decoder in decoders:
+            row = by_place.get((task, decoder))
+            cells.append('' if row is None else '  '.join((
+                f'{row["successes"]}/{row["episodes"]}',
+                _number(row.get('acceptance_length'), '.2f') or '–',
+                _number(row.get('ms_per_action', {}).get('mean'), '.0f') or '–')))
+        table.add_row(str(task), *cells)
+    return table
+
+
+def _number(value: float | None, form: str, unit: str = '') -> str:
+    return '' if value is None else format(value, form) + unit
+
+
+def _footnote(document: Report) -> str:
+    host, found = document['machine'], document['versions']
+    checkpoint = document['checkpoint']
+    gpus = ', '.join(host['gpus']) or 'no GPU'
+    settings = ', '.join(f'{name.replace("_", " ")} {document["config"][name]}'
+                         for name in ('device', 'workers', 'threads')
+                         if document['config'].get(name) is not None)
+    weights = ', '.join(f'{name.removesuffix("_sha256")} {value[:12]}'
+                        for name, value in checkpoint.items() if value)
+    packages = ', '.join(f'{name} {found[name]}' for name in ('torch', 'mujoco')
+                         if name in found)
+    return (f'{host["cpu"]}, {host["cores"]} cores, {gpus}; {settings}\n'
+            f'specvla {document["specvla"]}, {packages}; sha256: {weights}\n'
+            'Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
+            'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
+            'the first that differs. Errors: against ar on the same observations.')

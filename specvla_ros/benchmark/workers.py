@@ -1,0 +1,227 @@
+"""
+Processes that play episodes: one environment and one policy each.
+
+Two rendered LIBERO environments in one process give wrong pictures without a word, so parallel
+means processes. A worker that dies (a segmentation fault of the renderer, the kernel's memory
+killer) costs the episode it was playing, which is recorded as a crash, and is replaced.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from dataclasses import dataclass, field
+import multiprocessing
+from multiprocessing.connection import Connection, wait
+import os
+from pathlib import Path
+import signal
+import sys
+from typing import Any, Protocol
+
+from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.errors import SpecVLAError
+
+# A worker that dies this often without having finished an episode will not get better.
+MAX_DEATHS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An initial state and the decoders that are to play it, in this order."""
+
+    suite: str
+    task: int
+    state: int
+    decoders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """
+    An episode under way.
+
+    :param steps: control steps done
+    :param note: what else is worth seeing, e.g. the passes of the last action
+    """
+
+    suite: str
+    task: int
+    state: int
+    decoder: str
+    steps: int = 0
+    note: str = ''
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker cannot start: what the user has to put right."""
+
+    message: str
+
+
+class Player(Protocol):
+    """What a worker drives; made inside it."""
+
+    def play(self, job: Job, on_progress: Callable[[Playing], None]
+             ) -> Iterator[EpisodeRecord]:
+        """Play a job's episodes one after the other."""
+
+
+def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
+          log: Path | None) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if log is not None:
+        _redirect_output(log)
+    with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: nothing to tell
+        try:
+            player = make_player()
+            pipe.send(None)  # ready for a job
+            while (job := pipe.recv()) is not None:
+                for episode in player.play(job, pipe.send):
+                    pipe.send(episode)
+                pipe.send(None)
+        except (BrokenPipeError, EOFError):
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the parent, which stops the run
+            import traceback
+            traceback.print_exc()  # into the log
+            pipe.send(Failed(_one_line(error)))
+
+
+def _one_line(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    ours = isinstance(error, (ValueError, FileNotFoundError)) or \
+        type(error).__module__.startswith('specvla_ros')
+    return text if ours and text else f'{type(error).__name__}: {text}'
+
+
+def _redirect_output(log: Path) -> None:
+    """Send all output, C libraries' included, to a file: it would tear the progress bar."""
+    sys.stdout.flush()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+    playing: Playing | None = None
+    done: list[str] = field(default_factory=list)
+    place: tuple[str, int] | None = None  # the suite and task its environment is made for
+
+
+class WorkerPool:
+    """Plays jobs on several processes and hands back what happens, as it happens."""
+
+    def __init__(self, make_player: Callable[[], Player], workers: int,
+                 logs: Path | None = None) -> None:
+        """
+        Prepare; nothing is started before `run`.
+
+        :param make_player: called once in each process; must be picklable
+        :param logs: folder for what the workers print, None = the terminal
+        """
+        self._make_player, self._size, self._logs = make_player, workers, logs
+        self._context = multiprocessing.get_context('spawn')  # a forked renderer hangs
+        self._workers: list[_Worker] = []
+        self._queue: list[Job] = []
+        self._deaths = 0
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[EpisodeRecord | Playing]:
+        """
+        Play all jobs.
+
+        :returns: episodes as they finish and, in between, how far those under way are
+        :raises SpecVLAError: a worker couldn't start, or workers keep dying
+        """
+        self._queue = list(jobs)
+        try:
+            for number in range(min(self._size, len(jobs))):
+                self._start(number)
+            while self._workers:
+                by_pipe = {worker.pipe: worker for worker in self._workers}
+                for pipe in wait(list(by_pipe)):
+                    yield from self._receive(by_pipe[pipe])
+        finally:
+            self._stop()
+
+    def _start(self, number: int) -> None:
+        mine, theirs = self._context.Pipe()
+        log = self._logs / f'worker-{number}.log' if self._logs else None
+        process = self._context.Process(
+            target=_work, args=(number, theirs, self._make_player, log), daemon=True)
+        process.start()
+        theirs.close()  # so that the death of the process is read as the end of the pipe
+        self._workers.append(_Worker(number, process, mine))
+
+    def _receive(self, worker: _Worker) -> Iterator[EpisodeRecord | Playing]:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            yield from self._bury(worker)
+            return
+        if isinstance(message, Failed):
+            raise SpecVLAError(message.message)
+        if message is None:
+            worker.job, worker.playing, worker.done = self._next_job(worker), None, []
+            worker.pipe.send(worker.job)
+            if worker.job is None:
+                worker.process.join()
+                self._workers.remove(worker)
+        elif isinstance(message, Playing):
+            worker.playing = message
+            yield message
+        else:
+            self._deaths = 0
+            worker.playing = None
+            worker.done.append(message.decoder)
+            yield message
+
+    def _next_job(self, worker: _Worker) -> Job | None:
+        """Take a job of the worker's task, else of one nobody plays: an environment costs 8 s."""
+        if not self._queue:
+            return None
+        busy = {other.place for other in self._workers if other is not worker}
+        job = min(self._queue, key=lambda job: (
+            (job.suite, job.task) != worker.place, (job.suite, job.task) in busy))
+        self._queue.remove(job)
+        worker.place = job.suite, job.task
+        return job
+
+    def _bury(self, worker: _Worker) -> Iterator[EpisodeRecord]:
+        worker.process.join()
+        self._workers.remove(worker)
+        self._deaths += 1
+        code = worker.process.exitcode
+        reason = signal.Signals(-code).name if code and code < 0 else f'exit code {code}'
+        where = f'; see {self._logs / f"worker-{worker.number}.log"}' if self._logs else ''
+        if worker.job is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
+            raise SpecVLAError(f'a worker process died with {reason}{where}')
+        job, playing = worker.job, worker.playing
+        done = list(worker.done)
+        if playing is not None:
+            done.append(playing.decoder)
+            yield EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
+                                success=False, steps=playing.steps,
+                                crash=f'the worker process died with {reason}')
+        rest = tuple(name for name in job.decoders if name not in done)
+        if rest:
+            self._queue.insert(0, Job(job.suite, job.task, job.state, rest))
+        if self._queue:
+            self._start(worker.number)
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
