@@ -106,6 +106,16 @@ def test_a_checkpoint_can_be_saved_over_itself(published, pixel_values):
     assert torch.equal(outputs(OpenVLA.from_pretrained(published.folder), pixel_values), expected)
 
 
+def test_a_loaded_model_no_longer_needs_its_files(published, pixel_values):
+    expected = outputs(OpenVLA.from_pretrained(published.folder), pixel_values)
+    model = OpenVLA.from_pretrained(published.folder)
+    with (published.folder / 'model.safetensors').open('r+b') as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.write(bytes(size))
+    assert torch.equal(outputs(model, pixel_values), expected)
+
+
 def test_data_types(published, tmp_path, pixel_values):
     model = OpenVLA.from_pretrained(published.folder)
     assert model.dtype == torch.float32  # on the CPU, whatever the config says
