@@ -8,11 +8,11 @@ Nothing here knows what the settings do: names are turned into objects where tho
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+import math
 from pathlib import Path
+import sys
 from typing import TypeVar
 
 import yaml
@@ -110,23 +110,24 @@ def config_folder() -> Path:
 
     Raises FileNotFoundError naming the places looked in.
     """
-    places = [Path(__file__).resolve().parents[1] / 'config']
-    try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-    except ImportError:  # no ROS here: the Python side works without
-        pass
-    else:
-        try:
-            places.append(Path(get_package_share_directory(PACKAGE)) / 'config')
-        except PackageNotFoundError:
-            pass
-    places.append(Path(sys.prefix) / 'share' / PACKAGE / 'config')
-    for place in places:
-        if (place / 'decoders').is_dir():
-            return place
+    shares = [_ament_share(), Path(sys.prefix) / 'share' / PACKAGE]
+    roots = [Path(__file__).resolve().parents[1], *(share for share in shares if share)]
+    for root in roots:
+        if (root / 'config' / 'decoders').is_dir():
+            return root / 'config'
     raise FileNotFoundError(
-        'no configuration folder; looked in ' + ', '.join(str(place) for place in places)
+        'no configuration folder; looked in ' + ', '.join(str(root / 'config') for root in roots)
     )
+
+
+def _ament_share() -> Path | None:
+    """Share folder of the package in the ROS workspace, if there is one."""
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        return Path(get_package_share_directory(PACKAGE))
+    except (ImportError, LookupError, OSError):  # no ROS, not in it, or no workspace sourced
+        return None
 
 
 def preset_names() -> list[str]:

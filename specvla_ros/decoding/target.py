@@ -14,9 +14,9 @@ consists of action tokens only, a fine-tuned OpenVLA's argmax is one, and 256 ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 
 import numpy as np
 import torch

@@ -102,7 +102,8 @@ class Guesser(Drafter):
             length = random.integers(0, context.max_depth + 1)
             path = []
             for right in self.right[known : known + length]:
-                off = random.choice([0, 0, 0, random.integers(-12, 13), random.integers(-255, 256)])
+                near, far = random.integers(-12, 13), random.integers(-255, 256)
+                off = random.choice([0, 0, 0, near, far])
                 path.append(int(np.clip(right + off, tokenizer.first_id, tokenizer.last_id)))
             paths.append(path)
         return TokenTree.from_paths(paths, source='guesser')

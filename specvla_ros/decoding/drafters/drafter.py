@@ -53,5 +53,5 @@ class Drafter(ABC):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess what follows the last known token."""
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027 (most drafters remember nothing)
         """Forget earlier actions: a new episode begins."""

@@ -10,15 +10,17 @@ no input norm and there is no final norm. Sources: EAGLE (arXiv 2401.15077), Spe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch
+from torch import nn, Tensor
 from torch.nn import functional
 
 from specvla_ros.decoding.cache import StaticCache
@@ -28,6 +30,8 @@ from specvla_ros.openvla.model import OpenVLA
 # A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
 # own is used either way.
 _EMBEDDING = 'embed_tokens.weight'
+# What safetensors and torch.load raise for a file that isn't theirs.
+_UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +251,23 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights of a drafter folder and the file they stand in."""
-    path = folder / 'model.safetensors'
-    if path.is_file():
-        return path, load_file(path)
-    path = folder / 'pytorch_model.bin'
-    if path.is_file():
-        # Nothing but tensors is unpickled: a downloaded file must not run code.
-        return path, torch.load(path, map_location='cpu', weights_only=True)
+    """Weights of a drafter folder and the file they stand in."""
+    for name, read in (('model.safetensors', load_file), ('pytorch_model.bin', _unpickle)):
+        path = folder / name
+        if path.is_file():
+            try:
+                return path, dict(read(path))
+            except _UNREADABLE as error:
+                raise SpecVLAError(
+                    f'{path} can not be read ({path.stat().st_size} bytes); it is damaged, a Git '
+                    'LFS pointer, or holds more than tensors'
+                ) from error
     raise FileNotFoundError(f'{folder}: has neither model.safetensors nor pytorch_model.bin')
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """Read tensors and nothing else: a downloaded file must not run code."""
+    return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def _check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

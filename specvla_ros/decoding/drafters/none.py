@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from specvla_ros.decoding.tree import TokenTree
 
 from .drafter import DraftContext, Drafter
 
 
+@dataclass(frozen=True, slots=True)
 class NoDrafter(Drafter):
     """Never guesses, so each pass is of one token and gains one."""
 

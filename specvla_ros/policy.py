@@ -1,0 +1,252 @@
+"""
+Image + instruction → Action: the facade everything outside the decoder uses.
+
+It owns no algorithm. It turns the camera frame the way the data set had it, asks the decoder for
+tokens, and turns tokens into metres and radians by the checkpoint's statistics and the data
+set's configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from specvla_ros.configuration import DatasetConfig, DecoderConfig, load_dataset, load_preset
+from specvla_ros.decoding.acceptance import ActionLayout, make_rule
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.drafters import check_drafter, EagleHead, make_drafter
+from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.trace import DecodeTrace
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.openvla.model import OpenVLA
+
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
+_DRAFTER_FOLDER = 'drafter'
+_SI_DIMENSIONS = 7  # translation, rotation vector, gripper
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """
+    One decoded action of ``chunk`` control steps.
+
+    tokens: the L ids, step by step; normalized: float32 [chunk, D] in [-1, 1].
+    values: float32 [chunk, D] in the data set's units.
+    si: float32 [chunk, 7]: translation (m), rotation vector (rad), gripper (0 closed … 1 open),
+        in the frame the data set's configuration names.
+    trace: what it cost; ``stage_ms`` has preprocess and total as well.
+    """
+
+    tokens: tuple[int, ...]
+    normalized: NDArray[np.float32]
+    values: NDArray[np.float32]
+    si: NDArray[np.float32]
+    trace: DecodeTrace
+
+
+class Checkpoint:
+    """
+    Loaded weights and what belongs to them: everything that decoders share.
+
+    unnorm_key: data set whose statistics hold; None takes the only one there is.
+    drafter: folder of an EAGLE drafter, read when the first decoder needs it; None = there is
+        none.
+    chunk: control steps per action.
+    Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
+    """
+
+    def __init__(
+        self,
+        model: OpenVLA,
+        unnorm_key: str | None = None,
+        drafter: Path | None = None,
+        chunk: int = 1,
+    ) -> None:
+        self.model = model
+        self.drafter = drafter
+        self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
+        self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
+        dimensions = self.statistics.action_dim
+        if dimensions != _SI_DIMENSIONS:
+            raise SpecVLAError(
+                f'actions of {self.dataset.unnorm_key} have {dimensions} dimensions, must have '
+                f'{_SI_DIMENSIONS}: translation, rotation and gripper'
+            )
+        self.layout = ActionLayout(model.action_tokenizer, dimensions, chunk)
+        self.transform = ImageTransform(model.config.image_size, model.device)
+        self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
+
+    @cached_property
+    def eagle_head(self) -> EagleHead:
+        """The drafter's weights."""
+        return EagleHead.from_pretrained(self.drafter, self.model)
+
+    def decoder(self, config: DecoderConfig) -> Decoder:
+        """Decoder on these weights, with caches of its own."""
+        check_drafter(config, self.drafter)
+        drafter = make_drafter(
+            config.drafter.name,
+            config.drafter.settings_on(self.model.device.type),
+            lambda: self.eagle_head,
+        )
+        rule = make_rule(config.rule.name, config.rule.settings)
+        return Decoder(Target(self.model), drafter, rule, self.layout)
+
+    def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
+        """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
+        # What is no image passes on, for the transform to refuse.
+        if self.dataset.mirror_image and isinstance(image, np.ndarray) and image.ndim == 3:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return self.transform(image)[None]
+
+    def _prompt_ids(self, instruction: str) -> Tensor:
+        """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""
+        return self.model.prompt_ids(instruction)[None]
+
+
+class Policy:
+    """A checkpoint under a decoder. Not for two threads at once."""
+
+    def __init__(self, checkpoint: Checkpoint, config: DecoderConfig) -> None:
+        self.checkpoint = checkpoint
+        self.decoder_config = config
+        self._decoder = checkpoint.decoder(config)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path | None = None,
+        *,
+        decoder: str | Path | DecoderConfig = 'relaxed',
+        drafter: str | Path | None = None,
+        unnorm_key: str | None = None,
+        device: str | torch.device = 'auto',
+        dtype: str | torch.dtype | None = None,
+        chunk: int = 1,
+    ) -> Policy:
+        """
+        Load a checkpoint folder.
+
+        checkpoint: None is the embedded one. drafter: None is the checkpoint's ``drafter``
+        folder. decoder: preset name, path of a preset, or its content. unnorm_key: None takes
+        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
+        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
+        chunk: control steps per action.
+
+        Raises ValueError or FileNotFoundError with one clear line.
+        """
+        config, folder = _config(decoder), Path(checkpoint or DEFAULT_CHECKPOINT)
+        drafter_folder = Path(drafter) if drafter else folder / _DRAFTER_FOLDER
+        # The cheapest checks first: the weights may take a minute.
+        make_rule(config.rule.name, config.rule.settings)
+        if folder.is_dir():
+            check_drafter(config, drafter_folder)
+        model = OpenVLA.from_pretrained(folder, _device(device), _dtype(dtype))
+        return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
+
+    def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
+        """Return the same weights under another decoder."""
+        return Policy(self.checkpoint, _config(decoder))
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """What the actions mean on a robot."""
+        return self.checkpoint.dataset
+
+    @property
+    def action_length(self) -> int:
+        """L: tokens of an action."""
+        return self.checkpoint.layout.length
+
+    def reset(self) -> None:
+        """Forget earlier actions: a new episode begins."""
+        self._decoder.drafter.reset()
+
+    def act(self, image: NDArray[np.uint8], instruction: str) -> Action:
+        """
+        Decode the action for a camera frame.
+
+        image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
+        Raises ValueError if one is not of that form, or if the action is not finite.
+        """
+        if not isinstance(instruction, str):
+            raise SpecVLAError(f'instruction is {instruction!r}, must be a string')
+        started = time.perf_counter()
+        prompt_ids = self.checkpoint.prompt_ids(instruction)
+        pixel_values = self.checkpoint.pixel_values(image)
+        preprocessed = time.perf_counter()
+        tokens, trace = self._decoder.decode(prompt_ids, pixel_values)
+        trace.stage_ms = {
+            'preprocess': 1e3 * (preprocessed - started),
+            **trace.stage_ms,
+            # The tokens are on the host, so the device is done: no need to wait for it.
+            'total': 1e3 * (time.perf_counter() - started),
+        }
+        return self._action(tokens, trace)
+
+    def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
+        """Tokens → normalised → data-set units → SI."""
+        layout, statistics = self.checkpoint.layout, self.checkpoint.statistics
+        ids = np.array(tokens).reshape(layout.chunk, layout.action_dim)
+        normalized = layout.tokenizer.decode(ids)
+        values = statistics.unnormalize(normalized)
+        if not np.isfinite(values).all():
+            raise SpecVLAError(
+                f'the action is not finite: {values.tolist()}; check the statistics of '
+                f'{self.dataset.unnorm_key} in the checkpoint'
+            )
+        return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
+
+
+def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:
+    """
+    Data-set units [chunk, 7] → m, rad, gripper 0 (closed) … 1 (open), float32 [chunk, 7].
+
+    The gripper is clipped to its two ends; what lies between them is left to the robot.
+    """
+    si = np.empty_like(values, dtype=np.float32)
+    si[:, :3] = values[:, :3] * dataset.translation_scale_m
+    si[:, 3:6] = values[:, 3:6] * dataset.rotation_scale_rad
+    closed, opened = dataset.gripper_closed, dataset.gripper_open
+    si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
+    return si
+
+
+def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:
+    """Preset by name or path, unless it is one already."""
+    return decoder if isinstance(decoder, DecoderConfig) else load_preset(decoder)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """Device by name; raises SpecVLAError for one that isn't there."""
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise SpecVLAError(f"device is {device!r}, must be 'auto', 'cpu' or 'cuda'") from error
+    if found.type == 'cuda' and not torch.cuda.is_available():
+        raise SpecVLAError(
+            f"device is '{found}', but torch {torch.__version__} sees no CUDA GPU; use 'cpu', or "
+            'install a CUDA build of torch'
+        )
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Data type by name."""
+    if dtype is None or dtype in _DTYPES.values():
+        return dtype
+    if dtype not in _DTYPES:
+        raise SpecVLAError(f'dtype is {dtype!r}, must be one of {list(_DTYPES)}')
+    return _DTYPES[dtype]

@@ -1,0 +1,167 @@
+"""The dynamic tree, against EAGLE-2 spelled out: no cache, no masks, one path at a time."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+import torch
+
+from specvla_ros.decoding.acceptance import Path, Strict
+from specvla_ros.decoding.drafters import DraftContext, DynamicTree, make_drafter
+from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.tree import TokenTree
+
+budgets = st.builds(
+    DynamicTree, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 20)
+)
+
+
+class Spelled:
+    """EAGLE-2 for one prompt and the tokens known after it."""
+
+    def __init__(self, model, head, prompt, tokens):
+        self.model, self.head = model, head
+        self.first_id = model.action_tokenizer.first_id
+        inputs = torch.cat((prompt, self.embed(tokens)), dim=1)
+        # The target's features of all but the last token, each with the next one's embedding.
+        self.features, self.embeds = model(inputs)[:, :-1], inputs[:, 1:]
+
+    def embed(self, tokens):
+        return self.model.embed_tokens(torch.tensor([tokens]).long())
+
+    def log_probs(self, path):
+        """Log-probabilities after the known tokens and a path of drafts, by guessed features."""
+        features = self.features
+        embeds = torch.cat((self.embeds, self.embed(path)), dim=1)
+        while True:
+            length = features.shape[1]
+            guessed = self.head(features, embeds[:, :length], torch.arange(length)[None])[:, -1:]
+            if length == embeds.shape[1]:
+                break
+            features = torch.cat((features, guessed), dim=1)
+        rows = self.model.lm_head.weight[self.first_id : self.first_id + 256]
+        return (guessed[0, 0] @ rows.T).log_softmax(-1)
+
+    def tree(self, budget, depth):
+        """Paths of the tree's nodes, without the root's."""
+        candidates, frontier = {}, {(): 0.0}
+        for _ in range(depth):
+            level = {}
+            for path, score in frontier.items():
+                gains, columns = self.log_probs(list(path)).topk(budget.top_k)
+                for gain, column in zip(gains.tolist(), columns.tolist(), strict=True):
+                    level[(*path, self.first_id + column)] = score + gain
+            candidates |= level
+            best = sorted(level, key=level.get, reverse=True)[: budget.top_k]
+            frontier = {path: level[path] for path in best}
+        chosen = sorted(candidates, key=candidates.get, reverse=True)
+        return set(chosen[: budget.max_nodes - 1])
+
+
+def paths_of(tree):
+    return {tuple(tree.tokens[tree.path_to(node)].tolist()) for node in range(len(tree))}
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    budget=budgets,
+    accepted=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    kv_heads=st.sampled_from([2, 4]),
+)
+@settings(max_examples=25, deadline=None)
+@torch.inference_mode()
+def test_it_is_eagle_2_before_and_after_commits(seed, budget, accepted, kv_heads, lab):
+    it = lab(seed % 4, 7, 2, kv_heads)
+    drafter, target, tokens = it.eagle(seed, budget), Target(it.model), [70]
+    prompt = target.embed(*it.prompt)
+    target.prefill(prompt, TokenTree.empty())
+    target.commit(Path((), (), 70))
+    context = DraftContext(target, it.layout, tokens)
+    for count in accepted:
+        tree = drafter.propose(context)
+        depth = min(budget.depth, 14 - len(tokens) - 1)
+        spelled = Spelled(it.model, drafter.head, prompt, tokens)
+        assert paths_of(tree) == spelled.tree(budget, depth)
+        assert set(tree.sources) == {'eagle'}
+        # Accept part of a branch that is not the first one: its features replace the guesses.
+        target.verify(tree)
+        nodes = tree.path_to(len(tree) - 1)[:count]
+        target.commit(Path(tuple(nodes), tuple(tree.tokens[nodes].tolist()), 99))
+        tokens += [*tree.tokens[nodes].tolist(), 99]
+
+
+@given(budget=budgets, action_dim=st.integers(1, 8), seed=st.integers(0, 2**20))
+@settings(max_examples=25, deadline=None)
+def test_it_keeps_to_its_budget_and_never_drafts_the_last_token(budget, action_dim, seed, lab):
+    it = lab(0, action_dim, 1)
+    drafter, trees = it.eagle(seed, budget), []
+    propose = drafter.propose
+
+    def watched(context):
+        tree = propose(context)
+        trees.append(tree)
+        levels = min(budget.depth, action_dim - len(context.tokens) - 1)
+        assert tree.depth.max(initial=0) <= levels
+        if budget.top_k == 1:  # a chain, as long as the budget has it
+            assert len(tree) == min(levels, budget.max_nodes - 1)
+        else:
+            assert len(tree) <= budget.max_nodes - 1
+        return tree
+
+    drafter.propose = watched
+    _, trace = it.decode(drafter, Strict())
+    assert len(trees) == trace.target_passes - 1
+    assert trace.drafts[0] == (0, 0)  # no features yet, no guess
+
+
+def test_a_perfect_drafter_needs_one_pass_after_the_prefill(lab):
+    """An L-token action: 1 from the prefill, L - 2 drafts, 1 bonus."""
+    it = lab(1, 7, 1)
+    right = it.ar()
+
+    class Perfect(type(it.guesser(0))):
+        def guess(self, context):
+            return TokenTree.empty()
+
+        def propose(self, context):
+            known = len(context.tokens)
+            return TokenTree.chain(self.right[known : known + context.max_depth], 'perfect')
+
+    tokens, trace = it.decode(Perfect(right, 0), Strict())
+    assert tokens == right
+    assert trace.drafts == [(0, 0), (5, 5)]
+    assert trace.acceptance_lengths == [6]
+    assert trace.sources == ['target', *['perfect'] * 5, 'target']
+
+
+def test_guesses_in_the_prefill_can_spare_every_other_pass(lab):
+    it = lab(1, 7, 1)
+    guesser = it.guesser(0)
+    guesser.guess = lambda context: TokenTree.chain(guesser.right[: context.max_depth], 'history')
+    tokens, trace = it.decode(guesser, Strict())
+    assert tokens == guesser.right
+    assert (trace.target_passes, trace.acceptance_lengths) == (1, [])
+    assert trace.sources == [*['history'] * 6, 'target']
+
+
+def test_a_drafter_that_is_not_finite_is_an_error(lab):
+    it = lab(0, 7, 1)
+    drafter = it.eagle(0, DynamicTree(2, 3, 8))
+    drafter.head.fc.bias.fill_(float('nan'))
+    with pytest.raises(ValueError, match='drafter gave probabilities that are not finite'):
+        it.decode(drafter, Strict())
+
+
+@pytest.mark.parametrize(
+    ('name', 'given', 'message'),
+    [
+        ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'none'\]"),
+        ('none', {'depth': 3}, 'drafter none has no setting depth; it has none'),
+        ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_n'),
+        ('eagle', {'top_k': 0}, 'top_k of the drafter eagle is 0, must be a whole number >= 1'),
+        ('eagle', {'depth': 1.5}, 'depth of the drafter eagle is 1.5'),
+        ('eagle', {'max_nodes': 1}, 'max_nodes of the drafter eagle is 1, must be .* >= 2'),
+    ],
+)
+def test_what_a_drafter_can_not_be(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        make_drafter(name, given, lambda: pytest.fail('weights read for nothing'))

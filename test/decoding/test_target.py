@@ -1,0 +1,96 @@
+"""A session's cache, positions and masks, against the same tokens run from scratch."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import torch
+
+from specvla_ros.decoding.acceptance import Path
+from specvla_ros.decoding.cache import StaticCache
+from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.tree import TokenTree
+
+
+def random_tree(random, first_id):
+    paths = [
+        random.integers(first_id, first_id + 3, size=random.integers(0, 5)).tolist()
+        for _ in range(random.integers(0, 6))
+    ]
+    return TokenTree.from_paths(paths)
+
+
+def from_scratch(model, prompt, tokens):
+    """Hidden states of prompt and tokens, and the cache a plain causal pass leaves."""
+    text = model.config.text_config
+    cache = StaticCache(
+        text.num_hidden_layers, text.num_key_value_heads, text.head_dim, model.dtype, model.device
+    )
+    inputs = torch.cat((prompt, model.embed_tokens(torch.tensor([tokens]).long())), dim=1)
+    hidden = model(inputs, cache=cache)
+    cache.advance(inputs.shape[1])
+    return inputs, hidden, cache
+
+
+@given(seed=st.integers(0, 2**20), kv_heads=st.sampled_from([2, 4]))
+@settings(max_examples=40, deadline=None)
+@torch.inference_mode()
+def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, lab):
+    random = np.random.default_rng(seed)
+    it = lab(seed % 4, 7, 1, kv_heads)
+    model, target = it.model, Target(it.model)
+    first_id = model.action_tokenizer.first_id
+    prompt, tokens = target.embed(*it.prompt), []
+    tree = random_tree(random, first_id)
+    verified = target.prefill(prompt, tree)
+    pairs = []
+    for _ in range(4):
+        # Row 0 follows all that is known; row i + 1 follows node i's path.
+        for node in range(-1, len(tree)):
+            path = tree.tokens[tree.path_to(node)].tolist()
+            _, hidden, _ = from_scratch(model, prompt, tokens + path)
+            logits = target.action_logits(hidden[0, -1])
+            torch.testing.assert_close(verified.logits[node + 1], logits, rtol=1e-6, atol=1e-6)
+            assert verified.argmax[node + 1] == first_id + int(logits.argmax())
+        # Keep any path and any bonus: what a rule decides is not the target's business.
+        nodes = tree.path_to(int(random.integers(-1, len(tree))))
+        accepted = tree.tokens[nodes].tolist()
+        bonus = int(random.integers(first_id, first_id + 9))
+        target.commit(Path(tuple(nodes), tuple(accepted), bonus))
+        inputs, hidden, cache = from_scratch(model, prompt, tokens + accepted)
+        stop = cache.length
+        assert target.cache.length == stop
+        torch.testing.assert_close(
+            target.cache.storage[..., :stop, :], cache.storage[..., :stop, :], rtol=1e-6, atol=1e-6
+        )
+        tokens += [*accepted, bonus]
+        if random.random() < 0.7:  # a drafter may leave a pass out: nothing is lost
+            pairs.append(target.new_pairs())
+            embeds = torch.cat((inputs[:, 1:], model.embed_tokens(torch.tensor([[bonus]]))), 1)
+            for name, whole in (('features', hidden), ('embeds', embeds)):
+                handed = torch.cat([getattr(pair, name) for pair in pairs], dim=1)
+                torch.testing.assert_close(handed, whole, rtol=1e-6, atol=1e-6)
+            assert pairs[-1].start == sum(pair.features.shape[1] for pair in pairs[:-1])
+            assert target.new_pairs() is None
+        tree = random_tree(random, first_id)
+        verified = target.verify(tree)
+
+
+@torch.inference_mode()
+def test_log_probs_are_over_the_action_tokens(lab):
+    it = lab(0, 7, 1)
+    target = Target(it.model)
+    verified = target.prefill(target.embed(*it.prompt), TokenTree.chain([50, 60]))
+    assert verified.log_probs.shape == (3, 256)
+    torch.testing.assert_close(verified.log_probs.exp().sum(-1), torch.ones(3))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@torch.inference_mode()
+def test_a_pass_that_is_not_finite_is_an_error(lab, bad):
+    it = lab(0, 7, 1)
+    target = Target(it.model)
+    prompt = target.embed(*it.prompt)
+    prompt[0, 0, 0] = bad
+    with pytest.raises(ValueError, match='not finite.*float64'):
+        target.prefill(prompt, TokenTree.empty())

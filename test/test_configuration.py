@@ -1,0 +1,175 @@
+from pathlib import Path
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from specvla_ros import configuration
+from specvla_ros.configuration import (
+    Component,
+    config_folder,
+    DecoderConfig,
+    load_dataset,
+    load_preset,
+    preset_names,
+)
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def write(text):
+        path = tmp_path / 'mine.yaml'
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_presets_are_those_of_the_design():
+    assert {'ar', 'strict', 'relaxed'} <= set(preset_names())
+    ar, strict, relaxed = (load_preset(name) for name in ('ar', 'strict', 'relaxed'))
+    assert (ar.name, ar.drafter.name, ar.rule.name, ar.threshold) == ('ar', 'none', 'strict', 0)
+    assert (strict.drafter.name, strict.rule.name, strict.threshold) == ('eagle', 'strict', 0)
+    assert (relaxed.drafter, relaxed.rule.name) == (strict.drafter, 'bins')
+    assert relaxed.threshold == 9
+
+
+@pytest.mark.parametrize('name', preset_names())
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_every_preset_can_be_made(name, device):
+    from specvla_ros.decoding.acceptance import make_rule
+    from specvla_ros.decoding.drafters import DynamicTree, NoDrafter
+
+    config = load_preset(name)
+    make_rule(config.rule.name, config.rule.settings)
+    drafters = {'none': NoDrafter, 'eagle': DynamicTree}
+    drafters[config.drafter.name](**config.drafter.settings_on(device))
+
+
+def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):
+    config = load_preset(preset("""
+        drafter: {name: eagle, top_k: 4, cpu: {depth: 3}, cuda: {depth: 5, top_k: 8}}
+        rule: {name: bins, r: 5}
+    """))
+    assert (config.name, config.threshold) == ('mine', 5)
+    assert config.drafter.settings_on('cpu') == {'top_k': 4, 'depth': 3}
+    assert config.drafter.settings_on('cuda') == {'top_k': 8, 'depth': 5}
+    assert config.drafter.settings_on('mps') == {'top_k': 4}
+    assert pickle.loads(pickle.dumps(config)) == config  # workers get it by mail
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('drafter: {name: none}', r"missing keys \['rule'\], unknown keys \[\]"),
+        ('{drafter: {name: none}, rule: {name: strict}, r: 9}', r"unknown keys \['r'\]"),
+        ('{drafter: none, rule: {name: strict}}', "drafter is 'none', must be a mapping with a"),
+        ('{drafter: {name: none, cpu: 3}, rule: {name: strict}}', 'drafter cpu is 3, must be a m'),
+        ('- drafter', 'holds list, must be a mapping'),
+        ('', 'holds NoneType, must be a mapping'),
+        ('{drafter: [', 'mine.yaml: not YAML'),
+    ],
+)
+def test_a_preset_that_is_none_says_why(preset, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_preset(preset(text))
+    assert '\n' not in str(error.value)
+
+
+def test_an_unknown_preset_lists_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"decoder is 'fast', must be one of \['ar'.*\.yaml file"):
+        load_preset('fast')
+    with pytest.raises(FileNotFoundError, match=r'none\.yaml: no such file'):
+        load_preset(tmp_path / 'none.yaml')
+
+
+@pytest.mark.parametrize('key', ['libero_object', 'libero_10_no_noops', 'libero'])
+def test_libero_s_actions_are_osc_pose_inputs(key):
+    dataset = load_dataset(key)
+    assert dataset.unnorm_key == key
+    assert (dataset.translation_scale_m, dataset.rotation_scale_rad) == (0.05, 0.5)
+    assert (dataset.gripper_closed, dataset.gripper_open) == (0.0, 1.0)
+    assert (dataset.frame_id, dataset.period_s) == ('panda_link0', 0.05)
+    assert dataset.mirror_image is True
+
+
+DATASET = (config_folder() / 'unnorm' / 'libero.yaml').read_text()
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """Return a function that makes a configuration folder with these data sets."""
+    def write(**files):
+        (tmp_path / 'unnorm').mkdir()
+        for name, text in files.items():
+            (tmp_path / 'unnorm' / f'{name}.yaml').write_text(text)
+        monkeypatch.setattr(configuration, 'config_folder', lambda: tmp_path)
+
+    return write
+
+
+def test_a_file_named_like_the_key_comes_before_one_that_lists_it(datasets):
+    own = DATASET.replace('libero_object', 'else').replace('0.05 ', '0.07 ')
+    datasets(libero=DATASET, libero_object=own)
+    assert load_dataset('libero_object').translation_scale_m == 0.07
+    assert load_dataset('libero_goal').translation_scale_m == 0.05
+
+
+def test_an_unknown_data_set_lists_those_there_are(datasets):
+    datasets(libero=DATASET)
+    message = "no configuration for the data set 'bridge_orig', there are .*libero_object.*; add"
+    with pytest.raises(ValueError, match=message):
+        load_dataset('bridge_orig')
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('period_s: 0.05', 'period_s: 0', 'period_s of libero is 0, must be positive'),
+        ('period_s: 0.05', 'period_s: .inf', 'period_s of libero is inf'),
+        ('period_s: 0.05', 'period_s: fast', "period_s of libero is 'fast'"),
+        ('gripper_open: 1.0', 'gripper_open: yes', 'gripper_open of libero is True'),
+        ('gripper_open: 1.0', 'gripper_open: 0.0', 'are both 0.0, must differ'),
+        ('mirror_image: true', 'mirror_image: 1', 'mirror_image of libero is 1, must be true or'),
+        ('frame_id: panda_link0', 'frame_id:', 'frame_id of libero is None'),
+        ('frame_id: panda_link0', '', r"missing keys \['frame_id'\]"),
+        ('frame_id: ', 'frame: x\nframe_id: ', r"unknown keys \['frame'\]"),
+    ],
+)
+def test_a_data_set_s_values_are_checked(datasets, old, new, message):
+    assert old in DATASET
+    datasets(libero=DATASET.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_dataset('libero')
+
+
+def test_the_source_root_s_files_come_first_and_installed_ones_are_found(tmp_path, monkeypatch):
+    root = Path(configuration.__file__).resolve().parents[1]
+    assert config_folder() == root / 'config'
+    # As installed by pip: the package somewhere else, its files under the prefix.
+    monkeypatch.setattr(configuration, '__file__', str(tmp_path / 'lib' / 'p' / 'c.py'))
+    monkeypatch.setattr(sys, 'prefix', str(tmp_path))
+    monkeypatch.setattr(configuration, '_ament_share', lambda: None)
+    with pytest.raises(FileNotFoundError, match='no configuration folder; looked in .*share'):
+        config_folder()
+    installed = tmp_path / 'share' / 'specvla_ros' / 'config'
+    (installed / 'decoders').mkdir(parents=True)
+    assert config_folder() == installed
+
+
+def test_reading_settings_loads_nothing_heavy():
+    code = (
+        'import sys; from specvla_ros.configuration import load_preset; load_preset("relaxed");'
+        'print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))'
+    )
+    root = Path(configuration.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == '[]'
+
+
+def test_a_decoder_may_be_made_without_a_file():
+    config = DecoderConfig('r3', Component('none'), Component('bins', {'r': 3}))
+    assert config.threshold == 3

@@ -1,0 +1,226 @@
+"""The facade on a small random checkpoint, saved and loaded as any other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tokenizers import models, pre_tokenizers, Tokenizer
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from specvla_ros.configuration import Component, DecoderConfig, load_dataset, load_preset
+from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+from specvla_ros.openvla.config import OpenVLAConfig
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import Checkpoint, Policy, to_si
+
+WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]
+WORDS += ['\n', 'pick', 'up', 'milk', 'place', 'it']
+KEY = 'libero_object'
+STATISTICS = {
+    'q01': [-1.0, -0.8, -0.6, -0.1, -0.2, -0.1, 0.0],
+    'q99': [1.0, 0.8, 0.9, 0.1, 0.2, 0.3, 1.0],
+    'mask': [True] * 6 + [False],
+}
+INSTRUCTION = 'pick up the milk'
+
+
+def fake_frame(seed=0, size=64):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def small_model(key=KEY, statistics=STATISTICS):
+    torch.manual_seed(0)
+    tower = {'hidden_size': 16, 'depth': 2, 'num_heads': 2, 'mlp_size': 32}
+    model = OpenVLA(OpenVLAConfig.from_dict({
+        'model_type': 'openvla',
+        'image_sizes': [28, 28],
+        'vision_config': {'patch_size': 14, 'registers': 4, 'dino': tower, 'siglip': tower},
+        'text_config': {
+            'vocab_size': len(WORDS) + 256 + 64,
+            'hidden_size': 32,
+            'intermediate_size': 64,
+            'num_hidden_layers': 2,
+            'num_attention_heads': 4,
+            'head_dim': 8,
+        },
+    }))
+    with torch.no_grad():
+        for parameter in (*model.language_model.parameters(), *model.lm_head.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    names = [*WORDS, *(f'<action_{i}>' for i in range(256))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token='<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split('\n', 'isolated'),
+        pre_tokenizers.Split(' ', 'removed'),
+        pre_tokenizers.Punctuation(),
+    ])
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    model.norm_stats = {key: {'action': statistics}}
+    return model
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Folder of a target with a drafter beside it, as the embedded checkpoint has them."""
+    path, model = tmp_path_factory.mktemp('checkpoint'), small_model()
+    model.save_pretrained(path)
+    EagleHead(EagleConfig.like(model)).save_pretrained(path / 'drafter')
+    return path
+
+
+@pytest.fixture(scope='module')
+def policy(folder):
+    return Policy.load(folder, device='cpu')
+
+
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed'])
+def test_an_action_is_its_tokens_in_three_units(policy, decoder):
+    policy = policy.with_decoder(decoder)
+    action = policy.act(fake_frame(), INSTRUCTION)
+    assert policy.action_length == len(action.tokens) == 7
+    tokenizer = policy.checkpoint.model.action_tokenizer
+    assert (tokenizer.decode(action.tokens) == action.normalized[0]).all()
+    q01, q99 = np.array(STATISTICS['q01']), np.array(STATISTICS['q99'])
+    values = np.append((0.5 * (action.normalized + 1) * (q99 - q01) + q01)[0, :6],
+                       action.normalized[0, 6])
+    np.testing.assert_allclose(action.values[0], values, atol=1e-6)
+    np.testing.assert_allclose(action.si[0, :3], 0.05 * values[:3], atol=1e-6)
+    np.testing.assert_allclose(action.si[0, 3:6], 0.5 * values[3:6], atol=1e-6)
+    assert action.si[0, 6] == np.clip(action.values[0, 6], 0, 1)
+    for array in (action.normalized, action.values, action.si):
+        assert (array.shape, array.dtype) == ((1, 7), np.float32)
+
+
+def test_all_decoders_share_the_weights_and_strict_gives_what_ar_does(policy):
+    ar, strict = policy.with_decoder('ar'), policy.with_decoder('strict')
+    assert ar.checkpoint is strict.checkpoint is policy.checkpoint
+    for seed in range(3):
+        frame = fake_frame(seed)
+        assert ar.act(frame, INSTRUCTION).tokens == strict.act(frame, INSTRUCTION).tokens
+
+
+def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(policy):
+    assert policy.decoder_config == load_preset('relaxed')
+    assert policy.dataset == load_dataset(KEY)
+    trace = policy.act(fake_frame(), INSTRUCTION).trace
+    assert trace.drafted > 0
+    assert list(trace.stage_ms) == ['preprocess', 'vision', 'prefill', 'draft', 'verify', 'total']
+    parts = sum(ms for stage, ms in trace.stage_ms.items() if stage != 'total')
+    assert 0 < parts <= trace.stage_ms['total']
+
+
+def test_a_chunk_is_several_steps(folder):
+    policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
+    action = policy.act(fake_frame(), INSTRUCTION)
+    assert policy.action_length == len(action.tokens) == 21
+    assert action.si.shape == action.values.shape == action.normalized.shape == (3, 7)
+
+
+def test_the_frame_is_mirrored_where_the_data_set_was(policy):
+    frame = fake_frame()
+    straight = Policy(policy.checkpoint, load_preset('ar'))
+    pixels = straight.checkpoint.pixel_values(frame)
+    expected = policy.checkpoint.transform(np.ascontiguousarray(frame[:, ::-1]))
+    assert torch.equal(pixels[0], expected)
+    unmirrored = Checkpoint(policy.checkpoint.model)
+    unmirrored.dataset = replace(unmirrored.dataset, mirror_image=False)
+    assert torch.equal(unmirrored.pixel_values(frame)[0], policy.checkpoint.transform(frame))
+
+
+def test_the_prompt_of_an_instruction_is_tokenized_once(folder, monkeypatch):
+    policy = Policy.load(str(folder), decoder='ar', device='cpu')
+    asked = []
+    encode = policy.checkpoint.model.prompt_ids
+    monkeypatch.setattr(policy.checkpoint.model, 'prompt_ids',
+                        lambda text: asked.append(text) or encode(text))
+    for instruction in (INSTRUCTION, INSTRUCTION, 'place it', INSTRUCTION):
+        policy.act(fake_frame(), instruction)
+    assert asked == [INSTRUCTION, 'place it']
+
+
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        (np.zeros((64, 64, 3), np.float32), r'image is float32 \[64, 64, 3\], must be a uint8'),
+        (np.zeros((64, 64, 4), np.uint8), r'image is uint8 \[64, 64, 4\]'),
+        (np.zeros((64, 64), np.uint8), r'image is uint8 \[64, 64\]'),
+        (np.zeros((0, 64, 3), np.uint8), r'image is uint8 \[0, 64, 3\]'),
+        ([[0]], 'image is list'),
+        (None, 'image is NoneType'),
+    ],
+)
+def test_an_image_that_is_none_is_refused_in_one_line(policy, image, message):
+    with pytest.raises(ValueError, match=message) as error:
+        policy.act(image, INSTRUCTION)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('instruction', ['', '  ', None, 3, ['pick']])
+def test_an_instruction_that_is_none_is_refused(policy, instruction):
+    with pytest.raises(ValueError, match='instruction is '):
+        policy.act(fake_frame(), instruction)
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    model = small_model(statistics=STATISTICS | {'q99': [float('nan')] * 7})
+    with pytest.raises(ValueError, match='the action is not finite.*statistics of libero_object'):
+        Policy(Checkpoint(model.eval()), load_preset('ar')).act(fake_frame(), INSTRUCTION)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        ({'decoder': 'fast'}, ValueError, "decoder is 'fast', must be one of"),
+        ({'drafter': 'nowhere'}, ValueError, 'decoder relaxed drafts with eagle, but .* nowhere'),
+        ({'unnorm_key': 'bridge'}, ValueError, "unnorm_key is 'bridge', must be one of"),
+        ({'device': 'tpu9000'}, ValueError, "device is 'tpu9000', must be 'auto', 'cpu' or"),
+        ({'dtype': 'int8'}, ValueError, r"dtype is 'int8', must be one of \['float32', 'bf"),
+        ({'chunk': 0}, ValueError, 'chunk 0, both must be at least 1'),
+        ({'checkpoint': 'nowhere'}, FileNotFoundError, "checkpoint folder 'nowhere' does not"),
+        (
+            {'decoder': DecoderConfig('x', Component('none'), Component('bins', {'r': -1}))},
+            ValueError,
+            'r of the rule bins is -1',
+        ),
+    ],
+)
+def test_what_can_not_be_loaded_says_why(folder, options, error, message):
+    with pytest.raises(error, match=message):
+        Policy.load(options.pop('checkpoint', folder), **{'device': 'cpu'} | options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_cuda_where_there_is_none(folder):
+    with pytest.raises(ValueError, match="device is 'cuda', but torch .* sees no CUDA GPU"):
+        Policy.load(folder, device='cuda')
+    assert Policy.load(folder, device='auto').checkpoint.model.device.type == 'cpu'
+
+
+def test_without_a_drafter_folder_only_eagle_is_refused():
+    policy = Policy(Checkpoint(small_model().eval()), load_preset('ar'))
+    policy.act(fake_frame(), INSTRUCTION)
+    with pytest.raises(ValueError, match='no drafter folder; give one, or use the decoder ar'):
+        policy.with_decoder('relaxed')
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', torch.float32])
+def test_the_data_type_may_be_a_name(folder, dtype):
+    policy = Policy.load(folder, device='cpu', dtype=dtype)
+    assert str(policy.checkpoint.model.dtype).endswith(str(dtype).removeprefix('torch.'))
+    assert len(policy.act(fake_frame(), INSTRUCTION).tokens) == 7
+    policy.reset()
+
+
+def test_actions_of_another_dimension_are_refused():
+    model = small_model(statistics={'q01': [0.0] * 8, 'q99': [1.0] * 8})
+    with pytest.raises(ValueError, match='libero_object have 8 dimensions, must have 7'):
+        Checkpoint(model)
+
+
+def test_the_gripper_is_0_to_1_whatever_the_data_set_calls_it():
+    dataset = replace(load_dataset(KEY), gripper_closed=1.0, gripper_open=-1.0)
+    values = np.zeros((4, 7), np.float32)
+    values[:, 6] = [1.0, -1.0, 0.5, -1.5]
+    np.testing.assert_allclose(to_si(values, dataset)[:, 6], [0.0, 1.0, 0.25, 1.0])
