@@ -26,6 +26,7 @@ ROTATION_SCALE = 0.5
 PERIOD = 0.05
 SETTLING_STEPS = 10  # as OpenVLA's evaluation: objects fall into place first
 CAMERA = 'agentview'
+STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
 
 class RendererError(RuntimeError):
@@ -61,7 +62,10 @@ class LiberoEnv:
     :raises ValueError: unknown suite or task
     :raises AssetError: the assets aren't there
     :raises RendererError: MuJoCo can't render here
+    :raises RuntimeError: this process has a rendered environment already
     """
+
+    _rendering = False  # whether this process has a rendered environment
 
     def __init__(self, suite: str, task_id: int, resolution: int = 256, render: bool = True):
         self.task = suites.task(suite, task_id)
@@ -69,8 +73,12 @@ class LiberoEnv:
         self.instruction = self.task.instruction
         self.max_steps = suites.MAX_STEPS[suite]
         self.resolution, self.render = resolution, render
+        if render and LiberoEnv._rendering:
+            raise RuntimeError('one rendered LIBERO environment per process: with a second one '
+                               'both give garbage; close the other one first')
         self._env = _make_control_env(self.task)
         self._states = _stored_states(self.task)
+        LiberoEnv._rendering = LiberoEnv._rendering or render
         self._renderer = None
         self._observation: dict = {}
 
@@ -104,10 +112,18 @@ class LiberoEnv:
         return self._settle()
 
     def reset_random(self, seed: int) -> Observation:
-        """Start from a random placement of the objects, the same for the same seed."""
-        np.random.seed(seed)  # LIBERO's placement samplers draw from numpy's global state
-        self._env.seed(seed)
-        self._observation = self._env.reset()
+        """
+        Start from LIBERO's own random placement, the same for the same seed.
+
+        The samplers leave little room: in libero_object the target never moves (its region is as
+        small as itself), the basket by ±10 mm, the others by ±5 mm. The arm starts with the noise
+        that the stored states show.
+        """
+        self._env.seed(seed)  # seeds numpy's global state, from which the samplers draw
+        self._env.reset()
+        sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
+        sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
+        sim.forward()
         return self._settle()
 
     def step(self, action: np.ndarray, render: bool = True) -> Observation:
@@ -141,6 +157,8 @@ class LiberoEnv:
             self._renderer.close()
         self._env.close()
         self._env = self._renderer = None
+        if self.render:
+            LiberoEnv._rendering = False
         gc.collect()
 
     def _settle(self) -> Observation:

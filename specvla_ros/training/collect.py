@@ -12,7 +12,7 @@ input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `PickAndPlace.
 int32 [T] (its step in the episode), instruction, success.
 """
 
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass
 import multiprocessing
 import os
@@ -27,6 +27,9 @@ from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
+BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
+ROUND = 6  # batches a process
+MAX_STEPS = 170  # the expert needs 75 to 150; longer ones are stuck and teach nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,9 @@ def run(args: CollectArgs) -> int:
     for task in tasks:
         suites.task(args.suite, task)
     # Round-robin over the tasks in small batches: an interrupted collection is balanced.
-    batches = [(task, seed) for start in range(args.seed, args.seed + args.episodes, 5)
+    batches = [(task, seed) for start in range(args.seed, args.seed + args.episodes, BATCH)
                for task in tasks
-               if (seed := range(start, min(start + 5, args.seed + args.episodes)))]
+               if (seed := range(start, min(start + BATCH, args.seed + args.episodes)))]
     return _run_batches(args, batches)
 
 
@@ -76,25 +79,23 @@ def _run_batches(args: CollectArgs, batches: list) -> int:
                TimeElapsedColumn(), TimeRemainingColumn())
     solved = finished = 0
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context('spawn'),
-                               max_tasks_per_child=None)
-    with Progress(*columns) as progress, pool:
+    spawn = multiprocessing.get_context('spawn')
+    with Progress(*columns) as progress:
         bar = progress.add_task(f'collect {args.suite}', total=sum(len(s) for _, s in batches))
-        pending = {pool.submit(_collect_batch, args, task, seeds) for task, seeds in batches}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
+        # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
+        # (max_tasks_per_child does the same, but hung here when all workers ended at once.)
+        for start in range(0, len(batches), ROUND * args.workers):
+            with ProcessPoolExecutor(args.workers, mp_context=spawn) as pool:
+                pending = [pool.submit(_collect_batch, args, task, seeds)
+                           for task, seeds in batches[start:start + ROUND * args.workers]]
+                for future in as_completed(pending):
                     won, count = future.result()
                     solved, finished = solved + won, finished + count
                     progress.update(bar, advance=count, description=(
-                        f'collect {args.suite}: expert solved {solved} of {finished}'))
+                        f'collect {args.suite}: solved {solved} of {finished}'))
                     if not progress.console.is_terminal:
                         print(f'{time.strftime("%H:%M:%S")} {finished} episodes, {solved} solved',
                               flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
     return 0
 
 
@@ -152,7 +153,7 @@ def _collect_episode(env, args: CollectArgs, seed: int) -> dict:
     disturbance = _Disturbance(random, args.noise)
     jpegs, actions, states, frames = [], [], [], []
     policy_until = expert_until = 0
-    for step in range(env.max_steps):
+    for step in range(MAX_STEPS if policy is None else env.max_steps):
         label = expert.act() / scale
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
