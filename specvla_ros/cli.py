@@ -1,0 +1,156 @@
+"""
+The `specvla` command: finds the module behind a subcommand, and turns errors into one line.
+
+Only the module of the subcommand at hand is imported, so that `specvla --help` answers at once and
+`specvla doctor` runs where the simulator isn't installed. Each of these modules offers a dataclass
+of arguments and `run(arguments) -> exit code`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import contextlib
+from dataclasses import dataclass
+import difflib
+import importlib
+import io
+import os
+import re
+import sys
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a subcommand lives."""
+
+    module: str
+    arguments: str
+    summary: str
+
+
+COMMANDS = {
+    'demo': Command('specvla_ros.benchmark.demo', 'DemoArgs',
+                    'play LIBERO with two ROS 2 nodes: a table, a video, a plot'),
+    'eval': Command('specvla_ros.benchmark.evaluation', 'EvalArgs',
+                    'success, acceptance length and time per action, without ROS'),
+    'doctor': Command('specvla_ros.benchmark.doctor', 'DoctorArgs',
+                      "what works on this machine, and what to do about what doesn't"),
+    'collect': Command('specvla_ros.training.collect', 'CollectArgs',
+                       'record demonstrations of the scripted experts'),
+    'train target': Command('specvla_ros.training.train_target', 'TrainTargetArgs',
+                            'train an OpenVLA on collected demonstrations'),
+    'regenerate': Command('specvla_ros.training.regenerate', 'RegenerateArgs',
+                          'let a target label the data its drafter learns from'),
+    'train drafter': Command('specvla_ros.training.train_drafter', 'TrainDrafterArgs',
+                             'train a drafter on what its target says'),
+}
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run `specvla` and return its exit code.
+
+    :param arguments: what follows the program's name; default: `sys.argv[1:]`
+    :return: 0 done, 2 bad input (one `error: ...` line on stderr), 130 interrupted, else the
+        subcommand's own
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `specvla eval | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if (error.name or '').partition('.')[0] == 'specvla_ros':
+            raise
+        return _complain(f'Python module {error.name} is not installed: run `make setup`, or see '
+                         'requirements/ for what it belongs to')
+    except (ValueError, OSError) as error:
+        if os.environ.get('SPECVLA_TRACEBACK'):
+            raise
+        return _complain(_one_line(error))
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ('-h', '--help', 'help'):
+        print(_usage(COMMANDS))
+        return 0
+    if words[0] == '--version':
+        from specvla_ros import __version__
+        print(f'specvla {__version__}')
+        return 0
+    for length in (2, 1):
+        name = ' '.join(words[:length])
+        if name in COMMANDS:
+            return _run(name, words[length:])
+    group = {name: command for name, command in COMMANDS.items()
+             if name.startswith(f'{words[0]} ')}
+    if group and len(words) > 1 and words[1] in ('-h', '--help'):
+        print(_usage(group))
+        return 0
+    given = ' '.join(words[:2]) if group else words[0]
+    if near := list(group) or difflib.get_close_matches(given, COMMANDS, n=1):
+        raise UsageError(f'no command {given!r}, did you mean {" or ".join(near)}?')
+    raise UsageError(f'no command {given!r}; there are {", ".join(COMMANDS)}')
+
+
+def _run(name: str, words: list[str]) -> int:
+    import tyro
+
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            settings = tyro.cli(getattr(module, command.arguments), args=words,
+                                prog=f'specvla {name}')
+    except SystemExit as end:
+        if not end.code:
+            return 0
+        raise UsageError(f'{_first_paragraph(complaint.getvalue())}; see `specvla {name} --help`'
+                         ) from None
+    return int(module.run(settings) or 0)
+
+
+def _usage(commands: dict[str, Command]) -> str:
+    width = max(map(len, commands))
+    return '\n'.join([
+        'usage: specvla COMMAND [options]', '',
+        *(f'  {name:{width}}  {command.summary}' for name, command in commands.items()), '',
+        '`specvla COMMAND --help` lists its options with units and defaults.'])
+
+
+def _first_paragraph(box: str) -> str:
+    """Return what tyro says under the title of its box, on one line: the rest is help text."""
+    plain = re.sub(r'\x1b\[[0-9;]*m|[│╭╮╰╯]', '', box)
+    title, _, body = plain.strip().partition('\n')
+    paragraphs = re.split(r'^\s*[─-]{3,}\s*$', body, flags=re.MULTILINE)
+    return next(filter(None, (' '.join(part.split()) for part in paragraphs)), title)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f': {error.filename}' if error.filename is not None else ''
+        text = f'{error.strerror}{place}'
+    else:
+        text = str(error) or type(error).__name__
+    return ' '.join(text.split())
+
+
+def _complain(message: str) -> int:
+    print(f'error: {message}', file=sys.stderr)
+    return BAD_INPUT
+
+
+if __name__ == '__main__':
+    sys.exit(main())

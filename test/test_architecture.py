@@ -1,0 +1,96 @@
+"""
+The arrows between the rooms: who may import whom.
+
+`nodes, benchmark, training, cli -> policy -> decoding -> openvla`; `libero` stands beside `policy`
+and neither knows the other. Read from the syntax tree, so that imports inside functions count too.
+"""
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = 'specvla_ros'
+
+LEAVES = {'errors', 'configuration', 'safety'}
+ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
+MAY_IMPORT = {
+    'openvla': set(),
+    'decoding': LEAVES | {'openvla'},
+    'policy': LEAVES | {'decoding', 'openvla'},
+    'libero': LEAVES,
+    'training': ENGINE | {'libero'},
+    'benchmark': ENGINE | {'libero'},
+    'nodes': ENGINE | {'libero', 'msg'},
+    'cli': LEAVES | {'benchmark', 'training'},
+    'errors': set(),
+    'configuration': {'errors'},
+    'safety': {'errors', 'configuration'},
+    '__init__': set(),
+    '__main__': {'cli'},
+}
+# What only one room knows.
+ONLY_IN = {
+    'nodes': {'rclpy', 'std_msgs', 'sensor_msgs', 'geometry_msgs', 'diagnostic_msgs', 'std_srvs',
+              'builtin_interfaces', 'rcl_interfaces', 'cv_bridge', 'launch', 'launch_ros'},
+    'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
+}
+HEAVY = {'torch', 'transformers', 'rclpy', 'mujoco', 'robosuite', 'libero'}
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / PACKAGE).rglob('*.py'))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(ROOT / PACKAGE).parts[0]
+    return first.removesuffix('.py')
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of all imports in a file; `from a import b` gives a.b."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else ()
+            for alias in node.names:
+                yield node.lineno, '.'.join([*base, *filter(None, [node.module]), alias.name])
+
+
+@pytest.mark.parametrize('path', sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f'{room} is a new room: say here what it may import'
+    for line, name in imports(path):
+        top, _, rest = name.partition('.')
+        if top == PACKAGE:
+            other = rest.partition('.')[0]
+            if (ROOT / PACKAGE / other).is_dir() or (ROOT / PACKAGE / f'{other}.py').is_file() \
+                    or other == 'msg':
+                assert other == room or other in MAY_IMPORT[room], \
+                    f'{path}:{line}: {room} imports {other}'
+            continue
+        for owner, names in ONLY_IN.items():
+            assert room == owner or top not in names, f'{path}:{line}: {room} imports {top}'
+
+
+@pytest.mark.parametrize('leaf', sorted(LEAVES | {'cli', '__init__'}))
+def test_leaves_are_light(leaf):
+    path = ROOT / PACKAGE / f'{leaf}.py'
+    if not path.is_file():
+        pytest.skip(f'{path.name} is not there yet')
+    found = {name.partition('.')[0] for _, name in imports(path)} & HEAVY
+    assert not found, f'{path.name} imports {found}'
+
+
+def test_relative_imports_are_resolved(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), 'ROOT', tmp_path)
+    path = tmp_path / PACKAGE / 'nodes' / 'x.py'
+    path.parent.mkdir(parents=True)
+    path.write_text('from ..policy import Policy\nfrom . import qos\nimport a.b\n')
+    assert [name for _, name in imports(path)] == [
+        f'{PACKAGE}.policy.Policy', f'{PACKAGE}.nodes.qos', 'a.b']
