@@ -1,0 +1,132 @@
+"""Frames of a data set → batches of tensors, with what is drawn at random about them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training.dataset import Episode, Frames
+from specvla_ros.training.objective import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """
+    What is varied in a training frame.
+
+    shift: pixels the picture is moved by at most, borders repeated; colour: contrast and
+    brightness vary by this share of the pixel's deviation; jitter: bins the action tokens that
+    the model reads are off by at most (relaxed acceptance commits such tokens; the gripper's,
+    and what the model has to say, stay exact).
+    """
+
+    shift: int = 3
+    colour: float = 0.05
+    jitter: int = 6
+
+
+NONE = Augmentation(shift=0, colour=0.0, jitter=0)
+
+
+@dataclass(frozen=True, slots=True)
+class StateScale:
+    """Mean and deviation of the privileged state, [S] each, for the regression heads."""
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, episodes: list[Episode]) -> 'StateScale':
+        """Measure them over episodes; what doesn't vary gets a deviation of 1."""
+        state = np.concatenate([episode.state for episode in episodes])
+        deviation = state.std(axis=0)
+        return cls(state.mean(axis=0), np.where(deviation > 1e-6, deviation, 1).astype('f4'))
+
+
+class BatchMaker:
+    """
+    Make batches of frames for one model.
+
+    `instructions` numbers the instructions for the regression heads; others get number 0.
+    """
+
+    def __init__(
+        self, model: OpenVLA, statistics: ActionStatistics, scale: StateScale,
+        instructions: list[str],
+    ) -> None:
+        self.statistics, self.scale = statistics, scale
+        self.tokenizer = model.action_tokenizer
+        self.transform = ImageTransform(model.config.image_size)
+        self._numbers = {text: number for number, text in enumerate(instructions)}
+        self._model = model
+        self._prompts: dict[str, list[int]] = {}
+
+    @property
+    def action_length(self) -> int:
+        """Tokens of an action, L."""
+        return self.statistics.action_dim
+
+    def prompt(self, instruction: str) -> list[int]:
+        """Ids of the prompt, BOS first: those that inference uses."""
+        if instruction not in self._prompts:
+            self._prompts[instruction] = self._model.prompt_ids(instruction).tolist()
+        return self._prompts[instruction]
+
+    def __call__(
+        self, frames: Frames, indices: NDArray[np.int64], random: np.random.Generator,
+        augmentation: Augmentation,
+    ) -> Batch:
+        """Frames at running indices [B] as a batch on the CPU."""
+        located = [frames.locate(int(index)) for index in indices]
+        labels = self.tokenizer.encode(self.statistics.normalize(
+            np.stack([episode.action[frame] for episode, frame in located])))
+        read = self._jitter(labels, random, augmentation.jitter)
+        prompts = [self.prompt(episode.instruction) for episode, _ in located]
+        ids = np.zeros((len(located), max(map(len, prompts)) + self.action_length - 1), np.int64)
+        for row, prompt, tokens in zip(ids, prompts, read, strict=True):
+            row[:len(prompt)] = prompt
+            row[len(prompt):len(prompt) + len(tokens) - 1] = tokens[:-1]
+        state = np.stack([episode.state[frame] for episode, frame in located])
+        return Batch(
+            pixel_values=self._pixel_values(located, random, augmentation),
+            input_ids=torch.from_numpy(ids),
+            answers=torch.tensor([len(prompt) - 1 for prompt in prompts]),
+            labels=torch.from_numpy(labels),
+            state=torch.from_numpy((state - self.scale.mean) / self.scale.deviation),
+            task=torch.tensor([self._numbers.get(e.instruction, 0) for e, _ in located]),
+        )
+
+    def _jitter(
+        self, labels: NDArray[np.int64], random: np.random.Generator, jitter: int
+    ) -> NDArray[np.int64]:
+        """Action ids [B, L] moved by up to `jitter` bins, except the gripper's."""
+        moved = labels + random.integers(-jitter, jitter + 1, labels.shape)
+        moved = moved.clip(self.tokenizer.first_id, self.tokenizer.last_id)
+        moved[:, -1] = labels[:, -1]
+        return moved
+
+    def _pixel_values(
+        self, located: list[tuple[Episode, int]], random: np.random.Generator,
+        augmentation: Augmentation,
+    ) -> Tensor:
+        """Pixel values [B, 6, size, size], shifted and recoloured."""
+        pixels = np.stack([episode.pixels[frame] for episode, frame in located])
+        if augmentation.shift:
+            size = pixels.shape[1]
+            shifts = random.integers(-augmentation.shift, augmentation.shift + 1, (len(pixels), 2))
+            axis = np.arange(size)
+            rows, columns = (axis + shifts[:, i, None] for i in (0, 1))
+            frame = np.arange(len(pixels))[:, None, None]
+            pixels = pixels[frame, rows.clip(0, size - 1)[:, :, None],
+                            columns.clip(0, size - 1)[:, None]]
+        values = self.transform.normalise(torch.from_numpy(pixels))
+        if augmentation.colour:
+            drawn = random.uniform(-1, 1, (2, len(pixels), 1, 1, 1)).astype(np.float32)
+            contrast, brightness = torch.from_numpy(drawn * augmentation.colour)
+            values = values.mul_(1 + contrast).add_(brightness)
+        return values

@@ -1,0 +1,177 @@
+"""
+Collected episodes as arrays to draw training frames from.
+
+The network's own image transform is run once a frame and kept as uint8 pixels in a folder beside
+the data (`pixels_<settings>`, one .npy an episode, opened as a memory map). Collection may go on
+meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.py`.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import BadZipFile
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.image_transform import ImageTransform
+
+_PIXELS_VERSION = 1  # counts changes of the image transform
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One collected episode; `name` is `task<id>/seed<seed>`."""
+
+    name: str
+    instruction: str
+    action: NDArray[np.float32]  # [T, D], data-set units
+    state: NDArray[np.float32]  # [T, S], privileged
+    pixels: NDArray[np.uint8]  # [T, size, size, 3], a memory map
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def is_held_out(self, share: float) -> bool:
+        """Whether this episode is for measuring only: decided by its name, for good."""
+        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
+
+
+class Dataset:
+    """
+    All successful episodes of one suite under `<data>/<suite>/task<id>/seed<seed>.npz`.
+
+    size: side of the network's input in pixels; mirror: flip frames left-right before the
+    network sees them (`mirror_image` of the data set's configuration); tasks: empty = all.
+    """
+
+    def __init__(
+        self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = ()
+    ) -> None:
+        self.folder = data / suite
+        self.size, self.mirror, self.tasks = size, mirror, tasks
+        self.episodes: list[Episode] = []
+        self._seen: set[str] = set()
+        setting = f'{size}{"m" if mirror else ""}_v{_PIXELS_VERSION}'
+        self._cache = self.folder / f'pixels_{setting}'
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of all episodes."""
+        return sum(len(episode) for episode in self.episodes)
+
+    def refresh(
+        self, workers: int = 1, only: list[str] | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> int:
+        """
+        Take in episodes written since the last call; returns how many.
+
+        only: names to take, in this order, and no others (a resumed run sees what the
+        interrupted one saw). Failed episodes are left out.
+
+        :raises SpecVLAError: an episode can't be read, or one of `only` is gone
+        """
+        names = only if only is not None else self._names()
+        new = [name for name in names if name not in self._seen]
+        with ThreadPoolExecutor(workers) as pool:
+            for done, episode in enumerate(pool.map(self._load, new), 1):
+                if episode is not None:
+                    self.episodes.append(episode)
+                on_progress(done, len(new))
+        self._seen.update(new)
+        return len(new)
+
+    def _names(self) -> list[str]:
+        folders = [self.folder / f'task{task}' for task in self.tasks]
+        if not self.tasks:
+            folders = list(self.folder.glob('task*'))
+        paths = [path for folder in folders for path in folder.glob('seed*.npz')]
+        return sorted(f'{path.parent.name}/{path.stem}' for path in paths)
+
+    def _load(self, name: str) -> Episode | None:
+        path = self.folder / f'{name}.npz'
+        try:
+            with np.load(path, allow_pickle=True) as file:
+                if not bool(file['success']):
+                    return None
+                action, state = file['action'], file['state']
+                instruction, jpegs = str(file['instruction']), file['jpeg']
+        except FileNotFoundError:
+            raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
+                from None
+        except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile) as error:
+            raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again') \
+                from error
+        if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not len(action):
+            raise SpecVLAError(
+                f'{path} has {len(jpegs)} frames, actions {action.shape}, states {state.shape}: '
+                'must be as many of each, at least one; delete it and collect again')
+        return Episode(name, instruction, action.astype(np.float32), state.astype(np.float32),
+                       self._pixels(name, jpegs))
+
+    def _pixels(self, name: str, jpegs: NDArray) -> NDArray[np.uint8]:
+        """Memory map of the transformed frames, made on first use."""
+        path = self._cache / f'{name}.npy'
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.set_num_threads(1)  # of this worker thread
+            transform = ImageTransform(self.size)
+            pixels = np.stack([transform.pixels_from_jpeg(jpeg).numpy() for jpeg in jpegs])
+            # Resize and crop are symmetric, so flipping after them is flipping before.
+            pixels = pixels[:, :, ::-1] if self.mirror else pixels
+            temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
+            with temporary.open('wb') as file:
+                np.save(file, np.ascontiguousarray(pixels))
+            temporary.replace(path)
+        return np.load(path, mmap_mode='r')
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of some episodes under one running index."""
+
+    episodes: tuple[Episode, ...]
+    starts: NDArray[np.int64]  # running index of each episode's first frame
+
+    @classmethod
+    def of(cls, episodes: list[Episode]) -> 'Frames':
+        """Number the frames of episodes, in order."""
+        lengths = [len(episode) for episode in episodes]
+        return cls(tuple(episodes), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def locate(self, index: int) -> tuple[Episode, int]:
+        """Episode and frame within it of a running index."""
+        number = int(np.searchsorted(self.starts, index, side='right')) - 1
+        return self.episodes[number], int(index - self.starts[number])
+
+
+def action_statistics(
+    episodes: list[Episode], gripper: bool = True, minimum_span: float = 0.02
+) -> ActionStatistics:
+    """
+    1st and 99th percentile of the actions; the last dimension is not scaled if it's a gripper.
+
+    A dimension that hardly ever moves (say a rotation that is exactly zero in more than 98 % of
+    the frames) would get an empty range, and could then only ever say zero: its range is that of
+    its extremes, at least `minimum_span` wide around them, in data-set units.
+    """
+    action = np.concatenate([episode.action for episode in episodes]).astype(np.float64)
+    q01, q99 = np.quantile(action, 0.01, axis=0), np.quantile(action, 0.99, axis=0)
+    still = q99 - q01 < minimum_span
+    q01[still], q99[still] = action.min(axis=0)[still], action.max(axis=0)[still]
+    centre, half = (q01 + q99) / 2, np.maximum(q99 - q01, minimum_span) / 2
+    q01[still], q99[still] = (centre - half)[still], (centre + half)[still]
+    mask = np.ones(action.shape[1], dtype=bool)
+    mask[-1] = not gripper
+    return ActionStatistics(q01, q99, mask)

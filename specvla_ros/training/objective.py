@@ -1,0 +1,162 @@
+"""
+What the target is trained to do: say the expert's action tokens, and know where things are.
+
+One forward pass teaches all L tokens (teacher forcing): BOS, patches, prompt, the first L - 1
+action tokens. Neighbouring bins mean nearly the same motion, so the labels are smoothed over them
+by a Gaussian whose width shrinks during training. Two linear heads, thrown away afterwards, must
+tell the simulator's privileged state from the patch features and from the last prompt position:
+from tokens alone the vision towers learn where the objects are only slowly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+from specvla_ros.openvla.model import OpenVLA
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Training frames as tensors; N may be padded on the right to the longest prompt.
+
+    pixel_values float [B, 6, size, size]; input_ids int64 [B, N], the prompt and the first L - 1
+    action tokens; answers int64 [B], the position of the last prompt token among input_ids;
+    labels int64 [B, L] action ids; state float [B, S], standardised; task int64 [B], number of
+    the instruction.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    answers: Tensor
+    labels: Tensor
+    state: Tensor
+    task: Tensor
+
+
+class StateHeads(nn.Module):
+    """
+    Read the privileged state [B, S] from patch features, and from the last prompt position.
+
+    Where the target is depends on the instruction, which the vision towers don't see: the patch
+    head has one part for all and one for each instruction.
+    """
+
+    def __init__(self, features: int, hidden: int, state: int, tasks: int) -> None:
+        super().__init__()
+        self.state = state
+        self.patches = nn.Linear(features, state * (1 + tasks))
+        self.prompt = nn.Linear(hidden, state)
+        nn.init.zeros_(self.patches.weight)
+        nn.init.zeros_(self.prompt.weight)
+
+    def forward(self, patches: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """Two guesses of the state: patches [B, P, D], hidden [B, h], task int64 [B]."""
+        # Adam moves every weight by the learning rate: unscaled, thousands of inputs would let
+        # the guess jump by tens of deviations a step.
+        scaled = patches.flatten(1) * self.patches.in_features**-0.5
+        parts = self.patches(scaled).unflatten(1, (-1, self.state))
+        own = parts[torch.arange(len(task), device=task.device), 1 + task]
+        return parts[:, 0] + own, self.prompt(hidden)
+
+
+def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
+    """
+    Gaussian over neighbouring bins: int64 [B, L] rows, [L] widths → float [B, L, n_bins].
+
+    A width of 0 is a hard label.
+    """
+    bins = torch.arange(n_bins, device=rows.device)
+    distance = (bins - rows[..., None]).float()
+    width = sigma.clamp(min=1e-3).to(rows.device)[:, None]
+    return torch.softmax(-0.5 * (distance / width) ** 2, dim=-1)
+
+
+def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Additive causal mask [1, 1, S, S]."""
+    mask = torch.full((length, length), float('-inf'), dtype=dtype, device=device)
+    return mask.triu_(1)[None, None]
+
+
+def hidden_at(model: OpenVLA, embeds: Tensor, rows: Tensor) -> Tensor:
+    """
+    Hidden states after the final norm at some positions only: [B, S, h], int64 [B, N] → [B, N, h].
+
+    The last layer is evaluated at these alone (about 6 % of a training step saved); equal to
+    `model(embeds)` there.
+    """
+    llama = model.language_model
+    batch, length, _ = embeds.shape
+    positions = torch.arange(length, device=embeds.device)[None]
+    cos, sin = llama.rotary_emb(embeds, positions)
+    mask = causal_mask(length, embeds.dtype, embeds.device)
+    hidden = embeds
+    for layer in llama.layers[:-1]:
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
+    layer, attention = llama.layers[-1], llama.layers[-1].self_attn
+    heads = (batch, -1, llama.config.num_attention_heads, attention.head_dim)
+    kv_heads = (batch, -1, llama.config.num_key_value_heads, attention.head_dim)
+    pick = rows[..., None].expand(-1, -1, hidden.shape[-1])
+    normed = layer.input_layernorm(hidden)
+    residual = hidden.gather(1, pick)
+    query = attention.q_proj(normed.gather(1, pick)).view(heads).transpose(1, 2)
+    key = attention.k_proj(normed).view(kv_heads).transpose(1, 2)
+    value = attention.v_proj(normed).view(kv_heads).transpose(1, 2)
+    query = _rotate(query, cos[0, rows][:, None], sin[0, rows][:, None])
+    key = _rotate(key, cos[:, None], sin[:, None])
+    groups = heads[2] // kv_heads[2]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * attention.scaling + mask[0, 0, rows][:, None]
+    mixed = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    hidden = residual + attention.o_proj(mixed.transpose(1, 2).reshape(batch, rows.shape[1], -1))
+    hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return llama.norm(hidden)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding as Llama applies it: halves, not pairs."""
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+def action_hidden(model: OpenVLA, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Patch features [B, P, D] and hidden states [B, L, h] that say the action tokens."""
+    patches = model.vision(batch.pixel_values.to(model.dtype))
+    tokens = model.embed_tokens(batch.input_ids)
+    embeds = torch.cat((tokens[:, :1], model.projector(patches), tokens[:, 1:]), dim=1)
+    steps = torch.arange(batch.labels.shape[1], device=tokens.device)
+    rows = batch.answers[:, None] + model.config.n_patches + steps
+    return patches, hidden_at(model, embeds, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Parts of the loss, means over a batch; `total` carries the gradient."""
+
+    total: Tensor
+    tokens: Tensor  # cross entropy above that of the smoothed labels themselves (KL), nats
+    state: Tensor  # squared error of the standardised state, both heads
+
+
+def target_loss(
+    model: OpenVLA, heads: StateHeads, batch: Batch, sigma: Tensor, state_weight: float
+) -> Loss:
+    """
+    Cross entropy of the action tokens, plus `state_weight` times the heads' squared error.
+
+    Over the whole vocabulary, as OpenVLA: at inference a text token must not win either.
+    sigma: [L] widths of the smoothed labels in bins.
+    """
+    patches, hidden = action_hidden(model, batch)
+    tokenizer = model.action_tokenizer
+    log_probs = functional.log_softmax(model.logits(hidden).float(), dim=-1)
+    log_probs = log_probs[..., tokenizer.first_id : tokenizer.last_id + 1]
+    labels = soft_labels(batch.labels - tokenizer.first_id, sigma, tokenizer.n_bins)
+    entropy = -torch.xlogy(labels, labels).sum(-1)
+    tokens = (-(labels * log_probs).sum(-1) - entropy).mean()
+    guesses = heads(patches, hidden[:, 0], batch.task)
+    state = sum(functional.mse_loss(guess.float(), batch.state) for guess in guesses)
+    return Loss(tokens + state_weight * state, tokens.detach(), state.detach())

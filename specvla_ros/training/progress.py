@@ -1,0 +1,78 @@
+"""What a training shows while it runs: a bar on a terminal, a line a measurement anywhere."""
+
+from collections.abc import Sequence
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+_SHOW_EVERY = 1.0  # seconds
+
+
+class HasTokens(Protocol):
+    """A loss whose part to show is `tokens`."""
+
+    tokens: Tensor
+
+
+class TrainingProgress:
+    """A progress bar over the share that is done, with loss, frames/s and time left."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.1f} %'),
+            TextColumn('{task.fields[note]}'), console=console,
+            disable=not console.is_terminal)
+        self._task = self._bar.add_task(title, total=1.0, note='')
+        self._shown = 0.0
+
+    def __enter__(self) -> 'TrainingProgress':
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def loading(self, done: int, total: int) -> None:
+        """Tell about episodes being read."""
+        if done in (1, total) or done % 50 == 0:
+            self.say(f'episodes read: {done} of {total}')
+
+    def update(
+        self, done: float, elapsed: float, speed: float, losses: Sequence[HasTokens]
+    ) -> None:
+        """Move the bar: share done, seconds so far, frames a second, losses since the last."""
+        if time.monotonic() - self._shown < _SHOW_EVERY:
+            return
+        self._shown = time.monotonic()
+        recent = [float(loss.tokens) for loss in losses[-40:]]
+        loss = sum(recent) / len(recent) if recent else float('nan')
+        left = elapsed / done - elapsed if done > 0 else float('nan')
+        self._bar.update(self._task, completed=done, note=(
+            f'loss {loss:.3f}  {speed:.0f} frames/s  {left / 60:.0f} min left'))
+
+    def point(self, point: dict) -> None:
+        """Print one measurement."""
+        loss = point.get('loss')
+        words = [f'{point["minutes"]:6.1f} min', f'step {point["step"]}',
+                 f'epoch {point["epoch"]:.2f}', f'{point["frames"]} frames',
+                 'loss -' if loss is None else f'loss {loss:.3f}']
+        if point.get('state_loss') is not None:
+            words.append(f'state {point["state_loss"]:.3f}')
+        words.append(f'{point["samples_per_s"]:.0f}/s')
+        for key, label in (('held_out_exact', 'exact'), ('held_out_within_9', 'within 9')):
+            if point.get(key):
+                shares = ' '.join(f'{100 * share:.0f}' for share in point[key])
+                words.append(f'{label} % {shares}')
+        self.say('  '.join(words))

@@ -1,0 +1,98 @@
+"""Reading collected episodes: incremental, mirrored, with statistics that can't collapse."""
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.training.dataset import action_statistics, Dataset, Episode, Frames
+from test.training.conftest import SUITE, write_episode
+
+
+def episode(action, name: str = 'task0/seed0') -> Episode:
+    action = np.asarray(action, np.float32)
+    return Episode(name, 'go', action, action[:, :1], np.zeros((len(action), 4, 4, 3), np.uint8))
+
+
+def test_new_episodes_are_picked_up_and_failed_ones_left_out(data):
+    dataset = Dataset(data, SUITE, size=32)
+    assert dataset.refresh() == 10
+    write_episode(data, task=0, seed=7)
+    write_episode(data, task=0, seed=8, success=False)
+    assert dataset.refresh() == 2
+    assert dataset.refresh() == 0
+    assert len(dataset.episodes) == 11
+    assert dataset.n_frames == 88
+
+
+def test_pixels_are_those_inference_sees(data):
+    dataset = Dataset(data, SUITE, size=32)
+    dataset.refresh()
+    first = dataset.episodes[0]
+    with np.load(data / SUITE / f'{first.name}.npz', allow_pickle=True) as file:
+        image = simplejpeg.decode_jpeg(file['jpeg'][3], fastdct=True)
+    # Inference mirrors the frame, then transforms it; its JPEG round trip is the file's.
+    transform = ImageTransform(32)
+    expected = transform.pixels_from_jpeg(simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image[:, ::-1]), quality=100, colorsubsampling='444')).numpy()
+    difference = first.pixels[3].astype(int) - expected
+    assert np.abs(difference).mean() < 1
+
+
+def test_pixels_are_cached(data):
+    Dataset(data, SUITE, size=32).refresh()
+    files = sorted((data / SUITE).glob('pixels_*/task*/*.npy'))
+    assert len(files) == 10
+    written = [path.stat().st_mtime_ns for path in files]
+    Dataset(data, SUITE, size=32).refresh()
+    assert [path.stat().st_mtime_ns for path in files] == written
+
+
+def test_a_resumed_training_sees_the_same_episodes_in_the_same_order(data):
+    names = ['task1/seed2', 'task0/seed4']
+    dataset = Dataset(data, SUITE, size=32)
+    dataset.refresh(only=names)
+    assert [episode.name for episode in dataset.episodes] == names
+    with pytest.raises(SpecVLAError, match='is gone'):
+        dataset.refresh(only=['task0/seed99'])
+
+
+def test_a_damaged_episode_is_named(data):
+    (data / SUITE / 'task0' / 'seed3.npz').write_bytes(b'no')
+    with pytest.raises(SpecVLAError, match='task0/seed3.npz is no episode'):
+        Dataset(data, SUITE, size=32).refresh()
+
+
+def test_frames_are_numbered_over_episodes():
+    frames = Frames.of([episode(np.zeros((3, 2))), episode(np.zeros((2, 2)), 'task0/seed1')])
+    assert len(frames) == 5
+    assert [(e.name, f) for e, f in map(frames.locate, range(5))] == [
+        ('task0/seed0', 0), ('task0/seed0', 1), ('task0/seed0', 2),
+        ('task0/seed1', 0), ('task0/seed1', 1)]
+
+
+def test_statistics_golden_numbers():
+    action = np.stack((np.linspace(0, 1, 101), np.linspace(-2, 2, 101),
+                       np.arange(101) % 2), axis=1)
+    statistics = action_statistics([episode(action)])
+    np.testing.assert_allclose(statistics.q01, [0.01, -1.96, 0], atol=1e-6)
+    np.testing.assert_allclose(statistics.q99, [0.99, 1.96, 1], atol=1e-6)
+    assert statistics.mask.tolist() == [True, True, False]
+
+
+def test_a_dimension_that_hardly_moves_keeps_its_extremes():
+    action = np.zeros((1000, 3))
+    action[5, 0], action[6, 0] = -0.3, 0.1  # a rotation correction in two frames of a thousand
+    statistics = action_statistics([episode(action)])
+    np.testing.assert_allclose(statistics.q01[:2], [-0.3, -0.01], atol=1e-6)
+    np.testing.assert_allclose(statistics.q99[:2], [0.1, 0.01], atol=1e-6)
+    back = statistics.unnormalize(statistics.normalize(action[[5, 6, 7]]))
+    np.testing.assert_allclose(back, action[[5, 6, 7]], atol=1e-6)
+
+
+def test_held_out_episodes_stay_the_same():
+    share = [episode(np.zeros((1, 2)), f'task{t}/seed{s}').is_held_out(0.1)
+             for t in range(10) for s in range(100)]
+    assert 0.07 < np.mean(share) < 0.13
+    assert not episode(np.zeros((1, 2))).is_held_out(0.0)

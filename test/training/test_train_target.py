@@ -1,0 +1,174 @@
+"""`train target` on a tiny data set: learns, resumes to the bit, writes a whole checkpoint."""
+
+from dataclasses import replace
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training import train_target
+from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
+from specvla_ros.training.dataset import action_statistics, Dataset, Frames
+from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.shape import new_target
+from specvla_ros.training.tokenizer import build_tokenizer
+from specvla_ros.training.train_target import run, TrainTargetArgs
+from test.training.conftest import SUITE, TINY, write_episode
+
+
+@pytest.fixture
+def args(data, tmp_path):
+    return TrainTargetArgs(
+        out=tmp_path / 'target', suite=SUITE, data=data, epochs=2, batch=16, lanes=2,
+        dtype='float32', holdout=0.0, text_tokens=300, shape=TINY, evaluate=60,
+        optimizer=OptimizerSettings(learning_rate=3e-3), augmentation=Augmentation(shift=1))
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return OpenVLA.from_pretrained(folder).state_dict()
+
+
+def curve(args) -> list[dict]:
+    path = args.out.with_name(args.out.name + '.training') / 'curve.jsonl'
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_leaves_a_checkpoint_that_loads(args, monkeypatch):
+    args = replace(args, epochs=12, holdout=0.3, eval_frames=16, augmentation=NONE)
+    losses = []
+    step = train_target.Training._step
+
+    def watched(self, done):
+        losses.append(float(step(self, done)[0].tokens))
+        return []
+
+    monkeypatch.setattr(train_target.Training, '_step', watched)
+    training = train_target.Training(args)
+    training.run()
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    training._evaluate_and_save([], 0.0)
+    model = OpenVLA.from_pretrained(args.out)
+    assert model.action_dim() == 7
+    assert sorted(model.norm_stats) == [SUITE]
+    statistics = json.loads((args.out / 'dataset_statistics.json').read_text())
+    assert statistics[SUITE]['action']['mask'] == [True] * 6 + [False]
+    assert not list(args.out.parent.glob('*.part'))
+
+
+def test_the_same_seed_gives_the_same_weights(args, tmp_path):
+    for out in ('a', 'b'):
+        run(replace(args, out=tmp_path / out, epochs=1))
+    run(replace(args, out=tmp_path / 'c', epochs=1, seed=1))
+    assert_same(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
+    assert not torch.equal(weights(tmp_path / 'a')['lm_head.weight'],
+                           weights(tmp_path / 'c')['lm_head.weight'])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypatch, dtype):
+    args = replace(args, dtype=dtype)
+    whole = replace(args, out=tmp_path / 'whole')
+    run(whole)
+    # Interrupted in the middle of an epoch, by a signal as it were, with a saved state.
+    step = train_target.Training._step
+
+    def interrupted(self, done):
+        if self.optimizer.steps == 6:
+            self._save()
+            raise KeyboardInterrupt
+        return step(self, done)
+
+    monkeypatch.setattr(train_target.Training, '_step', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(args)
+    monkeypatch.setattr(train_target.Training, '_step', step)
+    run(replace(args, resume=True))
+    assert_same(weights(whole.out), weights(args.out))
+
+
+def test_episodes_that_arrive_meanwhile_are_trained_on(args, data, monkeypatch):
+    step = train_target.Training._step
+
+    def collecting(self, done):
+        if self.optimizer.steps == 3:
+            for seed in range(50, 55):
+                write_episode(data, task=0, seed=seed)
+        return step(self, done)
+
+    monkeypatch.setattr(train_target.Training, '_step', collecting)
+    run(args)
+    assert curve(args)[-1]['frames'] == 120
+
+
+def test_training_goes_on_from_a_checkpoint(args, tmp_path):
+    run(replace(args, epochs=1))
+    run(replace(args, out=tmp_path / 'more', init=args.out, epochs=1, freeze_vision=True))
+    before, after = weights(args.out), weights(tmp_path / 'more')
+    frozen = [name for name in before if name.startswith('vision.')]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before['lm_head.weight'], after['lm_head.weight'])
+
+
+def test_a_batch_holds_the_prompt_and_the_tokens_inference_has(args, data):
+    training = train_target.Training(args)
+    maker, frames = training.maker, training.frames
+    batch = maker(frames, np.arange(0, 80, 9), np.random.default_rng(0), NONE)
+    for row, index in enumerate(range(0, 80, 9)):
+        episode, frame = frames.locate(index)
+        prompt = training.model.prompt_ids(episode.instruction)
+        length = len(prompt)
+        assert batch.input_ids[row, :length].tolist() == prompt.tolist()
+        assert batch.answers[row] == length - 1
+        tokens = batch.labels[row].tolist()
+        assert batch.input_ids[row, length:length + 6].tolist() == tokens[:6]
+        action = training.statistics.unnormalize(maker.tokenizer.decode(tokens))
+        np.testing.assert_allclose(action[:6], episode.action[frame, :6].clip(
+            training.statistics.q01[:6], training.statistics.q99[:6]), atol=0.01)
+
+
+def test_jitter_leaves_labels_and_gripper_alone(data):
+    dataset = Dataset(data, SUITE, size=32)
+    dataset.refresh()
+    frames = Frames.of(dataset.episodes)
+    model = new_target(TINY, build_tokenizer(['a'], 300), 300, 0)
+    maker = BatchMaker(model, action_statistics(dataset.episodes),
+                       StateScale.of(dataset.episodes), [])
+    indices = np.arange(32)
+    plain = maker(frames, indices, np.random.default_rng(0), NONE)
+    moved = maker(frames, indices, np.random.default_rng(0), Augmentation(0, 0.0, jitter=6))
+    assert torch.equal(plain.labels, moved.labels)
+    assert torch.equal(plain.pixel_values, moved.pixel_values)
+    difference = (plain.input_ids - moved.input_ids).abs()
+    assert 0 < difference.max() <= 6
+    prompt = int(plain.answers[0]) + 1
+    assert difference[0, :prompt].max() == 0
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'batch': 15}, 'batch 15 must be a multiple of lanes 2'),
+    ({'dtype': 'float16'}, 'must be bfloat16 or float32'),
+    ({'minutes': 0, 'epochs': 0}, 'one must be positive'),
+    ({'freeze_vision': True}, 'needs --init'),
+    ({'resume': True}, 'nothing to resume'),
+    ({'tasks': (9,)}, 'no successful episodes under'),
+])
+def test_bad_settings_get_one_clear_line(args, change, message):
+    with pytest.raises(SpecVLAError, match=message) as error:
+        run(replace(args, **change))
+    assert '\n' not in str(error.value)
+
+
+def test_an_unfinished_training_is_not_overwritten(args):
+    run(replace(args, epochs=1))
+    with pytest.raises(SpecVLAError, match='add --resume'):
+        run(args)
+    with pytest.raises(SpecVLAError, match='--resume with seed 5'):
+        run(replace(args, resume=True, seed=5))
