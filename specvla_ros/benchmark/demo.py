@@ -9,10 +9,8 @@ from collections.abc import Callable
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-import signal
 import sys
 import time
-from types import FrameType
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -21,9 +19,10 @@ import tyro
 
 from specvla_ros.benchmark import checks, files, machine, plots, report, video
 from specvla_ros.benchmark.films import PlayedEpisode, read_episode
+from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.progress import EpisodeProgress
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.benchmark.session import DemoSession, INTERRUPTED, SessionDied
+from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.benchmark.workers import Playing
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
@@ -83,10 +82,10 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
         video.ffmpeg()  # before minutes of playing, not after
     folder = _make_folder(args.out)
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        session = make_session(_specification(args), folder)
-        records, episodes = _play(session, args, decoders, console)
+        with sigterm_as_interrupt():
+            session = make_session(_specification(args), folder)
+            records, episodes = _play(session, args, decoders, console)
     except KeyboardInterrupt:
         console.print(f'interrupted; the episodes played so far are in {folder}/episodes')
         return INTERRUPTED
@@ -138,10 +137,15 @@ def _specification(args: DemoArgs) -> dict[str, Any]:
     return {
         'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'decoders': list(args.decoder or DECODERS), 'suite': args.suite,
+        'decoders': [_place_of(name) for name in args.decoder or DECODERS], 'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
     }
+
+
+def _place_of(decoder: str) -> str:
+    """Return the name of a preset as it is, a file by its full path."""
+    return str(Path(decoder).resolve()) if Path(decoder).suffix in ('.yaml', '.yml') else decoder
 
 
 def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
@@ -152,10 +156,6 @@ def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any
         'max_steps': args.max_steps, 'unnorm_key': args.unnorm_key, 'device': args.device,
         'dtype': args.dtype, 'threads': args.threads or None,
     }
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfig],
@@ -184,7 +184,7 @@ def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfi
                 progress.playing(playing)
             elif kind == 'step' and playing is not None:
                 note = f', {event["passes"]} passes, {event["ms_total"]:.0f} ms'
-                playing = dataclasses.replace(playing, steps=event['step'], note=note)
+                playing = dataclasses.replace(playing, steps=event['step'] + 1, note=note)
                 progress.playing(playing)
             elif kind == 'episode_end' and playing is not None:
                 episode = _ended(event, playing, decoders)
@@ -207,18 +207,18 @@ def _ended(event: dict[str, Any], playing: Playing, decoders: dict[str, DecoderC
 
 def _leave(args: DemoArgs, folder: Path, document: report.Report,
            episodes: list[PlayedEpisode], console: Console) -> None:
-    """Write report, plot and video, and say where they are."""
-    left = [folder / 'report.json', folder / 'plot.png']
-    files.write_json(left[0], document)
-    if args.json is not None:
-        files.write_json(args.json, document)
-        left.append(args.json)
-    plots.write_plot(left[1], document)
-    if args.video and episodes:
-        left.append(folder / 'demo.mp4')
-        _draw(left[-1], make_scenes(episodes), console)
-    for path in left:
+    """Write report, plot and video, and say of each where it is."""
+    def say(path: Path) -> None:
         console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+
+    for path in filter(None, (folder / 'report.json', args.json)):
+        files.write_json(path, document)
+        say(path)
+    plots.write_plot(folder / 'plot.png', document)
+    say(folder / 'plot.png')
+    if args.video and episodes:
+        _draw(folder / 'demo.mp4', make_scenes(episodes), console)
+        say(folder / 'demo.mp4')
 
 
 def make_scenes(episodes: list[PlayedEpisode]) -> list[video.Scene]:

@@ -15,14 +15,13 @@ import time
 from rich.console import Console
 
 from specvla_ros.benchmark import files, plots, report
+from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.player import LiberoPlayer
 from specvla_ros.benchmark.progress import EpisodeProgress
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.rollout import RolloutConfig
-from specvla_ros.benchmark.workers import Player, WorkerPool
-
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+from specvla_ros.benchmark.workers import Player, WorkerPool, WorkersDied
 
 
 def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
@@ -58,12 +57,16 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
                           f'{plan.folder} already')
         started = time.monotonic()
         try:
-            _play(plan, log, make_player or player_of(args, plan), console)
+            with sigterm_as_interrupt():
+                _play(plan, log, make_player or player_of(args, plan), console)
         except KeyboardInterrupt:
             console.print(f'interrupted: {len(plan.select(log.episodes))} of {plan.n_episodes} '
                           f'episodes are kept in {plan.folder}; the same command goes on from '
                           'there')
             return INTERRUPTED
+        except WorkersDied as error:
+            Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
+            return 1
         if missing:
             console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
         document = make_report(plan, log.episodes, sys.argv)

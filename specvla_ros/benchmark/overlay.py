@@ -76,8 +76,19 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def tokens_per_pass(action: ActionRecord) -> list[int]:
-    """Return how many of the L tokens each pass gained, the prefill first."""
-    return [len(action.tokens) - sum(action.acceptance_lengths), *action.acceptance_lengths]
+    """
+    Return how many of the L tokens each pass gained, the prefill first.
+
+    A pass ends with the bonus, which is the target's own. (`acceptance_lengths` may be sorted:
+    what comes over ROS is a histogram.)
+    """
+    gained, since = [], 0
+    for source in action.sources:
+        since += 1
+        if source == 'target':
+            gained.append(since)
+            since = 0
+    return [*gained, since] if since else gained
 
 
 def draw_column(film: EpisodeFilm, moment: Moment) -> Image.Image:

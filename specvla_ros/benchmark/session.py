@@ -13,10 +13,11 @@ import subprocess
 import sys
 from typing import Any
 
+from specvla_ros.benchmark.interrupt import INTERRUPTED
 from specvla_ros.errors import SpecVLAError
 
 MODULE = 'specvla_ros.nodes.demo_session'
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 # The session ends its two nodes first; a simulator under load needs a moment.
 GOODBYE_S = 20.0
 

@@ -53,9 +53,18 @@ class Playing:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker cannot start: what the user has to put right."""
+    """
+    A worker cannot go on.
+
+    :param bad_input: it is the user's to put right
+    """
 
     message: str
+    bad_input: bool
+
+
+class WorkersDied(RuntimeError):
+    """Workers keep dying, or one met an error that isn't the user's; names the log."""
 
 
 class Player(Protocol):
@@ -85,14 +94,15 @@ def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
         except Exception as error:  # noqa: BLE001 - told to the parent, which stops the run
             import traceback
             traceback.print_exc()  # into the log
-            pipe.send(Failed(_one_line(error)))
+            pipe.send(_failed(error))
 
 
-def _one_line(error: Exception) -> str:
+def _failed(error: Exception) -> Failed:
+    """Our own errors and what the command line takes for bad input speak for themselves."""
     text = ' '.join(str(error).split())
     ours = isinstance(error, (ValueError, FileNotFoundError)) or \
         type(error).__module__.startswith('specvla_ros')
-    return text if ours and text else f'{type(error).__name__}: {text}'
+    return Failed(text if ours and text else f'{type(error).__name__}: {text}', bad_input=ours)
 
 
 def _redirect_output(log: Path) -> None:
@@ -137,7 +147,8 @@ class WorkerPool:
         Play all jobs.
 
         :returns: episodes as they finish and, in between, how far those under way are
-        :raises SpecVLAError: a worker couldn't start, or workers keep dying
+        :raises SpecVLAError: a worker couldn't start and the user can put it right
+        :raises WorkersDied: workers keep dying, or one met an unforeseen error
         """
         self._queue = list(jobs)
         try:
@@ -166,7 +177,9 @@ class WorkerPool:
             yield from self._bury(worker)
             return
         if isinstance(message, Failed):
-            raise SpecVLAError(message.message)
+            if message.bad_input:
+                raise SpecVLAError(message.message)
+            raise WorkersDied(f'{message.message}{self._see_log(worker)}')
         if message is None:
             worker.job, worker.playing, worker.done = self._next_job(worker), None, []
             worker.pipe.send(worker.job)
@@ -199,9 +212,8 @@ class WorkerPool:
         self._deaths += 1
         code = worker.process.exitcode
         reason = signal.Signals(-code).name if code and code < 0 else f'exit code {code}'
-        where = f'; see {self._logs / f"worker-{worker.number}.log"}' if self._logs else ''
         if worker.job is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
-            raise SpecVLAError(f'a worker process died with {reason}{where}')
+            raise WorkersDied(f'a worker process died with {reason}{self._see_log(worker)}')
         job, playing = worker.job, worker.playing
         done = list(worker.done)
         if playing is not None:
@@ -214,6 +226,9 @@ class WorkerPool:
             self._queue.insert(0, Job(job.suite, job.task, job.state, rest))
         if self._queue:
             self._start(worker.number)
+
+    def _see_log(self, worker: _Worker) -> str:
+        return f'; see {self._logs / f"worker-{worker.number}.log"}' if self._logs else ''
 
     def _stop(self) -> None:
         for worker in self._workers:

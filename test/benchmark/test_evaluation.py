@@ -146,6 +146,11 @@ def test_ctrl_c_keeps_what_is_there(args, monkeypatch, capsys):
     assert 'interrupted: 2 of 8 episodes are kept' in capsys.readouterr().out
 
 
+def test_what_is_not_the_users_fault_is_exit_code_1(args, capsys):
+    assert run(args, FakePlayer(raises=((0, 0, 'ar'),))) == 1
+    assert 'RuntimeError: the simulator cannot be made' in capsys.readouterr().err
+
+
 def test_real_simulator_and_decoders_on_a_tiny_checkpoint(tiny_checkpoint, tmp_path, monkeypatch):
     """Three steps per decoder in LIBERO, in a real worker: strict gives the tokens of ar."""
     from specvla_ros.libero.assets import AssetError, installed_assets

@@ -4,7 +4,7 @@ from fake_players import FakePlayer
 import pytest
 
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.benchmark.workers import Job, WorkerPool
+from specvla_ros.benchmark.workers import Job, WorkerPool, WorkersDied
 from specvla_ros.errors import SpecVLAError
 
 JOBS = [Job('libero_object', task, state, ('ar', 'strict'))
@@ -38,7 +38,7 @@ def test_a_dead_worker_costs_one_episode_which_is_a_crash(tmp_path):
 
 def test_workers_that_keep_dying_stop_the_run(tmp_path):
     player = FakePlayer(dies=tuple(PLACES))
-    with pytest.raises(SpecVLAError, match='died with exit code 7; see .*worker-0.log'):
+    with pytest.raises(WorkersDied, match='died with exit code 7; see .*worker-0.log'):
         episodes_of(WorkerPool(player, 1, tmp_path))
 
 
@@ -49,7 +49,7 @@ def test_what_keeps_a_worker_from_starting_is_the_users_to_read(tmp_path):
 
 def test_an_error_outside_of_an_episode_stops_the_run_with_its_type(tmp_path):
     player = FakePlayer(raises=((0, 0, 'ar'),))
-    with pytest.raises(SpecVLAError, match='RuntimeError: the simulator cannot be made'):
+    with pytest.raises(WorkersDied, match='RuntimeError: the simulator cannot be made; see'):
         episodes_of(WorkerPool(player, 1, tmp_path))
     assert 'Traceback' in (tmp_path / 'worker-0.log').read_text()
 

@@ -1,0 +1,73 @@
+"""`specvla doctor`: says what is missing and what to do, and never falls over it."""
+
+import json
+
+import pytest
+
+from specvla_ros.benchmark import doctor, probes
+from specvla_ros.benchmark.doctor import DoctorArgs, Finding, run
+
+
+@pytest.fixture
+def findings(monkeypatch):
+    """Replace the checks by two that find what the test says."""
+    def use(*found):
+        monkeypatch.setattr(doctor, 'checks', lambda args: [
+            (finding.name, lambda finding=finding: finding) for finding in found])
+    return use
+
+
+OK = Finding('torch', 'ok', '2.13 on a CPU')
+NOTE = Finding('memory', 'note', '4 GiB', 'close other programs')
+MISSING = Finding('renderer', 'missing', 'no libOSMesa', 'apt-get install libosmesa6')
+
+
+@pytest.mark.parametrize('found, code', [((OK, NOTE), 0), ((OK, MISSING), 1)])
+def test_only_what_the_demo_needs_makes_it_fail(findings, found, code, capsys, tmp_path):
+    findings(*found)
+    path = tmp_path / 'x.json'
+    assert run(DoctorArgs(json=path)) == code
+    said = capsys.readouterr().out
+    assert all(finding.todo in said for finding in found)
+    document = json.loads(path.read_text())
+    assert document['ready'] == (code == 0)
+    assert [check['state'] for check in document['checks']] == [f.state for f in found]
+
+
+def test_json_into_a_missing_folder_is_refused():
+    with pytest.raises(ValueError, match='there is no folder'):
+        run(DoctorArgs(json='no/such/x.json'))
+
+
+def test_a_check_that_crashes_is_a_finding():
+    finding = doctor._script('x', 'import os; os.abort()', 'do this')
+    assert (finding.state, finding.todo) == ('missing', 'do this')
+    finding = doctor._script('x', 'raise OSError("no such driver")', 'do this')
+    assert finding.detail == 'OSError: no such driver'
+
+
+def test_a_check_that_hangs_is_a_finding(monkeypatch):
+    monkeypatch.setattr(doctor, 'TIMEOUT_S', 0.5)
+    assert 'no answer' in doctor._script('x', 'import time; time.sleep(60)', '').detail
+
+
+def test_the_renderer_is_really_used(monkeypatch):
+    assert doctor._script('renderer', probes.RENDERER, '').state == 'ok'
+    monkeypatch.setenv('MUJOCO_GL', 'nonsense')
+    finding = doctor._script('renderer', probes.RENDERER, '')
+    assert finding.state == 'missing' and 'nonsense' in finding.detail
+
+
+def test_the_checkpoint_is_really_loaded(tiny_checkpoint, tmp_path):
+    args = DoctorArgs(checkpoint=tiny_checkpoint)
+    for name, decoder in (('checkpoint', 'ar'), ('drafter', 'strict')):
+        finding = doctor.check_policy(args, name, decoder)
+        assert finding.state == 'ok' and '7 tokens' in finding.detail
+    nowhere = doctor.check_policy(DoctorArgs(checkpoint=tmp_path / 'x'), 'checkpoint', 'ar')
+    assert nowhere.state == 'missing' and '--checkpoint' in nowhere.todo
+
+
+def test_python_ffmpeg_and_room_are_checked():
+    assert doctor.check_python().state == 'ok'
+    assert doctor.check_ffmpeg().state == 'ok'
+    assert 'GiB free' in doctor.check_disk().detail
