@@ -84,6 +84,6 @@ from specvla_ros.policy import Policy
 checkpoint, drafter, decoder = (text or None for text in sys.argv[1:4])
 policy = Policy.load(checkpoint, decoder=decoder, drafter=drafter)
 import numpy as np
-action = policy.act(np.zeros((256, 256, 3), np.uint8), 'pick up the milk')
+action = policy.act(np.zeros((256, 256, 3), np.uint8), 'take action')  # words of every prompt
 print(f'{len(action.tokens)} tokens in {action.trace.target_passes} passes')
 """
