@@ -1,0 +1,105 @@
+"""Where callbacks leave what arrives, and the worker takes the newest of it; no ROS in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import threading
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    One image to act on, under the instruction that held when it was taken.
+
+    image: the message as it arrived. settings: what `Newest.set_settings` was last given.
+    revision: counts instructions; `Newest.answer` compares it.
+    """
+
+    image: Any
+    instruction: str
+    settings: Any
+    revision: int
+
+
+class Newest:
+    """
+    Two slots, the newest image and the instruction, and the rules of acting on them.
+
+    * Nothing can be taken before both are there; an older image is never kept for later.
+    * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy.
+    * An answer counts only if the instruction it was made for still holds when it is given. If it
+      doesn't, and no newer image has come, the same image may be taken again for the new one.
+    """
+
+    def __init__(self, settings: Any = None) -> None:
+        self._condition = threading.Condition()
+        self._settings = settings
+        self._image: Any = None
+        self._under_way: Any = None
+        self._last_stamp = 0
+        self._instruction = ''
+        self._revision = 0
+
+    def put_image(self, image: Any, stamp: int = 0) -> bool:
+        """Make `image` the newest; False if it is a copy of the one before it."""
+        with self._condition:
+            if stamp and stamp == self._last_stamp:
+                return False
+            self._image, self._last_stamp = image, stamp
+            self._condition.notify()
+            return True
+
+    def put_instruction(self, instruction: str) -> bool:
+        """
+        Follow another instruction from now on; '' means none: nothing can be taken then.
+
+        Returns False if it is the one that holds already: that cancels nothing.
+        """
+        with self._condition:
+            if instruction == self._instruction:
+                return False
+            self._instruction, self._revision = instruction, self._revision + 1
+            if self._image is None:
+                self._image = self._under_way
+            self._under_way = None
+            self._condition.notify()
+            return True
+
+    @property
+    def settings(self) -> Any:
+        """What the next job will carry."""
+        return self._settings
+
+    def set_settings(self, settings: Any) -> None:
+        """Jobs taken from now on carry these settings; the one under way keeps its own."""
+        with self._condition:
+            self._settings = settings
+
+    def take(self, timeout: float | None = None) -> Job | None:
+        """Wait for an image and an instruction, and take them; None after `timeout` seconds."""
+        with self._condition:
+            ready = self._condition.wait_for(
+                lambda: self._image is not None and self._instruction, timeout)
+            if not ready:
+                return None
+            self._under_way, self._image = self._image, None
+            return Job(self._under_way, self._instruction, self._settings, self._revision)
+
+    def answer(self, job: Job, publish: Callable[[], None]) -> bool:
+        """
+        Call `publish` if the job's instruction still holds, and say whether it did.
+
+        Instructions wait while `publish` runs: none can slip in between check and publishing.
+        """
+        with self._condition:
+            if job.revision != self._revision:
+                return False
+            self._under_way = None
+            publish()
+            return True
+
+    def drop(self, job: Job) -> None:
+        """Give up on a job (a bad image, say): its image will not be taken again."""
+        with self._condition:
+            if job.revision == self._revision:
+                self._under_way = None

@@ -1,0 +1,173 @@
+"""
+One episode, put together from what came over the topics; no ROS in it.
+
+Messages of different topics arrive in any order. The stamp of the camera image ties them together:
+the pose and the image of an observation carry it, the action and the report name it. An image the
+bridge had to send again carries a stamp that no pose has; an answer to it is an answer to the
+observation before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    One action and what it cost; times in ms, `deltas` float64 [chunk, 7] in SI units.
+
+    received: s, clock of the image's stamp. sequence: the policy's count of actions.
+    """
+
+    sequence: int
+    received: float
+    deltas: np.ndarray
+    normalized: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the decode report of an action says."""
+
+    decoder: str
+    target_passes: int
+    drafted: int
+    accepted: int
+    acceptance_lengths: tuple[int, ...]
+    sources: tuple[str, ...]
+    stage_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    An observation, the action it got, and what that cost.
+
+    number: counts the actions of the episode from 0. stamp: of the image, ns.
+    """
+
+    number: int
+    stamp: int
+    frame: bytes
+    answer: Answer
+    cost: Cost
+
+    @property
+    def ros_latency_ms(self) -> float:
+        """From the image's stamp to the action's arrival."""
+        return self.answer.received * 1e3 - self.stamp / 1e6
+
+    @property
+    def ros_overhead_ms(self) -> float:
+        """The same, without what the policy itself took."""
+        stages = self.cost.stage_ms
+        return self.ros_latency_ms - (stages['total'] - stages['publish'])
+
+
+@dataclass(slots=True)
+class Recording:
+    """Collects the messages of one episode and gives out its steps, in order, as they complete."""
+
+    steps: list[Step] = field(default_factory=list)
+    _observed: list[int] = field(default_factory=list)
+    _frames: dict[int, bytes] = field(default_factory=dict)
+    _answers: dict[int, Answer] = field(default_factory=dict)
+    _costs: dict[int, Cost] = field(default_factory=dict)
+
+    def add_observation(self, stamp: int) -> None:
+        """Note that the robot was observed at `stamp` (ns)."""
+        self._observed.insert(bisect_right(self._observed, stamp), stamp)
+
+    def add_frame(self, stamp: int, jpeg: bytes) -> None:
+        """Keep a camera image."""
+        self._frames[stamp] = jpeg
+
+    def add_answer(self, stamp: int, answer: Answer) -> None:
+        """Keep the action that answers the image of that stamp."""
+        self._answers[stamp] = answer
+
+    def add_cost(self, stamp: int, cost: Cost) -> None:
+        """Keep the decode report of the action that answers the image of that stamp."""
+        self._costs[stamp] = cost
+
+    def new_steps(self, is_over: bool = False) -> list[Step]:
+        """
+        Return the steps completed since the last call.
+
+        :param is_over: the episode has ended: no more observations will come
+        """
+        begin = len(self.steps)
+        while len(self.steps) < len(self._observed):
+            step = self._complete(len(self.steps), is_over)
+            if step is None:
+                break
+            self.steps.append(step)
+        return self.steps[begin:]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every observation has become a step."""
+        return len(self.steps) == len(self._observed)
+
+    def _complete(self, index: int, is_over: bool) -> Step | None:
+        stamp = self._observed[index]
+        is_last = index + 1 == len(self._observed)
+        if is_last and not is_over:  # a later stamp may be the next observation's
+            answered = {stamp} & self._answers.keys()
+        else:
+            end = None if is_last else self._observed[index + 1]
+            answered = {s for s in self._answers if s >= stamp and (end is None or s < end)}
+        if not answered or stamp not in self._frames:
+            return None
+        first = min(answered, key=lambda s: self._answers[s].sequence)
+        if first not in self._costs:
+            return None
+        return Step(
+            index, first, self._frames[stamp], self._answers[first], self._costs[first])
+
+    def save(self, path: Path, **facts: Any) -> None:
+        """
+        Write the episode as .npz, whole or not at all; the arrays are listed in `demo_session`.
+
+        :param facts: more scalars and texts to put in
+        :raises OSError: the disk is full or not writable
+        """
+        steps = self.steps
+        frames = np.empty(len(steps), dtype=object)
+        frames[:] = [step.frame for step in steps]
+        arrays = {
+            'frames': frames,
+            'tokens': np.array([step.answer.tokens for step in steps], dtype=np.int64),
+            'action_si': np.array([step.answer.deltas[0] for step in steps], dtype=np.float32),
+            'normalized': np.array([step.answer.normalized for step in steps], dtype=np.float32),
+            'target_passes': np.array([step.cost.target_passes for step in steps], np.int64),
+            'drafted': np.array([step.cost.drafted for step in steps], np.int64),
+            'accepted': np.array([step.cost.accepted for step in steps], np.int64),
+            'image_stamp': np.array([step.stamp for step in steps], np.int64),
+            'ros_latency_ms': np.array([step.ros_latency_ms for step in steps]),
+            'ros_overhead_ms': np.array([step.ros_overhead_ms for step in steps]),
+            'sources': json.dumps([step.cost.sources for step in steps]),
+            'acceptance_lengths': json.dumps([step.cost.acceptance_lengths for step in steps]),
+            'stage_ms': json.dumps([step.cost.stage_ms for step in steps]),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.part')
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                np.savez(file, **arrays, **facts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

@@ -1,0 +1,129 @@
+"""What a demo session plays, read from JSON; no ROS in it. The format: see `demo_session`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+import json
+from pathlib import Path
+from typing import Any
+
+from specvla_ros.configuration import load_preset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero import suites
+from specvla_ros.nodes.play_list import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One episode under one decoder; index counts the rounds of a session from 0."""
+
+    index: int
+    episode: Episode
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """A session's settings; the names, units and defaults of the JSON file."""
+
+    decoders: tuple[str, ...]
+    episodes: tuple[Episode, ...]
+    checkpoint: str | None = None
+    drafter: str | None = None
+    unnorm_key: str | None = None
+    device: str = 'auto'
+    dtype: str | None = None
+    suite: str = 'libero_object'
+    max_steps: int = 0
+    resolution: int = 256
+    action_timeout_s: float = 60.0
+    start_timeout_s: float = 300.0
+    threads: int = 0
+    domain_id: int | None = None
+
+    def __post_init__(self) -> None:
+        n_tasks = len(suites.tasks(self.suite))
+        if not self.decoders or not self.episodes:
+            raise SpecVLAError('a session needs at least one decoder and one episode; got '
+                               f'{len(self.decoders)} and {len(self.episodes)}')
+        if len(set(self.decoders)) < len(self.decoders):
+            raise SpecVLAError(f'a decoder is named twice: {", ".join(self.decoders)}')
+        for decoder in self.decoders:
+            load_preset(decoder)
+        for episode in self.episodes:
+            if not (0 <= episode.task < n_tasks and 0 <= episode.state < suites.N_INITIAL_STATES):
+                raise SpecVLAError(
+                    f'{self.suite} has no task {episode.task} with state {episode.state}; tasks '
+                    f'are 0 to {n_tasks - 1}, states 0 to {suites.N_INITIAL_STATES - 1}')
+
+    @classmethod
+    def read(cls, path: Path) -> SessionSpec:
+        """
+        Read the JSON file.
+
+        :raises SpecVLAError: not JSON, an unknown key, or a value that can't be
+        :raises FileNotFoundError: no such file
+        """
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+        except json.JSONDecodeError as error:
+            raise SpecVLAError(f'{path}: not JSON: {error}') from error
+        if not isinstance(content, dict):
+            raise SpecVLAError(f'{path}: holds {type(content).__name__}, must be an object')
+        return cls.of(content)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> SessionSpec:
+        """
+        Make a specification of the JSON object.
+
+        :raises SpecVLAError: see `read`
+        """
+        content = dict(content)
+        tasks, states = content.pop('tasks', None), content.pop('states', None)
+        if 'episodes' not in content:
+            content['episodes'] = [[t, s] for t in tasks or [0] for s in states or [0]]
+        elif tasks is not None or states is not None:
+            raise SpecVLAError('give either episodes or tasks and states, not both')
+        allowed = {field.name for field in fields(cls)}
+        if unknown := sorted(set(content) - allowed):
+            raise SpecVLAError(f'unknown keys {unknown} in the specification; there are '
+                               f'{sorted(allowed | {"tasks", "states"})}')
+        try:
+            episodes = tuple(Episode(int(t), int(s)) for t, s in content.pop('episodes'))
+            decoders = tuple(str(name) for name in content.pop('decoders', ()))
+        except (TypeError, ValueError) as error:
+            raise SpecVLAError('episodes must be a list of [task, state] and decoders a list of '
+                               f'names: {error}') from error
+        return cls(decoders=decoders, episodes=episodes, **content)
+
+    @property
+    def rounds(self) -> list[Round]:
+        """Everything to play, in order: by task, then state, then decoder."""
+        by_task: dict[int, list[Episode]] = {}
+        for episode in self.episodes:
+            by_task.setdefault(episode.task, []).append(episode)
+        played = [(episode, decoder) for group in by_task.values() for episode in group
+                  for decoder in self.decoders]
+        return [Round(index, *entry) for index, entry in enumerate(played)]
+
+    @property
+    def policy_parameters(self) -> dict[str, Any]:
+        """Parameters of `policy_node`."""
+        return {
+            'checkpoint': str(self.checkpoint or ''), 'drafter': str(self.drafter or ''),
+            'unnorm_key': self.unnorm_key or '', 'decoder': self.decoders[0],
+            'device': self.device, 'dtype': self.dtype or 'auto', 'threads': self.threads,
+        }
+
+    @property
+    def bridge_parameters(self) -> dict[str, Any]:
+        """Parameters of `libero_bridge_node`."""
+        return {
+            'suite': self.suite,
+            'episodes': ' '.join(f'{e.task}:{e.state}' for e in self.episodes),
+            'repeats': len(self.decoders), 'mode': 'lockstep', 'wait_for_start': True,
+            'action_timeout': float(self.action_timeout_s), 'max_steps': self.max_steps,
+            'resolution': self.resolution, 'exit_when_done': True,
+        }

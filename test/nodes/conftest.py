@@ -1,0 +1,157 @@
+"""Real node processes in a ROS domain of their own, and a node of the test's to talk to them."""
+from collections import defaultdict
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+
+from specvla_ros.nodes.conversions import fill_image
+from specvla_ros.nodes.processes import free_domain
+
+HERE = Path(__file__).parent
+# The machine that runs the tests may be busy with something else.
+PATIENCE = 120.0
+
+
+def wait_until(condition, what, timeout=PATIENCE):
+    """Return what `condition` returns once that is true."""
+    end = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < end, f'not within {timeout} s: {what}'
+        time.sleep(0.01)
+    return result
+
+
+class Process:
+    """A node as a process; its output in a file."""
+
+    def __init__(self, command, parameters, environment, log):
+        self.log = log
+        arguments = ['--ros-args']
+        for name, value in parameters.items():
+            arguments += ['-p', f'{name}:={value}']
+        with open(log, 'wb') as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, *command, *arguments], stdout=output, stderr=subprocess.STDOUT,
+                env=environment, start_new_session=True)
+
+    @property
+    def output(self):
+        return self.log.read_text()
+
+    def wait(self, timeout=PATIENCE):
+        return self.popen.wait(timeout)
+
+    def interrupt(self, number=signal.SIGINT):
+        self.popen.send_signal(number)
+        return self.wait()
+
+    def says(self, text):
+        return wait_until(lambda: text in self.output, f'{text!r} in the output')
+
+
+class Probe:
+    """A node in the test's own process; keeps every message it hears."""
+
+    def __init__(self, domain):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = rclpy.create_node('probe', context=self.context)
+        self.heard = defaultdict(list)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self):
+        while not self._stopping:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self):
+        self._stopping = True
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def hear(self, kind, topic, qos):
+        return self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
+
+    def wait_for(self, topic, count):
+        """Wait for so many messages on a topic and return them."""
+        wait_until(lambda: len(self.heard[topic]) >= count,
+                   f'{count} messages on {topic}; {len(self.heard[topic])} came')
+        return self.heard[topic]
+
+    def wait_for_subscribers(self, *publishers, count=1):
+        wait_until(lambda: all(p.get_subscription_count() >= count for p in publishers),
+                   'subscribers')
+
+    def call(self, kind, service, request):
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(PATIENCE)
+        future = client.call_async(request)
+        wait_until(future.done, f'answer of {service}')
+        self.node.destroy_client(client)
+        return future.result()
+
+
+@pytest.fixture
+def probe(monkeypatch):
+    """Give the probe, and this test a ROS domain of its own."""
+    domain = free_domain()
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    made = Probe(domain)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(probe, tmp_path):
+    """Give a function that starts a node, by script of this folder or by module; all end."""
+    started = []
+
+    def start(what, parameters=None, **environment):
+        command = [str(HERE / what)] if what.endswith('.py') else ['-m', what]
+        # The whole environment: LD_LIBRARY_PATH and the mark that it is set go together.
+        environment = {**os.environ, 'ROS_PYTHON_CHECK_FIELDS': '1', 'OMP_NUM_THREADS': '1',
+                       'FAKE_LOG': str(tmp_path / 'fake.log'), **environment}
+        process = Process(command, parameters or {}, environment,
+                          tmp_path / f'process{len(started)}.log')
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.popen.wait()
+
+
+@pytest.fixture
+def make_image():
+    """Give a function that makes an image message of one colour."""
+    def make_image(color=(1, 2, 3), stamp=None, size=16):
+        message = Image()
+        fill_image(message, np.full((size, size, 3), color, np.uint8))
+        nanoseconds = time.time_ns() if stamp is None else stamp
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(nanoseconds, 10**9)
+        return message
+    return make_image
+
+
+@pytest.fixture
+def until():
+    """Give `wait_until`."""
+    return wait_until

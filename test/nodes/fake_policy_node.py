@@ -1,0 +1,60 @@
+"""
+`policy_node` around a policy that is none: a process for the tests.
+
+The tokens of an action are (first pixel's R, G, B; len(instruction); 3 zeros), so that a test can
+see what was acted on. From the environment: FAKE_ACT_S, seconds per action; FAKE_LOAD_S, seconds
+to load; FAKE_LOG, a file that gets a line per call.
+"""
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from specvla_ros.configuration import load_dataset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import policy_node
+from specvla_ros.nodes.runtime import run
+
+
+class FakePolicy:
+
+    def __init__(self, config):
+        self.decoder_config = config
+        self.dataset = load_dataset('libero_object')
+
+    def act(self, image, instruction):
+        with open(os.environ['FAKE_LOG'], 'a') as log:
+            log.write(f'act {image[0, 0].tolist()} {instruction}\n')
+        time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))
+        if len(instruction) > 1000:
+            raise SpecVLAError('the instruction is too long')
+        tokens = (*image[0, 0].tolist(), len(instruction), 0, 0, 0)
+        si = np.zeros((1, 7), np.float32)
+        si[0, 0] = image[0, 0, 0] * 1e-4
+        si[0, 6] = image[0, 0, 1] > 0
+        if image[0, 0, 2] == 13:
+            si[0, 0] = np.nan
+        trace = SimpleNamespace(
+            target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
+            sources=['target', 'eagle', 'target', 'eagle', 'eagle', 'eagle', 'target'],
+            stage_ms={'preprocess': 1.0, 'vision': 2.0, 'prefill': 3.0, 'draft': 4.0,
+                      'verify': 5.0})
+        return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
+
+    def with_decoder(self, config):
+        return FakePolicy(config)
+
+    def reset(self):
+        with open(os.environ['FAKE_LOG'], 'a') as log:
+            log.write('reset\n')
+
+
+def load(settings):
+    time.sleep(float(os.environ.get('FAKE_LOAD_S', '0')))
+    return FakePolicy(settings.decoder_config)
+
+
+if __name__ == '__main__':
+    sys.exit(run(policy_node.NAME, lambda: policy_node.PolicyNode(load)))
