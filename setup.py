@@ -42,7 +42,8 @@ class BuildWithMessages(build_py):
                           *stage.glob('local/lib/python*/dist-packages')]))
         built = Path(self.build_lib)
         shutil.rmtree(built, ignore_errors=True)  # a file deleted in the source must not survive
-        shutil.copytree(site / NAME, built / NAME)
+        shutil.copytree(site / NAME, built / NAME,
+                        ignore=shutil.ignore_patterns('__pycache__', '*.c'))
         if DEVELOP:
             (built / f'{NAME}_source.pth').write_text(PTH)
 
