@@ -1,10 +1,10 @@
 """Live progress of episodes: a bar with an estimate on a terminal, a line each elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from specvla_ros.benchmark.records import EpisodeRecord
 
@@ -29,6 +30,17 @@ class UnderWay(Protocol):
     decoder: str
     steps: int
     note: str
+
+
+class _Bar(Progress):
+    """A bar, and under it what is going on: side by side they don't fit 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            text = Text.from_markup(f'{task.description}   [dim]{task.fields["now"]}[/dim]')
+            text.no_wrap, text.overflow = True, 'ellipsis'
+            yield text
 
 
 class EpisodeProgress:
@@ -49,10 +61,9 @@ class EpisodeProgress:
         self._under_way: dict[tuple[int, int, str], UnderWay] = {}
         for episode in finished:
             self._count(episode)
-        self._bar = Progress(
-            TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-            TextColumn('episodes'), TimeElapsedColumn(), TextColumn('left'),
-            TimeRemainingColumn(), TextColumn('{task.fields[now]}', style='dim'),
+        self._bar = _Bar(
+            BarColumn(), MofNCompleteColumn(), TextColumn('episodes'), TimeElapsedColumn(),
+            TextColumn('left'), TimeRemainingColumn(),
             console=console, speed_estimate_period=ESTIMATE_WINDOW_S,
             disable=not console.is_terminal)
         self._task = self._bar.add_task(
@@ -84,7 +95,7 @@ class EpisodeProgress:
             self._bar.console.print(
                 f'{done}/{self._total}  {episode.suite} task {episode.task} state '
                 f'{episode.state}  {episode.decoder}: {outcome} ({episode.steps} steps)',
-                highlight=False, markup=False)
+                highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
         self._update()
 
     def _count(self, episode: EpisodeRecord) -> None:
@@ -102,7 +113,7 @@ class EpisodeProgress:
         return '  '.join(parts)
 
     def _update(self) -> None:
-        now = ', '.join(f'task {e.task} state {e.state} {e.decoder} step {e.steps}{e.note}'
+        now = ', '.join(f'{e.decoder}, task {e.task} state {e.state}: step {e.steps}{e.note}'
                         for e in self._under_way.values())
         # An episode under way counts by its share of the usual length, so that the estimate
         # moves within it as well.
