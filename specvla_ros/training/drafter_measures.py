@@ -1,0 +1,78 @@
+"""How good a drafter is: its guesses on held-out frames, and what the real decoder makes of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specvla_ros.configuration import load_preset
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import Checkpoint
+from specvla_ros.training.dataset import Episode, Frames
+
+NEAR = 9  # bins; the paper's r for LIBERO Goal, Object and Spatial
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """
+    Share of guesses that are the target's token, and of those within `NEAR` bins of it.
+
+    [depth - 1][token - 1] each, depth and token from 1 (token 0 is never drafted: the prefill
+    says it); the guess of a token at a greater depth than its number doesn't exist and is 0.
+    """
+
+    exact: list[list[float]]
+    near: list[list[float]]
+
+    @classmethod
+    def of(cls, off: Tensor) -> 'Accuracy':
+        """From distances int [N, A, A], -1 where there is no guess."""
+        shares = [((off >= 0) & (off <= most)).float().mean(0).tolist() for most in (0, NEAR)]
+        return cls(*shares)
+
+    def by_depth(self, shares: list[list[float]]) -> list[float]:
+        """Mean over the tokens, a depth each."""
+        return [sum(row[depth:]) / len(row[depth:]) for depth, row in enumerate(shares)]
+
+    def lines(self, action_dim: int) -> list[str]:
+        """Table for people: a line a depth, exact/near percent of each token."""
+        names = ['x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper'] if action_dim == 7 \
+            else [str(number) for number in range(action_dim)]
+        tokens = [names[number % action_dim] for number in range(1, len(self.exact) + 1)]
+        lines = [f'held out, % exact/within {NEAR}' + ''.join(f'{name:>10}' for name in tokens)]
+        for depth, (exact, near) in enumerate(zip(self.exact, self.near, strict=True)):
+            cells = [f'{100 * a:.0f}/{100 * b:.0f}' if token >= depth else ''
+                     for token, (a, b) in enumerate(zip(exact, near, strict=True))]
+            lines.append(f'depth {depth + 1}'.ljust(len(lines[0]) - 10 * len(tokens))
+                         + ''.join(f'{cell:>10}' for cell in cells))
+        return lines
+
+
+def acceptance_lengths(
+    model: OpenVLA, unnorm_key: str, drafter: Path, episodes: list[Episode], frames: int,
+    presets: tuple[str, ...] = ('strict', 'relaxed'),
+    on_frame: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """
+    Mean tokens gained per pass after the prefill, by the deployed decoder, for each preset.
+
+    Over up to `frames` frames, spread evenly over the episodes.
+    """
+    checkpoint = Checkpoint(model, unnorm_key, drafter)
+    decoders = {name: checkpoint.decoder(load_preset(name)) for name in presets}
+    gained: dict[str, list[int]] = {name: [] for name in presets}
+    held_out = Frames.of(episodes)
+    chosen = np.linspace(0, len(held_out) - 1, min(frames, len(held_out))).astype(np.int64)
+    for index in chosen:
+        episode, frame = held_out.locate(int(index))
+        pixels = torch.from_numpy(np.array(episode.pixels[frame])).to(model.device)
+        pixel_values = checkpoint.transform.normalise(pixels)[None]
+        prompt_ids = checkpoint.prompt_ids(episode.instruction)
+        for name, decoder in decoders.items():
+            gained[name] += decoder.decode(prompt_ids, pixel_values)[1].acceptance_lengths
+        on_frame()
+    return {name: float(np.mean(lengths)) for name, lengths in gained.items()}

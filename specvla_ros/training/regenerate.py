@@ -1,0 +1,229 @@
+"""
+`specvla regenerate`: let the target say its own action to every frame of the data set.
+
+A drafter imitates its target, so it learns from what the target says, not from the expert. Each
+frame is decoded greedily over the action tokens, as the decoder `ar` does, in batches. Relaxed
+acceptance commits other tokens than the target's own, so some more paths are decoded beside it,
+whose tokens are off by a few bins: a tree of chains behind one prompt, as cheap as a few tokens.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+import time
+from typing import Annotated
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+import tyro
+
+from specvla_ros.configuration import load_dataset
+from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.decoding.target import Target
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.assets import cache_folder
+from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training.dataset import Dataset, Episode
+from specvla_ros.training.files import replace_file
+from specvla_ros.training.regenerated import default_folder, frame_type, Manifest, weights_sha256
+
+Help = tyro.conf.arg
+_SAY_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class RegenerateArgs:
+    """Let a target label the data that its drafter learns from; goes on where it was stopped."""
+
+    target: Annotated[Path, Help(help='checkpoint folder of the target')] = Path('runs/target')
+    suite: Annotated[str, Help(help='suite the episodes are of')] = 'libero_object'
+    tasks: Annotated[tuple[int, ...], Help(help='task numbers; none = all')] = ()
+    data: Annotated[Path | None, Help(help='data folder; default in the cache')] = None
+    out: Annotated[Path | None, Help(help='folder to write; default in the cache')] = None
+    unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
+    episodes: Annotated[int, Help(help='at most this many episodes; 0 = all')] = 0
+    paths: Annotated[int, Help(help="token paths a frame, the first is the target's own")] = 4
+    jitter: Annotated[int, Help(help='bins the tokens of the other paths are off by at most')] = 9
+    batch: Annotated[int, Help(help='frames decoded at once')] = 64
+    lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
+    device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
+    seed: Annotated[int, Help(help='of the other paths')] = 0
+
+
+def run(args: RegenerateArgs) -> int:
+    """
+    Decode what isn't there yet; returns an exit code.
+
+    :raises SpecVLAError: no data, settings that can't be, or other settings' data in the way
+    """
+    _check(args)
+    sha256 = weights_sha256(args.target)
+    # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
+    model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
+    key = args.unnorm_key or args.suite
+    settings = load_dataset(key)
+    layout = ActionLayout(model.action_tokenizer, model.action_dim(key))
+    folder = args.out or default_folder(args.suite, sha256)
+    manifest = _open(folder, Manifest(
+        sha256, args.suite, model.config.image_size, settings.mirror_image, layout.length,
+        args.paths, args.jitter, args.seed))
+    episodes = _episodes(args, manifest)
+    missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
+    console = Console()
+    frames, new = (sum(map(len, some)) for some in (episodes, missing))
+    _say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
+                  f'{new} to do')
+    started = time.monotonic()
+    _regenerate(Regenerator(model, layout, args), folder, missing, console)
+    names = {episode.name: episode.instruction for episode in episodes}
+    replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
+    _say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
+    return 0
+
+
+class Regenerator:
+    """Decodes episodes in batches, equal to what is deployed."""
+
+    def __init__(self, model: OpenVLA, layout: ActionLayout, args: RegenerateArgs) -> None:
+        self.model, self.layout, self.args = model, layout, args
+        self.target = Target(model)
+        self.transform = ImageTransform(model.config.image_size, model.device)
+
+    @torch.inference_mode()
+    def records(self, episode: Episode) -> Iterator[NDArray]:
+        """Records (`frame_type`) of an episode, a batch at a time."""
+        prompt_ids = self.model.prompt_ids(episode.instruction)
+        offsets = self._offsets(episode)
+        for start in range(0, len(episode), self.args.batch):
+            part = slice(start, start + self.args.batch)
+            pixels = torch.from_numpy(np.array(episode.pixels[part])).to(self.model.device)
+            yield self._decode(prompt_ids, self.transform.normalise(pixels),
+                               torch.from_numpy(offsets[part]).to(self.model.device))
+
+    def _offsets(self, episode: Episode) -> NDArray[np.int64]:
+        """
+        Bins [T, paths, L] that the fed tokens are off the target's own; path 0 is its own.
+
+        The later a path, the further off it may be; half of its tokens are exact, and the gripper
+        always. An episode's name decides, not when it is decoded.
+        """
+        args, shape = self.args, (len(episode), self.args.paths, self.layout.length)
+        random = np.random.default_rng([args.seed, zlib.crc32(episode.name.encode())])
+        most = np.round(np.linspace(0, args.jitter, args.paths)).astype(np.int64)[:, None]
+        offsets = random.integers(-most, most + 1, shape) * random.integers(0, 2, shape)
+        gripper = [self.layout.is_gripper(position) for position in range(shape[-1])]
+        offsets[:, :, gripper] = 0
+        return offsets
+
+    def _decode(self, prompt_ids: Tensor, pixel_values: Tensor, offsets: Tensor) -> NDArray:
+        """Prompt ids [T], pixel values [B, 6, H, W], offsets [B, paths, L] → records [B]."""
+        model, target, tokenizer = self.model, self.target, self.layout.tokenizer
+        batch, paths, length = offsets.shape
+        cache = DynamicCache()
+        prompt = model.embed(prompt_ids.expand(batch, -1), pixel_values)
+        features = model(prompt, cache=cache)
+        size = prompt.shape[1]
+        records = np.zeros(batch, frame_type(
+            model.config.n_patches, size, prompt.shape[2], paths, length))
+        records['patches'] = _half(prompt[:, 1:1 + model.config.n_patches])
+        records['prompt'] = _half(features)
+        own = features[:, -1:]
+        # Each path sees the prompt and itself: tokens of a step stand side by side in the cache.
+        sees = torch.ones(paths, size, dtype=torch.bool, device=model.device)
+        itself = torch.eye(paths, dtype=torch.bool, device=model.device)
+        for step in range(length):
+            said = target.action_logits(own).argmax(-1) + offsets[:, :, step]
+            said = said.clamp(0, tokenizer.n_bins - 1)
+            records['tokens'][:, :, step] = (said + tokenizer.first_id).cpu()
+            if step == length - 1:
+                return records
+            sees = torch.cat((sees, itself), dim=1)
+            position = torch.full((1, paths), size + step, device=model.device)
+            own = model(target.action_embeds(said), position, sees[None, None], cache)
+            records['features'][:, :, step] = _half(own)
+        raise AssertionError('unreachable: an action has at least one token')
+
+
+def _regenerate(
+    regenerator: Regenerator, folder: Path, episodes: list[Episode], console: Console
+) -> None:
+    """Decode episodes in the lanes; each shard appears whole or not at all."""
+    total, done = sum(map(len, episodes)), 0
+    lanes = regenerator.args.lanes
+    started = said = time.monotonic()
+
+    def shard(episode: Episode) -> int:
+        records = np.concatenate(list(regenerator.records(episode)))
+        path = folder / f'{episode.name}.npy'
+        with replace_file(path) as temporary, temporary.open('wb') as file:
+            np.save(file, records)
+        return len(records)
+
+    columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, \
+            ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        bar = progress.add_task('', total=total)
+        waiting, rest = deque(), iter(episodes)
+        try:
+            while True:
+                while len(waiting) < 2 * lanes and (episode := next(rest, None)) is not None:
+                    waiting.append(pool.submit(shard, episode))
+                if not waiting:
+                    return
+                done += waiting.popleft().result()
+                progress.update(bar, completed=done)
+                now = time.monotonic()
+                if not console.is_terminal and now - said > _SAY_EVERY:
+                    said, speed = now, done / (now - started)
+                    _say(console, f'{done} of {total} frames, {speed:.0f} frames/s, '
+                                  f'{(total - done) / speed:.0f} s left')
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _open(folder: Path, manifest: Manifest) -> Manifest:
+    """Begin a folder, or find it begun with the same settings."""
+    there = Manifest.read(folder)
+    if there is None:
+        manifest.write(folder)
+    elif name := manifest.difference(there):
+        raise SpecVLAError(
+            f'{folder} was made with {name} {getattr(there, name)!r}, not '
+            f'{getattr(manifest, name)!r}: choose another --out, or delete it')
+    return manifest
+
+
+def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
+    """Episodes to regenerate, spread evenly over the data set if not all."""
+    dataset = Dataset(args.data or cache_folder() / 'data', args.suite, manifest.image_size,
+                      manifest.mirror, args.tasks)
+    dataset.refresh(args.lanes)
+    if not dataset.episodes:
+        raise SpecVLAError(
+            f'no successful episodes under {dataset.folder}: `specvla collect` makes them')
+    count = min(args.episodes or len(dataset.episodes), len(dataset.episodes))
+    chosen = np.linspace(0, len(dataset.episodes) - 1, count).round().astype(np.int64)
+    return [dataset.episodes[index] for index in chosen]
+
+
+def _check(args: RegenerateArgs) -> None:
+    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
+        if getattr(args, name) < least:
+            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
+
+
+def _half(x: Tensor) -> NDArray[np.float16]:
+    return x.half().cpu().numpy()
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

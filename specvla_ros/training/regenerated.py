@@ -1,0 +1,159 @@
+"""
+What a target says to a data set's frames, as files: the data a drafter learns from.
+
+One shard an episode, `<folder>/task<id>/seed<seed>.npy`, opened as a memory map: one record a
+frame (`frame_type`), float16 where the network computes float32 (an error of 0.05 %).
+`manifest.json` says whose words they are, by the hash of the target's weights, and which shards
+belong.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+import hashlib
+import json
+from pathlib import Path
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.assets import cache_folder
+from specvla_ros.training.files import replace_file
+
+_VERSION = 1
+_MANIFEST = 'manifest.json'
+_BLOCK = 1 << 22
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """
+    Hash of a checkpoint folder's weight files: whoever has others says other things.
+
+    :raises FileNotFoundError: there are none
+    """
+    files = sorted(p for p in checkpoint.glob('*') if p.suffix in ('.safetensors', '.bin'))
+    if not files:
+        raise FileNotFoundError(f'no weights (*.safetensors, *.bin) in {checkpoint}')
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open('rb') as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def default_folder(suite: str, target_sha256: str) -> Path:
+    """Where a target's words about a suite belong."""
+    return cache_folder() / 'runs' / 'regenerated' / f'{suite}-{target_sha256[:12]}'
+
+
+def frame_type(patches: int, prompt: int, hidden: int, paths: int, length: int) -> np.dtype:
+    """
+    Record of a frame.
+
+    patches: [P, h] the projected patches, inputs of the target behind BOS; prompt: [S, h] its
+    features (hidden states after the final norm) of the prompt; tokens: [paths, L] the action
+    tokens that it was fed, path 0 being its own and the others near them; features:
+    [paths, L - 1, h] its features of the first L - 1 of them.
+    """
+    return np.dtype([('patches', 'f2', (patches, hidden)), ('prompt', 'f2', (prompt, hidden)),
+                     ('features', 'f2', (paths, length - 1, hidden)),
+                     ('tokens', 'i4', (paths, length))])
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """
+    Whose words, about what, how made; `episodes` maps each shard's name to its instruction.
+
+    image_size, mirror: how the frames were shown; length: L; the rest as `RegenerateArgs`.
+    """
+
+    target_sha256: str
+    suite: str
+    image_size: int
+    mirror: bool
+    length: int
+    paths: int
+    jitter: int
+    seed: int
+    version: int = _VERSION
+    complete: bool = False
+    frames: int = 0
+    episodes: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> 'Manifest | None':
+        """
+        Manifest of a folder, None if there is none.
+
+        :raises SpecVLAError: it is damaged or of another version of the format
+        """
+        path = folder / _MANIFEST
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            manifest = cls(**content)
+        except (ValueError, TypeError) as error:
+            raise SpecVLAError(
+                f'{path} is no manifest ({error}): delete {folder} and regenerate') from error
+        if manifest.version != _VERSION:
+            raise SpecVLAError(f'{path} has version {manifest.version}, must be {_VERSION}: '
+                               f'delete {folder} and regenerate')
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Write it in one go."""
+        with replace_file(folder / _MANIFEST) as path:
+            path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
+
+    def difference(self, other: 'Manifest') -> str | None:
+        """Name of the first setting in which two differ; what has been made doesn't count."""
+        made = ('complete', 'frames', 'episodes')
+        return next((f.name for f in fields(self) if f.name not in made
+                     and getattr(self, f.name) != getattr(other, f.name)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The frames of one episode; `name` is `task<id>/seed<seed>`."""
+
+    name: str
+    instruction: str
+    records: NDArray  # of `frame_type`, a memory map
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def is_held_out(self, share: float) -> bool:
+        """Whether the target's training held this episode out, see `Episode.is_held_out`."""
+        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
+
+
+def open_shards(folder: Path, target_sha256: str) -> tuple[Manifest, list[Shard]]:
+    """
+    Shards of a complete folder, made with this target.
+
+    :raises SpecVLAError: it isn't there or complete, is another target's, or a shard is damaged
+    """
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise SpecVLAError(f'no regenerated data in {folder}: `specvla regenerate` makes them')
+    if manifest.target_sha256 != target_sha256:
+        raise SpecVLAError(
+            f'{folder} holds the words of target {manifest.target_sha256[:12]}, but the drafter '
+            f'is for {target_sha256[:12]}: `specvla regenerate` with the same --target')
+    if not manifest.complete:
+        raise SpecVLAError(f'{folder} is not complete: run the same `specvla regenerate` again, '
+                           'it goes on where it was interrupted')
+    shards = []
+    for name, instruction in manifest.episodes.items():
+        path = folder / f'{name}.npy'
+        try:
+            records = np.load(path, mmap_mode='r')
+        except (OSError, ValueError, EOFError) as error:
+            raise SpecVLAError(
+                f'{path} can not be read ({error}): delete it and regenerate') from error
+        shards.append(Shard(name, instruction, records))
+    return manifest, shards

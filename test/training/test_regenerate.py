@@ -1,0 +1,153 @@
+"""`regenerate`: what is stored is what the deployed decoder says, feature by feature."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from specvla_ros.configuration import load_preset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import Checkpoint
+from specvla_ros.training import regenerate
+from specvla_ros.training.dataset import Dataset
+from specvla_ros.training.regenerate import run
+from specvla_ros.training.regenerated import Manifest, open_shards, weights_sha256
+from test.training.conftest import SUITE
+from test.training.drafter_data import regenerate_args, write_target
+
+
+@pytest.fixture
+def args(tmp_path, data):
+    write_target(tmp_path / 'target')
+    return regenerate_args(tmp_path, data)
+
+
+def shards(args) -> dict:
+    return {s.name: s for s in open_shards(args.out, weights_sha256(args.target))[1]}
+
+
+def test_the_tokens_are_those_that_the_decoder_ar_says(args, data):
+    assert run(args) == 0
+    model = OpenVLA.from_pretrained(args.target)
+    checkpoint = Checkpoint(model, SUITE)
+    decoder = checkpoint.decoder(load_preset('ar'))
+    dataset = Dataset(data, SUITE, model.config.image_size)
+    dataset.refresh()
+    found = shards(args)
+    assert sorted(found) == sorted(episode.name for episode in dataset.episodes)
+    said = set()
+    for episode in dataset.episodes:
+        prompt_ids = checkpoint.prompt_ids(episode.instruction)
+        for frame, pixels in enumerate(episode.pixels):
+            values = checkpoint.transform.normalise(torch.from_numpy(np.array(pixels)))[None]
+            tokens, _ = decoder.decode(prompt_ids, values)
+            assert found[episode.name].records[frame]['tokens'][0].tolist() == tokens
+            said.add(tuple(tokens))
+    assert len(said) > 20  # the target doesn't say the same to every frame
+
+
+@torch.no_grad()
+def test_features_are_the_targets_of_prompt_and_fed_tokens(args, data):
+    run(args)
+    model = OpenVLA.from_pretrained(args.target)
+    dataset = Dataset(data, SUITE, model.config.image_size)
+    dataset.refresh()
+    episode = dataset.episodes[-1]
+    record = shards(args)[episode.name].records[3]
+    checkpoint = Checkpoint(model, SUITE)
+    values = checkpoint.transform.normalise(torch.from_numpy(np.array(episode.pixels[3])))[None]
+    prompt = model.embed(checkpoint.prompt_ids(episode.instruction), values)
+    patches = prompt[0, 1:1 + model.config.n_patches]
+    np.testing.assert_allclose(record['patches'], patches, atol=2e-3, rtol=2e-3)
+    for path, tokens in enumerate(record['tokens']):
+        fed = model.embed_tokens(torch.from_numpy(tokens[:-1].astype(np.int64)))[None]
+        hidden = model(torch.cat((prompt, fed), dim=1))[0]
+        size = prompt.shape[1]
+        np.testing.assert_allclose(record['prompt'], hidden[:size], atol=5e-3, rtol=2e-3)
+        np.testing.assert_allclose(
+            record['features'][path], hidden[size:], atol=5e-3, rtol=2e-3)
+
+
+def test_the_other_paths_are_near_what_the_target_would_say_and_keep_the_gripper(args):
+    run(args)
+    model = OpenVLA.from_pretrained(args.target)
+    first, last = model.action_tokenizer.first_id, model.action_tokenizer.last_id
+    head = model.lm_head.weight[first:last + 1].detach().numpy()
+    largest = 0
+    for shard in shards(args).values():
+        features = np.concatenate((
+            np.repeat(shard.records['prompt'][:, None, None, -1], args.paths, axis=1),
+            shard.records['features']), axis=2).astype(np.float32)
+        own = first + (features @ head.T).argmax(-1)
+        off = np.abs(shard.records['tokens'] - own)
+        assert (off[:, :, -1] <= 1).all() and off[:, 1:].max() <= args.jitter + 1  # + rounding
+        largest = max(largest, off.max())
+    assert largest >= 6
+
+
+def test_batches_and_lanes_do_not_change_what_is_said(args, tmp_path):
+    run(args)
+    run(regenerate_args(tmp_path, args.data, out=tmp_path / 'other', batch=8, lanes=1))
+    for name, shard in shards(args).items():
+        other = np.load(tmp_path / 'other' / f'{name}.npy')
+        assert np.array_equal(shard.records['tokens'], other['tokens'])
+
+
+def test_an_interrupted_regeneration_is_incomplete_and_goes_on(args, monkeypatch):
+    whole = regenerate.Regenerator.records
+    decoded = []
+
+    def interrupted(self, episode):
+        if len(decoded) == 4:
+            raise KeyboardInterrupt
+        decoded.append(episode.name)
+        return whole(self, episode)
+
+    monkeypatch.setattr(regenerate.Regenerator, 'records', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(args)
+    assert not Manifest.read(args.out).complete
+    with pytest.raises(SpecVLAError, match='is not complete: run the same'):
+        shards(args)
+    decoded.clear()
+    monkeypatch.setattr(regenerate.Regenerator, 'records',
+                        lambda self, episode: decoded.append(episode.name) or whole(self, episode))
+    there = {path.relative_to(args.out) for path in args.out.glob('task*/*.npy')}
+    run(args)
+    assert len(decoded) == 10 - len(there) < 10
+    assert len(shards(args)) == 10
+    assert not list(args.out.rglob('*.part'))
+
+
+def test_another_target_or_setting_does_not_mix(args, tmp_path):
+    run(args)
+    with pytest.raises(SpecVLAError, match='made with jitter 9, not 5'):
+        run(regenerate_args(tmp_path, args.data, jitter=5))
+    write_target(tmp_path / 'target', seed=1)
+    with pytest.raises(SpecVLAError, match='made with target_sha256'):
+        run(args)
+    with pytest.raises(SpecVLAError, match='holds the words of target'):
+        shards(args)
+
+
+def test_a_damaged_shard_or_manifest_is_named(args):
+    run(args)
+    (args.out / 'task0' / 'seed0.npy').write_bytes(b'nothing')
+    with pytest.raises(SpecVLAError, match=r'seed0\.npy can not be read'):
+        shards(args)
+    (args.out / 'manifest.json').write_text(json.dumps({'suite': SUITE}))
+    with pytest.raises(SpecVLAError, match='is no manifest'):
+        shards(args)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'paths': 0}, 'paths is 0, must be at least 1'),
+    ({'batch': 0}, 'batch is 0'),
+    ({'tasks': (9,)}, 'no successful episodes under'),
+])
+def test_bad_settings_get_one_clear_line(args, tmp_path, change, message):
+    with pytest.raises(SpecVLAError, match=message) as error:
+        run(regenerate_args(tmp_path, args.data, **change))
+    assert '\n' not in str(error.value)

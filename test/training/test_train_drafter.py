@@ -1,0 +1,126 @@
+"""`train drafter` on a tiny target: learns its words, resumes to the bit, decodes."""
+
+from dataclasses import replace
+import json
+
+import pytest
+from safetensors.torch import load_file
+import torch
+
+from specvla_ros.decoding.drafters import EagleHead
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training import train_drafter
+from specvla_ros.training.drafter_measures import Accuracy
+from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.regenerate import run as regenerate
+from specvla_ros.training.train_drafter import run, TrainDrafterArgs
+from test.training.drafter_data import regenerate_args, write_target
+
+
+@pytest.fixture
+def args(tmp_path, data):
+    target = write_target(tmp_path / 'target')
+    regenerate(regenerate_args(tmp_path, data))
+    return TrainDrafterArgs(
+        target=target, out=tmp_path / 'drafter', regenerated=tmp_path / 'words', data=data,
+        epochs=3, batch=16, holdout=0.0, evaluate=60, decode_frames=4,
+        optimizer=OptimizerSettings(learning_rate=3e-3))
+
+
+def weights(folder):
+    return load_file(folder / 'model.safetensors')
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_the_deployed_decoder_gains_by_it(args, capsys):
+    before = replace(args, epochs=0.2, out=args.out.with_name('before'), holdout=0.3)
+    run(before)
+    run(replace(args, epochs=60, holdout=0.3))
+    drafter = EagleHead.from_pretrained(args.out, OpenVLA.from_pretrained(args.target))
+    assert drafter.config.hidden_size == 32
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(line.split('loss ')[1].split()[0]) for line in lines if ' loss ' in line]
+    assert losses[-1] < 0.7 * losses[0]
+    last = [line for line in lines if line.startswith('held-out acceptance length strict ')]
+    assert len(last) == 2 and lines[-1] == last[-1] and ', relaxed ' in last[-1]
+    assert [line[:7] for line in lines[-9:-2]] == ['depth 1', 'depth 2', 'depth 3', 'depth 4',
+                                                   'depth 5', 'depth 6', 'drafter'][:7]
+    card = json.loads((args.out / 'training.json').read_text())
+    assert len(card['target_sha256']) == 64 and len(card['measured']['held_out_exact']) == 6
+    assert not list(args.out.parent.glob('*.part'))
+
+
+def test_the_same_seed_gives_the_same_weights(args, tmp_path):
+    for out, seed in (('a', 0), ('b', 0), ('c', 1)):
+        run(replace(args, out=tmp_path / out, seed=seed))
+    assert_same(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
+    assert not torch.equal(weights(tmp_path / 'a')['fc.weight'],
+                           weights(tmp_path / 'c')['fc.weight'])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypatch, dtype):
+    args = replace(args, dtype=dtype)
+    whole = replace(args, out=tmp_path / 'whole')
+    run(whole)
+    step = train_drafter.DrafterTraining._step
+
+    def interrupted(self, done):
+        if self.optimizer.steps == 7:
+            self._save({})
+            raise KeyboardInterrupt
+        return step(self, done)
+
+    monkeypatch.setattr(train_drafter.DrafterTraining, '_step', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(args)
+    monkeypatch.setattr(train_drafter.DrafterTraining, '_step', step)
+    run(replace(args, resume=True))
+    assert_same(weights(whole.out), weights(args.out))
+
+
+def test_another_targets_words_are_refused(args, tmp_path):
+    write_target(tmp_path / 'target', seed=1)
+    with pytest.raises(SpecVLAError, match='holds the words of target') as error:
+        run(args)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'batch': 15}, 'batch 15 must be a multiple of lanes 2'),
+    ({'dtype': 'float16'}, 'must be bfloat16 or float32'),
+    ({'minutes': 0, 'epochs': 0}, 'one must be positive'),
+    ({'resume': True}, 'nothing to resume'),
+    ({'holdout': 1.0}, 'holds 0 training frames'),
+])
+def test_bad_settings_get_one_clear_line(args, change, message):
+    with pytest.raises(SpecVLAError, match=message) as error:
+        run(replace(args, **change))
+    assert '\n' not in str(error.value)
+
+
+def test_missing_data_name_the_command(args, tmp_path):
+    with pytest.raises(SpecVLAError, match='`specvla regenerate` makes them'):
+        run(replace(args, regenerated=tmp_path / 'nowhere'))
+
+
+def test_an_unfinished_training_is_not_overwritten(args):
+    run(replace(args, epochs=1))
+    with pytest.raises(SpecVLAError, match='add --resume'):
+        run(args)
+    with pytest.raises(SpecVLAError, match='--resume with seed 5'):
+        run(replace(args, resume=True, seed=5))
+
+
+def test_accuracy_counts_only_the_guesses_there_are():
+    off = torch.tensor([[[0, 20], [-1, 5]], [[3, 0], [-1, 0]]])
+    accuracy = Accuracy.of(off)
+    assert accuracy.exact == [[0.5, 0.5], [0.0, 0.5]]
+    assert accuracy.near == [[1.0, 0.5], [0.0, 1.0]]
+    assert accuracy.by_depth(accuracy.near) == [0.75, 1.0]
+    assert accuracy.lines(3)[1].split() == ['depth', '1', '50/100', '50/50']
