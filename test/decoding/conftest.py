@@ -65,9 +65,14 @@ def model(seed: int, kv_heads: int = 4) -> OpenVLA:
 
 
 def eagle_head(openvla: OpenVLA, seed: int) -> EagleHead:
-    """Random drafter for a model."""
+    """Random drafter for a model: attention sharp, probabilities soft, so that branches mix."""
     torch.manual_seed(seed)
-    return EagleHead(EagleConfig.like(openvla)).double().eval().requires_grad_(False)
+    head = EagleHead(EagleConfig.like(openvla)).double().eval().requires_grad_(False)
+    for name, parameter in head.named_parameters():
+        if parameter.ndim > 1:
+            sharp = 2.0 if 'q_proj' in name or 'k_proj' in name else 0.7
+            parameter.normal_(std=sharp * parameter.shape[1] ** -0.5)
+    return head
 
 
 def prompt(seed: int, words: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

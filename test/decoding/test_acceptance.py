@@ -1,6 +1,6 @@
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 import torch
@@ -23,9 +23,12 @@ def accept(rule, tree, own, position=0, layout=LAYOUT):
 
 @st.composite
 def verified_trees(draw):
-    """Draw a tree and the target's own tokens, near each other, some of them no actions."""
-    near = st.integers(31735, 31765)
-    tree = TokenTree.from_paths(draw(st.lists(st.lists(near, max_size=5), max_size=6)))
+    """Draw a tree and the target's own tokens, near each other, the lowest of them no actions."""
+    near = st.integers(31738, 31758)
+    lists = draw(st.lists(st.lists(near, max_size=4), max_size=2))
+    # Enough siblings that paths tie for the longest.
+    lists += [[draw(near), *path] for path in lists for _ in range(draw(st.integers(0, 3)))]
+    tree = TokenTree.from_paths(lists)
     return tree, draw(st.lists(near, min_size=len(tree) + 1, max_size=len(tree) + 1))
 
 
@@ -47,6 +50,7 @@ def reference(rule, tree, own, position):
 
 
 @given(verified_trees(), rules, st.integers(0, 13))
+@settings(max_examples=300, deadline=None)
 def test_the_longest_then_the_closest_path_and_the_targets_bonus(verified, rule, position):
     tree, own = verified
     path = accept(rule, tree, own, position)

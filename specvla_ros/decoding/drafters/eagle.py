@@ -75,7 +75,7 @@ class EagleDrafter(Drafter):
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess a tree below the last known token."""
-        depth = min(self.budget.depth, context.max_depth)
+        depth = min(self.budget.depth, self.budget.max_nodes - 1, context.max_depth)
         pairs = context.target.new_pairs() if depth > 0 else None
         if pairs is None:
             return TokenTree.empty()
@@ -87,14 +87,11 @@ class EagleDrafter(Drafter):
         cache, length = self._cache, pairs.features.shape[1]
         if pairs.start == 0:
             cache.reset()
-        start, device = cache.length, pairs.features.device
-        mask = None
-        if start and length > 1:
-            mask = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-        positions = torch.arange(start, start + length, device=device)[None]
-        guessed = self.head(pairs.features, pairs.embeds, positions, mask, cache)
+        positions = torch.arange(length, device=pairs.features.device)[None] + cache.length
+        # One query sees all that is cached, itself included: no mask.
+        guessed = self.head(pairs.features, pairs.embeds, positions, None, cache, queries=1)
         cache.advance(length)
-        return guessed[:, -1:]
+        return guessed
 
     def _expand(self, target: Target, feature: Tensor, depth: int) -> list[_Candidates]:
         """

@@ -30,6 +30,8 @@ from specvla_ros.openvla.model import OpenVLA
 # A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
 # own is used either way.
 _EMBEDDING = 'embed_tokens.weight'
+# Rotary angles are tabulated: Llama-2's context, ten times a prompt and its action.
+_POSITIONS = 4096
 # What safetensors and torch.load raise for a file that isn't theirs.
 _UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
 
@@ -44,7 +46,6 @@ class EagleConfig:
     num_key_value_heads: int
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    max_position_embeddings: int = 2048
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -78,7 +79,6 @@ class EagleConfig:
             num_key_value_heads=text.num_key_value_heads,
             rms_norm_eps=text.rms_norm_eps,
             rope_theta=text.rope_parameters['rope_theta'],
-            max_position_embeddings=text.max_position_embeddings,
         )
 
     @classmethod
@@ -110,23 +110,36 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(h, h, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: StaticCache | None
+        self,
+        x: Tensor,
+        queries: int,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: StaticCache | None,
     ) -> Tensor:
-        """x: [B, S, h]; cos, sin: [B or 1, 1, S, d]; mask: [B or 1, 1, S, K] or causal."""
-        batch, length, _ = x.shape
+        """
+        Keys and values of all of x [B, S, h], attention for its last ``queries``.
+
+        angles: cos and sin, [B or 1, 1, S, d]; mask: [B or 1, 1, queries, K], None = causal.
+        """
+        batch = x.shape[0]
         q, k, v = (
-            projection(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            projection(part).view(batch, part.shape[1], -1, self.head_dim).transpose(1, 2)
+            for projection, part in (
+                (self.q_proj, x[:, -queries:]), (self.k_proj, x), (self.v_proj, x)
+            )
         )
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        cos, sin = angles
+        q = _rotate(q, cos[:, :, -queries:], sin[:, :, -queries:])
+        k = _rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, 0)
         if self.groups > 1:
             k, v = (t.repeat_interleave(self.groups, dim=1) for t in (k, v))
         out = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and length > 1
+            q, k, v, attn_mask=mask, is_causal=mask is None and queries > 1
         )
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(out.transpose(1, 2).reshape(batch, queries, -1))
 
 
 class _MLP(nn.Module):
@@ -152,9 +165,9 @@ class _Layer(nn.Module):
         self.mlp = _MLP(config)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, *attention: Any) -> Tensor:
-        """[B, S, h] → [B, S, h]."""
-        x = x + self.self_attn(x, *attention)
+    def forward(self, x: Tensor, queries: int, *attention: Any) -> Tensor:
+        """[B, S, h] → [B, queries, h]."""
+        x = x[:, -queries:] + self.self_attn(x, queries, *attention)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -172,7 +185,7 @@ class EagleHead(nn.Module):
         self.layers = nn.ModuleList([_Layer(config)])
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
         angles = torch.outer(
-            torch.arange(config.max_position_embeddings, dtype=torch.float64),
+            torch.arange(_POSITIONS, dtype=torch.float64),
             config.rope_theta**-half,
         ).repeat(1, 2)
         self.register_buffer('cos', angles.cos().float(), persistent=False)
@@ -185,6 +198,7 @@ class EagleHead(nn.Module):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         cache: StaticCache | None = None,
+        queries: int | None = None,
     ) -> Tensor:
         """
         Guessed features f̂_{i+1} [B, S, h] from pairs (f_i, e_{i+1}).
@@ -193,12 +207,14 @@ class EagleHead(nn.Module):
         embeds: [B, S, h], the target's embedding of the token after each feature's.
         position_ids: int64 [B or 1, S], position of the feature in the sequence.
         attention_mask: bool [B or 1, 1, S, K], True = attend, or additive; K = S, or what the
-            cache returns. None is causal, right for one pair or where nothing is cached.
+            cache returns. None is causal, right for one query or where nothing is cached.
         cache: a StaticCache of one layer; None keeps nothing (training).
+        queries: guess only after the last this many pairs, [B, queries, h]; the others just
+            leave their keys and values. S in the mask is then this. None is all.
         """
         x = self.fc(torch.cat((embeds, features), dim=-1))
-        cos, sin = self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
-        return self.layers[0](x, cos, sin, attention_mask, cache)
+        angles = self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
+        return self.layers[0](x, queries or x.shape[1], angles, attention_mask, cache)
 
     def new_cache(self) -> StaticCache:
         """Empty cache for decoding on the weights' device."""

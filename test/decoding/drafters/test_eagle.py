@@ -11,7 +11,7 @@ from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 
 budgets = st.builds(
-    DynamicTree, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 20)
+    DynamicTree, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80)
 )
 
 
