@@ -15,11 +15,16 @@ die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 # Install Debian packages when root; else stop with the line to type.
 need_packages() {
-    local line="apt-get install -y --no-install-recommends $*"
+    local line="apt-get install -y --no-install-recommends $*" log
     command -v apt-get >/dev/null || die "missing on this system (named as in Debian): $*"
     [ "$(id -u)" = 0 ] || die "missing system packages, type: sudo $line"
     say "system packages: $*"
-    { apt-get -qq update && $line; } >/dev/null || die "could not install them, try: $line"
+    log=$(mktemp)
+    if ! { apt-get -qq update && $line; } >"$log" 2>&1; then
+        tail -5 "$log" >&2
+        die "could not install system packages, try: $line"
+    fi
+    rm -f "$log"
 }
 
 supported() {
