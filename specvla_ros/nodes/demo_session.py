@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = SessionSpec.read(options.spec)
         options.out.mkdir(parents=True, exist_ok=True)
-    except (SpecVLAError, OSError) as error:
+    except (ValueError, OSError) as error:
         emit(_error_event(SpecVLAError(str(error))))
         return EXIT_BAD_INPUT
     return run_session(spec, options.out, emit)

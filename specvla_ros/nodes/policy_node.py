@@ -51,6 +51,7 @@ PARAMETERS = (
 )
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
+_WARM_UP_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
 _WARM_UP_IMAGE = np.zeros((224, 224, 3), np.uint8)
 
 
@@ -117,7 +118,7 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
         settings.checkpoint or None, decoder=config, drafter=settings.drafter or None,
         unnorm_key=settings.unnorm_key or None, device=settings.device,
         dtype=None if settings.dtype == 'auto' else settings.dtype)
-    policy.act(_WARM_UP_IMAGE, 'warm up')
+    policy.act(_WARM_UP_IMAGE, _WARM_UP_INSTRUCTION)
     policy.reset()
     return policy
 

@@ -155,3 +155,42 @@ def make_image():
 def until():
     """Give `wait_until`."""
     return wait_until
+
+
+@pytest.fixture(scope='session')
+def tiny_checkpoint(tmp_path_factory):
+    """Save a random OpenVLA of some 100,000 parameters with a drafter; return its folder."""
+    from tokenizers import models, pre_tokenizers, Tokenizer
+    import torch
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+    from specvla_ros.openvla.config import OpenVLAConfig, VisionConfig, ViTConfig
+    from specvla_ros.openvla.model import OpenVLA
+
+    torch.manual_seed(0)
+    words = ['<unk>', '<s>', '</s>', *(
+        'In : What action should the robot take to ? Out pick up alphabet soup and place it in '
+        'basket').split()]
+    names = [*words, *(f'<{i}>' for i in range(256))]
+    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, '<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    tower = ViTConfig(hidden_size=16, depth=2, num_heads=2, mlp_size=32)
+    text = LlamaConfig(
+        vocab_size=len(names) + 64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, head_dim=8, max_position_embeddings=256,
+        rms_norm_eps=1e-6, rope_parameters={'rope_type': 'default', 'rope_theta': 10000.0},
+        attn_implementation='sdpa', use_cache=False)
+    model = OpenVLA(OpenVLAConfig(VisionConfig(tower, tower, image_size=56), text))
+    with torch.no_grad():
+        for parameter in (*model.language_model.parameters(), *model.lm_head.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    model.norm_stats = {'libero_object': {'action': {
+        'q01': [-0.2] * 6 + [0.0], 'q99': [0.2] * 6 + [1.0], 'mask': [True] * 6 + [False]}}}
+    folder = tmp_path_factory.mktemp('checkpoint')
+    model.save_pretrained(folder)
+    EagleHead(EagleConfig.like(model)).save_pretrained(folder / 'drafter')
+    return folder

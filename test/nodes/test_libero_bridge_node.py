@@ -207,7 +207,7 @@ def test_episodes_wait_for_the_start_service(brain, start, until):
 
 def test_real_time_steps_on_whatever_the_policy_does(brain, start, until, log):
     brain.answering = False
-    bridge = start(NODE, dict(mode='realtime', rate=10.0))
+    bridge = start(NODE, dict(mode='realtime', rate=4.0))
     first = brain.wait_for_image(until, 1)
     brain.act(first, gripper=0.0)
     assert bridge.wait() == 0
@@ -218,7 +218,7 @@ def test_real_time_steps_on_whatever_the_policy_does(brain, start, until, log):
     assert all(step[:6] == [0] * 6 for i, step in enumerate(steps) if i not in moved)
     assert [step[6] for step in steps[:moved[0]]] == [1.0] * moved[0]  # open, as at the start
     assert [step[6] for step in steps[moved[0]:]] == [0.0] * (8 - moved[0])  # kept
-    assert np.median(np.diff(brain.times)) == pytest.approx(0.1, abs=0.03)
+    assert np.median(np.diff(brain.times)) == pytest.approx(0.25, abs=0.1)
     assert len({to_nanoseconds(image.header.stamp) for image in brain.images}) == 8
 
 

@@ -54,6 +54,13 @@ def robot(probe, make_image):
     return Robot(probe, make_image)
 
 
+@pytest.fixture
+def wait_for_act(tmp_path, until):
+    """Give a function that waits until the fake policy is about to act."""
+    log = tmp_path / 'fake.log'
+    return lambda: until(lambda: log.exists() and 'act' in log.read_text(), 'an action under way')
+
+
 def seen(action):
     """Return the colour of the image acted on and the length of the instruction."""
     return tuple(action.token_ids[:3]), action.token_ids[3]
@@ -115,17 +122,17 @@ def test_hears_publishers_that_do_not_latch(robot, start, until):
     assert seen(robot.actions[0]) == ((1, 2, 3), len('open'))
 
 
-def test_acts_only_on_the_newest_image(robot, start, until):
-    start(NODE, FAKE_ACT_S='0.5')
+def test_acts_only_on_the_newest_image(robot, start, until, wait_for_act):
+    start(NODE, FAKE_ACT_S='2')
     robot.connect(until)
     robot.say('pick up')
     robot.see(0, 0, 0)
-    time.sleep(0.2)  # under way
+    wait_for_act()
     for i in range(1, 21):
         robot.see(i, 0, 0)
         time.sleep(0.005)
     robot.wait_for_actions(2)
-    time.sleep(0.7)
+    time.sleep(2.5)
     assert [seen(action)[0][0] for action in robot.actions] == [0, 20]
     assert [action.sequence for action in robot.actions] == [0, 1]
 
@@ -154,20 +161,20 @@ def test_acts_on_every_image_of_a_camera_that_gives_no_stamps(robot, start, unti
     assert [seen(action)[0][0] for action in robot.actions] == [0, 1, 2]
 
 
-def test_a_new_instruction_refuses_the_action_under_way(robot, start, until, tmp_path):
+def test_a_new_instruction_refuses_the_action_under_way(
+        robot, start, until, wait_for_act, tmp_path):
     start(NODE, FAKE_ACT_S='1')
     robot.connect(until)
     robot.say('pick up')
     robot.see(1, 2, 3)
-    log = tmp_path / 'fake.log'
-    until(lambda: log.exists() and 'act' in log.read_text(), 'an action under way')
+    wait_for_act()
     robot.say('put down')
     action, = robot.wait_for_actions(1)
     assert seen(action) == ((1, 2, 3), len('put down'))
     time.sleep(1.5)
     assert len(robot.actions) == 1
     # What a drafter has learnt is forgotten with the instruction.
-    assert log.read_text().splitlines()[-4:] == [
+    assert (tmp_path / 'fake.log').read_text().splitlines()[-4:] == [
         'reset', 'act [1, 2, 3] pick up', 'reset', 'act [1, 2, 3] put down']
 
 
@@ -232,12 +239,12 @@ def set_parameters(probe, **values):
         SetParametersAtomically, 'policy_node/set_parameters_atomically', request).result
 
 
-def test_the_decoder_changes_between_two_actions(robot, start, until):
-    start(NODE, FAKE_ACT_S='0.5')
+def test_the_decoder_changes_between_two_actions(robot, start, until, wait_for_act):
+    start(NODE, FAKE_ACT_S='1')
     robot.connect(until)
     robot.say('pick up')
     robot.see(0, 0, 0)
-    time.sleep(0.2)  # under way
+    wait_for_act()
     assert set_parameters(robot.probe, decoder='ar').successful
     robot.see(1, 0, 0)
     reports = robot.probe.wait_for('decode_report', 2)
@@ -283,12 +290,12 @@ def test_every_parameter_describes_itself(probe, start):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_ends_cleanly_while_it_acts(robot, start, until, number):
+def test_ends_cleanly_while_it_acts(robot, start, until, wait_for_act, number):
     node = start(NODE, FAKE_ACT_S='30')
     robot.connect(until)
     robot.say('pick up')
     robot.see(1, 2, 3)
-    time.sleep(0.3)
+    wait_for_act()
     started = time.monotonic()
     assert node.interrupt(number) == 0
     assert time.monotonic() - started < 10
