@@ -310,8 +310,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='folder for episodes and logs')
     options = parser.parse_args(arguments)
 
+    # Only events go to stdout; what a library prints there goes to stderr.
+    events = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
     def emit(event: dict[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
+        print(json.dumps(event), file=events, flush=True)
 
     try:
         spec = SessionSpec.read(options.spec)

@@ -49,6 +49,8 @@ class SessionSpec:
                                f'{len(self.decoders)} and {len(self.episodes)}')
         if len(set(self.decoders)) < len(self.decoders):
             raise SpecVLAError(f'a decoder is named twice: {", ".join(self.decoders)}')
+        if len(set(self.episodes)) < len(self.episodes):
+            raise SpecVLAError('an episode is listed twice; each is played once per decoder')
         for decoder in self.decoders:
             load_preset(decoder)
         for episode in self.episodes:

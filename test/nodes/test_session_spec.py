@@ -47,6 +47,7 @@ def test_the_bridge_plays_what_the_session_expects():
     (dict(episodes=[]), 'at least one'),
     (dict(episodes=[[10, 0]]), 'no task 10 with state 0; tasks are 0 to 9'),
     (dict(episodes=[0]), r'must be a list of \[task, state\]'),
+    (dict(episodes=[[0, 0], [0, 0]]), 'listed twice'),
     (dict(episodes=[[0, 0]], tasks=[0]), 'not both'),
     (dict(speed=2), r"unknown keys \['speed'\]"),
 ])
