@@ -25,7 +25,7 @@ class Augmentation:
     and what the model has to say, stay exact).
     """
 
-    shift: int = 3
+    shift: int = 0
     colour: float = 0.05
     jitter: int = 6
 
