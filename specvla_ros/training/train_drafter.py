@@ -25,9 +25,10 @@ from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation, ShardFrames
-from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy
+from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, ConstantDrafter
 from specvla_ros.training.files import replace_file, replace_folder
 from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
 from specvla_ros.training.progress import TrainingProgress
@@ -213,10 +214,12 @@ class DrafterTraining:
         dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
                           self.manifest.image_size, self.manifest.mirror)
         dataset.refresh(args.lanes, only=names)
-        lengths = acceptance_lengths(self.model, args.unnorm_key or args.suite, self.out,
+        checkpoint = Checkpoint(self.model, args.unnorm_key or args.suite, self.out)
+        lengths = acceptance_lengths(checkpoint, ConstantDrafter.of(self.frames.shards),
                                      dataset.episodes, args.decode_frames)
         self.progress.say('held-out acceptance length ' + ', '.join(
-            f'{name} {length:.2f}' for name, length in lengths.items()))
+            f'{name} {length.drafter:.2f} (constant guess {length.constant:.2f})'
+            for name, length in lengths.items()))
 
     def _saved_state(self) -> dict | None:
         """State of an interrupted training, if it is to be resumed."""

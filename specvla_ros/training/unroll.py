@@ -119,14 +119,17 @@ class LossWeights:
     """
     Parts of the drafter's loss; Spec-VLA has features 1, tokens 0.1, and prompt as features.
 
-    For a small drafter the tokens matter most: measured acceptance lengths are in the comments of
-    `train_drafter.py`.
+    Greedy decoding only asks for the target's favourite, and a target trained on smoothed labels
+    says several bins with nearly the same probability, so its distribution is sharpened.
+    Measured once each (one seed, 1790 training frames, 12 epochs, a half-trained target whose
+    favourite had 12 % on average): temperature 1 → 0.5 took the strict acceptance length from 2.8
+    to 3.5, the relaxed one stayed (5.8, 5.7); drafting a constant action had 2.5 and 3.1.
     """
 
     tokens: float = 1.0  # cross entropy with the target's distribution, action rows of all depths
     features: float = 0.1  # SmoothL1 of the features, action rows of all depths
     prompt: float = 0.0  # SmoothL1 of the features, prompt rows
-    temperature: float = 1.0  # of the target's distribution; below 1 its favourite counts more
+    temperature: float = 0.5  # of the target's distribution; below 1 its favourite counts more
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,23 @@
 from dataclasses import replace
 import json
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 import torch
 
-from specvla_ros.decoding.drafters import EagleHead
+from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import Checkpoint
 from specvla_ros.training import train_drafter
-from specvla_ros.training.drafter_measures import Accuracy
+from specvla_ros.training.dataset import Dataset
+from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, ConstantDrafter
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
+from specvla_ros.training.regenerated import open_shards, weights_sha256
 from specvla_ros.training.train_drafter import run, TrainDrafterArgs
+from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -40,7 +45,7 @@ def assert_same(a, b):
 def test_it_learns_and_the_deployed_decoder_gains_by_it(args, capsys):
     before = replace(args, epochs=0.2, out=args.out.with_name('before'), holdout=0.3)
     run(before)
-    run(replace(args, epochs=60, holdout=0.3))
+    run(replace(args, epochs=30, holdout=0.3))
     drafter = EagleHead.from_pretrained(args.out, OpenVLA.from_pretrained(args.target))
     assert drafter.config.hidden_size == 32
     lines = capsys.readouterr().out.splitlines()
@@ -48,8 +53,8 @@ def test_it_learns_and_the_deployed_decoder_gains_by_it(args, capsys):
     assert losses[-1] < 0.7 * losses[0]
     last = [line for line in lines if line.startswith('held-out acceptance length strict ')]
     assert len(last) == 2 and lines[-1] == last[-1] and ', relaxed ' in last[-1]
-    assert [line[:7] for line in lines[-9:-2]] == ['depth 1', 'depth 2', 'depth 3', 'depth 4',
-                                                   'depth 5', 'depth 6', 'drafter'][:7]
+    assert [line[:7] for line in lines[-8:-1]] == [
+        *(f'depth {depth}' for depth in range(1, 7)), 'drafter']
     card = json.loads((args.out / 'training.json').read_text())
     assert len(card['target_sha256']) == 64 and len(card['measured']['held_out_exact']) == 6
     assert not list(args.out.parent.glob('*.part'))
@@ -115,6 +120,29 @@ def test_an_unfinished_training_is_not_overwritten(args):
         run(args)
     with pytest.raises(SpecVLAError, match='--resume with seed 5'):
         run(replace(args, resume=True, seed=5))
+
+
+def test_a_constant_target_is_told_apart_from_a_good_drafter(args, data, tmp_path):
+    """Whatever its drafter has learned, a target that always says the same is guessed right."""
+    model = OpenVLA.from_pretrained(args.target)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # all logits equal: the first action token, always
+    EagleHead(EagleConfig.like(model)).save_pretrained(tmp_path / 'random')
+    dataset = Dataset(data, SUITE, model.config.image_size)
+    dataset.refresh()
+    checkpoint = Checkpoint(model, SUITE, tmp_path / 'random')
+    tokenizer = model.action_tokenizer
+    for token, length in ((tokenizer.first_id, 6), (tokenizer.last_id, 1)):
+        found = acceptance_lengths(checkpoint, ConstantDrafter((token,) * 7), dataset.episodes, 3)
+        assert found['strict'].constant == found['relaxed'].constant == length
+
+
+def test_the_constant_guess_is_the_most_common_token_of_each_position(args):
+    _, shards = open_shards(args.regenerated, weights_sha256(args.target))
+    tokens = np.concatenate([shard.records['tokens'][:, 0] for shard in shards])
+    for position, token in enumerate(ConstantDrafter.of(shards).action):
+        counts = np.unique(tokens[:, position], return_counts=True)[1]
+        assert (tokens[:, position] == token).sum() == counts.max()
 
 
 def test_accuracy_counts_only_the_guesses_there_are():
