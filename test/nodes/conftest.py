@@ -134,9 +134,12 @@ def start(probe, tmp_path):
 
     yield start
     for process in started:
-        if process.popen.poll() is None:
+        process.popen.send_signal(signal.SIGINT)  # killed, it would leave /dev/shm/fastrtps_*
+    for process in started:
+        try:
+            process.popen.wait(PATIENCE)
+        finally:
             process.popen.kill()
-        process.popen.wait()
 
 
 @pytest.fixture
