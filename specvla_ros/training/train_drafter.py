@@ -60,7 +60,7 @@ class TrainDrafterArgs:
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
     holdout: Annotated[float, Help(help="share of episodes for measuring; the target's")] = 0.03
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 1.0
-    decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 60
+    decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 150
     mlp: Annotated[int, Help(help="width of the drafter's MLP; 0 = as the target's")] = 0
     weights: LossWeights = field(default_factory=LossWeights)
     perturbation: Perturbation = field(default_factory=Perturbation)
