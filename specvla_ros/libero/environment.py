@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder, installed_assets
 
@@ -30,7 +31,7 @@ CAMERA = 'agentview'
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
 
-class RendererError(RuntimeError):
+class RendererError(SpecVLAError):
     """MuJoCo has no way to render on this machine."""
 
 
@@ -107,8 +108,7 @@ class LiberoEnv:
         if not 0 <= state_index < len(self._states):
             raise ValueError(f'{self.suite} task {self.task_id} has no initial state '
                              f'{state_index}; there are 0 to {len(self._states) - 1}')
-        self._env.seed(0)  # the seed also moves objects: the reference evaluation's
-        self._env.reset()
+        self._restart(0)  # the seed also moves objects: the reference evaluation's
         self._observation = self._env.set_init_state(self._states[state_index])
         return self._settle()
 
@@ -120,8 +120,7 @@ class LiberoEnv:
         small as itself), the basket by ±10 mm, the others by ±5 mm. The arm starts with the noise
         that the stored states show.
         """
-        self._env.seed(seed)  # seeds numpy's global state, from which the samplers draw
-        self._env.reset()
+        self._restart(seed)
         sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
         sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
         sim.forward()
@@ -161,6 +160,14 @@ class LiberoEnv:
         if self.render:
             LiberoEnv._rendering = False
         gc.collect()
+
+    def _restart(self, seed: int) -> None:
+        """Begin a new episode: one that remembers nothing of the one before."""
+        self._env.seed(seed)  # numpy's global state, from which the placement samplers draw
+        # robosuite's gripper moves towards its goal by steps, and keeps where it was over a reset.
+        gripper = self.sim.robots[0].gripper
+        gripper.current_action = np.zeros(gripper.dof)
+        self._env.reset()
 
     def _settle(self) -> Observation:
         for _ in range(SETTLING_STEPS - 1):
@@ -202,7 +209,7 @@ def _make_control_env(task: suites.Task) -> Any:
             # model and renderer, and takes milliseconds instead of seconds.
             return ControlEnv(bddl_file_name=str(bddl), use_camera_obs=False,
                               has_offscreen_renderer=False, hard_reset=False)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, RuntimeError) as error:
         if os.environ['MUJOCO_GL'] in str(error) or 'glGetError' in str(error):
             raise _renderer_error(error) from error
         raise

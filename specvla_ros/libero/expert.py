@@ -100,8 +100,10 @@ class PickAndPlace:
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + np.clip((radius - 0.012) / 0.05, 0, 1) * s.hover
         velocity = np.array([*error[:2], height - eef[2]])
-        if radius > 0.03 and eef[2] < grasp[2] + 0.06:
-            velocity[:2] *= 0.3  # up first: don't sweep the object away
+        # Far away and low: up first, so as not to sweep the object away. Gradually, since a policy
+        # learns a step in the answer poorly.
+        low = np.clip((grasp[2] + 0.08 - eef[2]) / 0.04, 0, 1)
+        velocity[:2] *= 1 - 0.7 * low * np.clip((radius - 0.02) / 0.03, 0, 1)
         return velocity, OPEN
 
     def _carry(self) -> tuple[np.ndarray, float]:
@@ -116,7 +118,8 @@ class PickAndPlace:
         height = drop + np.clip((radius - 0.02) / 0.06, 0, 1) * s.clearance
         if radius < s.release_radius and eef[2] < drop + 0.02:
             return np.array([*error, height - eef[2]]), OPEN
-        rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, 0, 1) if radius > 0.05 else 1.0
+        # Never zero: another peak that an unsure policy would fall for (see `_approach`).
+        rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, 0.15, 1) if radius > 0.05 else 1.0
         return np.array([*(error * rise), height - eef[2]]), CLOSED
 
     def _straighten(self) -> np.ndarray:
