@@ -38,7 +38,7 @@ class DemoArgs:
 
     suite: str = 'libero_object'
     """LIBERO suite."""
-    tasks: tuple[int, ...] = (0,)
+    tasks: tuple[int, ...] = (2,)
     """Task numbers, e.g. `--tasks 0 3`."""
     states: tuple[int, ...] = (0,)
     """Stored initial states to play of each task, 0 … 49."""
