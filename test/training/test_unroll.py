@@ -116,12 +116,12 @@ def test_padding_says_nothing(case):
 
 
 def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
-    """The loss compares each guess with the right feature: the true ones give zero."""
+    """The loss compares each guess with the right feature: unsharpened, the true ones give zero."""
     def perfect(head, batch, prompt=False):
         after = batch.features[:, 1:1 + batch.real.shape[1]]
         return [batch.answers[:, depth:] for depth in range(batch.action_rows)], after
     monkeypatch.setattr('specvla_ros.training.unroll.unroll', perfect)
-    weights = LossWeights(1.0, 1.0, 1.0)
+    weights = LossWeights(1.0, 1.0, 1.0, temperature=1.0)
     loss = drafter_loss(case.head, case.maker.action_head, case.batch, weights)
     assert float(loss.total) == pytest.approx(0, abs=1e-5)
     off = distances(case.head, case.maker.action_head, case.batch)
