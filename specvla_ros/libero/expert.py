@@ -23,7 +23,8 @@ class ExpertSettings:
     rotation_deadband: float = 0.10  # smaller errors are left alone: the label is exactly zero
     hover: float = 0.10           # height above the grasp from which the descent starts
     grasp_radius: float = 0.015   # horizontal error at which the fingers may close
-    grasp_height: float = 0.006   # height above the grasp point at which they close
+    grasp_height: float = 0.012   # height above the grasp point at which they close
+    flat_height: float = 0.006    # the same for objects that lie flat
     clearance: float = 0.05       # between a carried object and the rim of its destination
     release_radius: float = 0.025
     held_width: float = 0.075     # fingers further apart than this hold nothing
@@ -60,6 +61,8 @@ class PickAndPlace:
             grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
         else:
             grasp[2] = high[2] - 0.035
+        self._close_below = self.settings.flat_height if extent[2] < 0.06 \
+            else self.settings.grasp_height
         self._grasp_offset = grasp - self._position(self.object)
         self._foot = grasp[2] - low[2]  # what hangs below the fingers
         top = self._bounds(self.destination)[1][2]
@@ -91,11 +94,11 @@ class PickAndPlace:
         grasp = thing + self._grasp_offset
         error = grasp - eef
         radius = np.linalg.norm(error[:2])
-        near = radius < s.grasp_radius and eef[2] < grasp[2] + s.grasp_height
-        if near or (self._width() < s.held_width and np.linalg.norm(error) < 0.025):
-            # Still towards the grasp: were the answer zero here, a policy that is unsure between
-            # many bins would find this one the likeliest anywhere, and close in mid-air.
-            return error - [0, 0, 0.004], CLOSED
+        near = radius < s.grasp_radius and eef[2] < grasp[2] + self._close_below
+        if near or (self._width() < s.held_width and np.linalg.norm(error) < 0.03):
+            # Rising slowly while the fingers close. Whether they hold the object is hard to see:
+            # a policy that were to wait for it would wait forever where it doesn't see it.
+            return np.array([*error[:2], 2 / 3 * self._close_below]), CLOSED
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + np.clip((radius - 0.012) / 0.05, 0, 1) * s.hover
