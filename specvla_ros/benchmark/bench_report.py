@@ -139,7 +139,8 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     """Print a bench: times, stages, passes against their floor, and what they were got on."""
     console = console or Console(file=sys.stdout)
     rows = document['rows']
-    for table in (_times_table(rows), _stages_table(rows), _passes_table(rows)):
+    for table in (_times_table(rows), _stages_table(rows), _tokens_table(rows),
+                  _passes_table(rows)):
         console.print(table)
     for name, reason in document['left_out'].items():
         console.print(f'{name} is left out: {reason}', markup=False, highlight=False)
@@ -152,30 +153,29 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s (of as many bytes as a '
         f'pass reads), matrix product\n{ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
         f'{document["config"]["dtype"]}; peak memory {document["peak_memory_mib"]:.0f} MiB. The '
-        'floor is that of towers and\ntarget passes; image and drafter have none.\n'
+        'floor is that of towers and\ntarget passes; image and drafter have none. ar\'s: actions '
+        'equal to those of ar on the\nsame observation; off: the largest distance from them; '
+        'with text: actions with a token\nthat is no action.\n'
         f'{report.provenance(document)}', style='dim', highlight=False, markup=False)
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, names: int = 1) -> Table:
+    """Return an empty table whose first columns, `names` of them, hold words."""
     table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
     for number, column in enumerate(columns):
-        table.add_column(column, justify='right' if number else 'left')
+        table.add_column(column, justify='right' if number >= names else 'left')
     return table
 
 
 def _times_table(rows: Sequence[Row]) -> Table:
     table = _table(f'ms per action, {rows[0]["actions"]} actions each', '', 'mean', 'median',
-                   'p95', '× ar (95 %)', 'passes', '= ar', '× floor')
+                   'p95', '× ar', '95 %', '× floor')
     for row in rows:
         times, interval = row['ms_per_action'], row.get('speedup_interval')
-        equal = row.get('tokens_equal_ar')
-        against = f'{row["speedup_vs_ar"]:.2f}'
-        if interval:
-            against += f' ({interval[0]:.2f}–{interval[1]:.2f})'
         table.add_row(
-            row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')), against,
-            f'{row["target_passes_per_action"]:.2f}',
-            f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
+            row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            f'{row["speedup_vs_ar"]:.2f}',
+            f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
             f'{row["times_floor"]:.1f}')
     return table
 
@@ -184,19 +184,35 @@ def _stages_table(rows: Sequence[Row]) -> Table:
     shown = [name for name in _STAGES if any(name in row['stage_ms'] for row in rows)]
     table = _table('of it, ms, mean', '', *shown)
     for row in rows:
-        table.add_row(row['decoder'], *(
+        # Broken at its hyphen, the longest name leaves room for all stages in 80 columns.
+        table.add_row(row['decoder'].replace('-', '-\n'), *(
             f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
     return table
 
 
-def _passes_table(rows: Sequence[Row]) -> Table:
-    table = _table('a pass, mean', '', 'MB', 'GFLOP', 'FLOP/byte', 'floor, ms', 'took, ms',
-                   'GFLOP/s')
+def _tokens_table(rows: Sequence[Row]) -> Table:
+    table = _table('what it says, per action', '', 'passes', 'tokens a pass', "ar's", 'with text',
+                   'off, bins')
     for row in rows:
+        equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
+        table.add_row(
+            row['decoder'], f'{row["target_passes_per_action"]:.2f}',
+            f'{length:.2f}' if length else '',
+            f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
+            str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')))
+    return table
+
+
+def _passes_table(rows: Sequence[Row]) -> Table:
+    table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B', 'floor', 'ms', 'GFLOP/s',
+                   names=2)
+    for row in rows:
+        name = row['decoder'].replace('-', '-\n')
         for stage, own in row['passes'].items():
             table.add_row(
-                f'{row["decoder"]}, {stage}', f'{own["bytes"] / 1e6:.1f}',
-                f'{own["flops"] / 1e9:.3g}', f'{own["flops_per_byte"]:.1f}',
-                f'{own["floor_ms"]:.2f}', f'{own["ms"]:.2f}', f'{own["flops_per_s"] / 1e9:.0f}')
+                name, stage, *(f'{value:.3g}' for value in (
+                    own['bytes'] / 1e6, own['flops'] / 1e9, own['flops_per_byte'],
+                    own['floor_ms'], own['ms'], own['flops_per_s'] / 1e9)))
+            name = ''
         table.add_section()
     return table
