@@ -71,9 +71,9 @@ def _points(axis: Any, document: Report) -> list[Any]:
         handles.append(Line2D([], [], color=colour, lw=6, label=row['decoder']))
         for stage, own in row['passes'].items():
             axis.plot(own['flops_per_byte'], own['flops_per_s'] / 1e9, _MARKERS[stage],
-                      color=colour, markersize=9, markeredgecolor='white')
-            marks[stage] = Line2D([], [], color='#555555', marker=_MARKERS[stage], ls='',
-                                  markersize=9, label=stage)
+                      color='none', markersize=10, markeredgecolor=colour, markeredgewidth=2)
+            marks[stage] = Line2D([], [], color='none', marker=_MARKERS[stage], markersize=10,
+                                  markeredgecolor='#555555', markeredgewidth=2, label=stage)
     return [*handles, *marks.values()]
 
 

@@ -148,15 +148,16 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         console.print('[bold]acceptance replayed, speed projected[/bold]: random weights '
                       f'({document["config"]["shape"]}), drafts accepted as in '
                       f'{document["config"]["acceptance"]}', highlight=False)
-    ceilings = document['ceilings']
+    ceilings, config = document['ceilings'], document['config']
     console.print(
-        f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s (of as many bytes as a '
-        f'pass reads), matrix product\n{ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
-        f'{document["config"]["dtype"]}; peak memory {document["peak_memory_mib"]:.0f} MiB. The '
-        'floor is that of towers and\ntarget passes; image and drafter have none. ar\'s: actions '
-        'equal to those of ar on the\nsame observation; off: the largest distance from them; '
-        'with text: actions with a token\nthat is no action.\n'
-        f'{report.provenance(document)}', style='dim', highlight=False, markup=False)
+        f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s, of as many bytes as a '
+        f'pass reads; matrix product {ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
+        f'{config["dtype"]}; peak memory of the process {document["peak_memory_mib"]:.0f} MiB. '
+        'The floor is that of the vision towers and the passes of the target; image and drafter '
+        "have none. ar's: actions equal to those of ar on the same observation; off: the largest "
+        'distance from them; with text: actions with a token that is no action.',
+        style='dim', highlight=False, markup=False)
+    console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
 
 def _table(title: str, *columns: str, names: int = 1) -> Table:
@@ -204,8 +205,8 @@ def _tokens_table(rows: Sequence[Row]) -> Table:
 
 
 def _passes_table(rows: Sequence[Row]) -> Table:
-    table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B', 'floor', 'ms', 'GFLOP/s',
-                   names=2)
+    table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
+                   'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
         name = row['decoder'].replace('-', '-\n')
         for stage, own in row['passes'].items():
