@@ -109,9 +109,12 @@ def run(args: BenchArgs) -> int:
         field = entrants.enter(args, decoders)
         episodes = _episodes(args, field, bar)
         actors = entrants.warm(field, episodes[0])
-        n_actions = args.repeats * len(actors) * sum(len(e.frames) for e in episodes)
-        task = bar.add_task('actions', total=n_actions)
-        samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task))
+        n_frames = sum(len(episode.frames) for episode in episodes)
+        console.print(f'{", ".join(actors)}: {n_frames} observations, {args.repeats} times each',
+                      highlight=False)
+        task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
+        samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
+                          field.replayed)
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples)
     bench_report.print_tables(document, console)

@@ -122,8 +122,9 @@ def _compare(rows: Sequence[Row], samples: Sequence[Sample], seed: int) -> None:
             continue
         row['speedup_interval'] = list(ratio_interval(baseline, own, seed))
         pairs = [sample.record.tokens == tokens[sample.place] for sample in samples
-                 if sample.contestant == row['decoder']]
-        row['tokens_equal_ar'] = {'actions': len(pairs), 'actions_equal': sum(pairs)}
+                 if sample.contestant == row['decoder'] and sample.record.deviation is not None]
+        if pairs:
+            row['tokens_equal_ar'] = {'actions': len(pairs), 'actions_equal': sum(pairs)}
 
 
 def _times(name: str, samples: Sequence[Sample]) -> NDArray[np.float64]:

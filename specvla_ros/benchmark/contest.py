@@ -8,7 +8,7 @@ action work as they do on a robot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,14 @@ class Sample:
 
 def contest(
     actors: dict[str, Actor], episodes: Sequence[Episode], repeats: int, seed: int,
-    on_action: Callable[[], None] = lambda: None,
+    on_action: Callable[[], None] = lambda: None, replayed: Collection[str] = (),
 ) -> list[Sample]:
     """
     Let all act on all observations, `repeats` times; samples come in the order of acting.
 
     :param actors: by name; the baseline must be one of them
     :param seed: of the order in which they get each observation
+    :param replayed: names of those whose tokens mean nothing: they aren't compared with `ar`'s
     """
     random, names = np.random.default_rng(seed), list(actors)
     samples: list[Sample] = []
@@ -68,8 +69,10 @@ def contest(
                     actions[name] = actors[name].act(image, episode.instruction)
                     on_action()
                 place = (repeat, number, frame)
-                samples += [_sample(name, place, turn, actions[name], actions[BASELINE])
-                            for turn, name in enumerate(order)]
+                for turn, name in enumerate(order):
+                    compared = name != BASELINE and name not in replayed
+                    reference = actions[BASELINE] if compared else None
+                    samples.append(_sample(name, place, turn, actions[name], reference))
     return samples
 
 
@@ -80,8 +83,9 @@ def warm_up(actor: Actor, episode: Episode) -> None:
     actor.reset()
 
 
-def _sample(name: str, place: tuple[int, int, int], turn: int, action: Any, reference: Any
-            ) -> Sample:
-    difference = None if name == BASELINE else deviation(action, reference)
+def _sample(
+    name: str, place: tuple[int, int, int], turn: int, action: Any, reference: Any | None
+) -> Sample:
+    difference = None if reference is None else deviation(action, reference)
     record = ActionRecord.of(action.tokens, action.trace, difference)
     return Sample(name, place, turn, record, tuple(action.trace.drafts))

@@ -13,7 +13,7 @@ from specvla_ros.benchmark.cost import PassCost
 from specvla_ros.benchmark.machine import available_cores
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
 from specvla_ros.benchmark.peers import GeneratePeer, GENERATIONS
-from specvla_ros.benchmark.replay import random_checkpoint
+from specvla_ros.benchmark.replay import random_checkpoint, RandomCheckpoint
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.benchmark.rollout import Actor
 from specvla_ros.configuration import DecoderConfig
@@ -41,6 +41,13 @@ class Entrants:
     ceilings: roofline.Ceilings
     threads: int
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def replayed(self) -> set[str]:
+        """Names of those whose acceptance is replayed, so that their tokens mean nothing."""
+        if not isinstance(self.checkpoint, RandomCheckpoint):
+            return set()
+        return set(self.actors) - {BASELINE, *self.peers}
 
 
 def enter(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Entrants:

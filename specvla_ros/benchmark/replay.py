@@ -132,6 +132,10 @@ def random_checkpoint(
         drafter = EagleHead(EagleConfig.like(shape)).to(dtype)
     check_memory(weight_bytes([*shape.parameters(), *drafter.parameters()]), device)
     model = OpenVLA.untrained(config, device, dtype, seed)
+    # As a fine-tuned model, this one says action tokens only: a peer's tokens can be compared.
+    first, end = model.action_tokenizer.first_id, model.action_tokenizer.vocab_size
+    model.lm_head.weight[:first] = 0
+    model.lm_head.weight[end:] = 0
     model.norm_stats = _STATISTICS
     model.tokenizer = word_tokenizer(config.action_vocab_size, instruction)
     return RandomCheckpoint(model, acceptance, seed)

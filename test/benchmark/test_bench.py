@@ -116,13 +116,17 @@ def test_rows_say_how_each_stands_against_ar_and_against_the_floor(args, tmp_pat
 
 
 def test_random_weights_are_a_projection_and_say_so(random, tmp_path, capsys):
-    assert run(random) == 0
+    assert run(dataclasses.replace(random, peer=('generate',))) == 0
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert report['config']['acceptance'].startswith('Spec-VLA, arXiv 2507.22424, Table 2')
     assert report['checkpoint']['target_sha256'] is None
     assert 'acceptance replayed, speed projected' in capsys.readouterr().out
-    lengths = {row['decoder']: row['acceptance_length'] for row in report['rows']}
-    assert lengths['ar'] == 1 and lengths['relaxed'] > 1
+    rows = {row['decoder']: row for row in report['rows']}
+    assert rows['ar']['acceptance_length'] == 1 and rows['relaxed']['acceptance_length'] > 1
+    # What a replayed decoder says means nothing; generate must say what ar says.
+    assert 'tokens_equal_ar' not in rows['relaxed'] and 'max_bin_error' not in rows['relaxed']
+    assert rows['generate']['tokens_equal_ar'] == {'actions': 4, 'actions_equal': 4}
+    assert rows['generate']['actions_with_text_tokens'] == 0
 
 
 def test_ar_takes_part_even_if_it_is_not_named(random, tmp_path):
@@ -168,3 +172,21 @@ def test_the_interval_of_a_ratio_comes_from_pairs():
 
 def test_every_peer_the_help_names_is_there():
     assert set(PEERS) == set(GENERATIONS)
+
+
+def test_with_the_real_simulator(tiny_checkpoint, tmp_path):
+    from specvla_ros.libero.assets import AssetError, installed_assets
+
+    try:
+        installed_assets()
+    except AssetError:
+        pytest.skip('the LIBERO assets are not here')
+    args = BenchArgs(checkpoint=tiny_checkpoint, tasks=(0,), observations=2, repeats=1,
+                     decoder=('ar', 'history'), device='cpu', threads=1, out=tmp_path / 'run')
+    assert run(args) == 0
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    rows = {row['decoder']: row for row in report['rows']}
+    assert {row['suite'] for row in rows.values()} == {'libero_object'}
+    # The first observation of an episode has no history, the second one has.
+    assert rows['history']['actions'] == 2 and rows['history']['drafted'] > 0
+    assert rows['history']['tokens_equal_ar'] == {'actions': 2, 'actions_equal': 2}

@@ -80,6 +80,12 @@ def test_actions_are_compared_with_the_baselines_on_the_same_observation(actors,
     assert (deviations['b'].max_bins, deviations['c'].max_bins) == (1, 2)
 
 
+def test_whose_tokens_mean_nothing_is_not_compared(actors, episodes):
+    samples = contest(actors, episodes, repeats=1, seed=0, replayed={'b'})
+    compared = {s.contestant for s in samples if s.record.deviation is not None}
+    assert compared == {'c'}
+
+
 def test_progress_counts_every_action(actors, episodes):
     done = []
     samples = contest(actors, episodes, 1, 0, lambda: done.append(1))
