@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'safety'}
+LEAVES = {'errors', 'configuration', 'hashing', 'safety'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     'nodes': ENGINE | {'libero', 'msg'},
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
+    'hashing': set(),
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
     '__init__': set(),
