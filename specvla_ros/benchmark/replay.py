@@ -31,12 +31,12 @@ from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.prompt import PROMPT
 from specvla_ros.policy import Checkpoint
 
 # Of a LIBERO checkpoint's form: six dimensions to scale, and the gripper.
 _STATISTICS = {'libero_object': {'action': {
     'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}}}
-_TEMPLATE_WORDS = 'In : What action should the robot take to ? Out'
 
 
 class ReplayedRule(AcceptanceRule):
@@ -147,9 +147,10 @@ def word_tokenizer(size: int, instruction: str) -> PreTrainedTokenizerFast:
 
     That is near what Llama's makes of it: it has nearly all of these words whole.
     """
-    words = ['<unk>', '<s>', '</s>', *_TEMPLATE_WORDS.split(), *instruction.split()]
-    words = list(dict.fromkeys(words))
+    splitter = pre_tokenizers.Whitespace()
+    said = [word for word, _ in splitter.pre_tokenize_str(PROMPT.format(instruction))]
+    words = list(dict.fromkeys(['<unk>', '<s>', '</s>', *said]))
     names = [*words, *(f'<{i}>' for i in range(len(words), size))]
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, '<unk>'))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.pre_tokenizer = splitter
     return PreTrainedTokenizerFast(tokenizer_object=backend)
