@@ -24,7 +24,7 @@ from specvla_ros.benchmark.cost import total, Work
 from specvla_ros.benchmark.entrants import Entrants
 from specvla_ros.benchmark.report import BASELINE, Report, Row
 
-_DRAWS = 2000  # of the bootstrap: the ends of the interval are stable to about 0.01
+_DRAWS = 2000  # of the bootstrap: 50 beyond each end of the interval
 _STAGES = (*report.STAGES, 'generate')
 
 
@@ -150,13 +150,15 @@ def print_tables(document: Report, console: Console | None = None) -> None:
                       f'({document["config"]["shape"]}), drafts accepted as in '
                       f'{document["config"]["acceptance"]}', highlight=False)
     ceilings, config = document['ceilings'], document['config']
+    whose = 'GPU' if config['device'].startswith('cuda') else 'process'
     console.print(
         f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s, of as many bytes as a '
         f'pass reads; matrix product {ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
-        f'{config["dtype"]}; peak memory of the process {document["peak_memory_mib"]:.0f} MiB. '
+        f'{config["dtype"]}; peak memory of the {whose} {document["peak_memory_mib"]:.0f} '
+        'MiB. '
         'The floor is that of the vision towers and the passes of the target; image and drafter '
-        "have none. ar's: actions equal to those of ar on the same observation; off: the largest "
-        'distance from them; with text: actions with a token that is no action.',
+        'have none. "= ar": actions equal to those of ar on the same observation; "off": the '
+        'largest distance from them; "with text": actions with a token that is no action.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
@@ -193,7 +195,7 @@ def _stages_table(rows: Sequence[Row]) -> Table:
 
 
 def _tokens_table(rows: Sequence[Row]) -> Table:
-    table = _table('what it says, per action', '', 'passes', 'tokens a pass', "ar's", 'with text',
+    table = _table('what it says, per action', '', 'passes', 'tokens a pass', '= ar', 'with text',
                    'off, bins')
     for row in rows:
         equal, length = row.get('tokens_equal_ar'), row['acceptance_length']

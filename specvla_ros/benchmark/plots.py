@@ -16,7 +16,8 @@ STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072
                  'other': '#dddddd'}
 STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
-DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73')
+DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
+                   '#e69f00')
 
 
 def write_plot(path: Path, document: Report) -> None:
@@ -147,6 +148,7 @@ def footnote(document: Report) -> str:
     """Return what the figures were got on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
-    weights = document['checkpoint'].get('target_sha256') or ''
+    sha256 = document['checkpoint'].get('target_sha256')
+    weights = f'target {sha256[:12]}' if sha256 else 'random weights'
     return (f'{device}, {host["cores"]} cores; specvla {document["specvla"]}, torch '
-            f'{document["versions"].get("torch", "?")}; target {weights[:12]}')
+            f'{document["versions"].get("torch", "?")}; {weights}')

@@ -18,7 +18,7 @@ import torch
 from specvla_ros.benchmark.cost import Work
 
 _COPY_BYTES = (1 << 20, 1 << 30)  # at least, at most
-_SIDE = {'cpu': 768, 'cuda': 8192}  # of the square matrices: large enough to fill the device
+_CPU_SIDE, _GPU_SIDE = 768, 8192  # of the square matrices: large enough to fill the device
 _SECONDS = 0.5  # of each measurement; the best single run counts
 
 
@@ -50,7 +50,7 @@ def measure(device: torch.device, dtype: torch.dtype, weights: int) -> Ceilings:
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     goal = torch.empty_like(source)
     copy = _best(lambda: goal.copy_(source), device)
-    side = _SIDE[device.type]
+    side = _CPU_SIDE if device.type == 'cpu' else _GPU_SIDE
     left = torch.randn(side, side, device=device).to(dtype)
     product = torch.empty_like(left)
     multiply = _best(lambda: torch.mm(left, left, out=product), device)
