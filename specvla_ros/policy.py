@@ -154,7 +154,7 @@ class Policy:
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
             check_drafter(config, drafter_folder)
-        model = OpenVLA.from_pretrained(folder, _device(device), _dtype(dtype))
+        model = OpenVLA.from_pretrained(folder, resolve_device(device), resolve_dtype(dtype))
         return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
@@ -248,8 +248,8 @@ def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:
     return decoder if isinstance(decoder, DecoderConfig) else load_preset(decoder)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """Device by name; raises SpecVLAError for one that isn't there."""
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Device by name, 'auto' = CUDA where there is one; raises SpecVLAError for one that isn't."""
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
@@ -264,8 +264,8 @@ def _device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Data type by name."""
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Data type by name; None stays None. Raises SpecVLAError for one that isn't known."""
     if dtype is None or dtype in _DTYPES.values():
         return dtype
     if dtype not in _DTYPES:

@@ -196,7 +196,12 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         by_task = [row for row in of_suite if row['task'] is not None]
         if len({row['task'] for row in by_task}) > 1:
             console.print(_task_table(suite, by_task))
-    console.print(_footnote(document), style='dim', highlight=False, markup=False)
+    console.print(
+        f'{provenance(document)}\n'
+        'Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
+        'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
+        'the first that differs. Errors: against ar on the same observations.',
+        style='dim', highlight=False, markup=False)
 
 
 def _overall_table(suite: str, rows: list[Row]) -> Table:
@@ -278,7 +283,8 @@ def _number(value: float | None, form: str, unit: str = '') -> str:
     return '' if value is None else format(value, form) + unit
 
 
-def _footnote(document: Report) -> str:
+def provenance(document: Report) -> str:
+    """Return the machine, versions and weights that figures were got with, on two lines."""
     host, found = document['machine'], document['versions']
     checkpoint = document['checkpoint']
     gpus = ', '.join(host['gpus']) or 'no GPU'
@@ -290,7 +296,4 @@ def _footnote(document: Report) -> str:
     packages = ', '.join(f'{name} {found[name]}' for name in ('torch', 'mujoco')
                          if name in found)
     return (f'{host["cpu"]}, {host["cores"]} cores, {gpus}; {settings}\n'
-            f'specvla {document["specvla"]}, {packages}; sha256: {weights}\n'
-            'Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
-            'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-            'the first that differs. Errors: against ar on the same observations.')
+            f'specvla {document["specvla"]}, {packages}; sha256: {weights or "random weights"}')
