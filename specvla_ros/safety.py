@@ -76,14 +76,16 @@ class SafetySettings:
                 f'fallback is {self.fallback!r}, must be one of {", ".join(FALLBACKS)}')
 
     @classmethod
-    def read(cls, path: str | Path | None = None) -> SafetySettings:
+    def read(cls, name: str | Path = 'safety') -> SafetySettings:
         """
-        Read a YAML file; None is the package's own ``config/safety.yaml``.
+        Read a file of ``config/`` by its name ('safety', 'safety_arm'), or one by its path.
 
         :raises SpecVLAError: a setting is missing, unknown or can't be; the file is named
         :raises FileNotFoundError: no such file
         """
-        path = Path(path) if path else config_folder() / 'safety.yaml'
+        path = Path(name)
+        if path.suffix not in ('.yaml', '.yml'):
+            path = config_folder() / f'{name}.yaml'
         content = read_yaml(path)
         check_keys(path, content, required={field.name for field in fields(cls)})
         corners = {name: tuple(content[name]) for name in _WALLS

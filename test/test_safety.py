@@ -3,7 +3,8 @@ from dataclasses import replace
 import math
 from pathlib import Path
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from specvla_ros.safety import FALLBACKS, fit, SafetySettings
 PERIOD = 0.05
 OFF = SafetySettings(
     (-math.inf,) * 3, (math.inf,) * 3, *[math.inf] * 7, fallback='none')
-ARM = SafetySettings.read(config_folder() / 'safety_arm.yaml')
+ARM = SafetySettings.read('safety_arm')
 PARTS = slice(0, 3), slice(3, 6)
 
 lengths = st.floats(1e-4, 10)

@@ -29,6 +29,13 @@ class ImageMessage(Protocol):
     data: Any
 
 
+class CompressedMessage(Protocol):
+    """What is used of `sensor_msgs/msg/CompressedImage`."""
+
+    format: str
+    data: Any
+
+
 @dataclass(slots=True)
 class _PackedImage:
     """An image without row padding, in the shape rosbags-image reads."""
@@ -57,6 +64,28 @@ def to_rgb(message: ImageMessage) -> np.ndarray:
             return pixels[..., :3]
         return np.ascontiguousarray(pixels[..., order])
     return _convert(message)
+
+
+def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
+    """
+    Return a compressed camera message as uint8 [H, W, 3] RGB: JPEG, or what OpenCV reads (PNG).
+
+    :raises SpecVLAError: the data can't be read as such an image
+    """
+    import simplejpeg
+    data = bytes(message.data)
+    try:
+        if simplejpeg.is_jpeg(data):
+            return simplejpeg.decode_jpeg(data, colorspace='RGB')
+    except ValueError as error:
+        raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error
+    import cv2
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise SpecVLAError(
+            f'the compressed image, {len(data)} bytes of format {message.format!r}, is neither '
+            'JPEG nor PNG; depth has its own transport and is no camera image')
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def fill_image(message: Any, image: np.ndarray) -> None:
