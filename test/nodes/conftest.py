@@ -135,6 +135,13 @@ class Robot:
         self.camera.publish(message)
         return message
 
+    def watch(self, *color, seconds):
+        """Publish images for some time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.see(*color)
+            time.sleep(0.05)
+
     def say(self, text):
         self.boss.publish(String(data=text))
 
