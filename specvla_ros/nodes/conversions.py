@@ -16,6 +16,7 @@ _CHANNELS = {
     'bgra8': (4, (2, 1, 0)),
     'mono8': (1, (0, 0, 0)),
 }
+_JPEG = b'\xff\xd8'  # its first marker; a cut file has no last one
 
 
 class ImageMessage(Protocol):
@@ -75,7 +76,7 @@ def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
     import simplejpeg
     data = bytes(message.data)
     try:
-        if simplejpeg.is_jpeg(data):
+        if data.startswith(_JPEG):
             return simplejpeg.decode_jpeg(data, colorspace='RGB')
     except ValueError as error:
         raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error
