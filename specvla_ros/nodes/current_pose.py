@@ -41,7 +41,7 @@ class CurrentPose:
                 f'current_pose is in the frame {message.header.frame_id!r}, the actions are in '
                 f'{self._frame_id!r}: it is not used. Publish it in that frame',
                 throttle_duration_sec=_LOG_PERIOD)
-        elif abs(_length(message.pose) - 1) > 1e-3:
+        elif not abs(_length(message.pose) - 1) < 1e-3:  # nor is NaN
             self._logger.error('the orientation of current_pose is no unit quaternion: it is not '
                                'used', throttle_duration_sec=_LOG_PERIOD)
         else:

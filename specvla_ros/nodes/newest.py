@@ -68,11 +68,6 @@ class Newest:
             self._condition.notify()
             return True
 
-    @property
-    def settings(self) -> Any:
-        """What the next job will carry."""
-        return self._settings
-
     def set_settings(self, settings: Any) -> None:
         """Jobs taken from now on carry these settings; the one under way keeps its own."""
         with self._condition:

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import qos_policy_name_from_kind, QoSProfile
+from rclpy.qos import qos_policy_name_from_kind, QoSProfile, ReliabilityPolicy
 
 from specvla_ros.nodes import qos
+
+_PATIENCE = Duration(seconds=0.2)  # for a subscriber that doesn't answer
 
 
 class Topics:
@@ -31,6 +34,8 @@ class Topics:
             'subscribe with durability volatile, deadline and liveliness at their defaults'))
         publisher = self._node.create_publisher(kind, topic, profile, event_callbacks=events)
         self._destroy.append(lambda: self._node.destroy_publisher(publisher))
+        if profile.reliability == ReliabilityPolicy.RELIABLE:
+            self._destroy.append(lambda: publisher.wait_for_all_acked(_PATIENCE))
         return publisher
 
     def subscribe(self, kind: type, topic: str, callback: Callable[[Any], None],
@@ -61,7 +66,7 @@ class Topics:
         self._destroy.append(lambda: self._node.destroy_timer(timer))
 
     def destroy(self) -> None:
-        """Destroy everything that was made; may be called again."""
+        """Destroy everything that was made; the last words said on a topic are still heard."""
         while self._destroy:
             self._destroy.pop()()
 

@@ -144,3 +144,14 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
     assert [action.sequence for action in robot.actions[:4]] == [0, 1, 2, 3]
     robot.see(100, 2, 3)
     until(lambda: sum(action.translation[0].x > 0 for action in robot.actions) == 2, 'it goes on')
+
+
+def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, until, envelope):
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_s=60)))
+    robot.connect(until)
+    robot.say('pick up')
+    robot.see(100, 2, 3)
+    robot.wait_for_actions(1)
+    assert node.interrupt() == 0
+    assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
+        pytest.approx(0.01), 0]
