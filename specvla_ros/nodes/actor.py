@@ -116,6 +116,7 @@ class Actor:
                 f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is not '
                 'acted on, the next one is', throttle_duration_sec=_LOG_PERIOD)
             self._statistics.count('stale_images')
+            self._statistics.count('refused')
         elif self._newest.put_image(message, stamp):
             self._main.post(self._act)
 

@@ -180,8 +180,7 @@ def test_refuses_to_publish_what_is_not_finite(robot, start, until):
     node = start(NODE)
     robot.connect(until)
     robot.say('pick up')
-    robot.see(1, 2, 13)
-    node.says('the action is not finite')
+    until(lambda: robot.see(1, 2, 13) and 'the action is not finite' in node.output, 'a refusal')
     assert robot.actions == []
 
 
