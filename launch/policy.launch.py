@@ -28,6 +28,17 @@ def generate_launch_description():
             'image_topic', default_value='image',
             description='Camera to look through (sensor_msgs/msg/Image)'),
         DeclareLaunchArgument(
+            'image_transport', default_value='raw', choices=['raw', 'compressed'],
+            description='compressed: look at <image_topic>/compressed instead '
+                        '(sensor_msgs/msg/CompressedImage)'),
+        DeclareLaunchArgument(
+            'safety', default_value='safety',
+            description='Envelope of the actions: safety, safety_arm or path of a YAML file'),
+        DeclareLaunchArgument(
+            'autostart', default_value='true', choices=['true', 'false'],
+            description='Configure and activate at the start; false: wait for the transitions of '
+                        'the lifecycle'),
+        DeclareLaunchArgument(
             'params_file',
             default_value=PathJoinSubstitution(
                 [FindPackageShare('specvla_ros'), 'config', 'policy.yaml']),
@@ -57,6 +68,11 @@ def generate_launch_description():
                     'unnorm_key': ParameterValue(
                         LaunchConfiguration('unnorm_key'), value_type=str),
                     'device': ParameterValue(LaunchConfiguration('device'), value_type=str),
+                    'image_transport': ParameterValue(
+                        LaunchConfiguration('image_transport'), value_type=str),
+                    'safety': ParameterValue(LaunchConfiguration('safety'), value_type=str),
+                    'autostart': ParameterValue(
+                        LaunchConfiguration('autostart'), value_type=bool),
                     'use_sim_time': ParameterValue(
                         LaunchConfiguration('use_sim_time'), value_type=bool),
                 },

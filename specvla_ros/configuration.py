@@ -82,11 +82,11 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         for name in ('translation_scale_m', 'rotation_scale_rad', 'period_s'):
             value = getattr(self, name)
-            if not _is_number(value) or not (0 < value < math.inf):
+            if not is_number(value) or not (0 < value < math.inf):
                 raise SpecVLAError(f'{name} of {self.unnorm_key} is {value!r}, must be positive')
         for name in ('gripper_closed', 'gripper_open'):
             value = getattr(self, name)
-            if not _is_number(value) or not math.isfinite(value):
+            if not is_number(value) or not math.isfinite(value):
                 raise SpecVLAError(f'{name} of {self.unnorm_key} is {value!r}, must be a number')
         if self.gripper_closed == self.gripper_open:
             raise SpecVLAError(
@@ -149,8 +149,8 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 f'decoder is {str(preset)!r}, must be one of {preset_names()} or the path of a '
                 '.yaml file'
             )
-    content = _read_yaml(path)
-    _check_keys(path, content, required={'drafter', 'rule'})
+    content = read_yaml(path)
+    check_keys(path, content, required={'drafter', 'rule'})
     return DecoderConfig(
         name=path.stem,
         drafter=_component(path, 'drafter', content['drafter']),
@@ -168,9 +168,9 @@ def load_dataset(unnorm_key: str) -> DatasetConfig:
     known: list[str] = []
     files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
     for path in sorted(files, key=lambda path: path.stem != unnorm_key):
-        content = _read_yaml(path)
+        content = read_yaml(path)
         names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
-        _check_keys(path, content, required=names, optional={'keys'})
+        check_keys(path, content, required=names, optional={'keys'})
         keys = [path.stem, *content.pop('keys', [])]
         if unnorm_key in keys:
             return DatasetConfig(unnorm_key=unnorm_key, **content)
@@ -213,7 +213,7 @@ def _component(path: Path, kind: str, content: object) -> Component:
     return Component(content['name'], settings, by_device)
 
 
-def _read_yaml(path: Path) -> dict[str, object]:
+def read_yaml(path: Path) -> dict[str, object]:
     """Content of a YAML file that holds one mapping."""
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file')
@@ -226,7 +226,7 @@ def _read_yaml(path: Path) -> dict[str, object]:
     return content
 
 
-def _check_keys(
+def check_keys(
     path: Path,
     content: Mapping[str, object],
     required: set[str],
@@ -242,6 +242,6 @@ def _check_keys(
         )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     """Whether a YAML value is a number (true and false are not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -16,6 +16,7 @@ _CHANNELS = {
     'bgra8': (4, (2, 1, 0)),
     'mono8': (1, (0, 0, 0)),
 }
+_JPEG = b'\xff\xd8'  # its first marker; a cut file has no last one
 
 
 class ImageMessage(Protocol):
@@ -26,6 +27,13 @@ class ImageMessage(Protocol):
     encoding: str
     is_bigendian: int
     step: int
+    data: Any
+
+
+class CompressedMessage(Protocol):
+    """What is used of `sensor_msgs/msg/CompressedImage`."""
+
+    format: str
     data: Any
 
 
@@ -57,6 +65,28 @@ def to_rgb(message: ImageMessage) -> np.ndarray:
             return pixels[..., :3]
         return np.ascontiguousarray(pixels[..., order])
     return _convert(message)
+
+
+def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
+    """
+    Return a compressed camera message as uint8 [H, W, 3] RGB: JPEG, or what OpenCV reads (PNG).
+
+    :raises SpecVLAError: the data can't be read as such an image
+    """
+    import simplejpeg
+    data = bytes(message.data)
+    try:
+        if data.startswith(_JPEG):
+            return simplejpeg.decode_jpeg(data, colorspace='RGB')
+    except ValueError as error:
+        raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error
+    import cv2
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise SpecVLAError(
+            f'the compressed image, {len(data)} bytes of format {message.format!r}, is neither '
+            'JPEG nor PNG; depth has its own transport and is no camera image')
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def fill_image(message: Any, image: np.ndarray) -> None:

@@ -22,15 +22,17 @@ _STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 
 
 def action_message(
-        action: Action, dataset: DatasetConfig, image_stamp: Any, sequence: int) -> ActionDelta:
+        action: Action, dataset: DatasetConfig, image_stamp: Any, sequence: int,
+        limited_to: np.ndarray | None = None) -> ActionDelta:
     """
     Return an action as `ActionDelta`, all but `header.stamp`.
 
     :param action: `si` float32 [chunk, 7]: m, rotation vector in rad, gripper (1 = open)
     :param image_stamp: `builtin_interfaces/msg/Time` of the image acted on
+    :param limited_to: what the safety envelope made of `si`, where it changed it
     :raises SpecVLAError: a value isn't finite: nothing that may reach a robot
     """
-    si = np.asarray(action.si, dtype=np.float64)
+    si = np.asarray(action.si if limited_to is None else limited_to, dtype=np.float64)
     if not np.isfinite(si).all():
         raise SpecVLAError(f'the action is not finite: {si.tolist()}; check the statistics of '
                            f'{dataset.unnorm_key} in the checkpoint')
@@ -45,7 +47,20 @@ def action_message(
         gripper=array.array('f', si[:, 6].tolist()),
         normalized=array.array('f', normalized.ravel().tolist()),
         token_ids=array.array('I', [int(token) for token in action.tokens]),
+        limited=limited_to is not None,
     )
+
+
+def standstill_message(dataset: DatasetConfig, gripper: float, sequence: int) -> ActionDelta:
+    """
+    Return the command not to move, all but `header.stamp`: no image, no tokens.
+
+    :param gripper: what it was told before
+    """
+    return ActionDelta(
+        header=Header(frame_id=dataset.frame_id), sequence=sequence,
+        step_period=float(dataset.period_s), translation=[Vector3()], rotation=[Vector3()],
+        gripper=array.array('f', [gripper]), limited=True)
 
 
 def deltas_of(message: ActionDelta) -> np.ndarray:

@@ -29,6 +29,8 @@ class Newest:
     * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy.
     * An answer counts only if the instruction it was made for still holds when it is given. If it
       doesn't, and no newer image has come, the same image may be taken again for the new one.
+    * While it is paused nothing can be taken, nothing counts, and images are not kept; the
+      instruction is.
     """
 
     def __init__(self, settings: Any = None) -> None:
@@ -39,11 +41,12 @@ class Newest:
         self._last_stamp = 0
         self._instruction = ''
         self._revision = 0
+        self._paused = False
 
     def put_image(self, image: Any, stamp: int = 0) -> bool:
-        """Make `image` the newest; False if it is a copy of the one before it."""
+        """Make `image` the newest; False if it is a copy of the one before it, or while paused."""
         with self._condition:
-            if stamp and stamp == self._last_stamp:
+            if self._paused or (stamp and stamp == self._last_stamp):
                 return False
             self._image, self._last_stamp = image, stamp
             self._condition.notify()
@@ -64,11 +67,6 @@ class Newest:
             self._under_way = None
             self._condition.notify()
             return True
-
-    @property
-    def settings(self) -> Any:
-        """What the next job will carry."""
-        return self._settings
 
     def set_settings(self, settings: Any) -> None:
         """Jobs taken from now on carry these settings; the one under way keeps its own."""
@@ -97,6 +95,17 @@ class Newest:
             self._under_way = None
             publish()
             return True
+
+    def pause(self) -> None:
+        """Let nothing count any more; when this returns, no `publish` runs and none will."""
+        with self._condition:
+            self._paused, self._revision = True, self._revision + 1
+            self._image = self._under_way = None
+
+    def resume(self) -> None:
+        """Go on with the next image."""
+        with self._condition:
+            self._paused = False
 
     def drop(self, job: Job) -> None:
         """Give up on a job (a bad image, say): its image will not be taken again."""

@@ -20,7 +20,8 @@ class Parameter:
     One parameter of a node.
 
     default: its type is the parameter's type. low, high: closed range, both or neither.
-    choices: the only values allowed. changeable: may be set while the node runs.
+    choices: the only values allowed. changeable: may be set while the node runs. reloadable: may
+    be set while a lifecycle node is unconfigured, and holds from the next configuration on.
     any_type: a YAML int, list or string may stand there; the node parses it.
     """
 
@@ -32,16 +33,19 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     changeable: bool = False
+    reloadable: bool = False
     any_type: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what `ros2 param describe` shows, and what rclpy enforces."""
         unit = f' [{self.unit}]' if self.unit else ''
         descriptor = ParameterDescriptor(
-            description=self.description + unit, read_only=not self.changeable,
-            dynamic_typing=self.any_type)
-        if self.choices:
-            descriptor.additional_constraints = f'one of {", ".join(self.choices)}'
+            description=self.description + unit,
+            read_only=not (self.changeable or self.reloadable), dynamic_typing=self.any_type)
+        constraints = [f'one of {", ".join(self.choices)}'] if self.choices else []
+        if self.reloadable:
+            constraints.append('may be changed while the node is unconfigured')
+        descriptor.additional_constraints = '; '.join(constraints)
         if self.low is not None and isinstance(self.default, float):
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(self.low), to_value=float(self.high))]

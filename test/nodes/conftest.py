@@ -13,7 +13,10 @@ import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
+from specvla_ros.msg import ActionDelta, DecodeReport
+from std_msgs.msg import String
 
+from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import fill_image
 from specvla_ros.nodes.processes import free_domain
 
@@ -106,6 +109,46 @@ class Probe:
         return future.result()
 
 
+class Robot:
+    """The other side: a camera, somebody who gives instructions, and ears."""
+
+    def __init__(self, probe, make_image):
+        self.probe, self.make_image = probe, make_image
+        self.camera = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
+        self.boss = probe.node.create_publisher(String, 'instruction', qos.LATCHED)
+        probe.hear(ActionDelta, 'action', qos.STREAM)
+        probe.hear(DecodeReport, 'decode_report', qos.STREAM)
+
+    @property
+    def actions(self):
+        return self.probe.heard['action']
+
+    def connect(self, until):
+        self.probe.wait_for_subscribers(self.camera)
+        self.probe.wait_for_subscribers(self.boss, count=2)
+        until(lambda: all(self.probe.node.count_publishers(topic)
+                          for topic in ('action', 'decode_report')), 'publishers')
+        time.sleep(0.3)  # their side of the discovery, which we can't see
+
+    def see(self, *color, **image):
+        message = self.make_image(color, **image)
+        self.camera.publish(message)
+        return message
+
+    def watch(self, *color, seconds):
+        """Publish images for some time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.see(*color)
+            time.sleep(0.05)
+
+    def say(self, text):
+        self.boss.publish(String(data=text))
+
+    def wait_for_actions(self, count):
+        return self.probe.wait_for('action', count)
+
+
 @pytest.fixture
 def probe(monkeypatch):
     """Give the probe, and this test a ROS domain of its own."""
@@ -152,6 +195,18 @@ def make_image():
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(nanoseconds, 10**9)
         return message
     return make_image
+
+
+@pytest.fixture
+def robot(probe, make_image):
+    return Robot(probe, make_image)
+
+
+@pytest.fixture
+def wait_for_act(tmp_path, until):
+    """Give a function that waits until the fake policy is about to act."""
+    log = tmp_path / 'fake.log'
+    return lambda: until(lambda: log.exists() and 'act' in log.read_text(), 'an action under way')
 
 
 @pytest.fixture

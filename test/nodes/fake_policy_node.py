@@ -2,10 +2,12 @@
 `policy_node` around a policy that is none: a process for the tests.
 
 The tokens of an action are (first pixel's R, G, B; len(instruction); 3 zeros), so that a test can
-see what was acted on. From the environment: FAKE_ACT_S, seconds per action; FAKE_LOAD_S, seconds
-to load; FAKE_LOG, a file that gets a line per call.
+see what was acted on; it moves R / 10 mm along x. From the environment: FAKE_ACT_S, seconds per
+action; FAKE_LOAD_S, seconds to load; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line
+per call. The checkpoint must be a folder, or empty; `broken` is a bug.
 """
 import os
+from pathlib import Path
 import sys
 import time
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ class FakePolicy:
 
     def __init__(self, config):
         self.decoder_config = config
+        self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
     def act(self, image, instruction):
@@ -53,6 +56,10 @@ class FakePolicy:
 
 def load(settings):
     time.sleep(float(os.environ.get('FAKE_LOAD_S', '0')))
+    if settings.checkpoint == 'broken':
+        raise RuntimeError('a bug')
+    if not Path(settings.checkpoint or '.').is_dir():
+        raise FileNotFoundError(f'{settings.checkpoint}: no such folder')
     return FakePolicy(settings.decoder_config)
 
 

@@ -5,10 +5,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+import simplejpeg
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.conversions import fill_image, to_rgb
+from specvla_ros.nodes.conversions import compressed_to_rgb, fill_image, to_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -112,3 +113,25 @@ def test_cv_bridge_is_asked_where_it_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv_bridge', module)
     assert to_rgb(message(RGB[..., 0], 'nv12')) == ('nv12', 'rgb8')
     np.testing.assert_array_equal(to_rgb(message(RGB, 'rgb8')), RGB)
+
+
+def compressed(extension):
+    encoded = cv2.imencode(extension, RGB[..., ::-1])[1]
+    return CompressedImage(format=extension[1:], data=encoded.tobytes())
+
+
+def test_a_compressed_image_is_rgb_again():
+    np.testing.assert_array_equal(compressed_to_rgb(compressed('.png')), RGB)
+    colour = np.full((16, 16, 3), (200, 100, 0), np.uint8)
+    jpeg = CompressedImage(format='jpeg', data=simplejpeg.encode_jpeg(colour))
+    np.testing.assert_allclose(compressed_to_rgb(jpeg), colour, atol=2)
+
+
+@pytest.mark.parametrize('data, reason', [
+    (b'', 'neither JPEG nor PNG'), (b'garbage', 'neither JPEG nor PNG'),
+    (simplejpeg.encode_jpeg(RGB)[:100], 'no valid JPEG'),  # within the header
+    (simplejpeg.encode_jpeg(RGB)[:-20], 'no valid JPEG'),  # within the pixels
+], ids=['empty', 'garbage', 'header', 'pixels'])
+def test_a_damaged_compressed_image_is_refused(data, reason):
+    with pytest.raises(SpecVLAError, match=reason):
+        compressed_to_rgb(CompressedImage(format='jpeg', data=data))

@@ -95,7 +95,9 @@ def test_defaults_and_choices_are_those_of_the_nodes(path):
                 for parameter in NODES[executable].PARAMETERS}
     for name in set(file.arguments) & set(declared):
         keywords, parameter = file.arguments[name], declared[name]
-        assert keywords['default_value'].value == str(parameter.default), name
+        default = parameter.default
+        text = str(default).lower() if isinstance(default, bool) else str(default)
+        assert keywords['default_value'].value == text, name
         if parameter.choices:
             assert tuple(c.value for c in keywords['choices'].elts) == parameter.choices, name
 

@@ -28,7 +28,7 @@ class Brain:
         self.publisher = probe.node.create_publisher(ActionDelta, 'action', qos.STREAM)
         self.images = []
         self.times = []
-        probe.node.create_subscription(Image, 'image', self._on_image, qos.CAMERA_SUBSCRIBER)
+        probe.node.create_subscription(Image, 'image', self._on_image, qos.SENSOR_SUBSCRIBER)
         for kind, topic, profile in (
                 (EpisodeStatus, 'episode', qos.LATCHED), (String, 'instruction', qos.LATCHED),
                 (JointState, 'joint_states', qos.STREAM), (PoseStamped, 'eef_pose', qos.STREAM)):

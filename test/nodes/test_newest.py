@@ -128,3 +128,37 @@ def test_a_worker_that_waits_is_woken():
     newest.put_instruction('go')
     worker.join(5)
     assert jobs[0].image == 'a'
+
+
+def test_nothing_counts_while_paused_and_the_next_image_does_afterwards():
+    newest = Newest()
+    newest.put_instruction('go')
+    newest.put_image('a', 1)
+    job = take(newest)
+    newest.pause()
+    assert not newest.answer(job, lambda: None)
+    assert not newest.put_image('b', 2)
+    newest.put_instruction('stop')
+    assert take(newest) is None
+    newest.resume()
+    assert take(newest) is None
+    newest.put_image('c', 3)
+    assert (take(newest).image, job.revision) == ('c', 1)
+    assert not newest.answer(job, lambda: None)
+
+
+def test_pausing_waits_for_the_answer_being_given():
+    newest, order = Newest(), []
+    newest.put_instruction('go')
+    newest.put_image('a', 1)
+    job = take(newest)
+
+    def publish():
+        thread.start()
+        time.sleep(0.05)
+        order.append('published')
+
+    thread = threading.Thread(target=lambda: (newest.pause(), order.append('paused')))
+    assert newest.answer(job, publish)
+    thread.join()
+    assert order == ['published', 'paused']

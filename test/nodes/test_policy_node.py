@@ -6,59 +6,12 @@ import time
 import pytest
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 from std_msgs.msg import String
 
-from specvla_ros.nodes import qos
 from specvla_ros.nodes.policy_node import PARAMETERS
 
 NODE = 'fake_policy_node.py'
-
-
-class Robot:
-    """The other side: a camera, somebody who gives instructions, and ears."""
-
-    def __init__(self, probe, make_image):
-        self.probe, self.make_image = probe, make_image
-        self.camera = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
-        self.boss = probe.node.create_publisher(String, 'instruction', qos.LATCHED)
-        probe.hear(ActionDelta, 'action', qos.STREAM)
-        probe.hear(DecodeReport, 'decode_report', qos.STREAM)
-
-    @property
-    def actions(self):
-        return self.probe.heard['action']
-
-    def connect(self, until):
-        self.probe.wait_for_subscribers(self.camera)
-        self.probe.wait_for_subscribers(self.boss, count=2)
-        until(lambda: all(self.probe.node.count_publishers(topic)
-                          for topic in ('action', 'decode_report')), 'publishers')
-        time.sleep(0.3)  # their side of the discovery, which we can't see
-
-    def see(self, *color, **image):
-        message = self.make_image(color, **image)
-        self.camera.publish(message)
-        return message
-
-    def say(self, text):
-        self.boss.publish(String(data=text))
-
-    def wait_for_actions(self, count):
-        return self.probe.wait_for('action', count)
-
-
-@pytest.fixture
-def robot(probe, make_image):
-    return Robot(probe, make_image)
-
-
-@pytest.fixture
-def wait_for_act(tmp_path, until):
-    """Give a function that waits until the fake policy is about to act."""
-    log = tmp_path / 'fake.log'
-    return lambda: until(lambda: log.exists() and 'act' in log.read_text(), 'an action under way')
 
 
 def seen(action):
@@ -227,8 +180,7 @@ def test_refuses_to_publish_what_is_not_finite(robot, start, until):
     node = start(NODE)
     robot.connect(until)
     robot.say('pick up')
-    robot.see(1, 2, 13)
-    node.says('the action is not finite')
+    until(lambda: robot.see(1, 2, 13) and 'the action is not finite' in node.output, 'a refusal')
     assert robot.actions == []
 
 
@@ -283,7 +235,9 @@ def test_every_parameter_describes_itself(probe, start):
                            DescribeParameters.Request(names=sorted(names)))
     for descriptor in described.descriptors:
         assert len(descriptor.description) > 10
-        assert descriptor.read_only == (descriptor.name not in ('decoder', 'threshold'))
+        assert descriptor.read_only == (descriptor.name == 'autostart')
+        assert ('while the node is unconfigured' in descriptor.additional_constraints) == (
+            descriptor.name not in ('autostart', 'decoder', 'threshold'))
     threshold = next(d for d in described.descriptors if d.name == 'threshold')
     assert '[bins]' in threshold.description
     assert threshold.integer_range[0].to_value == 255

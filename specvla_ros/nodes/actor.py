@@ -1,0 +1,286 @@
+"""
+What a policy node is while it is active: topics, inference on the newest image, and safety.
+
+Callbacks only leave what arrives in `Newest`; `_act` runs in the main thread. What is never done:
+acting before there are an image and an instruction, acting on the same image twice or on a stale
+one, publishing an action whose instruction has been replaced meanwhile, and publishing one that
+the safety envelope refuses.
+"""
+
+import math
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.msg import ActionDelta, DecodeReport
+from specvla_ros.nodes import qos
+from specvla_ros.nodes.conversions import compressed_to_rgb, to_nanoseconds, to_rgb
+from specvla_ros.nodes.current_pose import CurrentPose, position_of
+from specvla_ros.nodes.diagnostics import Statistics
+from specvla_ros.nodes.main_thread import MainThread
+from specvla_ros.nodes.messages import (
+    action_message,
+    deltas_of,
+    report_message,
+    standstill_message,
+)
+from specvla_ros.nodes.newest import Job, Newest
+from specvla_ros.nodes.outputs import Outputs
+from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.topics import Topics
+from specvla_ros.safety import fit, SafetySettings
+
+# A camera of 30 Hz that sends something unreadable shall not fill the log.
+_LOG_PERIOD = 5.0
+_CAMERAS = {'raw': (Image, '', to_rgb),
+            'compressed': (CompressedImage, '/compressed', compressed_to_rgb)}
+
+
+class Actor:
+    """
+    Subscribes a camera and `instruction`, publishes `action`, `decode_report` and other outputs.
+
+    Topics are there while it is: whoever sees them can expect an answer.
+
+    :param main: runs inference
+    """
+
+    def __init__(self, node: Node, topics: Topics, main: MainThread, policy: ActingPolicy,
+                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics) -> None:
+        self._clock, self._logger = node.get_clock(), node.get_logger()
+        self._main, self._settings, self._safety = main, settings, safety
+        self._statistics, self._dataset = statistics, policy.dataset
+        self._newest = Newest(policy)
+        self._context = policy, 0
+        self._sequence = 0
+        self._image_stamp = 0  # ns, of the last image that came
+        self._image_came = -math.inf  # s, monotonic
+        self._motion = _Motion(safety.deadline_s)
+        self._publishing = threading.Lock()
+        self._topics = topics
+        self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
+        self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
+        self._outputs = Outputs(node, self._topics, settings, policy.dataset,
+                                keeps_target=safety.fallback == 'hold')
+        self._place = CurrentPose(
+            node, self._topics, policy.dataset.frame_id, patience=safety.deadline_s)
+        # Before the image: callbacks that are ready together run in this order, so an image sent
+        # after an instruction is never acted on under the one before.
+        self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
+        kind, suffix, self._read_image = _CAMERAS[settings.image_transport]
+        self._topics.subscribe(
+            kind, node.resolve_topic_name('image') + suffix, self._on_image,
+            qos.camera_subscriber(settings.camera_reliability),
+            'set the parameter camera_reliability of this node to best_effort')
+        self._topics.every(policy.dataset.period_s, self._watch)
+
+    def set_policy(self, policy: ActingPolicy) -> None:
+        """Let the actions that begin from now on come from this policy."""
+        self._newest.set_settings(policy)
+
+    def pause(self) -> None:
+        """Publish no action any more, and then, unless the fallback is none, to stand still."""
+        self._newest.pause()
+        with self._publishing:
+            if self._motion.is_under_way:
+                self._stand_still()
+            self._motion.end()
+
+    def resume(self) -> None:
+        """Go on with the next image."""
+        self._newest.resume()
+
+    def close(self) -> None:
+        """Pause for good."""
+        self.pause()
+        self._topics.destroy()
+
+    @property
+    def fault(self) -> str:
+        """Why actions are missing at present; '' where they aren't."""
+        return self._motion.fault
+
+    def _on_image(self, message: Any) -> None:
+        stamp = to_nanoseconds(message.header.stamp)
+        self._image_came = time.monotonic()
+        back = self._image_stamp - stamp if stamp else 0
+        self._image_stamp = stamp or self._image_stamp
+        if back > 0:
+            self._logger.error(
+                f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is not '
+                'acted on, the next one is', throttle_duration_sec=_LOG_PERIOD)
+            self._statistics.count('stale_images')
+            self._statistics.count('refused')
+        elif self._newest.put_image(message, stamp):
+            self._main.post(self._act)
+
+    def _on_instruction(self, message: String) -> None:
+        instruction = message.data.strip()
+        if not self._newest.put_instruction(instruction) and instruction:
+            return
+        if instruction:
+            self._logger.info(f'instruction: {instruction!r}')
+            self._main.post(self._act)
+        else:
+            self._logger.warning('the instruction is empty: no action until another comes',
+                                 throttle_duration_sec=_LOG_PERIOD)
+
+    def _act(self) -> None:
+        """Act on the newest image, if there is one that wasn't acted on."""
+        job = self._newest.take(timeout=0)
+        if job is None:
+            return
+        try:
+            self._act_on(job)
+        except ValueError as error:
+            self._newest.drop(job)
+            self._statistics.count('refused')
+            self._logger.warning(f'no action: {error}', throttle_duration_sec=_LOG_PERIOD)
+
+    def _act_on(self, job: Job) -> None:
+        """
+        Infer an action, fit it into the envelope and publish it.
+
+        :raises ValueError: there is something nobody should act on, or the result is refused
+        """
+        started = time.perf_counter()
+        age = self._check_age(job.image.header.stamp)
+        policy: ActingPolicy = job.settings
+        if policy is not self._context[0] or job.revision != self._context[1]:
+            policy.reset()  # what was learnt belongs to another task
+            self._context = policy, job.revision
+        action = policy.act(self._read_image(job.image), job.instruction)
+        inferred = time.perf_counter()
+        limited_to = self._limit(action.si)
+
+        def publish() -> None:
+            message = action_message(
+                action, policy.dataset, job.image.header.stamp, self._sequence, limited_to)
+            self._publish(message)
+            now = time.perf_counter()
+            report = report_message(action.trace, policy.decoder_config, message)
+            report.header.stamp, report.queue_age = message.header.stamp, age
+            report.publish_time, report.total_time = now - inferred, now - started
+            self._reports.publish(report)
+
+        if not self._newest.answer(job, publish):
+            self._statistics.count('dropped')
+            self._logger.info(f'dropped the action for {job.instruction!r}: the instruction has '
+                              'changed or acting was stopped meanwhile')
+            return
+        self._statistics.note_lengths(action.trace.acceptance_lengths)
+
+    def _check_age(self, stamp: Any) -> float:
+        """Return an image's age, s, NaN where the camera gives no stamp; raise if it is stale."""
+        nanoseconds, most = to_nanoseconds(stamp), self._settings.max_image_age
+        if not nanoseconds:
+            return math.nan
+        age = (self._clock.now().nanoseconds - nanoseconds) * 1e-9
+        self._statistics.note_input_age(age)
+        if most and abs(age) > most:
+            self._statistics.count('stale_images')
+            where = f'{age:.3f} s old' if age > 0 else f'from {-age:.3f} s in the future'
+            raise SpecVLAError(
+                f'the image is {where}, max_image_age is {most:g} s: see whether the camera is '
+                'stuck, and whether its clock is that of this node')
+        return age
+
+    def _limit(self, si: np.ndarray) -> np.ndarray | None:
+        """
+        Return what the envelope makes of an action, None if it leaves it as it is.
+
+        :raises SpecVLAError: it refuses it
+        """
+        pose = self._place.pose
+        safe = fit(si, self._safety, self._dataset.period_s, previous=self._motion.delta,
+                   position_m=None if pose is None else position_of(pose))
+        if safe.deltas is None:
+            raise SpecVLAError(safe.refusal)
+        if not safe.limited_by:
+            return None
+        self._statistics.count('limited')
+        self._logger.warning(f'the action was limited by {", ".join(safe.limited_by)}',
+                             throttle_duration_sec=_LOG_PERIOD)
+        return safe.deltas
+
+    def _publish(self, message: ActionDelta) -> None:
+        deltas = deltas_of(message)
+        with self._publishing:
+            self._send(message)
+            self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
+            self._motion.go_on(deltas[-1])
+        self._statistics.count('actions')
+
+    def _stand_still(self) -> None:
+        """Do what the fallback says; for whoever holds `_publishing`."""
+        if self._safety.fallback == 'none':
+            return
+        message = standstill_message(self._dataset, self._motion.gripper, self._sequence)
+        self._send(message)
+        self._outputs.stand_still(message.header.stamp, self._place.pose)
+
+    def _send(self, message: ActionDelta) -> None:
+        message.header.stamp = self._clock.now().to_msg()
+        self._actions.publish(message)
+        self._sequence += 1
+
+    def _watch(self) -> None:
+        """See whether actions are missing; called every control period."""
+        with self._publishing:
+            if not self._motion.is_late:
+                return
+            if not self._motion.fault:
+                deadline = self._safety.deadline_s
+                is_blind = time.monotonic() - self._image_came > deadline
+                self._motion.fault = (f'no {"image" if is_blind else "action"} for more than '
+                                      f'{deadline:g} s (deadline_s)')
+                self._statistics.count('deadline_misses')
+                self._logger.warning(f'{self._motion.fault}; fallback: {self._safety.fallback}',
+                                     throttle_duration_sec=_LOG_PERIOD)
+            self._stand_still()
+
+
+class _Motion:
+    """
+    What the arm was told last, and when.
+
+    :param deadline: seconds after which the next action is late, and the arm stands still
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._last: tuple[np.ndarray, float] | None = None
+        self.gripper = 1.0
+        self.fault = ''
+
+    def go_on(self, delta: np.ndarray) -> None:
+        """Note a control step, float64 [7], that has just been published."""
+        self.gripper, self.fault = float(delta[6]), ''
+        self._last = delta, time.monotonic()
+
+    def end(self) -> None:
+        """Note that the arm stands still and that nothing is missing."""
+        self._last, self.fault = None, ''
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an action was published since the last end."""
+        return self._last is not None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the next action should have come."""
+        last = self._last
+        return last is not None and time.monotonic() - last[1] > self._deadline
+
+    @property
+    def delta(self) -> np.ndarray | None:
+        """The last control step if the arm may still carry it out, else None."""
+        last = self._last
+        return None if last is None or self.is_late else last[0]

@@ -1,0 +1,228 @@
+"""
+The envelope an action must fit in before it may reach a robot; no ROS in it.
+
+Every limit is a set of motions that holds "no motion" and, with a motion, all shorter ones in its
+direction. So one scaling satisfies all of them at once, and the direction is kept: a translation
+or a rotation that is too much becomes the longest one in its direction that is inside. Only the
+walls of the workspace are different: they take away the part of a motion that leads through them,
+so that a tool that touches a wall can still slide along it.
+
+What is limited is what is commanded. It is no substitute for the robot's own safety functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specvla_ros.configuration import check_keys, config_folder, is_number, read_yaml
+from specvla_ros.errors import SpecVLAError
+
+FALLBACKS = ('none', 'hold', 'zero')
+_WALLS = ('workspace_min_m', 'workspace_max_m')
+_SI_DIMENSIONS = 7
+_BISECTIONS = 50  # leaves 2^-50 of the motion undecided: what rounding does anyway
+
+Vector = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class SafetySettings:
+    """
+    Limits of an action, per control step; `.inf` in the file switches a limit off.
+
+    workspace_min_m, workspace_max_m: corners of the box the end effector stays in, in the robot's
+        base frame; they hold where its position is known.
+    step_translation_m, step_rotation_rad: length of a control step's translation and rotation.
+    speed_m_s, turn_rate_rad_s: the same over the control period.
+    acceleration_m_s2, turn_acceleration_rad_s2: how fast the velocity may change from one control
+        step to the next. Slowing down is free: it is never right to make an arm go on.
+    deadline_s: the next action must come within this time after one, or the fallback holds.
+    fallback: what is published while actions are missing (stale or no image, deadline, clock set
+        back): 'none' nothing; 'hold' no motion, and the last target again; 'zero' no motion, and
+        the present pose as target.
+    """
+
+    workspace_min_m: tuple[float, float, float]
+    workspace_max_m: tuple[float, float, float]
+    step_translation_m: float
+    step_rotation_rad: float
+    speed_m_s: float
+    turn_rate_rad_s: float
+    acceleration_m_s2: float
+    turn_acceleration_rad_s2: float
+    deadline_s: float
+    fallback: str
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if name in _WALLS:
+                _check_corner(name, value)
+            elif name != 'fallback' and not (is_number(value) and value > 0):
+                raise SpecVLAError(f'{name} is {value!r}, must be a positive number or .inf')
+        for low, high in zip(self.workspace_min_m, self.workspace_max_m, strict=True):
+            if not low < high:
+                raise SpecVLAError(
+                    f'workspace_min_m is {self.workspace_min_m}, must be less than '
+                    f'workspace_max_m, {self.workspace_max_m}, along every axis')
+        if self.fallback not in FALLBACKS:
+            raise SpecVLAError(
+                f'fallback is {self.fallback!r}, must be one of {", ".join(FALLBACKS)}')
+
+    @classmethod
+    def read(cls, name: str | Path = 'safety') -> SafetySettings:
+        """
+        Read a file of ``config/`` by its name ('safety', 'safety_arm'), or one by its path.
+
+        :raises SpecVLAError: a setting is missing, unknown or can't be; the file is named
+        :raises FileNotFoundError: no such file
+        """
+        path = Path(name)
+        if path.suffix not in ('.yaml', '.yml'):
+            path = config_folder() / f'{name}.yaml'
+        content = read_yaml(path)
+        check_keys(path, content, required={field.name for field in fields(cls)})
+        corners = {name: tuple(content[name]) for name in _WALLS
+                   if isinstance(content[name], list)}
+        try:
+            return cls(**{**content, **corners})
+        except SpecVLAError as error:
+            raise SpecVLAError(f'{path}: {error}') from error
+
+
+@dataclass(frozen=True, slots=True)
+class SafeAction:
+    """
+    What became of an action.
+
+    deltas: float64 [chunk, 7], m, rad, gripper 0 … 1; None where it is refused.
+    limited_by: the settings that changed it, in no order that matters; () where nothing did.
+    refusal: why it must not be carried out, else ''.
+    """
+
+    deltas: NDArray[np.float64] | None
+    limited_by: tuple[str, ...] = ()
+    refusal: str = ''
+
+
+def fit(
+    deltas: ArrayLike,
+    settings: SafetySettings,
+    period_s: float,
+    *,
+    position_m: ArrayLike | None = None,
+    previous: ArrayLike | None = None,
+) -> SafeAction:
+    """
+    Return the action, inside the envelope; one that is inside already is unchanged to the bit.
+
+    :param deltas: [chunk, 7]: translation (m), rotation vector (rad), gripper (1 = open)
+    :param period_s: how long a control step lasts
+    :param position_m: [3] of the end effector in the base frame; None: unknown, no walls then
+    :param previous: [7], the control step published before; None: the arm is at rest
+    """
+    wanted = np.asarray(deltas, np.float64)
+    if wanted.ndim != 2 or wanted.shape[1] != _SI_DIMENSIONS or not len(wanted):
+        return SafeAction(None, refusal=f'the action has shape {list(wanted.shape)}, must be '
+                                        f'[control steps, {_SI_DIMENSIONS}]')
+    for name, values in (('action', wanted), ("end effector's position", position_m)):
+        if values is not None and not np.isfinite(values).all():
+            return SafeAction(None, refusal=f'the {name} is not finite: '
+                                            f'{np.asarray(values).tolist()}')
+    before = np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
+    place = None if position_m is None else np.asarray(position_m, np.float64)
+    safe, limited_by = np.empty_like(wanted), set()
+    for step, delta in enumerate(wanted):
+        safe[step], names = _fit_step(delta, settings, period_s, place, before)
+        limited_by |= names
+        before = safe[step]
+        place = None if place is None else place + safe[step, :3]
+    return SafeAction(safe, tuple(sorted(limited_by)))
+
+
+def _fit_step(
+    delta: NDArray[np.float64],
+    settings: SafetySettings,
+    period_s: float,
+    place: NDArray[np.float64] | None,
+    before: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], set[str]]:
+    """Fit one control step; return it, and the settings that changed it."""
+    safe, limited_by = delta.copy(), set()
+    if place is not None:
+        safe[:3] = _keep_inside(delta[:3], place, settings)
+        if (safe[:3] != delta[:3]).any():
+            limited_by.add('workspace')
+    for part, limits in (
+        (slice(0, 3), ('step_translation_m', 'speed_m_s', 'acceleration_m_s2')),
+        (slice(3, 6), ('step_rotation_rad', 'turn_rate_rad_s', 'turn_acceleration_rad_s2')),
+    ):
+        step, speed, acceleration = (getattr(settings, name) for name in limits)
+        old = before[part].tolist()
+        checks: dict[str, Callable[[Vector], bool]] = dict(zip(limits, (
+            lambda v, most=step: math.hypot(*v) <= most,
+            lambda v, most=speed: math.hypot(*v) <= most * period_s,
+            lambda v, most=acceleration, old=old: _change(v, old) <= most * period_s**2,
+        ), strict=True))
+        safe[part], names = _shorten(safe[part].tolist(), checks)
+        limited_by |= names
+    safe[6] = np.clip(delta[6], 0.0, 1.0)
+    if safe[6] != delta[6]:
+        limited_by.add('gripper')
+    return safe, limited_by
+
+
+def _shorten(
+    vector: Vector, checks: dict[str, Callable[[Vector], bool]]
+) -> tuple[Vector, set[str]]:
+    """
+    Scale a vector to the longest one that passes all checks; return it, and those it had failed.
+
+    Bisection, so that what is returned has itself passed the checks: no rounding undoes it.
+    """
+    failed = {name for name, check in checks.items() if not check(vector)}
+    if not failed:
+        return vector, failed
+    inside, outside = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2
+        scaled = [middle * value for value in vector]
+        if all(check(scaled) for check in checks.values()):
+            inside = middle
+        else:
+            outside = middle
+    return [inside * value for value in vector], failed
+
+
+def _change(new: Vector, old: Vector) -> float:
+    """
+    Return how far `new` lies from the nearest part of the way from standing still to `old`.
+
+    That is the change of a control step that has to be paid for: slowing down along the old
+    direction, to a standstill if need be, is free.
+    """
+    square = sum(value * value for value in old)
+    along = sum(a * b for a, b in zip(new, old, strict=True)) / square if square else 0.0
+    share = min(max(along, 0.0), 1.0)
+    return math.hypot(*(a - share * b for a, b in zip(new, old, strict=True)))
+
+
+def _keep_inside(
+    translation: NDArray[np.float64], place: NDArray[np.float64], settings: SafetySettings
+) -> NDArray[np.float64]:
+    """Take away what leads through a wall; from outside the box only the way back is free."""
+    low = np.minimum(np.array(settings.workspace_min_m) - place, 0.0)
+    high = np.maximum(np.array(settings.workspace_max_m) - place, 0.0)
+    return np.clip(translation, low, high)
+
+
+def _check_corner(name: str, corner: object) -> None:
+    if not (isinstance(corner, tuple) and len(corner) == 3
+            and all(is_number(value) and not math.isnan(value) for value in corner)):
+        raise SpecVLAError(f'{name} is {corner!r}, must be three numbers: x, y, z')
