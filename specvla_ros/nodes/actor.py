@@ -140,6 +140,7 @@ class Actor:
             self._act_on(job)
         except ValueError as error:
             self._newest.drop(job)
+            job.settings.reset()  # what wasn't carried out says nothing about what comes next
             self._statistics.count('refused')
             self._logger.warning(f'no action: {error}', throttle_duration_sec=_LOG_PERIOD)
 
@@ -155,7 +156,9 @@ class Actor:
         if policy is not self._context[0] or job.revision != self._context[1]:
             policy.reset()  # what was learnt belongs to another task
             self._context = policy, job.revision
-        action = policy.act(self._read_image(job.image), job.instruction)
+        taken = to_nanoseconds(job.image.header.stamp)
+        action = policy.act(
+            self._read_image(job.image), job.instruction, taken * 1e-9 if taken else None)
         inferred = time.perf_counter()
         limited_to = self._limit(action.si)
 
@@ -170,6 +173,7 @@ class Actor:
             self._reports.publish(report)
 
         if not self._newest.answer(job, publish):
+            policy.reset()
             self._statistics.count('dropped')
             self._logger.info(f'dropped the action for {job.instruction!r}: the instruction has '
                               'changed or acting was stopped meanwhile')

@@ -65,8 +65,8 @@ class ActingPolicy(Protocol):
     decoder_config: DecoderConfig
     dataset: DatasetConfig
 
-    def act(self, image: np.ndarray, instruction: str) -> Any:
-        """Infer an action from uint8 [H, W, 3] RGB and an instruction."""
+    def act(self, image: np.ndarray, instruction: str, stamp: float | None = None) -> Any:
+        """Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s."""
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':
         """Return the same weights under another decoder."""
