@@ -36,6 +36,8 @@ COMMANDS = {
                     'play LIBERO with two ROS 2 nodes: a table, a video, a plot'),
     'eval': Command('specvla_ros.benchmark.evaluation', 'EvalArgs',
                     'success, acceptance length and time per action, without ROS'),
+    'replay': Command('specvla_ros.benchmark.replay', 'ReplayArgs',
+                      'play a recorded bag to the policy: the same table, always the same tokens'),
     'doctor': Command('specvla_ros.benchmark.doctor', 'DoctorArgs',
                       "what works on this machine, and what to do about what doesn't"),
     'collect': Command('specvla_ros.training.collect', 'CollectArgs',

@@ -10,7 +10,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 import sys
-import time
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -80,7 +79,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     if args.video:
         video.ffmpeg()  # before minutes of playing, not after
-    folder = _make_folder(args.out)
+    folder = files.make_folder(args.out, 'demo')
     console = Console()
     try:
         with sigterm_as_interrupt():
@@ -117,16 +116,6 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
         raise SpecVLAError(f'{len(decoders)} decoders: the demo shows {MAX_COLUMNS} side by side '
                            'at most; `specvla eval` compares any number')
     return decoders
-
-
-def _make_folder(wanted: Path | None) -> Path:
-    folder = wanted or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecVLAError(f'--out {folder} exists and is not an empty folder; '
-                           'give a new one')
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _specification(args: DemoArgs) -> dict[str, Any]:

@@ -5,10 +5,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
+from specvla_ros.camera import decompress, to_rgb
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.conversions import fill_image, to_rgb
+from specvla_ros.nodes.conversions import fill_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -112,3 +113,28 @@ def test_cv_bridge_is_asked_where_it_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv_bridge', module)
     assert to_rgb(message(RGB[..., 0], 'nv12')) == ('nv12', 'rgb8')
     np.testing.assert_array_equal(to_rgb(message(RGB, 'rgb8')), RGB)
+
+
+def compressed(suffix, encoding='jpeg', pixels=RGB):
+    _, data = cv2.imencode(suffix, pixels[..., ::-1])
+    return CompressedImage(format=encoding, data=array.array('B', data.tobytes()))
+
+
+def test_a_compressed_picture_without_loss_comes_back_as_it_was():
+    np.testing.assert_array_equal(decompress(compressed('.png', 'rgb8; png compressed bgr8')), RGB)
+
+
+def test_a_jpeg_keeps_red_red():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 200
+    assert abs(decompress(compressed('.jpg', pixels=red)).astype(int) - red).max() < 8
+
+
+@pytest.mark.parametrize('image, reason', [
+    (compressed('.png', '16UC1; compressedDepth png'), 'holds depth'),
+    (CompressedImage(format='jpeg'), '0 bytes is no picture'),
+    (CompressedImage(format='jpeg', data=array.array('B', b'junk')), '4 bytes is no picture'),
+])
+def test_compressed_data_that_is_no_colour_picture_is_refused(image, reason):
+    with pytest.raises(SpecVLAError, match=reason):
+        decompress(image)

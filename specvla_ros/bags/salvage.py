@@ -1,0 +1,196 @@
+"""
+What can still be read of a storage file that was cut off: by a crash, a full disk, a bad copy.
+
+A bag's index stands at its end, so that a file without an end can't be opened the usual way. Here
+the file is read from its beginning, in the order it was written, as far as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import io
+from pathlib import Path
+import shutil
+import sqlite3
+import struct
+import tempfile
+from typing import BinaryIO, NamedTuple
+
+from rosbags.rosbag2.storage_mcap import decompress
+
+from specvla_ros.errors import SpecVLAError
+
+_MAGIC = b'\x89MCAP0\r\n'
+_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0f
+_SIDE_FILES = ('-journal', '-wal', '-shm')
+
+
+class Topic(NamedTuple):
+    """A topic; `definition` is ros2msg text, '' where the file doesn't give it."""
+
+    name: str
+    kind: str
+    definition: str
+
+
+class Record(NamedTuple):
+    """One message as it was written; received: ns."""
+
+    topic: str
+    received: int
+    data: bytes
+
+
+class CutOff(SpecVLAError):
+    """The end of what can be read; the message says where and why."""
+
+
+def scan(path: Path) -> Iterator[Topic | Record]:
+    """
+    Yield the topics and messages of a storage file (.mcap, .db3) as far as it can be read.
+
+    :raises CutOff: where that ends too early
+    """
+    return (_scan_mcap if path.suffix == '.mcap' else _scan_sqlite)(path)
+
+
+def _scan_mcap(path: Path) -> Iterator[Topic | Record]:
+    with open(path, 'rb') as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise CutOff(f'{path.name} is no MCAP file')
+        schemas: dict[int, tuple[str, str]] = {}
+        channels: dict[int, str] = {}
+        yield from _scan_records(file, path.name, schemas, channels)
+
+
+def _scan_records(file: BinaryIO, name: str, schemas: dict[int, tuple[str, str]],
+                  channels: dict[int, str]) -> Iterator[Topic | Record]:
+    """Walk the records of a file, and those inside its chunks."""
+    while True:
+        begin = file.tell()
+        head = file.read(9)
+        if len(head) == 9 and head[0] == _DATA_END:
+            return
+        size = struct.unpack('<Q', head[1:])[0] if len(head) == 9 else 0
+        body = file.read(size)
+        if len(head) < 9 or len(body) < size:
+            if head and head[0] == _CHUNK:  # what is there of an uncompressed chunk is readable
+                yield from _scan_chunk(body, name, schemas, channels, is_whole=False)
+            raise CutOff(f'{name} breaks off after byte {begin}')
+        try:
+            if head[0] == _CHUNK:
+                yield from _scan_chunk(body, name, schemas, channels, is_whole=True)
+            elif (entry := _read_record(head[0], body, schemas, channels)) is not None:
+                yield entry
+        except CutOff:
+            raise
+        except Exception as error:  # noqa: BLE001 - damaged bytes can lead to anything
+            raise CutOff(f'{name} is damaged after byte {begin}: {error}') from error
+
+
+def _scan_chunk(body: bytes, name: str, schemas: dict[int, tuple[str, str]],
+                channels: dict[int, str], is_whole: bool) -> Iterator[Topic | Record]:
+    """Read the records of a chunk: times 16 bytes, size, CRC, compression, size, records."""
+    with contextlib.suppress(struct.error):  # not even the head of the chunk is there
+        size, crc = struct.unpack_from('<QI', body, 16)
+        compression, place = _string(body, 28)
+        place += 8
+        if is_whole:
+            records = decompress(body[place:], compression, size, crc)
+        elif not compression:
+            records = body[place:]
+        else:
+            return
+        with contextlib.suppress(CutOff):  # a chunk has no end mark
+            yield from _scan_records(io.BytesIO(records), name, schemas, channels)
+
+
+def _read_record(code: int, body: bytes, schemas: dict[int, tuple[str, str]],
+                 channels: dict[int, str]) -> Topic | Record | None:
+    if code == _SCHEMA:
+        kind, place = _string(body, 2)
+        encoding, place = _string(body, place)
+        text, _ = _string(body, place)
+        schemas[struct.unpack_from('<H', body)[0]] = kind, text if encoding == 'ros2msg' else ''
+    elif code == _CHANNEL:
+        channel, schema = struct.unpack_from('<HH', body)
+        channels[channel], _ = _string(body, 4)
+        return Topic(channels[channel], *schemas[schema])
+    elif code == _MESSAGE:
+        channel, _, logged, _ = struct.unpack_from('<HIQQ', body)
+        return Record(channels[channel], logged, body[22:])
+    return None
+
+
+def _string(body: bytes, place: int) -> tuple[str, int]:
+    end = place + 4 + struct.unpack_from('<I', body, place)[0]
+    return body[place + 4:end].decode(), end
+
+
+def _scan_sqlite(path: Path) -> Iterator[Topic | Record]:
+    with _opened(path) as connection:
+        try:
+            yield from _sqlite_topics(connection)
+            names = dict(connection.execute('SELECT id, name FROM topics'))
+            for topic, received, data in connection.execute(
+                    'SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
+                yield Record(names[topic], received, data)
+        except sqlite3.DatabaseError as error:
+            raise CutOff(f'{path.name}: {error}') from error
+    size, whole = path.stat().st_size, sqlite_size(path)
+    if size < whole:
+        raise CutOff(f'{path.name} has {size} of {whole} bytes')
+
+
+def _sqlite_topics(connection: sqlite3.Connection) -> Iterator[Topic]:
+    definitions: dict[str, str] = {}
+    with contextlib.suppress(sqlite3.OperationalError):  # before Jazzy there was no such table
+        definitions |= connection.execute(
+            'SELECT topic_type, encoded_message_definition FROM message_definitions '
+            "WHERE encoding = 'ros2msg'").fetchall()
+    for name, kind in connection.execute('SELECT name, type FROM topics ORDER BY id'):
+        yield Topic(name, kind, definitions.get(kind, ''))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """
+    Open a database to be read, however it was left; the files stay as they are.
+
+    With a journal beside it SQLite has to clean up first: it does so in a copy.
+    """
+    with tempfile.TemporaryDirectory(prefix='specvla-') as folder:
+        place, options = path, 'mode=ro&immutable=1'
+        sides = [side for suffix in _SIDE_FILES
+                 if (side := path.with_name(path.name + suffix)).exists()]
+        if sides:
+            for file in (path, *sides):
+                shutil.copy(file, folder)
+            place, options = Path(folder) / path.name, 'mode=rw'
+        connection = sqlite3.connect(f'{place.resolve().as_uri()}?{options}', uri=True)
+        try:
+            # SQLite refuses a file that is shorter than it says, unless it may repair it.
+            connection.execute('PRAGMA writable_schema = ON')
+            yield connection
+        finally:
+            connection.close()
+
+
+def sqlite_size(path: Path) -> int:
+    """Return how long a database says it is, bytes; 0 where it doesn't say."""
+    with open(path, 'rb') as file:
+        head = file.read(32)
+    if len(head) < 32 or not head.startswith(b'SQLite format 3\0'):
+        return 0
+    page, = struct.unpack_from('>H', head, 16)
+    pages, = struct.unpack_from('>I', head, 28)
+    return pages * (65536 if page == 1 else page)
+
+
+def has_side_file(path: Path) -> bool:
+    """Whether a database was left in the middle of a transaction."""
+    return any(side.exists() and side.stat().st_size for suffix in _SIDE_FILES[:2]
+               if (side := path.with_name(path.name + suffix)))
+
+

@@ -1,0 +1,200 @@
+"""
+`specvla replay`: a rosbag2 recording played to the policy, decoders side by side.
+
+In this process, frame by frame and without ROS, so that the same bag, weights and decoder always
+give the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+import sys
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import tyro
+
+from specvla_ros.bags.frames import FrameReader, live_actions, LiveAction, only_camera
+from specvla_ros.bags.reader import Bag
+from specvla_ros.benchmark import checks, files, machine, plots, replay_rows, report
+from specvla_ros.benchmark.bag_replay import replay, Replayed
+from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
+from specvla_ros.benchmark.rollout import Actor
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.errors import SpecVLAError
+
+DECODERS = ('ar', 'strict', 'relaxed')
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayArgs:
+    """Play a recorded bag to the policy: latency, passes, errors against ar, missed frames."""
+
+    bag: Annotated[Path, tyro.conf.Positional]
+    """rosbag2 folder, or a single .mcap or .db3 file."""
+    decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
+    relaxed. `ar` is the baseline that speed-ups and errors are against."""
+    checkpoint: Path | None = None
+    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
+    drafter: Path | None = None
+    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    unnorm_key: str | None = None
+    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
+    device: str = 'auto'
+    """Device of the model: auto, cpu, cuda, cuda:1 …"""
+    dtype: str | None = None
+    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
+    threads: int = 0
+    """Torch threads of the policy; 0 = torch's own choice."""
+    image_topic: str = ''
+    """Camera in the bag, sensor_msgs Image or CompressedImage. Default: /image, or the only camera
+    there is."""
+    instruction_topic: str = '/instruction'
+    """What the robot was told, std_msgs String; a frame gets the one in force when it came."""
+    instruction: str = ''
+    """Follow this text instead, whatever the bag says."""
+    out: Path | None = None
+    """Folder for report.json, plot.png and report.html. Default: runs/replay-<date and time>."""
+    html: bool = True
+    """Write report.html: one file with everything in it."""
+    json: Path | None = None
+    """Also write the report here, for machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a replay gave: the frames, the rows' live actions, and the bag's part of the report."""
+
+    frames: list[Replayed]
+    live: dict[int, LiveAction]
+    bag: dict[str, Any]
+
+
+def run(args: ReplayArgs) -> int:
+    """
+    Replay a bag; print the table and write the report.
+
+    :returns: the exit code
+    :raises ValueError: bad input, in one line
+    """
+    decoders = _check(args)
+    checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
+    console = Console()
+    with Bag(args.bag) as bag:
+        image_topic = args.image_topic or only_camera(bag)
+        reader = FrameReader(bag, image_topic, args.instruction_topic, args.instruction)
+        if bag.missing:
+            console.print(f'{args.bag} is not whole: {bag.missing}', style='yellow',
+                          highlight=False, markup=False, soft_wrap=True)
+        folder = files.make_folder(args.out, 'replay')
+        try:
+            with sigterm_as_interrupt():
+                frames = _play(reader, _load(args, decoders), console)
+        except KeyboardInterrupt:
+            console.print('interrupted: a report needs the whole bag, nothing was written')
+            return INTERRUPTED
+        played = Played(frames, live_actions(bag), _bag_facts(reader, frames))
+    document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
+                             replay_rows.rows(played.frames, played.live))
+    document['bag'] = played.bag
+    _leave(args, folder, document, console)
+    return 0
+
+
+def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
+    """Check every argument before anything heavy is loaded."""
+    files.check_json_path(args.json)
+    checks.check_at_least('--threads', args.threads, 0)
+    return checks.check_decoders(args.decoder or DECODERS)
+
+
+def _load(args: ReplayArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Actor]:
+    """Load the weights once; each decoder gets a policy of its own on them."""
+    import torch
+
+    from specvla_ros.policy import Policy
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    policy = Policy.load(
+        args.checkpoint, decoder=next(iter(decoders.values())), drafter=args.drafter,
+        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype)
+    return {name: policy.with_decoder(config) for name, config in decoders.items()}
+
+
+def _play(reader: FrameReader, actors: dict[str, Actor], console: Console) -> list[Replayed]:
+    """
+    Replay every frame, with a bar.
+
+    :raises SpecVLAError: there is no frame that could be replayed
+    """
+    bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
+                   TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    played = []
+    with bar:
+        task = bar.add_task('', total=reader.n_images)
+        for frame in replay(reader, actors):
+            played.append(frame)
+            bar.advance(task)
+    skipped = reader.skipped
+    if not played:
+        reason = skipped.reason or (f'all {skipped.uninstructed} came under no instruction; give '
+                                    '--instruction')
+        raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reason}')
+    for count, what in ((skipped.uninstructed, 'came under no instruction'),
+                        (skipped.repeated, 'were sent again under the same stamp'),
+                        (skipped.unreadable, f'could not be read: {skipped.reason}')):
+        if count:
+            console.print(f'{count} of {reader.n_images} images {what}', highlight=False,
+                          markup=False, soft_wrap=True)
+    return played
+
+
+def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
+    """Return what the report says about its input."""
+    bag = reader.bag
+    seconds = (frames[-1].received - frames[0].received) * 1e-9
+    return {
+        'path': str(bag.path), 'sha256': machine.files_sha256(bag.files),
+        'missing': bag.missing, 'frames': len(frames), 'duration_s': seconds,
+        'frame_rate_hz': (len(frames) - 1) / seconds if seconds else None,
+        'segments': frames[-1].segment + 1, 'skipped': dataclasses.asdict(reader.skipped),
+    }
+
+
+def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfig]
+            ) -> dict[str, Any]:
+    return {
+        'ros': False, 'image_topic': image_topic,
+        'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
+        'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
+        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'threads': args.threads or None,
+    }
+
+
+def _leave(args: ReplayArgs, folder: Path, document: report.Report, console: Console) -> None:
+    """Print the table, write report and plots, and say of each where it is."""
+    title = title_of(document)
+    replay_rows.print_table(document, title, console)
+    for path in filter(None, (folder / 'report.json', args.json)):
+        files.write_json(path, document)
+    plots.write_plot(folder / 'plot.png', document, title)
+    for path in _written(folder, args.json):
+        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+
+
+def _written(folder: Path, json: Path | None) -> Iterable[Path]:
+    return filter(None, (folder / 'report.json', json, folder / 'plot.png'))
+
+
+def title_of(document: report.Report) -> str:
+    """Say in one line what was replayed."""
+    bag = document['bag']
+    rate = f' at {bag["frame_rate_hz"]:.1f} Hz' if bag['frame_rate_hz'] else ''
+    return f'{Path(bag["path"]).name}: {bag["frames"]} frames{rate}'
