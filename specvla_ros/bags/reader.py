@@ -102,7 +102,7 @@ class Bag:
                                 else ''))
                 self.counts[connection.topic] += connection.msgcount
         except Exception as error:  # noqa: BLE001 - rosbags lets out whatever damage leads to
-            self.missing = ' '.join(str(error).split()).rstrip('.')
+            self.missing = f'no index ({" ".join(str(error).split()).rstrip(".")})'
             return None
         return reader
 

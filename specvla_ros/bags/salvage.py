@@ -12,17 +12,18 @@ import contextlib
 import io
 from pathlib import Path
 import shutil
-import sqlite3
 import struct
 import tempfile
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import apsw
 from rosbags.rosbag2.storage_mcap import decompress
 
 from specvla_ros.errors import SpecVLAError
 
 _MAGIC = b'\x89MCAP0\r\n'
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0f
+_LONGEST_GAP = 1000  # rows; after so many without one that can be read, there is none
 _SIDE_FILES = ('-journal', '-wal', '-shm')
 
 
@@ -133,19 +134,25 @@ def _scan_sqlite(path: Path) -> Iterator[Topic | Record]:
         try:
             yield from _sqlite_topics(connection)
             names = dict(connection.execute('SELECT id, name FROM topics'))
-            for topic, received, data in connection.execute(
-                    'SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
-                yield Record(names[topic], received, data)
-        except sqlite3.DatabaseError as error:
+        except (_EndOfFile, apsw.Error) as error:
             raise CutOff(f'{path.name}: {error}') from error
-    size, whole = path.stat().st_size, sqlite_size(path)
-    if size < whole:
-        raise CutOff(f'{path.name} has {size} of {whole} bytes')
+        reason, row, last = None, 0, 0
+        # Row by row: a page that is missing takes some messages with it, not all that follow.
+        while (row := row + 1) <= last + _LONGEST_GAP:
+            try:
+                for topic, received, data in connection.execute(
+                        'SELECT topic_id, timestamp, data FROM messages WHERE id = ?', (row,)):
+                    last = row
+                    yield Record(names[topic], received, data)
+            except (_EndOfFile, apsw.Error) as error:
+                reason = error
+        if reason is not None:
+            raise CutOff(f'{path.name}: {reason}') from reason
 
 
-def _sqlite_topics(connection: sqlite3.Connection) -> Iterator[Topic]:
+def _sqlite_topics(connection: apsw.Connection) -> Iterator[Topic]:
     definitions: dict[str, str] = {}
-    with contextlib.suppress(sqlite3.OperationalError):  # before Jazzy there was no such table
+    with contextlib.suppress(apsw.SQLError):  # before Jazzy there was no such table
         definitions |= connection.execute(
             'SELECT topic_type, encoded_message_definition FROM message_definitions '
             "WHERE encoding = 'ros2msg'").fetchall()
@@ -154,27 +161,60 @@ def _sqlite_topics(connection: sqlite3.Connection) -> Iterator[Topic]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path) -> Iterator[apsw.Connection]:
     """
     Open a database to be read, however it was left; the files stay as they are.
 
     With a journal beside it SQLite has to clean up first: it does so in a copy.
     """
     with tempfile.TemporaryDirectory(prefix='specvla-') as folder:
-        place, options = path, 'mode=ro&immutable=1'
         sides = [side for suffix in _SIDE_FILES
                  if (side := path.with_name(path.name + suffix)).exists()]
-        if sides:
-            for file in (path, *sides):
-                shutil.copy(file, folder)
-            place, options = Path(folder) / path.name, 'mode=rw'
-        connection = sqlite3.connect(f'{place.resolve().as_uri()}?{options}', uri=True)
+        for file in (path, *sides) if sides else ():
+            shutil.copy(file, folder)
+        strict = _Strict()  # exists as long as it is referred to
+        connection = apsw.Connection(str(Path(folder) / path.name)) if sides else \
+            apsw.Connection(str(path), apsw.SQLITE_OPEN_READONLY, vfs=strict.name)
         try:
-            # SQLite refuses a file that is shorter than it says, unless it may repair it.
-            connection.execute('PRAGMA writable_schema = ON')
             yield connection
         finally:
             connection.close()
+
+
+class _EndOfFile(Exception):
+    """SQLite asked for what lies behind the end of a file."""
+
+
+class _Strict(apsw.VFS):
+    """
+    Files as long as the database says, that fail where they are shorter.
+
+    SQLite by itself takes what is missing for zeros, and so would hand out half a picture.
+    """
+
+    name = 'specvla-strict'
+
+    def __init__(self) -> None:
+        super().__init__(self.name, '')
+
+    def xOpen(self, name: Any, flags: list[int]) -> _StrictFile:  # noqa: N802 - SQLite's name
+        return _StrictFile(name, flags)
+
+
+class _StrictFile(apsw.VFSFile):
+
+    def __init__(self, name: Any, flags: list[int]) -> None:
+        super().__init__('', name, flags)
+        self._there = super().xFileSize()
+        self._said = sqlite_size(Path(name.filename())) if self._there else 0
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return max(self._there, self._said)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        if offset + amount > self._there and self._there < self._said:
+            raise _EndOfFile(f'{self._there} of {self._said} bytes are there')
+        return super().xRead(amount, offset)
 
 
 def sqlite_size(path: Path) -> int:
