@@ -35,9 +35,9 @@ _FOREVER = QosTime(9223372036, 854775807)  # rmw's RMW_DURATION_INFINITE
 
 
 def offered_qos(*, reliable: bool = True, latched: bool = False, depth: int = 1) -> Qos:
-    """Return what a publisher offers, as rosbag2 writes it down; depth 0: all are kept."""
+    """Return what a publisher offers, as rosbag2 writes it down; depth 0: it isn't known."""
     return Qos(
-        QosHistory.KEEP_LAST if depth else QosHistory.KEEP_ALL, depth,
+        QosHistory.KEEP_LAST if depth else QosHistory.UNKNOWN, depth,
         QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
         QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
         _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False)
