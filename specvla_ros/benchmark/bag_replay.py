@@ -20,14 +20,14 @@ from specvla_ros.benchmark.rollout import Actor, deviation, WARM_UP_ACTIONS
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A frame and what each decoder made of it; stamp, received: ns; si: [chunk, 7] by decoder."""
+    """A frame and what each decoder made of it; stamp, received: ns."""
 
     number: int
     stamp: int
     received: int
+    instruction: str
     segment: int
     actions: dict[str, ActionRecord]
-    si: dict[str, Any]
 
 
 def replay(frames: Iterable[Frame], actors: dict[str, Actor]) -> Iterator[Replayed]:
@@ -66,5 +66,5 @@ def with_deviations(frame: Frame, actions: dict[str, Any]) -> Replayed:
         if BASELINE in actions and name != BASELINE:
             records[name] = dataclasses.replace(
                 records[name], deviation=deviation(action, actions[BASELINE]))
-    return Replayed(frame.number, frame.stamp, frame.received, frame.segment, records,
-                    {name: action.si for name, action in actions.items()})
+    return Replayed(frame.number, frame.stamp, frame.received, frame.instruction, frame.segment,
+                    records)

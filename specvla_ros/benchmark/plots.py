@@ -14,6 +14,9 @@ STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072
                  'draft': '#009e73', 'verify': '#e69f00', 'other': '#dddddd'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73')
 
+STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
+         'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
+
 
 def write_plot(path: Path, document: Report, title: str = '') -> None:
     """
@@ -33,9 +36,7 @@ def write_plot(path: Path, document: Report, title: str = '') -> None:
     named = len({row['suite'] for row in overall}) > 1
     labels = [f'{row["decoder"]}\n{row["suite"]}' if named else row['decoder']
               for row in overall]
-    style = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
-             'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), width_ratios=(3, 4, 5),
                                     layout='constrained')
         _passes(axes[0], overall, labels)

@@ -7,7 +7,6 @@ give the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
-from specvla_ros.bags.frames import FrameReader, live_actions, LiveAction, only_camera
+from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
 from specvla_ros.bags.reader import Bag
-from specvla_ros.benchmark import checks, files, machine, plots, replay_rows, report
+from specvla_ros.benchmark import (
+    checks,
+    files,
+    machine,
+    plots,
+    replay_page,
+    replay_plots,
+    replay_rows,
+    report,
+)
 from specvla_ros.benchmark.bag_replay import replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.rollout import Actor
@@ -59,20 +67,11 @@ class ReplayArgs:
     instruction: str = ''
     """Follow this text instead, whatever the bag says."""
     out: Path | None = None
-    """Folder for report.json, plot.png and report.html. Default: runs/replay-<date and time>."""
+    """Folder for report.json, the plots and report.html. Default: runs/replay-<date and time>."""
     html: bool = True
     """Write report.html: one file with everything in it."""
     json: Path | None = None
     """Also write the report here, for machines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What a replay gave: the frames, the rows' live actions, and the bag's part of the report."""
-
-    frames: list[Replayed]
-    live: dict[int, LiveAction]
-    bag: dict[str, Any]
 
 
 def run(args: ReplayArgs) -> int:
@@ -98,11 +97,10 @@ def run(args: ReplayArgs) -> int:
         except KeyboardInterrupt:
             console.print('interrupted: a report needs the whole bag, nothing was written')
             return INTERRUPTED
-        played = Played(frames, live_actions(bag), _bag_facts(reader, frames))
-    document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
-                             replay_rows.rows(played.frames, played.live))
-    document['bag'] = played.bag
-    _leave(args, folder, document, console)
+        document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
+                                 replay_rows.rows(frames, live_actions(bag)))
+        document['bag'] = _bag_facts(reader, frames)
+        _leave(args, folder, document, reader, frames, console)
     return 0
 
 
@@ -163,7 +161,9 @@ def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
         'path': str(bag.path), 'sha256': machine.files_sha256(bag.files),
         'missing': bag.missing, 'frames': len(frames), 'duration_s': seconds,
         'frame_rate_hz': (len(frames) - 1) / seconds if seconds else None,
-        'segments': frames[-1].segment + 1, 'skipped': dataclasses.asdict(reader.skipped),
+        'segments': frames[-1].segment + 1,
+        'instructions': list(dict.fromkeys(frame.instruction for frame in frames)),
+        'skipped': dataclasses.asdict(reader.skipped),
     }
 
 
@@ -178,19 +178,24 @@ def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfi
     }
 
 
-def _leave(args: ReplayArgs, folder: Path, document: report.Report, console: Console) -> None:
-    """Print the table, write report and plots, and say of each where it is."""
+def _leave(args: ReplayArgs, folder: Path, document: report.Report, reader: FrameReader,
+           frames: list[Replayed], console: Console) -> None:
+    """Print the table, write report, plots and page, and say of each where it is."""
     title = title_of(document)
     replay_rows.print_table(document, title, console)
-    for path in filter(None, (folder / 'report.json', args.json)):
+    written = [*filter(None, (folder / 'report.json', args.json))]
+    for path in written:
         files.write_json(path, document)
-    plots.write_plot(folder / 'plot.png', document, title)
-    for path in _written(folder, args.json):
+    pictures = [folder / 'plot.png', folder / 'timeline.png']
+    plots.write_plot(pictures[0], document, title)
+    replay_plots.write_timeline(pictures[1], frames)
+    written += pictures
+    if args.html:
+        written.append(folder / 'report.html')
+        seen = replay_plots.pictures(reader, len(frames))
+        replay_page.write_page(written[-1], document, title, seen, pictures)
+    for path in written:
         console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
-
-
-def _written(folder: Path, json: Path | None) -> Iterable[Path]:
-    return filter(None, (folder / 'report.json', json, folder / 'plot.png'))
 
 
 def title_of(document: report.Report) -> str:

@@ -217,7 +217,7 @@ def figures_table(title: str, rows: list[Row]) -> Table:
         if heading:
             table.add_section()
             table.add_row(heading, style='italic')
-        lines = [_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
+        lines = [figure_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
         for name in lines[0]:
             cells = [of_decoder[name] for of_decoder in lines]
             if any(cells):
@@ -225,7 +225,7 @@ def figures_table(title: str, rows: list[Row]) -> Table:
     return table
 
 
-def _lines(row: Row) -> dict[str, str]:
+def figure_lines(row: Row) -> dict[str, str]:
     """Return a row's figures as the lines of its column; empty where there is none."""
     interval, times = row.get('success_interval'), row.get('ms_per_action', {})
     equal, stages = row.get('tokens_equal_ar'), row.get('stage_ms', {})

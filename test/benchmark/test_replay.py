@@ -81,6 +81,10 @@ def test_the_report_has_the_shape_of_all_reports(run, short, tmp_path, capsys):
     assert 'tokens_equal_live' not in ar
     assert json.loads((tmp_path / 'out0' / 'report.json').read_text()) == report
     assert (tmp_path / 'out0' / 'plot.png').stat().st_size > 10_000
+    page = (tmp_path / 'out0' / 'report.html').read_text()
+    assert 'http' not in page  # everything is inside
+    assert page.count('<img') == 8 + 2 and page.count('<th>') == 4
+    assert all(row['tokens_sha256'] in page for row in report['rows'])
     assert 'actions equal to the live ones' in capsys.readouterr().out
 
 
@@ -138,7 +142,7 @@ def test_missed_frames_at_twenty_hertz(latency, missed):
 
 def test_live_actions_count_for_the_decoder_that_made_them(make):
     action = make.action()
-    frames = [Replayed(i, stamp, stamp, 0, {'ar': action, 'strict': action}, {})
+    frames = [Replayed(i, stamp, stamp, 'x', 0, {'ar': action, 'strict': action})
               for i, stamp in enumerate((1, 2, 3))]
     live = {1: LiveAction(action.tokens, 'strict'), 2: LiveAction((0,) * 7, 'strict'),
             3: LiveAction(action.tokens, '')}
