@@ -70,26 +70,30 @@ def to_rgb(message: ImageMessage) -> np.ndarray:
     return _convert(message)
 
 
-def decompress(message: CompressedMessage) -> np.ndarray:
+def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
     """
-    Return a compressed camera message as uint8 [H, W, 3] RGB, top row first.
+    Return a compressed camera message as uint8 [H, W, 3] RGB: JPEG, or what OpenCV reads (PNG).
 
-    What OpenCV reads (JPEG, PNG, WebP …) is read, whatever `format` says; an orientation written
-    into the picture is ignored, as image_transport does.
-
-    :raises SpecVLAError: it holds depth, or no picture that can be read
+    :raises SpecVLAError: it holds depth, or the data can't be read as such an image
     """
-    import cv2
-    data = np.frombuffer(message.data, np.uint8)
+    import simplejpeg
+    data = bytes(message.data)
     if 'compresseddepth' in message.format.lower().replace(' ', ''):
         raise SpecVLAError(f'a compressed image of format {message.format!r} holds depth; '
                            'name a colour camera')
+    try:
+        if simplejpeg.is_jpeg(data):
+            return simplejpeg.decode_jpeg(data, colorspace='RGB')
+    except ValueError as error:
+        raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error
+    import cv2
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(data, flags) if data.size else None
-    if pixels is None:
-        raise SpecVLAError(f'a compressed image of format {message.format!r} and {data.size} '
-                           'bytes is no picture that can be read')
-    return np.ascontiguousarray(pixels[..., ::-1])
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise SpecVLAError(
+            f'the compressed image, {len(data)} bytes of format {message.format!r}, is neither '
+            'JPEG nor PNG')
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def to_nanoseconds(stamp: Any) -> int:

@@ -38,7 +38,7 @@ COMMANDS = {
                     'success, acceptance length and time per action, without ROS'),
     'record': Command('specvla_ros.benchmark.record', 'RecordArgs',
                       'record ROS 2 topics into a rosbag2 folder (MCAP)'),
-    'replay': Command('specvla_ros.benchmark.replay', 'ReplayArgs',
+    'replay': Command('specvla_ros.benchmark.replay_bag', 'ReplayArgs',
                       'play a recorded bag to the policy: the same table, always the same tokens'),
     'doctor': Command('specvla_ros.benchmark.doctor', 'DoctorArgs',
                       "what works on this machine, and what to do about what doesn't"),

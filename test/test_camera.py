@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from specvla_ros.camera import decompress, to_rgb
+from specvla_ros.camera import compressed_to_rgb, to_rgb
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.conversions import fill_image
 
@@ -121,20 +121,22 @@ def compressed(suffix, encoding='jpeg', pixels=RGB):
 
 
 def test_a_compressed_picture_without_loss_comes_back_as_it_was():
-    np.testing.assert_array_equal(decompress(compressed('.png', 'rgb8; png compressed bgr8')), RGB)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed('.png', 'rgb8; png compressed bgr8')), RGB)
 
 
 def test_a_jpeg_keeps_red_red():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 200
-    assert abs(decompress(compressed('.jpg', pixels=red)).astype(int) - red).max() < 8
+    assert abs(compressed_to_rgb(compressed('.jpg', pixels=red)).astype(int) - red).max() < 8
 
 
 @pytest.mark.parametrize('image, reason', [
     (compressed('.png', '16UC1; compressedDepth png'), 'holds depth'),
-    (CompressedImage(format='jpeg'), '0 bytes is no picture'),
-    (CompressedImage(format='jpeg', data=array.array('B', b'junk')), '4 bytes is no picture'),
+    (CompressedImage(format='jpeg'), '0 bytes of format .* is neither JPEG nor PNG'),
+    (CompressedImage(format='jpeg', data=array.array('B', b'junk')), '4 bytes of format .* is'),
+    (CompressedImage(data=compressed('.jpg', pixels=np.tile(RGB, (8, 8, 1))).data[:-500]),
+     'no valid JPEG'),
 ])
 def test_compressed_data_that_is_no_colour_picture_is_refused(image, reason):
     with pytest.raises(SpecVLAError, match=reason):
-        decompress(image)
+        compressed_to_rgb(image)

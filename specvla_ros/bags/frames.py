@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from specvla_ros.bags.reader import Bag, Message
-from specvla_ros.camera import decompress, to_nanoseconds, to_rgb
+from specvla_ros.camera import compressed_to_rgb, to_nanoseconds, to_rgb
 from specvla_ros.errors import SpecVLAError
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
@@ -109,7 +109,7 @@ class FrameReader:
             if stamp and stamp == last_stamp:
                 self.skipped.repeated += 1
                 return None
-            return stamp, (to_rgb if message.kind == IMAGE else decompress)(content)
+            return stamp, (to_rgb if message.kind == IMAGE else compressed_to_rgb)(content)
         except SpecVLAError as error:
             self.skipped.unreadable += 1
             self.skipped.reason = self.skipped.reason or str(error)

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from specvla_ros.benchmark import files
-from specvla_ros.benchmark.report import figure_lines, footnote, Report
+from specvla_ros.benchmark.report import figure_lines, provenance, Report
 
 _HEIGHT = 180  # of the pictures, pixels
 _PAGE = """<!DOCTYPE html>
@@ -109,6 +109,6 @@ def _table(document: Report) -> str:
 def _origin(document: Report) -> str:
     hashes = ''.join(f'<p>tokens of {escape(row["decoder"])}: <code>{row["tokens_sha256"]}</code>'
                      '</p>' for row in document['rows'])
-    lines = ''.join(f'<p>{escape(line)}</p>' for line in footnote(document).splitlines())
+    lines = ''.join(f'<p>{escape(line)}</p>' for line in provenance(document).splitlines())
     return (f'{lines}<p>bag: <code>{document["bag"]["sha256"]}</code></p>{hashes}'
             f'<p>command: <code>{escape(" ".join(document["command"]))}</code></p>')

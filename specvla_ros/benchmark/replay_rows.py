@@ -14,7 +14,7 @@ from specvla_ros.benchmark.report import (
     action_figures,
     BASELINE,
     figures_table,
-    footnote,
+    provenance,
     Report,
     Row,
     speedup,
@@ -94,4 +94,4 @@ def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
 def print_table(document: Report, title: str, console: Console) -> None:
     """Print a replay's rows, and on what they were got."""
     console.print(figures_table(title, document['rows']))
-    console.print(f'{footnote(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
+    console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)

@@ -200,7 +200,7 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         by_task = [row for row in of_suite if row['task'] is not None]
         if len({row['task'] for row in by_task}) > 1:
             console.print(_task_table(suite, by_task))
-    console.print(f'{footnote(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
+    console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
 
 
 def figures_table(title: str, rows: list[Row]) -> Table:
@@ -287,7 +287,7 @@ def _number(value: float | None, form: str, unit: str = '') -> str:
     return '' if value is None else format(value, form) + unit
 
 
-def footnote(document: Report) -> str:
+def provenance(document: Report) -> str:
     """Return the machine, the versions and the weights of a report in two lines."""
     host, found = document['machine'], document['versions']
     checkpoint = document['checkpoint']

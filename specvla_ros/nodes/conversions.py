@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from specvla_ros.camera import to_nanoseconds, to_rgb
+from specvla_ros.camera import compressed_to_rgb, to_nanoseconds, to_rgb
 
-__all__ = ['fill_image', 'to_nanoseconds', 'to_rgb']
+__all__ = ['compressed_to_rgb', 'fill_image', 'to_nanoseconds', 'to_rgb']
 
 
 def fill_image(message: Any, image: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import simplejpeg
 
 from specvla_ros.bags import frames
 from specvla_ros.bags.writer import BagWriter, offered_qos
-from specvla_ros.camera import decompress
+from specvla_ros.camera import compressed_to_rgb
 from specvla_ros.libero.environment import LiberoEnv, PERIOD
 from specvla_ros.policy import Policy
 
@@ -63,7 +63,7 @@ class Recorder:
         fields = dict(header=self.header(now, 'agentview'), format='rgb8; jpeg compressed bgr8',
                       data=np.frombuffer(jpeg, np.uint8))
         self.write('/image/compressed', now, **fields)
-        return decompress(self.bag.types.make(frames.COMPRESSED, **fields))
+        return compressed_to_rgb(self.bag.types.make(frames.COMPRESSED, **fields))
 
     def action(self, image_stamp, number, action, policy):
         trace, config, dataset = action.trace, policy.decoder_config, policy.dataset
