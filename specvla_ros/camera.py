@@ -12,6 +12,7 @@ import numpy as np
 
 from specvla_ros.errors import SpecVLAError
 
+_JPEG = b'\xff\xd8'  # how every JPEG begins, one that was cut off too
 # Encodings that only need their channels picked; everything else goes through a library.
 _CHANNELS = {
     'rgb8': (3, (0, 1, 2)),
@@ -82,7 +83,7 @@ def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
         raise SpecVLAError(f'a compressed image of format {message.format!r} holds depth; '
                            'name a colour camera')
     try:
-        if simplejpeg.is_jpeg(data):
+        if data.startswith(_JPEG):
             return simplejpeg.decode_jpeg(data, colorspace='RGB')
     except ValueError as error:
         raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error

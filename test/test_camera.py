@@ -121,7 +121,8 @@ def compressed(suffix, encoding='jpeg', pixels=RGB):
 
 
 def test_a_compressed_picture_without_loss_comes_back_as_it_was():
-    np.testing.assert_array_equal(compressed_to_rgb(compressed('.png', 'rgb8; png compressed bgr8')), RGB)
+    message = compressed('.png', 'rgb8; png compressed bgr8')
+    np.testing.assert_array_equal(compressed_to_rgb(message), RGB)
 
 
 def test_a_jpeg_keeps_red_red():

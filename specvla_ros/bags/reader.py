@@ -57,6 +57,10 @@ class Bag:
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
         if self._reader is not None:
             self._reader.close()
 

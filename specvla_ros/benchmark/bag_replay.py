@@ -20,7 +20,7 @@ from specvla_ros.benchmark.rollout import Actor, deviation, WARM_UP_ACTIONS
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A frame and what each decoder made of it; stamp, received: ns."""
+    """A frame and what each decoder that acted on it made of it; stamp, received: ns."""
 
     number: int
     stamp: int

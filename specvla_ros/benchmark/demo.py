@@ -126,15 +126,11 @@ def _specification(args: DemoArgs) -> dict[str, Any]:
     return {
         'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'decoders': [_place_of(name) for name in args.decoder or DECODERS], 'suite': args.suite,
+        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
     }
-
-
-def _place_of(decoder: str) -> str:
-    """Return the name of a preset as it is, a file by its full path."""
-    return str(Path(decoder).resolve()) if Path(decoder).suffix in ('.yaml', '.yml') else decoder
 
 
 def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 `specvla replay`: a rosbag2 recording played to the policy, decoders side by side.
 
 In this process, frame by frame and without ROS, so that the same bag, weights and decoder always
-give the same tokens.
+give the same tokens; or, with `--live`, over real topics to a policy node.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from specvla_ros.benchmark import (
 )
 from specvla_ros.benchmark.bag_replay import replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
-from specvla_ros.benchmark.rollout import Actor
+from specvla_ros.benchmark.live_replay import play_live
+from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 
 DECODERS = ('ar', 'strict', 'relaxed')
+MAX_RATE = 100.0  # times the recording's speed
+ACTION_TIMEOUT_S, START_TIMEOUT_S = 60.0, 300.0  # of a policy on a machine that is busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,11 @@ class ReplayArgs:
     """What the robot was told, std_msgs String; a frame gets the one in force when it came."""
     instruction: str = ''
     """Follow this text instead, whatever the bag says."""
+    live: bool = False
+    """Play it over ROS 2 topics to a policy node, in a process and a ROS domain of its own."""
+    rate: float | None = None
+    """With --live: times the speed of the recording, like 1.0; what the policy has no time for is
+    missed. Default: lockstep, every frame waits for its action."""
     out: Path | None = None
     """Folder for report.json, the plots and report.html. Default: runs/replay-<date and time>."""
     html: bool = True
@@ -91,14 +99,18 @@ def run(args: ReplayArgs) -> int:
             console.print(f'{args.bag} is not whole: {bag.missing}', style='yellow',
                           highlight=False, markup=False, soft_wrap=True)
         folder = files.make_folder(args.out, 'replay')
+        play = _play_live if args.live else _play_here
         try:
             with sigterm_as_interrupt():
-                frames = _play(reader, _load(args, decoders), console)
+                frames = play(args, reader, decoders, folder, console)
         except KeyboardInterrupt:
             console.print('interrupted: a report needs the whole bag, nothing was written')
             return INTERRUPTED
+        except SessionDied as error:
+            Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
+            return 1
         document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
-                                 replay_rows.rows(frames, live_actions(bag)))
+                                 replay_rows.rows(frames, live_actions(bag), list(decoders)))
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
     return 0
@@ -108,11 +120,19 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     """Check every argument before anything heavy is loaded."""
     files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
+    if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
+        raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
+                           '--live')
     return checks.check_decoders(args.decoder or DECODERS)
 
 
-def _load(args: ReplayArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Actor]:
-    """Load the weights once; each decoder gets a policy of its own on them."""
+def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
+               _: Path, console: Console) -> list[Replayed]:
+    """
+    Load the weights once, and replay every frame to each decoder's own policy, with a bar.
+
+    :raises SpecVLAError: there is no frame that could be replayed
+    """
     import torch
 
     from specvla_ros.policy import Policy
@@ -122,25 +142,69 @@ def _load(args: ReplayArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Act
     policy = Policy.load(
         args.checkpoint, decoder=next(iter(decoders.values())), drafter=args.drafter,
         unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype)
-    return {name: policy.with_decoder(config) for name, config in decoders.items()}
-
-
-def _play(reader: FrameReader, actors: dict[str, Actor], console: Console) -> list[Replayed]:
-    """
-    Replay every frame, with a bar.
-
-    :raises SpecVLAError: there is no frame that could be replayed
-    """
-    bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
-                   TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
-    with bar:
+    with _bar(console) as bar:
         task = bar.add_task('', total=reader.n_images)
         for frame in replay(reader, actors):
             played.append(frame)
             bar.advance(task)
+    _tell_skipped(reader, bool(played), console)
+    return played
+
+
+def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
+               folder: Path, console: Console) -> list[Replayed]:
+    """
+    Let a session play the bag once per decoder, with a bar.
+
+    :raises SpecVLAError: there is no frame that could be replayed
+    """
+    count = sum(1 for _ in reader)  # what it will send
+    _tell_skipped(reader, bool(count), console)
+    with _bar(console) as bar:
+        task = bar.add_task('', total=count * len(decoders))
+
+        def show(event: dict[str, Any]) -> None:
+            if event['event'] == 'ready':
+                bar.console.print(f'policy_node is process {event["pids"]["policy"]}, on ROS '
+                                  f'domain {event["domain_id"]}', highlight=False)
+            elif event['event'] == 'frame':
+                bar.advance(task)
+
+        return play_live(_specification(args, reader), folder, list(decoders), show)
+
+
+def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
+    """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    def path(given: Path | None) -> str:
+        return str(given.resolve()) if given else ''
+
+    return {
+        'bag': str(args.bag.resolve()),
+        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
+        'instruction': args.instruction, 'rate': args.rate or 0.0,
+        'policy': {'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
+                   'unnorm_key': args.unnorm_key or '', 'device': args.device,
+                   'dtype': args.dtype or 'auto', 'threads': args.threads},
+        'action_timeout_s': ACTION_TIMEOUT_S, 'start_timeout_s': START_TIMEOUT_S,
+    }
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
+                    TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> None:
+    """
+    Say which images were left out, and why.
+
+    :raises SpecVLAError: all of them
+    """
     skipped = reader.skipped
-    if not played:
+    if not any_played:
         reason = skipped.reason or (f'all {skipped.uninstructed} came under no instruction; give '
                                     '--instruction')
         raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reason}')
@@ -150,7 +214,6 @@ def _play(reader: FrameReader, actors: dict[str, Actor], console: Console) -> li
         if count:
             console.print(f'{count} of {reader.n_images} images {what}', highlight=False,
                           markup=False, soft_wrap=True)
-    return played
 
 
 def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
@@ -170,7 +233,7 @@ def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
 def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfig]
             ) -> dict[str, Any]:
     return {
-        'ros': False, 'image_topic': image_topic,
+        'ros': args.live, 'rate': args.rate, 'image_topic': image_topic,
         'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
@@ -188,7 +251,7 @@ def _leave(args: ReplayArgs, folder: Path, document: report.Report, reader: Fram
         files.write_json(path, document)
     pictures = [folder / 'plot.png', folder / 'timeline.png']
     plots.write_plot(pictures[0], document, title)
-    replay_plots.write_timeline(pictures[1], frames)
+    replay_plots.write_timeline(pictures[1], frames, [row['decoder'] for row in document['rows']])
     written += pictures
     if args.html:
         written.append(folder / 'report.html')

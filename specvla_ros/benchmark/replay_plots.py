@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,23 @@ from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.bag_replay import Replayed
 from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.plots import DECODER_COLOURS, STYLE
+from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
 
 _PICTURES = 8
 
 
-def write_timeline(path: Path, frames: Sequence[Replayed]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a decoder did; seconds: since the first frame, one for each action."""
+
+    name: str
+    colour: str
+    seconds: list[float]
+    actions: list[ActionRecord]
+
+
+def write_timeline(path: Path, frames: Sequence[Replayed], decoders: Sequence[str]) -> None:
     """
     Draw time per action, target passes and, where `ar` was played, the error of every frame.
 
@@ -27,23 +39,21 @@ def write_timeline(path: Path, frames: Sequence[Replayed]) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    names = list(frames[0].actions)
-    colours = dict(zip(names, DECODER_COLOURS * len(names)))
-    seconds = (np.array([frame.received for frame in frames]) - frames[0].received) * 1e-9
-    compared = [name for name in names if frames[0].actions[name].deviation is not None]
+    lines = [_line(name, colour, frames)
+             for name, colour in zip(decoders, DECODER_COLOURS * len(decoders))]
+    compared = any(action.deviation is not None for line in lines for action in line.actions)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2 + bool(compared), 1, figsize=(15, 7.5), sharex=True,
+        figure, axes = plt.subplots(2 + compared, 1, figsize=(15, 7.5), sharex=True,
                                     layout='constrained')
-        _times(axes[0], frames, seconds, colours)
-        _passes(axes[1], frames, seconds, colours)
+        _times(axes[0], lines, frames)
+        _passes(axes[1], lines)
         if compared:
-            _errors(axes[2], frames, seconds, {name: colours[name] for name in compared})
-        for axis in axes[:-1]:
-            axis.tick_params(labelbottom=False)
-        for frame, before in zip(frames[1:], frames):
-            if frame.segment != before.segment:
-                for axis in axes:
-                    axis.axvline((frame.received - frames[0].received) * 1e-9, color='#bbbbbb')
+            _errors(axes[2], lines)
+        for axis in axes:
+            axis.set_ylim(bottom=0)
+            for frame, before in zip(frames[1:], frames):
+                if frame.segment != before.segment:
+                    axis.axvline(_seconds(frame, frames), color='#bbbbbb')
         axes[-1].set_xlabel('time in the bag, s')
         try:
             with whole_file(path) as temporary:
@@ -52,36 +62,41 @@ def write_timeline(path: Path, frames: Sequence[Replayed]) -> None:
             plt.close(figure)
 
 
-def _times(axis: Any, frames: Sequence[Replayed], seconds: np.ndarray, colours: dict[str, str]
-           ) -> None:
-    for name, colour in colours.items():
-        axis.plot(seconds, [frame.actions[name].stage_ms['total'] for frame in frames],
-                  color=colour, label=name, linewidth=1.6)
-    if len(seconds) > 1:
-        period = 1e3 * float(np.median(np.diff(seconds)))
+def _seconds(frame: Replayed, frames: Sequence[Replayed]) -> float:
+    return (frame.received - frames[0].received) * 1e-9
+
+
+def _line(name: str, colour: str, frames: Sequence[Replayed]) -> _Line:
+    acted = [frame for frame in frames if name in frame.actions]
+    return _Line(name, colour, [_seconds(frame, frames) for frame in acted],
+                 [frame.actions[name] for frame in acted])
+
+
+def _times(axis: Any, lines: Sequence[_Line], frames: Sequence[Replayed]) -> None:
+    for line in lines:
+        axis.plot(line.seconds, [action.stage_ms['total'] for action in line.actions],
+                  color=line.colour, label=line.name, linewidth=1.6)
+    if len(frames) > 1:
+        period = 1e-6 * float(np.median(np.diff([frame.received for frame in frames])))
         axis.axhline(period, color='#000000', linewidth=1, linestyle=':',
                      label=f'between two frames: {period:.0f} ms')
-    axis.set_ylim(bottom=0)
     axis.set_title('Time per action, ms')
-    axis.legend(frameon=False, ncols=len(colours) + 1, loc='upper right',
-                bbox_to_anchor=(1, 1.2))
+    axis.legend(frameon=False, ncols=len(lines) + 1, loc='upper right', bbox_to_anchor=(1, 1.2))
 
 
-def _passes(axis: Any, frames: Sequence[Replayed], seconds: np.ndarray, colours: dict[str, str]
-            ) -> None:
-    for name, colour in colours.items():
-        axis.step(seconds, [frame.actions[name].target_passes for frame in frames],
-                  color=colour, where='mid', linewidth=1.6)
-    axis.set_ylim(bottom=0)
+def _passes(axis: Any, lines: Sequence[_Line]) -> None:
+    for line in lines:
+        axis.step(line.seconds, [action.target_passes for action in line.actions],
+                  color=line.colour, where='mid', linewidth=1.6)
     axis.set_title('Passes of the target, the prefill counted')
 
 
-def _errors(axis: Any, frames: Sequence[Replayed], seconds: np.ndarray, colours: dict[str, str]
-            ) -> None:
-    for name, colour in colours.items():
-        axis.plot(seconds, [frame.actions[name].deviation.mm for frame in frames], color=colour,
-                  linewidth=1.6)
-    axis.set_ylim(bottom=0)
+def _errors(axis: Any, lines: Sequence[_Line]) -> None:
+    for line in lines:
+        compared = [(seconds, action.deviation.mm)
+                    for seconds, action in zip(line.seconds, line.actions)
+                    if action.deviation is not None]
+        axis.plot(*zip(*compared) if compared else ([], []), color=line.colour, linewidth=1.6)
     axis.set_title(f'Mean error of the translation against {BASELINE}, mm')
 
 

@@ -26,25 +26,27 @@ _NOTES = ('Passes count the prefill; acceptance length = tokens per pass after i
           'policy that acts on the newest one only would not have seen.')
 
 
-def rows(frames: Sequence[Replayed], live: Mapping[int, LiveAction]) -> list[Row]:
+def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: Sequence[str]
+         ) -> list[Row]:
     """
     Make a row per decoder.
 
-    :param frames: at least one
+    :param played: all frames; one without a decoder's action was missed by it
     :param live: recorded actions by the image's stamp, ns
     """
     made = []
-    for name in frames[0].actions:
+    for name in decoders:
+        frames = [frame for frame in played if name in frame.actions]
         actions = [frame.actions[name] for frame in frames]
         row: Row = {'decoder': name, 'suite': None, 'task': None, 'subset': 'all',
                     **action_figures(actions), 'tokens_sha256': tokens_sha256(actions)}
-        if BASELINE in frames[0].actions and name != BASELINE:
+        if BASELINE in decoders and name != BASELINE:
             row['tokens_equal_ar'] = _equality(
-                frames, actions, [frame.actions[BASELINE].tokens for frame in frames])
+                frames, actions, [_tokens(frame, BASELINE) for frame in frames])
         then = [_live_tokens(live, frame, name) for frame in frames]
         if any(then):
             row['tokens_equal_live'] = _equality(frames, actions, then)
-        row['missed_frames'] = missed_frames(
+        row['missed_frames'] = len(played) - len(frames) or missed_frames(
             [frame.received for frame in frames],
             [action.stage_ms['total'] for action in actions])
         made.append(row)
@@ -52,6 +54,11 @@ def rows(frames: Sequence[Replayed], live: Mapping[int, LiveAction]) -> list[Row
     for row in made:
         row['speedup_vs_ar'] = speedup(row, baseline)
     return made
+
+
+def _tokens(frame: Replayed, decoder: str) -> tuple[int, ...] | None:
+    action = frame.actions.get(decoder)
+    return action.tokens if action is not None else None
 
 
 def _live_tokens(live: Mapping[int, LiveAction], frame: Replayed, decoder: str
@@ -79,6 +86,8 @@ def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
 
     :param received: when each frame came, ns, ascending; latencies: of its action, ms
     """
+    if not received:
+        return 0
     arrivals = np.asarray(received)
     taken, free = 0, arrivals[0]
     newest = -1

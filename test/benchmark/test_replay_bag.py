@@ -146,7 +146,7 @@ def test_live_actions_count_for_the_decoder_that_made_them(make):
               for i, stamp in enumerate((1, 2, 3))]
     live = {1: LiveAction(action.tokens, 'strict'), 2: LiveAction((0,) * 7, 'strict'),
             3: LiveAction(action.tokens, '')}
-    ar, strict = replay_rows.rows(frames, live)
+    ar, strict = replay_rows.rows(frames, live, ['ar', 'strict'])
     assert 'tokens_equal_live' not in ar
     assert strict['tokens_equal_live'] == {
         'actions': 2, 'actions_equal': 1, 'first_differences': [1]}
@@ -182,3 +182,30 @@ def test_decoders_alternate_and_forget_at_a_new_segment(make):
     assert calls[4:] == [  # after the warm-up
         ('a', 'reset'), ('b', 'reset'), ('a', 0), ('b', 0), ('b', 1), ('a', 1),
         ('a', 'reset'), ('b', 'reset'), ('a', 2), ('b', 2)]
+
+
+def test_over_real_topics_the_tokens_are_those_of_this_process(run, short, tmp_path):
+    here = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed')
+    live = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed', '--live')
+    for mine, theirs in zip(here['rows'], live['rows']):
+        for name in ('decoder', 'actions', 'tokens_sha256', 'target_passes_per_action',
+                     'acceptance_histogram', 'drafted', 'accepted'):
+            assert mine[name] == theirs[name], name
+    assert live['rows'][1]['tokens_equal_ar'] == here['rows'][1]['tokens_equal_ar']
+    assert live['rows'][1]['mean_abs_error_mm'] == pytest.approx(
+        here['rows'][1]['mean_abs_error_mm'], abs=1e-3)
+    assert live['config']['ros'] and live['rows'][0]['ros_ms_per_action']['p50'] > 0
+    assert live['bag'] == here['bag']
+    assert 'Traceback' not in (tmp_path / 'out1' / 'logs' / 'policy.log').read_text()
+
+
+def test_at_a_rate_what_the_policy_has_no_time_for_is_missed(run, short):
+    report = run(short, '--no-html', '--decoder', 'ar', '--live', '--rate', '100')
+    row, = report['rows']
+    assert 0 < row['actions'] < N
+    assert row['missed_frames'] == N - row['actions']
+
+
+def test_a_rate_belongs_to_live_topics(short, capsys):
+    assert cli.main(['replay', str(short), '--rate', '2']) == 2
+    assert '--rate 2: give more than 0, at most 100, and --live' in capsys.readouterr().err
