@@ -67,15 +67,14 @@ class BagPlayer:
         """
         begin = None
         for frame in reader:
+            if self._rate:
+                begin = begin or (time.monotonic(), frame.received)
+                due = begin[0] + (frame.received - begin[1]) * 1e-9 / self._rate
+                time.sleep(max(0.0, due - time.monotonic()))
             if frame.instruction != self._instruction:
                 self._instruct(frame.instruction)
-            if not self._rate:
-                yield Sent(frame, self._ask(frame))
-                continue
-            begin = begin or (time.monotonic(), frame.received)
-            due = begin[0] + (frame.received - begin[1]) * 1e-9 / self._rate
-            time.sleep(max(0.0, due - time.monotonic()))
-            yield Sent(frame, frozenset({self._publish(frame)}))
+            yield Sent(frame, frozenset({self._publish(frame)}) if self._rate
+                       else self._ask(frame))
 
     def _ask(self, frame: Frame) -> frozenset[int]:
         """Publish a frame, again and again, until it is answered; return the stamps it had."""
