@@ -30,6 +30,7 @@ from specvla_ros.errors import SpecVLAError
 
 Storage = Literal['mcap', 'sqlite3']
 _FORMAT = 9  # of rosbag2's metadata: what Jazzy writes
+_FLUSH_AFTER = 1 << 20  # bytes: what a full disk costs at most, as a chunk of MCAP
 _PLUGINS = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _FOREVER = QosTime(9223372036, 854775807)  # rmw's RMW_DURATION_INFINITE
 
@@ -57,6 +58,7 @@ class BagWriter:
         check_free(path)
         self.types = MessageTypes()
         self.counts: dict[str, int] = {}
+        self._unflushed = 0
         self._topics: dict[str, Connection] = {}
         self._writer = Writer(self.part / path.name, version=_FORMAT,
                               storage_plugin=_PLUGINS[storage])
@@ -84,6 +86,9 @@ class BagWriter:
         with _disk_errors():
             self._writer.write(self._topics[topic], received, data)
         self.counts[topic] += 1
+        self._unflushed += len(data)
+        if self._unflushed > _FLUSH_AFTER:
+            self.flush()
 
     def flush(self) -> None:
         """
@@ -91,7 +96,7 @@ class BagWriter:
 
         :raises OSError: the disk is full, say
         """
-        storage = self._writer.storage
+        storage, self._unflushed = self._writer.storage, 0
         with _disk_errors():
             if isinstance(connection := getattr(storage, 'conn', None), sqlite3.Connection):
                 connection.commit()

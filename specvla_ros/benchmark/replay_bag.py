@@ -95,9 +95,8 @@ def run(args: ReplayArgs) -> int:
     with Bag(args.bag) as bag:
         image_topic = args.image_topic or only_camera(bag)
         reader = FrameReader(bag, image_topic, args.instruction_topic, args.instruction)
-        if bag.missing:
-            console.print(f'{args.bag} is not whole: {bag.missing}', style='yellow',
-                          highlight=False, markup=False, soft_wrap=True)
+        _tell_missing(bag, '', console)
+        missing = bag.missing
         folder = files.make_folder(args.out, 'replay')
         play = _play_live if args.live else _play_here
         try:
@@ -109,6 +108,7 @@ def run(args: ReplayArgs) -> int:
         except SessionDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             return 1
+        _tell_missing(bag, missing, console)
         document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
                                  replay_rows.rows(frames, live_actions(bag), list(decoders)))
         document['bag'] = _bag_facts(reader, frames)
@@ -195,6 +195,13 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
 def _bar(console: Console) -> Progress:
     return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
                     TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+def _tell_missing(bag: Bag, told: str, console: Console) -> None:
+    """Say what of the bag can't be read, unless that has been told."""
+    if bag.missing != told:
+        console.print(f'{bag.path} is not whole: {bag.missing}', style='yellow', highlight=False,
+                      markup=False, soft_wrap=True)
 
 
 def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> None:

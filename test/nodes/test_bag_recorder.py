@@ -106,8 +106,9 @@ def test_a_limit_in_seconds_and_silence(record, tmp_path):
     assert not list(tmp_path.glob('bag*'))
 
 
-def test_a_full_disk_leaves_what_was_written_under_another_name(record, cast, tmp_path):
-    process = record(limit=1_500_000)
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_a_full_disk_leaves_what_was_written_under_another_name(record, cast, tmp_path, storage):
+    process = record('--storage', storage, limit=1_500_000)
     cast(60, size=128)
     _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
