@@ -66,10 +66,11 @@ def write_page(path: Path, document: Report, title: str,
 
 def _head(document: Report) -> str:
     bag, config = document['bag'], document['config']
-    lines = [f'{bag["duration_s"]:.1f} s of {escape(config["image_topic"])}, '
-             f'{bag["segments"]} instruction{"s" if bag["segments"] > 1 else ""} or episodes'
-             f': {escape("; ".join(bag["instructions"]))}']
-    made = [f'<p>{line}</p>' for line in lines]
+    told = '; '.join(f'“{instruction}”' for instruction in bag['instructions'])
+    parts = f', in {bag["segments"]} parts' if bag['segments'] > 1 else ''
+    way = 'over ROS 2 topics' if config['ros'] else 'in one process, without ROS'
+    made = [f'<p>{bag["duration_s"]:.1f} s of {escape(config["image_topic"])}{parts}: '
+            f'{escape(told)}. Replayed {way}.</p>']
     if bag['missing']:
         made.append(f'<p class="warning">The bag is not whole: {escape(bag["missing"])}</p>')
     return ''.join(made)

@@ -2,11 +2,13 @@
 import json
 from pathlib import Path
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from specvla_ros import cli
-from specvla_ros.bags.frames import LiveAction
+from specvla_ros.bags.frames import Frame, IMAGE, LiveAction
 from specvla_ros.bags.reader import Bag
 from specvla_ros.bags.writer import BagWriter, offered_qos
 from specvla_ros.benchmark import replay_rows
@@ -133,6 +135,22 @@ def test_a_bag_that_cannot_be_read_is_one_line_and_code_2(tmp_path, content, rea
     assert line.startswith('error: ') and reason in line
 
 
+def test_a_camera_of_depth_alone_is_one_line_and_code_2(tiny_checkpoint, tmp_path, capsys):
+    writer = BagWriter(tmp_path / 'depth')
+    make = writer.types.make
+    stamp = make('builtin_interfaces/msg/Time', sec=1, nanosec=0)
+    writer.add_topic('/image', IMAGE, [offered_qos()])
+    writer.write('/image', 1, writer.types.serialize(make(
+        IMAGE, header=make('std_msgs/msg/Header', stamp=stamp, frame_id=''), height=2, width=2,
+        encoding='16UC1', is_bigendian=0, step=4, data=np.zeros(8, np.uint8))))
+    writer.finish()
+    code = cli.main(['replay', str(tmp_path / 'depth'), '--instruction', 'push', '--checkpoint',
+                     str(tiny_checkpoint), '--decoder', 'ar', '--out', str(tmp_path / 'out')])
+    assert code == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "encoding '16UC1' cannot be turned into RGB" in line
+
+
 @pytest.mark.parametrize('latency, missed', [(10, 0), (50, 0), (75, 3), (100, 4), (1e6, 8)])
 def test_missed_frames_at_twenty_hertz(latency, missed):
     """Ten frames, 50 ms apart: at 75 ms every third one; the last is always acted on, if late."""
@@ -167,11 +185,6 @@ class Forgetful:
 
 
 def test_decoders_alternate_and_forget_at_a_new_segment(make):
-    from types import SimpleNamespace
-
-    import numpy as np
-
-    from specvla_ros.bags.frames import Frame
     record = make.action()
     action = SimpleNamespace(tokens=record.tokens, trace=record, si=np.zeros((1, 7)),
                              normalized=np.zeros((1, 7)))
