@@ -36,6 +36,8 @@ COMMANDS = {
                     'play LIBERO with two ROS 2 nodes: a table, a video, a plot'),
     'eval': Command('specvla_ros.benchmark.evaluation', 'EvalArgs',
                     'success, acceptance length and time per action, without ROS'),
+    'bench': Command('specvla_ros.benchmark.bench', 'BenchArgs',
+                     'latency per stage, decoders and peers side by side in one run'),
     'record': Command('specvla_ros.benchmark.record', 'RecordArgs',
                       'record ROS 2 topics into a rosbag2 folder (MCAP)'),
     'replay': Command('specvla_ros.benchmark.replay_bag', 'ReplayArgs',

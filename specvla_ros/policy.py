@@ -31,6 +31,7 @@ from specvla_ros.openvla.model import OpenVLA
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
+_MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -121,6 +122,8 @@ class Policy:
         self.checkpoint = checkpoint
         self.decoder_config = config
         self._decoder = checkpoint.decoder(config)
+        self._instruction: str | None = None
+        self._stamp: float | None = None
 
     @classmethod
     def load(
@@ -151,7 +154,7 @@ class Policy:
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
             check_drafter(config, drafter_folder)
-        model = OpenVLA.from_pretrained(folder, _device(device), _dtype(dtype))
+        model = OpenVLA.from_pretrained(folder, resolve_device(device), resolve_dtype(dtype))
         return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
@@ -169,19 +172,27 @@ class Policy:
         return self.checkpoint.layout.length
 
     def reset(self) -> None:
-        """Forget earlier actions: a new episode begins."""
+        """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
+        self._instruction = self._stamp = None
 
-    def act(self, image: NDArray[np.uint8], instruction: str) -> Action:
+    def act(
+        self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
+    ) -> Action:
         """
         Decode the action for a camera frame.
 
         image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
+        stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
+        forget earlier actions at a new instruction, a gap in time or a clock that jumps.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
             raise SpecVLAError(f'instruction is {instruction!r}, must be a string')
         started = time.perf_counter()
+        if not self._goes_on(instruction, stamp):
+            self.reset()
+        self._instruction, self._stamp = instruction, stamp
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
@@ -192,7 +203,17 @@ class Policy:
             # The tokens are on the host, so the device is done: no need to wait for it.
             'total': 1e3 * (time.perf_counter() - started),
         }
-        return self._action(tokens, trace)
+        action = self._action(tokens, trace)
+        self._decoder.drafter.remember(tokens)
+        return action
+
+    def _goes_on(self, instruction: str, stamp: float | None) -> bool:
+        """Whether this action follows the last one closely, on the same errand."""
+        if instruction != self._instruction:
+            return False
+        if stamp is None or self._stamp is None:
+            return True
+        return 0 <= stamp - self._stamp <= _MEMORY_S
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
         """Tokens → normalised → data-set units → SI."""
@@ -227,8 +248,8 @@ def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:
     return decoder if isinstance(decoder, DecoderConfig) else load_preset(decoder)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """Device by name; raises SpecVLAError for one that isn't there."""
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Device by name, 'auto' = CUDA where there is one; raises SpecVLAError for one that isn't."""
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
@@ -243,8 +264,8 @@ def _device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Data type by name."""
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Data type by name; None stays None. Raises SpecVLAError for one that isn't known."""
     if dtype is None or dtype in _DTYPES.values():
         return dtype
     if dtype not in _DTYPES:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'safety', 'camera'}
+LEAVES = {'errors', 'configuration', 'hashing', 'safety', 'camera'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     'nodes': ENGINE | {'libero', 'bags', 'msg'},
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
+    'hashing': set(),
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
     'camera': {'errors'},

@@ -101,6 +101,43 @@ def test_all_decoders_share_the_weights_and_strict_gives_what_ar_does(policy):
         assert ar.act(frame, INSTRUCTION).tokens == strict.act(frame, INSTRUCTION).tokens
 
 
+def guessed_by_history(policy, seed, instruction=INSTRUCTION, stamp=None):
+    """Act, and say whether the prefill held a guess."""
+    return policy.act(fake_frame(seed), instruction, stamp).trace.drafts[0][0] > 0
+
+
+@pytest.mark.parametrize('decoder', ['history', 'hybrid'])
+def test_drafters_that_remember_are_lossless_and_guess_in_the_prefill(policy, decoder):
+    ar, hybrid = policy.with_decoder('ar'), policy.with_decoder(decoder)
+    for seed in (0, 0, 1, 1, 1):
+        action = hybrid.act(fake_frame(seed), INSTRUCTION)
+        assert action.tokens == ar.act(fake_frame(seed), INSTRUCTION).tokens
+    assert action.trace.target_passes == 1
+    assert action.trace.sources == ['history'] * 6 + ['target']
+
+
+def test_earlier_actions_are_forgotten_where_they_say_nothing(policy):
+    policy = policy.with_decoder('history')
+    assert not guessed_by_history(policy, 0)
+    assert guessed_by_history(policy, 1)
+    assert not guessed_by_history(policy, 1, 'pick up milk')
+    assert guessed_by_history(policy, 1, 'pick up milk')
+    policy.reset()
+    assert not guessed_by_history(policy, 1, stamp=10.0)
+    assert guessed_by_history(policy, 1, stamp=10.4)
+    assert not guessed_by_history(policy, 1, stamp=11.0)
+    assert not guessed_by_history(policy, 1, stamp=10.9)
+
+
+def test_an_action_that_is_refused_is_not_remembered(policy, monkeypatch):
+    policy = policy.with_decoder('history')
+    monkeypatch.setattr(policy, '_action', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        policy.act(fake_frame(), INSTRUCTION)
+    monkeypatch.undo()
+    assert not guessed_by_history(policy, 0)
+
+
 def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(policy):
     assert policy.decoder_config == load_preset('relaxed')
     assert policy.dataset == load_dataset(KEY)

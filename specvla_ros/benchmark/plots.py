@@ -1,6 +1,7 @@
 """plot.png: passes per action, time per action by stage, and how many tokens a pass gains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from specvla_ros.benchmark.report import Report, Row
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
-                 'draft': '#009e73', 'verify': '#e69f00', 'other': '#dddddd'}
-DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73')
-
+                 'draft': '#009e73', 'verify': '#e69f00', 'generate': '#cc79a7',
+                 'other': '#dddddd'}
 STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
+DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
+                   '#e69f00')
 
 
 def write_plot(path: Path, document: Report, title: str = '') -> None:
@@ -25,10 +27,6 @@ def write_plot(path: Path, document: Report, title: str = '') -> None:
     :param title: default: suites and episodes solved
     :raises SpecVLAError: the file cannot be written
     """
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
     overall = [row for row in document['rows'] if row['task'] is None
                and row['subset'] == 'all' and row['actions']]
     if not overall:
@@ -36,15 +34,33 @@ def write_plot(path: Path, document: Report, title: str = '') -> None:
     named = len({row['suite'] for row in overall}) > 1
     labels = [f'{row["decoder"]}\n{row["suite"]}' if named else row['decoder']
               for row in overall]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), width_ratios=(3, 4, 5),
-                                    layout='constrained')
+    with figure_file(path, (15, 5.2), (3, 4, 5)) as (figure, axes):
         _passes(axes[0], overall, labels)
-        _times(axes[1], overall, labels)
+        stage_bars(axes[1], overall, labels)
         _histogram(axes[2], overall, labels)
         figure.suptitle(title or _title(overall), fontsize=13, x=0.01, ha='left')
-        figure.supxlabel(_footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
+        figure.supxlabel(footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
+
+
+@contextlib.contextmanager
+def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
+                ) -> Iterator[tuple[Any, Any]]:
+    """
+    Give a figure and its axes side by side to draw on; then it is written to `path`.
+
+    :param size: of the figure, inches
+    :param widths: of the axes, relative to each other
+    :raises SpecVLAError: the file cannot be written
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(widths), figsize=size, width_ratios=widths,
+                                    layout='constrained', squeeze=False)
         try:
+            yield figure, axes[0]
             with whole_file(path) as temporary:
                 figure.savefig(temporary, dpi=120, format='png')
         finally:
@@ -64,7 +80,8 @@ def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
     _legend_below(axis)
 
 
-def _times(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """Draw the mean time per action of each row, stages stacked."""
     places = np.arange(len(rows))
     bottom = np.zeros(len(rows))
     for stage, colour in STAGE_COLOURS.items():
@@ -128,9 +145,11 @@ def _title(rows: Sequence[Row]) -> str:
     return f'{suites}: episodes solved: {solved}'
 
 
-def _footnote(document: Report) -> str:
+def footnote(document: Report) -> str:
+    """Return what the figures were got on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
-    weights = document['checkpoint'].get('target_sha256') or ''
+    sha256 = document['checkpoint'].get('target_sha256')
+    weights = f'target {sha256[:12]}' if sha256 else 'random weights'
     return (f'{device}, {host["cores"]} cores; specvla {document["specvla"]}, torch '
-            f'{document["versions"].get("torch", "?")}; target {weights[:12]}')
+            f'{document["versions"].get("torch", "?")}; {weights}')

@@ -23,8 +23,9 @@ from rich.live import Live
 from rich.text import Text
 
 from specvla_ros.bags.writer import check_free
-from specvla_ros.benchmark import files, machine, report
+from specvla_ros.benchmark import files, report
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import files_sha256
 
 MODULE = 'specvla_ros.nodes.bag_recorder'
 TOPICS = ('/image', '/instruction', '/joint_states', '/eef_pose', '/episode', '/action',
@@ -140,6 +141,6 @@ def _tell(args: RecordArgs, done: dict[str, Any], console: Console) -> None:
             'ros': True, 'topics': list(args.topics), 'storage': args.storage,
             'seconds': args.seconds}, {}, [])
         stored = sorted(path for path in args.out.iterdir() if path.suffix != '.yaml')
-        document['bag'] = {'path': str(args.out), 'sha256': machine.files_sha256(stored),
+        document['bag'] = {'path': str(args.out), 'sha256': files_sha256(stored),
                            'duration_s': done['seconds'], 'messages': done['counts']}
         files.write_json(args.json, document)

@@ -35,6 +35,7 @@ from specvla_ros.benchmark.live_replay import play_live
 from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import files_sha256
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_RATE = 100.0  # times the recording's speed
@@ -228,7 +229,7 @@ def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
     bag = reader.bag
     seconds = (frames[-1].received - frames[0].received) * 1e-9
     return {
-        'path': str(bag.path), 'sha256': machine.files_sha256(bag.files),
+        'path': str(bag.path), 'sha256': files_sha256(bag.files),
         'missing': bag.missing, 'frames': len(frames), 'duration_s': seconds,
         'frame_rate_hz': (len(frames) - 1) / seconds if seconds else None,
         'segments': frames[-1].segment + 1,

@@ -288,7 +288,7 @@ def _number(value: float | None, form: str, unit: str = '') -> str:
 
 
 def provenance(document: Report) -> str:
-    """Return the machine, the versions and the weights of a report in two lines."""
+    """Return the machine, versions and weights that figures were got with, on two lines."""
     host, found = document['machine'], document['versions']
     checkpoint = document['checkpoint']
     gpus = ', '.join(host['gpus']) or 'no GPU'
@@ -300,4 +300,4 @@ def provenance(document: Report) -> str:
     packages = ', '.join(f'{name} {found[name]}' for name in ('torch', 'mujoco')
                          if name in found)
     return (f'{host["cpu"]}, {host["cores"]} cores, {gpus}; {settings}\n'
-            f'specvla {document["specvla"]}, {packages}; sha256: {weights}')
+            f'specvla {document["specvla"]}, {packages}; sha256: {weights or "random weights"}')

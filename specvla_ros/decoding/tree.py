@@ -86,19 +86,26 @@ class TokenTree:
         cls, paths: Iterable[Sequence[int]], source: str = 'draft'
     ) -> TokenTree:
         """Several continuations from the root; what they have in common at the start is shared."""
+        return cls.merge([cls.of(path, range(-1, len(path) - 1), source) for path in paths])
+
+    @classmethod
+    def merge(cls, trees: Iterable[TokenTree]) -> TokenTree:
+        """All branches of several trees; what they have in common at the start is shared."""
         tokens: list[int] = []
         parents: list[int] = []
+        sources: list[str] = []
         child: dict[tuple[int, int], int] = {}
-        for path in paths:
-            parent = -1
-            for token in path:
-                key = (parent, int(token))
+        for tree in trees:
+            place = {-1: -1}  # of the tree's nodes in the merged one
+            for node in range(len(tree)):
+                key = (place[int(tree.parents[node])], int(tree.tokens[node]))
                 if key not in child:
                     child[key] = len(tokens)
+                    parents.append(key[0])
                     tokens.append(key[1])
-                    parents.append(parent)
-                parent = child[key]
-        return cls.of(tokens, parents, source)
+                    sources.append(tree.sources[node])
+                place[node] = child[key]
+        return cls(np.array(tokens, np.int64), np.array(parents, np.int64), tuple(sources))
 
     @classmethod
     def of(cls, tokens: ArrayLike, parents: ArrayLike, source: str) -> TokenTree:

@@ -28,6 +28,7 @@ class ExpertSettings:
     clearance: float = 0.05       # between a carried object and the rim of its destination
     release_radius: float = 0.025
     held_width: float = 0.075     # fingers further apart than this hold nothing
+    shut_width: float = 0.015     # nor do those closer together: they closed on air
 
 
 class PickAndPlace:
@@ -95,7 +96,8 @@ class PickAndPlace:
         error = grasp - eef
         radius = np.linalg.norm(error[:2])
         near = radius < s.grasp_radius and eef[2] < grasp[2] + self._close_below
-        if near or (self._width() < s.held_width and np.linalg.norm(error) < 0.03):
+        closing = self._width() < s.held_width and np.linalg.norm(error) < 0.03
+        if (near or closing) and self._width() > s.shut_width:
             # Rising slowly while the fingers close. Whether they hold the object is hard to see:
             # a policy that were to wait for it would wait forever where it doesn't see it.
             return np.array([*error[:2], 2 / 3 * self._close_below]), CLOSED

@@ -113,6 +113,33 @@ class OpenVLA(nn.Module):
         model.tokenizer, model.norm_stats = tokenizer, norm_stats
         return model.eval()
 
+    @classmethod
+    def untrained(
+        cls,
+        config: OpenVLAConfig,
+        device: torch.device | str = 'cpu',
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> OpenVLA:
+        """
+        Random weights of any size, drawn on the device in their data type: to measure speed.
+
+        Unlike the constructor it never holds the weights twice or in float32.
+        """
+        with torch.device('meta'):
+            model = cls(config)
+        random = torch.Generator(device).manual_seed(seed)
+        weights = {}
+        for name, parameter in model.state_dict().items():
+            weights[name] = torch.zeros(parameter.shape, dtype=dtype, device=device)
+            if parameter.ndim > 1:
+                weights[name].normal_(std=_INIT_STD, generator=random)
+            elif not name.endswith('bias'):  # of the norms and LayerScale: as if not there
+                weights[name].fill_(1)
+        model.load_state_dict(weights, assign=True)
+        model._make_buffers()
+        return model.eval().requires_grad_(False)
+
     def save_pretrained(
         self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None
     ) -> None:

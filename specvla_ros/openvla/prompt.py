@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from .config import OpenVLAConfig
 from .errors import CheckpointError
 
-_TEMPLATE = 'In: What action should the robot take to {}?\nOut:'
+PROMPT = 'In: What action should the robot take to {}?\nOut:'
 # Llama's word-boundary piece alone. OpenVLA was trained with it after 'Out:'; its tokenizer
 # leaves it off at the end of a text, so it is appended.
 _LLAMA_EMPTY_ID, _LLAMA_EMPTY_PIECE = 29871, '▁'
@@ -66,7 +66,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, bos: int, instruction: str) -
         raise ValueError(
             f"instruction is {instruction!r}, must be a sentence such as 'pick up the milk'"
         )
-    text = _TEMPLATE.format(instruction.lower())
+    text = PROMPT.format(instruction.lower())
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoding['input_ids']
     if not ids:

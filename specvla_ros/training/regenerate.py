@@ -29,12 +29,13 @@ from specvla_ros.configuration import load_dataset
 from specvla_ros.decoding.acceptance import ActionLayout
 from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.files import replace_file
-from specvla_ros.training.regenerated import default_folder, frame_type, Manifest, weights_sha256
+from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 
 Help = tyro.conf.arg
 _SAY_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -66,7 +67,7 @@ def run(args: RegenerateArgs) -> int:
     :raises SpecVLAError: no data, settings that can't be, or other settings' data in the way
     """
     _check(args)
-    sha256 = weights_sha256(args.target)
+    sha256 = folder_sha256(args.target)
     # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
     model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
     key = args.unnorm_key or args.suite

@@ -8,7 +8,6 @@ belong.
 """
 
 from dataclasses import asdict, dataclass, field, fields
-import hashlib
 import json
 from pathlib import Path
 import zlib
@@ -22,24 +21,6 @@ from specvla_ros.training.files import replace_file
 
 _VERSION = 1
 _MANIFEST = 'manifest.json'
-_BLOCK = 1 << 22
-
-
-def weights_sha256(checkpoint: Path) -> str:
-    """
-    Hash of a checkpoint folder's weight files: whoever has others says other things.
-
-    :raises FileNotFoundError: there are none
-    """
-    files = sorted(p for p in checkpoint.glob('*') if p.suffix in ('.safetensors', '.bin'))
-    if not files:
-        raise FileNotFoundError(f'no weights (*.safetensors, *.bin) in {checkpoint}')
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open('rb') as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def default_folder(suite: str, target_sha256: str) -> Path:

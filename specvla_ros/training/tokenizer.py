@@ -12,16 +12,16 @@ import json
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, Tokenizer, trainers
 from transformers import PreTrainedTokenizerFast
 
+from specvla_ros.openvla.prompt import PROMPT
+
 PAD, BOS, EOS = '<pad>', '<s>', '</s>'
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 N_BYTES = 256
-# As openvla/prompt.py asks; a test compares the two.
-_PROMPT = 'In: What action should the robot take to {}?\nOut:'
 
 
 def prompt_text(instruction: str) -> str:
     """Text of the prompt that asks for an instruction."""
-    return _PROMPT.format(instruction.lower())
+    return PROMPT.format(instruction.lower())
 
 
 def build_tokenizer(

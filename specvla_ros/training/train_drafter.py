@@ -23,6 +23,7 @@ import tyro
 
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint
@@ -32,7 +33,7 @@ from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, 
 from specvla_ros.training.files import replace_file, replace_folder
 from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
 from specvla_ros.training.progress import TrainingProgress
-from specvla_ros.training.regenerated import default_folder, open_shards, weights_sha256
+from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.unroll import distances, drafter_loss, DraftLoss, LossWeights
 
@@ -94,7 +95,7 @@ class DrafterTraining:
             else args.target.with_name(args.target.name + '.drafter.training')
         self.progress = TrainingProgress('train drafter', Console())
         saved = self._saved_state()
-        self.target_sha256 = weights_sha256(args.target)
+        self.target_sha256 = folder_sha256(args.target)
         folder = args.regenerated or default_folder(args.suite, self.target_sha256)
         self.manifest, shards = open_shards(folder, self.target_sha256)
         self.model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)

@@ -44,6 +44,7 @@ from specvla_ros.training.shape import new_target, TargetShape
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
 
 Help = tyro.conf.arg
+_TRANSLATION = 3  # an action begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ class TrainTargetArgs:
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
     eval_frames: Annotated[int, Help(help='held-out frames a measurement takes')] = 512
     text_tokens: Annotated[int, Help(help='ids of the tokenizer below the action tokens')] = 384
-    sigma_start: Annotated[float, Help(help='width of the smoothed labels at first, bins')] = 4.0
-    sigma_end: Annotated[float, Help(help='width of the smoothed labels at last, bins')] = 1.0
+    sigma_start: Annotated[float, Help(help='width of the smoothed labels at first, bins')] = 6.0
+    sigma_end: Annotated[float, Help(help='width at last, of a translation, bins')] = 4.0
+    sigma_rotation: Annotated[float, Help(help='width at last, of a rotation, bins')] = 1.0
     state_weight: Annotated[float, Help(help='weight of the privileged-state loss')] = 0.3
     shape: TargetShape = field(default_factory=TargetShape)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -194,8 +196,11 @@ class Training:
     def _sigma(self, done: float) -> Tensor:
         """Widths of the smoothed labels [L]: those of the gripper are hard."""
         args = self.args
-        sigma = torch.full((self.statistics.action_dim,),
-                           args.sigma_start + (args.sigma_end - args.sigma_start) * done)
+        # A hand that is unsure where it is says the commonest answer, about zero, and stays there.
+        # Wide labels make neighbouring answers help each other; a rotation is hardly ever unsure.
+        last = torch.full((self.statistics.action_dim,), args.sigma_rotation)
+        last[:_TRANSLATION] = args.sigma_end
+        sigma = args.sigma_start + (last - args.sigma_start) * done
         sigma[-1] = 0
         return sigma
 

@@ -217,3 +217,22 @@ def test_statistics_are_chosen_by_key(model):
     assert model.action_statistics('libero_goal').q99[0] == 3
     with pytest.raises(ValueError, match=r"None.*\['libero_goal', 'libero_object'\]"):
         model.action_statistics()
+
+
+def test_untrained_weights_are_ready_to_run_in_their_data_type(published, pixel_values):
+    config = OpenVLAConfig.from_dict(published.config)
+    model = OpenVLA.untrained(config, dtype=torch.bfloat16, seed=3)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+    with torch.inference_mode():
+        hidden = model(model.embed(torch.tensor([[1, 5, 6], [1, 7, 8]]), pixel_values))
+        logits = model.logits(hidden)
+    assert logits.isfinite().all() and logits.std() > 0
+    assert not torch.equal(hidden[0], hidden[1])  # neither image nor text is lost on the way
+
+
+def test_the_same_seed_gives_the_same_untrained_weights(published):
+    config = OpenVLAConfig.from_dict(published.config)
+    first, again, other = (OpenVLA.untrained(config, seed=seed).lm_head.weight
+                           for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)

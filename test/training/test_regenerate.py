@@ -8,12 +8,13 @@ import torch
 
 from specvla_ros.configuration import load_preset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training import regenerate
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.regenerate import run
-from specvla_ros.training.regenerated import Manifest, open_shards, weights_sha256
+from specvla_ros.training.regenerated import Manifest, open_shards
 from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
 
@@ -25,7 +26,7 @@ def args(tmp_path, data):
 
 
 def shards(args) -> dict:
-    return {s.name: s for s in open_shards(args.out, weights_sha256(args.target))[1]}
+    return {s.name: s for s in open_shards(args.out, folder_sha256(args.target))[1]}
 
 
 def test_the_tokens_are_those_that_the_decoder_ar_says(args, data):

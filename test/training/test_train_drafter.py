@@ -10,6 +10,7 @@ import torch
 
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training import train_drafter
@@ -17,7 +18,7 @@ from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, ConstantDrafter
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
-from specvla_ros.training.regenerated import open_shards, weights_sha256
+from specvla_ros.training.regenerated import open_shards
 from specvla_ros.training.train_drafter import run, TrainDrafterArgs
 from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
@@ -138,7 +139,7 @@ def test_a_constant_target_is_told_apart_from_a_good_drafter(args, data, tmp_pat
 
 
 def test_the_constant_guess_is_the_most_common_token_of_each_position(args):
-    _, shards = open_shards(args.regenerated, weights_sha256(args.target))
+    _, shards = open_shards(args.regenerated, folder_sha256(args.target))
     tokens = np.concatenate([shard.records['tokens'][:, 0] for shard in shards])
     for position, token in enumerate(ConstantDrafter.of(shards).action):
         counts = np.unique(tokens[:, position], return_counts=True)[1]

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation, ShardFrames
 from specvla_ros.training.regenerate import run
-from specvla_ros.training.regenerated import open_shards, weights_sha256
+from specvla_ros.training.regenerated import open_shards
 from specvla_ros.training.unroll import distances, drafter_loss, LossWeights, unroll
 from test.training.drafter_data import regenerate_args, write_target
 
@@ -23,7 +24,7 @@ def case(tmp_path, data):
     args = regenerate_args(tmp_path, data)
     run(args)
     model = OpenVLA.from_pretrained(target).requires_grad_(False)
-    _, shards = open_shards(args.out, weights_sha256(target))
+    _, shards = open_shards(args.out, folder_sha256(target))
     frames = ShardFrames(shards)
     torch.manual_seed(0)
     head = EagleHead(EagleConfig.like(model))

@@ -53,5 +53,8 @@ class Drafter(ABC):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess what follows the last known token."""
 
+    def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
+        """Take in the L tokens of an action that the target verified and the robot may do."""
+
     def reset(self) -> None:  # noqa: B027 (most drafters remember nothing)
         """Forget earlier actions: a new episode begins."""

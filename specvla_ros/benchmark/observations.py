@@ -1,0 +1,107 @@
+"""What a bench looks at: LIBERO as the policy lives it, a folder of images, or made-up frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from specvla_ros.benchmark.contest import Episode
+from specvla_ros.benchmark.rollout import Actor
+from specvla_ros.errors import SpecVLAError
+
+MADE_UP_INSTRUCTION = 'pick up the milk and place it in the basket'
+_MADE_UP_SIDE = 256  # pixels, as LIBERO's cameras
+_SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+
+def played(
+    make_environment: Callable[[int], Any], tasks: Sequence[int], actor: Actor, count: int,
+    seed: int, on_frame: Callable[[], None] = lambda: None,
+) -> Iterator[Episode]:
+    """
+    Let the policy act from a random start of each task; what it sees are the observations.
+
+    :param make_environment: environment of a task number
+    :param count: frames in all, shared out among the tasks
+    :param seed: of the starts: random placements, none of the stored states
+    """
+    shares = [len(part) for part in np.array_split(np.arange(count), len(tasks))]
+    for task, share in zip(tasks, shares, strict=True):
+        if not share:
+            continue
+        environment = make_environment(task)
+        try:
+            actor.reset()
+            observation = environment.reset_random(seed)
+            frames = []
+            while True:
+                frames.append(np.array(observation.image))
+                on_frame()
+                if len(frames) == share:
+                    break
+                action = actor.act(observation.image, environment.instruction)
+                observation = environment.step(action.si[0])
+        finally:
+            environment.close()
+        yield Episode(environment.instruction, tuple(frames))
+
+
+def read(path: Path, instruction: str | None, count: int) -> Episode:
+    """
+    Read the first `count` frames of a folder of images (by name) or of an .npz file.
+
+    An .npz file holds `images`, uint8 [N, H, W, 3] RGB, and may hold `instruction`.
+
+    :raises SpecVLAError: no such frames, or no instruction
+    """
+    if path.is_dir():
+        frames = [_image(file) for file in sorted(path.iterdir())
+                  if file.suffix.lower() in _SUFFIXES][:count]
+    elif path.suffix == '.npz' and path.is_file():
+        frames, instruction = _npz(path, instruction, count)
+    else:
+        raise SpecVLAError(f'--frames {path}: give a folder of images or an .npz file')
+    if not frames:
+        raise SpecVLAError(f'--frames {path}: no images in it; {", ".join(_SUFFIXES)} are read')
+    if not instruction:
+        raise SpecVLAError(f'--frames {path} has no instruction; give it with --instruction')
+    return Episode(instruction, tuple(frames))
+
+
+def _image(file: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(file) as image:
+            return np.array(image.convert('RGB'))
+    except (UnidentifiedImageError, OSError) as error:
+        raise SpecVLAError(f'{file} is not an image that can be read') from error
+
+
+def _npz(path: Path, instruction: str | None, count: int
+         ) -> tuple[list[NDArray[np.uint8]], str | None]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            images = content['images'][:count]
+            said = str(content['instruction']) if 'instruction' in content else None
+    except (KeyError, ValueError, OSError) as error:
+        raise SpecVLAError(f"--frames {path} can't be read as an .npz file with an array "
+                           "'images'") from error
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise SpecVLAError(f'--frames {path}: images is {images.dtype} {list(images.shape)}, must '
+                           'be uint8 [N, H, W, 3]')
+    return list(images), instruction or said
+
+
+def made_up(count: int) -> Episode:
+    """Return frames of waves that move: smooth as photographs are, the same each time."""
+    y, x = np.mgrid[:_MADE_UP_SIDE, :_MADE_UP_SIDE] / _MADE_UP_SIDE
+    frames = []
+    for number in range(count):
+        waves = [np.sin(2 * np.pi * (3 * x + (channel + 1) * y + number / 20 + channel / 3))
+                 for channel in range(3)]
+        frames.append(np.uint8(127.5 + 127 * np.stack(waves, axis=-1)))
+    return Episode(MADE_UP_INSTRUCTION, tuple(frames))

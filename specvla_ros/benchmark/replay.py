@@ -1,0 +1,156 @@
+"""
+Random weights under replayed acceptance: the parts of a projection that compute.
+
+What is replayed are the drafts EAGLE had accepted in the paper, so decoders with another drafter
+are refused, except for plain autoregression, which has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import models, pre_tokenizers, Tokenizer
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from specvla_ros.benchmark.cost import weight_bytes
+from specvla_ros.benchmark.projection import Acceptance, check_memory
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout, Path
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.drafters import (
+    DraftContext,
+    Drafter,
+    EagleConfig,
+    EagleHead,
+    make_drafter,
+)
+from specvla_ros.decoding.target import Target, Verified
+from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.config import OpenVLAConfig
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.prompt import PROMPT
+from specvla_ros.policy import Checkpoint
+
+# Of a LIBERO checkpoint's form: six dimensions to scale, and the gripper.
+_STATISTICS = {'libero_object': {'action': {
+    'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}}}
+
+
+class ReplayedRule(AcceptanceRule):
+    """Keeps as many drafts of a pass as a distribution says, whatever their tokens are."""
+
+    def __init__(self, shares: Sequence[float], seed: int) -> None:
+        """Take the probabilities of 0, 1, 2 … drafts."""
+        self._shares = tuple(shares)
+        self._random = np.random.default_rng(seed)
+
+    def allows(self, draft: int, own: int, position: int, layout: ActionLayout) -> bool:
+        """Any draft may stay; how many do is drawn."""
+        return True
+
+    def accept(
+        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
+    ) -> Path:
+        """Keep the first path that is as long as the draw, or as the tree is deep."""
+        node = -1
+        if len(tree):
+            drawn = self._random.choice(len(self._shares), p=self._shares)
+            depth = min(drawn, tree.depth.max())
+            node = int(np.argmax(tree.depth == depth)) if depth else -1
+        nodes = tree.path_to(node)
+        return Path(tuple(nodes), tuple(int(tree.tokens[i]) for i in nodes),
+                    verified.argmax[node + 1])
+
+
+class DeepDrafter(Drafter):
+    """
+    Drafts with another drafter, then sets its nodes in one long path with twigs at the root.
+
+    An untrained drafter spreads its nodes over the first levels, where no long path could be
+    accepted; the number of nodes, and with it what a pass costs, stays.
+    """
+
+    def __init__(self, drafter: Drafter, longest: int) -> None:
+        """Take the drafter and the most drafts that are ever accepted."""
+        self._drafter, self._longest = drafter, longest
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Guess a tree of the drafter's nodes in another order."""
+        tree = self._drafter.propose(context)
+        depth = min(self._longest, context.max_depth, len(tree))
+        parents = [*range(-1, depth - 1), *[-1] * (len(tree) - depth)]
+        return TokenTree(tree.tokens, np.array(parents, np.int64), tree.sources)
+
+    def reset(self) -> None:
+        """Let the drafter forget."""
+        self._drafter.reset()
+
+
+class RandomCheckpoint(Checkpoint):
+    """A random model and a random EAGLE drafter, whose decoders replay an acceptance."""
+
+    def __init__(self, model: OpenVLA, acceptance: Acceptance, seed: int) -> None:
+        super().__init__(model)
+        self._acceptance, self._seed = acceptance, seed
+        with torch.device(model.device), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = EagleHead(EagleConfig.like(model))
+        self.eagle_head = head.to(model.dtype).eval().requires_grad_(False)
+
+    def decoder(self, config: DecoderConfig) -> Decoder:
+        """
+        Decoder on these weights.
+
+        :raises SpecVLAError: its drafter is one that nothing is published of
+        """
+        settings = config.drafter.settings_on(self.model.device.type)
+        drafter = make_drafter(config.drafter.name, settings, lambda: self.eagle_head)
+        if config.drafter.name not in ('none', 'eagle'):
+            raise SpecVLAError(
+                f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
+                'the drafts of eagle, so give decoders of eagle or none')
+        shares = self._acceptance.of(config)
+        longest = max(np.flatnonzero(shares))
+        return Decoder(Target(self.model), DeepDrafter(drafter, longest),
+                       ReplayedRule(shares, self._seed), self.layout)
+
+
+def random_checkpoint(
+    config: OpenVLAConfig, acceptance: Acceptance, instruction: str, device: torch.device,
+    dtype: torch.dtype, seed: int,
+) -> RandomCheckpoint:
+    """
+    Make a random model of these dimensions on the device.
+
+    :raises SpecVLAError: it doesn't fit into the memory
+    """
+    with torch.device('meta'):
+        shape = OpenVLA(config).to(dtype)
+        drafter = EagleHead(EagleConfig.like(shape)).to(dtype)
+    check_memory(weight_bytes([*shape.parameters(), *drafter.parameters()]), device)
+    model = OpenVLA.untrained(config, device, dtype, seed)
+    # As a fine-tuned model, this one says action tokens only: a peer's tokens can be compared.
+    first, end = model.action_tokenizer.first_id, model.action_tokenizer.vocab_size
+    model.lm_head.weight[:first] = 0
+    model.lm_head.weight[end:] = 0
+    model.norm_stats = _STATISTICS
+    model.tokenizer = word_tokenizer(config.action_vocab_size, instruction)
+    return RandomCheckpoint(model, acceptance, seed)
+
+
+def word_tokenizer(size: int, instruction: str) -> PreTrainedTokenizerFast:
+    """
+    Return a tokenizer of this many tokens: a word of the prompt is one.
+
+    That is near what Llama's makes of it: it has nearly all of these words whole.
+    """
+    splitter = pre_tokenizers.Whitespace()
+    said = [word for word, _ in splitter.pre_tokenize_str(PROMPT.format(instruction))]
+    words = list(dict.fromkeys(['<unk>', '<s>', '</s>', *said]))
+    names = [*words, *(f'<{i}>' for i in range(len(words), size))]
+    backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, '<unk>'))
+    backend.pre_tokenizer = splitter
+    return PreTrainedTokenizerFast(tokenizer_object=backend)

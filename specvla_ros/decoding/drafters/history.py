@@ -1,0 +1,91 @@
+"""
+Guesses from the actions before: no training, no features, so the prefill can verify them.
+
+A robot hardly changes its mind within a control step. What it did last, held or moved on at
+constant velocity, stands in the mandatory pass beside the prompt; a wrong guess costs its row
+there and nothing else. What is left after that pass is guessed from the same prediction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.decoding.tree import TokenTree
+
+from .drafter import DraftContext, Drafter
+
+_STEPS = 2  # control steps a prediction looks back
+
+
+class Motion(ABC):
+    """How the control steps go on."""
+
+    name: str
+
+    @abstractmethod
+    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+        """Tokens [D] of the ``count``-th step (from 1) after ``steps`` [1 or 2, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Motion):
+    """The last step again."""
+
+    name = 'history'
+
+    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+        """Return the last step."""
+        return steps[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantVelocity(Motion):
+    """Each dimension changes as it did last, in normalised space; the gripper is held."""
+
+    name = 'velocity'
+
+    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+        """Extrapolate the last two steps; what did not change stays the same token."""
+        tokenizer = layout.tokenizer
+        before, last = tokenizer.decode(steps[[0, -1]]).astype(np.float64)
+        moved = tokenizer.encode(last + count * (last - before))
+        still = steps[0] == steps[-1]
+        still[-1] = True  # the gripper: two states, not a scale
+        return np.where(still, steps[-1], moved)
+
+
+class HistoryDrafter(Drafter):
+    """Guess a whole action as one chain, from what the last ones say by a ``Motion``."""
+
+    def __init__(self, motion: Motion) -> None:
+        self.motion = motion
+        self._tokens: tuple[int, ...] = ()
+
+    def guess(self, context: DraftContext) -> TokenTree:
+        """Guess the action from its first token on; nothing before the first action."""
+        return self.propose(context)
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Guess the tokens after those known, whatever these are."""
+        if not self._tokens:
+            return TokenTree.empty()
+        layout, known = context.layout, len(context.tokens)
+        steps = np.array(self._tokens).reshape(-1, layout.action_dim)[-_STEPS:]
+        action = np.concatenate(
+            [self.motion.ahead(steps, count, layout) for count in range(1, layout.chunk + 1)]
+        )
+        return TokenTree.chain(action[known : known + context.max_depth], self.motion.name)
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in an action, [L] tokens; two of them hold two control steps at least."""
+        self._tokens = (*self._tokens[-len(tokens) :], *tokens)
+
+    def reset(self) -> None:
+        """Forget all actions."""
+        self._tokens = ()

@@ -1,0 +1,39 @@
+"""Several drafters at once: all guess for the prefill, the last one goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specvla_ros.decoding.tree import TokenTree
+
+from .drafter import DraftContext, Drafter
+
+
+class RelayDrafter(Drafter):
+    """
+    A relay of drafters, named ``first+second+…`` in a preset.
+
+    Their guesses for the prefill are merged to one tree; what the earlier ones guessed counts
+    as theirs. After the prefill the last drafter proposes alone.
+    """
+
+    def __init__(self, drafters: Sequence[Drafter]) -> None:
+        self.drafters = tuple(drafters)
+
+    def guess(self, context: DraftContext) -> TokenTree:
+        """Merge what each guesses before the target has seen the image."""
+        return TokenTree.merge([drafter.guess(context) for drafter in self.drafters])
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Let the last one guess."""
+        return self.drafters[-1].propose(context)
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Let each take in an action."""
+        for drafter in self.drafters:
+            drafter.remember(tokens)
+
+    def reset(self) -> None:
+        """Let each forget."""
+        for drafter in self.drafters:
+            drafter.reset()

@@ -1,0 +1,161 @@
+"""Drafters that guess from earlier actions: what they guess, when, and that it is lossless."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from specvla_ros.configuration import load_preset
+from specvla_ros.decoding.acceptance import Strict
+from specvla_ros.decoding.drafters import (
+    ConstantVelocity,
+    DraftContext,
+    DynamicTree,
+    Held,
+    HistoryDrafter,
+    make_drafter,
+    NoDrafter,
+    RelayDrafter,
+)
+from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.errors import SpecVLAError
+
+
+def ids(layout, *values):
+    """Token ids of normalised values."""
+    return layout.tokenizer.encode(np.array(values)).tolist()
+
+
+def values(layout, tokens):
+    """Normalised values of token ids."""
+    return layout.tokenizer.decode(np.array(tokens)).tolist()
+
+
+def context(it, *known):
+    """Return a context with some tokens known; these drafters never look at the target."""
+    return DraftContext(None, it.layout, list(known))
+
+
+def test_nothing_is_guessed_before_the_first_action(lab):
+    it = lab(0, 7, 1)
+    for motion in (Held(), ConstantVelocity()):
+        assert len(HistoryDrafter(motion).guess(context(it))) == 0
+
+
+def test_held_guesses_the_last_action_but_for_its_last_token(lab):
+    it = lab(0, 4, 1)
+    drafter = HistoryDrafter(Held())
+    drafter.remember([290, 291, 292, 293])
+    drafter.remember([280, 281, 282, 283])
+    assert drafter.guess(context(it)).tokens.tolist() == [280, 281, 282]
+    assert drafter.propose(context(it, 99)).tokens.tolist() == [281, 282]
+    assert len(drafter.propose(context(it, 99, 98, 97))) == 0
+
+
+def test_constant_velocity_goes_on_as_the_last_two_steps_did(lab):
+    it = lab(0, 4, 1)
+    drafter = HistoryDrafter(ConstantVelocity())
+    drafter.remember(ids(it.layout, -0.5, 0.2, 0.9, 1.0))
+    drafter.remember(ids(it.layout, -0.3, 0.2, 0.99, 1.0))
+    guessed = values(it.layout, drafter.guess(context(it)).tokens)
+    assert guessed == pytest.approx([-0.1, 0.2, 1.0], abs=2 / 255)
+
+
+def test_a_chunk_goes_on_step_by_step_with_the_gripper_held(lab):
+    it = lab(0, 2, 3)
+    drafter = HistoryDrafter(ConstantVelocity())
+    drafter.remember(ids(it.layout, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
+    guessed = values(it.layout, drafter.guess(context(it)).tokens)
+    assert guessed == pytest.approx([-0.2, -1.0, -0.1, -1.0, 0.0], abs=3 / 255)
+
+
+def test_what_stood_still_keeps_its_token_even_where_two_ids_mean_the_same(lab):
+    it = lab(0, 2, 1)
+    lowest = it.layout.tokenizer.first_id
+    for token in (lowest, lowest + 1):
+        drafter = HistoryDrafter(ConstantVelocity())
+        drafter.remember([token, lowest])
+        drafter.remember([token, lowest])
+        assert drafter.guess(context(it)).tokens.tolist() == [token]
+
+
+def test_a_reset_forgets(lab):
+    it = lab(0, 3, 1)
+    relay = RelayDrafter([HistoryDrafter(Held()), HistoryDrafter(ConstantVelocity())])
+    relay.remember([290, 291, 292])
+    assert len(relay.guess(context(it))) == 2
+    relay.reset()
+    assert len(relay.guess(context(it))) == 0
+
+
+def test_a_relay_merges_the_guesses_and_the_last_one_goes_on(lab):
+    it = lab(0, 4, 1)
+    relay = make_drafter('history+velocity', {}, lambda: None)
+    relay.remember(ids(it.layout, 0.0, 0.0, 0.0, 1.0))
+    relay.remember(ids(it.layout, 0.0, 0.5, 0.0, 1.0))
+    tree = relay.guess(context(it))
+    assert tree.parents.tolist() == [-1, 0, 1, 0, 3]
+    assert tree.sources == ('history',) * 3 + ('velocity',) * 2
+    assert relay.propose(context(it, 99)).sources == ('velocity',) * 2
+
+
+@given(data=st.data(), seed=st.integers(0, 2**20))
+@settings(max_examples=40, deadline=None)
+def test_strict_is_ar_whatever_was_remembered(data, seed, lab):
+    layout = data.draw(st.tuples(st.integers(1, 8), st.integers(1, 3)))
+    it = lab(seed % 4, *layout)
+    random, tokenizer = np.random.default_rng(seed), it.layout.tokenizer
+    drafter = RelayDrafter([
+        HistoryDrafter(Held()), HistoryDrafter(ConstantVelocity()),
+        it.eagle(seed, DynamicTree(2, 3, 8))])
+    right = it.ar()
+    for _ in range(data.draw(st.integers(0, 2))):
+        off = random.choice([0, 0, 0, -1, 1, 9], len(right))
+        drafter.remember(np.clip(right + off, tokenizer.first_id, tokenizer.last_id).tolist())
+    decoder = it.decoder(drafter, Strict())
+    assert decoder.decode(*it.prompt)[0] == right
+
+
+def test_a_right_guess_leaves_the_prefill_alone(lab):
+    it = lab(1, 7, 1)
+    drafter = HistoryDrafter(Held())
+    drafter.remember(it.ar())
+    tokens, trace = it.decode(drafter, Strict())
+    assert tokens == it.ar()
+    assert trace.target_passes == 1
+    assert trace.sources == ['history'] * 6 + ['target']
+
+
+def test_merged_trees_share_their_beginnings():
+    first = TokenTree.from_paths([[1, 2], [1, 3]], 'first')
+    second = TokenTree.from_paths([[4], [1, 3, 5]], 'second')
+    tree = TokenTree.merge([first, TokenTree.empty(), second])
+    assert tree.tokens.tolist() == [1, 2, 3, 4, 5]
+    assert tree.parents.tolist() == [-1, 0, 0, -1, 2]
+    assert tree.sources == ('first', 'first', 'first', 'second', 'second')
+    assert len(TokenTree.merge([])) == 0
+
+
+def test_the_presets_name_relays():
+    for name in ('history', 'hybrid', 'hybrid_relaxed'):
+        config = load_preset(name)
+        settings = config.drafter.settings_on('cuda')
+        assert all(part in config.drafter.name.split('+') for part in settings)
+
+
+@pytest.mark.parametrize(('name', 'settings', 'message'), [
+    ('history+nonsense', {}, r"drafter is 'nonsense', must be one of \['eagle', 'history'"),
+    ('history+velocity', {'eagle': {}}, r"settings for \['eagle'\], must be for some of"),
+    ('history+velocity', {'history': 3}, r'settings of the drafter history are 3'),
+    ('history', {'depth': 3}, r'drafter history has no setting depth'),
+])
+def test_bad_configuration_gets_one_clear_line(name, settings, message):
+    with pytest.raises(SpecVLAError, match=message):
+        make_drafter(name, settings, lambda: None)
+
+
+def test_none_remembers_nothing(lab):
+    it = lab(0, 3, 1)
+    drafter = NoDrafter()
+    drafter.remember([290, 291, 292])
+    assert len(drafter.guess(context(it))) == 0
