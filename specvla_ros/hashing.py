@@ -22,6 +22,11 @@ def folder_sha256(folder: Path, suffixes: Iterable[str] = ('.safetensors', '.bin
     if not files:
         raise FileNotFoundError(f'no checkpoint files in {folder}; expected config.json and '
                                 '*.safetensors or *.bin')
+    return files_sha256(files)
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """Hash files in the order given, as `sha256sum FILES | sha256sum` in their folder does."""
     listing = ''.join(f'{file_sha256(path)}  {path.name}\n' for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 

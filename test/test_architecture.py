@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'safety'}
+LEAVES = {'errors', 'configuration', 'hashing', 'safety', 'camera'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -21,20 +21,23 @@ MAY_IMPORT = {
     'policy': LEAVES | {'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero'},
-    'benchmark': ENGINE | {'libero'},
-    'nodes': ENGINE | {'libero', 'msg'},
+    'bags': LEAVES,
+    'benchmark': ENGINE | {'libero', 'bags'},
+    'nodes': ENGINE | {'libero', 'bags', 'msg'},
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
     'hashing': set(),
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
+    'camera': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},
 }
 # What only one room knows.
 ONLY_IN = {
     'nodes': {'rclpy', 'std_msgs', 'sensor_msgs', 'geometry_msgs', 'diagnostic_msgs', 'std_srvs',
-              'builtin_interfaces', 'rcl_interfaces', 'cv_bridge', 'launch', 'launch_ros'},
+              'builtin_interfaces', 'rcl_interfaces', 'launch', 'launch_ros'},
+    'camera': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
 }
 HEAVY = {'torch', 'transformers', 'rclpy', 'mujoco', 'robosuite', 'libero'}

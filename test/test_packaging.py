@@ -31,8 +31,8 @@ ROSDEP = {
 ONLY_WITH_APT = {'cv_bridge', 'launch', 'launch_ros'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
-                 'imageio_ffmpeg', 'rosbags', 'scipy', 'huggingface_hub', 'libero', 'robosuite',
-                 'mujoco', 'bddl'}
+                 'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
+                 'robosuite', 'mujoco', 'bddl'}
 
 
 def requirements(*names):

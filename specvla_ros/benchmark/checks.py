@@ -1,6 +1,7 @@
 """Arguments that `eval` and `demo` share, checked before anything heavy is loaded."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
@@ -33,6 +34,11 @@ def check_decoders(names: Sequence[str]) -> dict[str, DecoderConfig]:
                                'name each once, and files differently')
         decoders[config.name] = config
     return decoders
+
+
+def place_of(decoder: str) -> str:
+    """Return the name of a preset as it is, a file by its full path: for other processes."""
+    return str(Path(decoder).resolve()) if Path(decoder).suffix in ('.yaml', '.yml') else decoder
 
 
 def method(config: DecoderConfig) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 import sys
-import time
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -80,7 +79,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     if args.video:
         video.ffmpeg()  # before minutes of playing, not after
-    folder = _make_folder(args.out)
+    folder = files.make_folder(args.out, 'demo')
     console = Console()
     try:
         with sigterm_as_interrupt():
@@ -119,16 +118,6 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
     return decoders
 
 
-def _make_folder(wanted: Path | None) -> Path:
-    folder = wanted or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecVLAError(f'--out {folder} exists and is not an empty folder; '
-                           'give a new one')
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _specification(args: DemoArgs) -> dict[str, Any]:
     """Return what the demo session is to play; the keys are its own."""
     def path(given: Path | None) -> str | None:
@@ -137,15 +126,11 @@ def _specification(args: DemoArgs) -> dict[str, Any]:
     return {
         'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'decoders': [_place_of(name) for name in args.decoder or DECODERS], 'suite': args.suite,
+        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
     }
-
-
-def _place_of(decoder: str) -> str:
-    """Return the name of a preset as it is, a file by its full path."""
-    return str(Path(decoder).resolve()) if Path(decoder).suffix in ('.yaml', '.yml') else decoder
 
 
 def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:

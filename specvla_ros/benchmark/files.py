@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import time
 from typing import Any
 
 from specvla_ros.errors import SpecVLAError
@@ -25,6 +26,20 @@ def check_json_path(path: Path | None) -> None:
         raise SpecVLAError(f'--json {path}: there is no folder {folder}; create it first')
     if not os.access(folder, os.W_OK):
         raise SpecVLAError(f'--json {path}: the folder {folder} is not writable')
+
+
+def make_folder(wanted: Path | None, command: str) -> Path:
+    """
+    Make the folder for what a run leaves: the one wanted, else runs/<command>-<date and time>.
+
+    :raises SpecVLAError: it holds something already, or can't be made
+    """
+    folder = wanted or Path('runs') / time.strftime(f'{command}-%Y%m%d-%H%M%S')
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecVLAError(f'--out {folder} exists and is not an empty folder; give a new one')
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from specvla_ros.hashing import folder_sha256
 
 PACKAGES = ('torch', 'transformers', 'safetensors', 'numpy', 'mujoco', 'robosuite', 'hf-libero',
-            'opencv-python-headless', 'simplejpeg', 'ros-jazzy-rclpy')
+            'opencv-python-headless', 'simplejpeg', 'rosbags', 'ros-jazzy-rclpy')
 
 
 def cpu_name() -> str:

@@ -20,10 +20,11 @@ DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e
                    '#e69f00')
 
 
-def write_plot(path: Path, document: Report) -> None:
+def write_plot(path: Path, document: Report, title: str = '') -> None:
     """
     Draw a report's overall rows.
 
+    :param title: default: suites and episodes solved
     :raises SpecVLAError: the file cannot be written
     """
     overall = [row for row in document['rows'] if row['task'] is None
@@ -37,7 +38,7 @@ def write_plot(path: Path, document: Report) -> None:
         _passes(axes[0], overall, labels)
         stage_bars(axes[1], overall, labels)
         _histogram(axes[2], overall, labels)
-        figure.suptitle(_title(document, overall), fontsize=13, x=0.01, ha='left')
+        figure.suptitle(title or _title(overall), fontsize=13, x=0.01, ha='left')
         figure.supxlabel(footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
 
 
@@ -138,7 +139,7 @@ def _legend_below(axis: Any) -> None:
                 fontsize=10)
 
 
-def _title(document: Report, rows: Sequence[Row]) -> str:
+def _title(rows: Sequence[Row]) -> str:
     suites = ', '.join(dict.fromkeys(row['suite'] for row in rows))
     solved = ', '.join(f'{row["decoder"]} {row["successes"]}/{row["episodes"]}' for row in rows)
     return f'{suites}: episodes solved: {solved}'

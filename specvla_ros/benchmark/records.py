@@ -75,6 +75,12 @@ class ActionRecord:
         )
 
 
+def tokens_sha256(actions: Iterable[ActionRecord]) -> str:
+    """Hash all token ids in order."""
+    text = json.dumps([action.tokens for action in actions], separators=(',', ':'))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
     """
@@ -101,8 +107,7 @@ class EpisodeRecord:
     @property
     def tokens_sha256(self) -> str:
         """Hash of all token ids in order; equal hashes mean equal trajectories of tokens."""
-        text = json.dumps([action.tokens for action in self.actions], separators=(',', ':'))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return tokens_sha256(self.actions)
 
     def to_json(self) -> str:
         """Return one line of JSON, without the newline."""

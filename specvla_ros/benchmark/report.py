@@ -20,6 +20,9 @@ from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 
 BASELINE = 'ar'
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
+_NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
+          'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
+          'the first that differs. Errors: against ar on the same observations.')
 Row = dict[str, Any]
 Report = dict[str, Any]
 
@@ -72,7 +75,7 @@ def _rows_of(episodes: list[EpisodeRecord], decoders: Sequence[str], suite: str,
             for name in decoders if by_decoder[name]]
     baseline = next((row for row in made if row['decoder'] == BASELINE), None)
     for row in made:
-        row['speedup_vs_ar'] = _speedup(row, baseline)
+        row['speedup_vs_ar'] = speedup(row, baseline)
     return made
 
 
@@ -168,7 +171,8 @@ def equality(episodes: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord
     return figures
 
 
-def _speedup(row: Row, baseline: Row | None) -> float | None:
+def speedup(row: Row, baseline: Row | None) -> float | None:
+    """Return how many times as fast as `ar` a row's decoder is; None where that is unknown."""
     if baseline is None or not row['actions'] or not baseline['actions']:
         return None
     return baseline['ms_per_action']['mean'] / row['ms_per_action']['mean']
@@ -192,21 +196,17 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     everything = document['rows']
     for suite in dict.fromkeys(row['suite'] for row in everything):
         of_suite = [row for row in everything if row['suite'] == suite]
-        console.print(_overall_table(suite, [row for row in of_suite if row['task'] is None]))
+        console.print(figures_table(suite, [row for row in of_suite if row['task'] is None]))
         by_task = [row for row in of_suite if row['task'] is not None]
         if len({row['task'] for row in by_task}) > 1:
             console.print(_task_table(suite, by_task))
-    console.print(
-        f'{provenance(document)}\n'
-        'Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
-        'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-        'the first that differs. Errors: against ar on the same observations.',
-        style='dim', highlight=False, markup=False)
+    console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
 
 
-def _overall_table(suite: str, rows: list[Row]) -> Table:
+def figures_table(title: str, rows: list[Row]) -> Table:
+    """Return a table with a column per decoder and a line per figure that at least one has."""
     decoders = list(dict.fromkeys(row['decoder'] for row in rows))
-    table = Table(title=suite, title_justify='left', title_style='bold', header_style='bold')
+    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
     table.add_column('')
     for decoder in decoders:
         table.add_column(decoder, justify='right')
@@ -217,7 +217,7 @@ def _overall_table(suite: str, rows: list[Row]) -> Table:
         if heading:
             table.add_section()
             table.add_row(heading, style='italic')
-        lines = [_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
+        lines = [figure_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
         for name in lines[0]:
             cells = [of_decoder[name] for of_decoder in lines]
             if any(cells):
@@ -225,10 +225,11 @@ def _overall_table(suite: str, rows: list[Row]) -> Table:
     return table
 
 
-def _lines(row: Row) -> dict[str, str]:
+def figure_lines(row: Row) -> dict[str, str]:
     """Return a row's figures as the lines of its column; empty where there is none."""
     interval, times = row.get('success_interval'), row.get('ms_per_action', {})
     equal, stages = row.get('tokens_equal_ar'), row.get('stage_ms', {})
+    live = row.get('tokens_equal_live')
     solved_only = row.get('subset') == 'successful'
     lines = {
         'solved / ended episodes': '' if solved_only or 'episodes' not in row else
@@ -252,9 +253,12 @@ def _lines(row: Row) -> dict[str, str]:
         lines |= {
             'actions equal to ar': f'{equal["actions_equal"]}/{equal["actions"]}'
             if equal else '',
+            'actions equal to the live ones': f'{live["actions_equal"]}/{live["actions"]}'
+            if live else '',
             'largest error, bins': _number(row.get('max_bin_error'), 'd'),
             'mean error, mm': _number(row.get('mean_abs_error_mm'), '.2f'),
             'mean error, deg': _number(row.get('mean_abs_error_deg'), '.2f'),
+            "frames missed at the bag's rate": _number(row.get('missed_frames'), 'd'),
         }
     return lines
 

@@ -64,8 +64,6 @@ FOLDER/logs/policy.log and bridge.log hold what the two nodes wrote.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-import json
 import os
 from pathlib import Path
 import queue
@@ -86,6 +84,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds, to_rgb
+from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
 from specvla_ros.nodes.processes import free_domain, NodeProcess
 from specvla_ros.nodes.recording import Answer, Cost, Recording
@@ -98,8 +97,6 @@ POLICY, BRIDGE = 'policy_node', 'libero_bridge_node'
 _JPEG_QUALITY = 90
 _POLL = 0.2  # s between two looks whether the nodes still live
 _LAST_REPORT_PATIENCE = 2.0  # s for what is still on its way when an episode has ended
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 class SessionNode(Node):
@@ -271,16 +268,11 @@ def run_session(spec: SessionSpec, folder: Path, emit: Emit) -> int:
         nodes.append(SessionNode(spec, folder, emit))
         return nodes[0]
 
-    code = run(NAME, make, [], on_fault=lambda error: emit(_error_event(error)))
+    code = run(NAME, make, [], on_fault=lambda error: emit(error_event(error)))
     if code == EXIT_OK and not (nodes and nodes[0].finished):
         emit({'event': 'error', 'message': 'interrupted'})
         return EXIT_INTERRUPTED
     return code
-
-
-def _error_event(error: BaseException) -> dict[str, Any]:
-    text = str(error) if isinstance(error, (SpecVLAError, RuntimeError)) else repr(error)
-    return {'event': 'error', 'message': ' '.join(text.split())}
 
 
 def _record(recording: Recording, message: Any, received: float) -> None:
@@ -310,18 +302,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='folder for episodes and logs')
     options = parser.parse_args(arguments)
 
-    # Only events go to stdout; what a library prints there goes to stderr.
-    events = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def emit(event: dict[str, Any]) -> None:
-        print(json.dumps(event), file=events, flush=True)
-
+    emit = events_on_stdout()
     try:
         spec = SessionSpec.read(options.spec)
         options.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
-        emit(_error_event(SpecVLAError(str(error))))
+        emit(error_event(SpecVLAError(str(error))))
         return EXIT_BAD_INPUT
     return run_session(spec, options.out, emit)
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from specvla_ros.libero.suites import SUITES
-from specvla_ros.nodes import libero_bridge_node, policy_node
+from specvla_ros.nodes import bag_player_node, libero_bridge_node, policy_node
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-NODES = {'policy_node': policy_node, 'libero_bridge_node': libero_bridge_node}
+NODES = {'policy_node': policy_node, 'libero_bridge_node': libero_bridge_node,
+         'bag_player_node': bag_player_node}
 CONVENTIONS = {'namespace', 'params_file', 'use_sim_time', 'log_level'}
 
 
@@ -55,7 +56,8 @@ def launch_files():
 
 
 def test_there_are_launch_files():
-    assert {path.name for path in FILES} >= {'policy.launch.py', 'libero_sim.launch.py'}
+    assert {path.name for path in FILES} >= {
+        'policy.launch.py', 'libero_sim.launch.py', 'bag_replay.launch.py'}
 
 
 @launch_files()
@@ -102,16 +104,17 @@ def test_defaults_and_choices_are_those_of_the_nodes(path):
             assert tuple(c.value for c in keywords['choices'].elts) == parameter.choices, name
 
 
-def test_what_the_simulation_hands_to_the_policy_exists():
-    include, = LaunchFile(ROOT / 'launch' / 'libero_sim.launch.py').calls(
-        'IncludeLaunchDescription')
+@pytest.mark.parametrize('file', ['libero_sim.launch.py', 'bag_replay.launch.py'])
+def test_what_is_handed_to_the_policy_exists(file):
+    include, = LaunchFile(ROOT / 'launch' / file).calls('IncludeLaunchDescription')
     items = next(k.value for k in include.keywords if k.arg == 'launch_arguments')
     names = {key.value for key in items.func.value.keys}
     assert names <= set(LaunchFile(ROOT / 'launch' / 'policy.launch.py').arguments)
 
 
 @pytest.mark.parametrize('file, node', [
-    ('policy.yaml', policy_node), ('libero_bridge.yaml', libero_bridge_node)])
+    ('policy.yaml', policy_node), ('libero_bridge.yaml', libero_bridge_node),
+    ('bag_player.yaml', bag_player_node)])
 def test_the_yaml_files_hold_every_parameter_with_its_default(file, node):
     content = yaml.safe_load((ROOT / 'config' / file).read_text())
     assert content == {'/**': {'ros__parameters': {p.name: p.default for p in node.PARAMETERS}}}

@@ -1,0 +1,165 @@
+"""What a policy would have seen and done at the time of the recording, read from a bag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from specvla_ros.bags.reader import Bag, Message
+from specvla_ros.camera import compressed_to_rgb, to_nanoseconds, to_rgb
+from specvla_ros.errors import SpecVLAError
+
+IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+STRING = 'std_msgs/msg/String'
+ACTION, REPORT = 'specvla_ros/msg/ActionDelta', 'specvla_ros/msg/DecodeReport'
+DEFAULT_CAMERA = '/image'
+EPISODE = 'specvla_ros/msg/EpisodeStatus'
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """
+    A camera frame and the instruction in force when it came.
+
+    number: counts the frames from 0. stamp: of the camera, received: by the recorder, ns.
+    image: uint8 [H, W, 3] RGB. segment: counts instructions and episodes from 0: where it
+    changes, a policy has to forget.
+    """
+
+    number: int
+    stamp: int
+    received: int
+    image: np.ndarray
+    instruction: str
+    segment: int
+
+
+@dataclass(slots=True)
+class Skipped:
+    """
+    Frames that can't be replayed, and why.
+
+    uninstructed: before the first instruction. repeated: sent again under the same stamp.
+    unreadable: damaged or in no known encoding; reason: of the first of them.
+    """
+
+    uninstructed: int = 0
+    repeated: int = 0
+    unreadable: int = 0
+    reason: str = ''
+
+
+@dataclass(slots=True)
+class FrameReader:
+    """
+    The frames of a bag, in order.
+
+    image_topic, instruction_topic: names as recorded. instruction: in place of the recorded ones.
+
+    :raises SpecVLAError: the bag lacks a topic, or it is of another type
+    """
+
+    bag: Bag
+    image_topic: str
+    instruction_topic: str
+    instruction: str = ''
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def __post_init__(self) -> None:
+        _check_topic(self.bag, self.image_topic, '--image-topic', IMAGE, COMPRESSED)
+        if not self.instruction:
+            _check_topic(self.bag, self.instruction_topic, '--instruction-topic', STRING)
+
+    @property
+    def n_images(self) -> int:
+        """How many images there are, readable or not."""
+        return self.bag.counts[self.image_topic]
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read from the beginning; `skipped` counts anew."""
+        self.skipped = Skipped()
+        episodes = self.bag.of_kind(EPISODE)
+        instruction, episode, begun = self.instruction, None, None
+        number, segment, last_stamp = 0, -1, 0
+        for message in self.bag.messages({self.image_topic, self.instruction_topic, *episodes}):
+            if message.topic == self.image_topic:
+                content = self._image_of(message, last_stamp)
+                if content is None:
+                    continue
+                last_stamp, image = content
+                if not instruction:
+                    self.skipped.uninstructed += 1
+                    continue
+                if begun != (instruction, episode):
+                    begun, segment = (instruction, episode), segment + 1
+                yield Frame(number, last_stamp, message.received, image, instruction, segment)
+                number += 1
+            elif message.topic in episodes:
+                episode = self.bag.read(message).episode
+            elif not self.instruction:
+                instruction = self.bag.read(message).data.strip()
+
+    def _image_of(self, message: Message, last_stamp: int) -> tuple[int, np.ndarray] | None:
+        """Return stamp and pixels; None, counted, for what the policy would not have acted on."""
+        try:
+            content = self.bag.read(message)
+            stamp = to_nanoseconds(content.header.stamp)
+            if stamp and stamp == last_stamp:
+                self.skipped.repeated += 1
+                return None
+            return stamp, (to_rgb if message.kind == IMAGE else compressed_to_rgb)(content)
+        except SpecVLAError as error:
+            self.skipped.unreadable += 1
+            self.skipped.reason = self.skipped.reason or str(error)
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAction:
+    """What the policy answered when the bag was recorded; decoder: '' where no report says."""
+
+    tokens: tuple[int, ...]
+    decoder: str
+
+
+def live_actions(bag: Bag) -> dict[int, LiveAction]:
+    """Return the recorded actions by the stamp (ns) of the image they answer."""
+    tokens: dict[int, tuple[int, ...]] = {}
+    decoders: dict[int, str] = {}
+    for message in bag.messages(bag.of_kind(ACTION, REPORT)):
+        try:
+            content = bag.read(message)
+        except SpecVLAError:
+            continue  # a damaged one is none: it can't be compared
+        stamp = to_nanoseconds(content.image_stamp)
+        if message.kind == ACTION:
+            tokens[stamp] = tuple(int(token) for token in content.token_ids)
+        else:
+            decoders[stamp] = content.decoder
+    return {stamp: LiveAction(ids, decoders.get(stamp, '')) for stamp, ids in tokens.items()}
+
+
+def only_camera(bag: Bag) -> str:
+    """
+    Return the topic to look through where none is named: /image, or the only camera.
+
+    :raises SpecVLAError: there is none, or one has to be chosen
+    """
+    found = bag.of_kind(IMAGE, COMPRESSED)
+    if DEFAULT_CAMERA in found or len(found) != 1:
+        _check_topic(bag, DEFAULT_CAMERA, '--image-topic', IMAGE, COMPRESSED)
+        return DEFAULT_CAMERA
+    return found[0]
+
+
+def _check_topic(bag: Bag, topic: str, option: str, *kinds: str) -> None:
+    if bag.topics.get(topic) in kinds and bag.counts[topic]:
+        return
+    found = bag.topics.get(topic)
+    problem = f'has no topic {topic}' if found is None else \
+        f'has no message on {topic}' if found in kinds else f'has {topic} as {found}'
+    fitting = ', '.join(f'{name} ({bag.counts[name]} messages)' for name in bag.of_kind(*kinds))
+    raise SpecVLAError(f'{bag.path} {problem}; of type {" or ".join(kinds)} it has '
+                       f'{fitting or "none"}; see {option}')

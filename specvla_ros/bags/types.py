@@ -1,0 +1,101 @@
+"""
+Message types by name: the standard ones, ours, those of installed packages, those a bag defines.
+
+Their definitions are `.msg` files: ours beside the package, other ones in the share folder of the
+package they belong to, as ROS 2 installs them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+
+from specvla_ros.errors import SpecVLAError
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OWN = 'specvla_ros'
+
+
+class MessageTypes:
+    """Serialises, deserialises and describes messages; grows as types are asked for."""
+
+    def __init__(self) -> None:
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+
+    def define(self, name: str, text: str) -> None:
+        """Take a definition from a bag: `.msg` text, with those it uses behind `===` lines."""
+        self._register(get_types_from_msg(text, name))
+
+    def description(self, name: str) -> tuple[str, str]:
+        """
+        Return the complete definition (ros2msg) and the hash (REP-2011) of a type.
+
+        :raises SpecVLAError: no installed package has it
+        """
+        self._find(name)
+        text, _ = self._store.generate_msgdef(name, ros_version=2)
+        return text, self._store.hash_rihs01(name)
+
+    def make(self, name: str, **fields: Any) -> Any:
+        """
+        Make a message; all its fields have to be given.
+
+        :raises SpecVLAError: no installed package has the type
+        """
+        self._find(name)
+        return self._store.types[name](**fields)
+
+    def serialize(self, message: Any) -> bytes:
+        """Return a message as CDR, as it goes over DDS."""
+        return bytes(self._store.serialize_cdr(message, message.__msgtype__))
+
+    def deserialize(self, data: bytes, name: str) -> Any:
+        """
+        Read a message from CDR.
+
+        :raises ValueError: it isn't one of that type
+        """
+        try:
+            return self._store.deserialize_cdr(data, name)
+        except KeyError:
+            raise SpecVLAError(f'nothing defines the message type {name}') from None
+        except Exception as error:  # noqa: BLE001 - rosbags lets out whatever damaged bytes lead to
+            raise SpecVLAError(f'not a {name}: {error}') from error
+
+    def _find(self, name: str) -> None:
+        """Register a type from its `.msg` file, and those it is made of."""
+        if name in self._store.fielddefs:
+            return
+        definitions = get_types_from_msg(_definition_file(name).read_text('utf-8'), name)
+        for _, fields in definitions.values():
+            for _, kind in fields:
+                while kind[0] in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+                    kind = kind[1][0]
+                if kind[0] == Nodetype.NAME:
+                    self._find(kind[1])
+        self._register(definitions)
+
+    def _register(self, definitions: Any) -> None:
+        # What is known already stays: a bag repeats the standard types it uses.
+        unknown = {name: definition for name, definition in definitions.items()
+                   if name not in self._store.fielddefs}
+        if unknown:
+            self._store.register(unknown)
+
+
+def _definition_file(name: str) -> Path:
+    package, _, kind = name.partition('/msg/')
+    folders = [Path(prefix) / 'share' / package / 'msg' for prefix in (
+        *filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)), sys.prefix)]
+    if package == _OWN:
+        folders.insert(0, _ROOT / 'msg')
+    for folder in folders:
+        if kind and (path := folder / f'{kind}.msg').is_file():
+            return path
+    raise SpecVLAError(f'there is no definition of the message type {name}; looked for {kind}.msg '
+                       f'in {", ".join(map(str, folders))}')

@@ -1,0 +1,68 @@
+"""A recorded bag in place of a camera and a user: `image` and `instruction` on topics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+import time
+
+from rclpy.node import Node
+
+from specvla_ros.bags.frames import FrameReader, only_camera
+from specvla_ros.bags.reader import Bag
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.bag_player import BagPlayer
+from specvla_ros.nodes.parameters import declare, Parameter
+from specvla_ros.nodes.runtime import run
+
+NAME = 'bag_player_node'
+PARAMETERS = (
+    Parameter('bag', '', 'rosbag2 folder, or a .mcap or .db3 file'),
+    Parameter('recorded_image_topic', '', 'camera in the bag; empty: /image, or the only one '
+              'there is'),
+    Parameter('recorded_instruction_topic', '/instruction', 'instruction in the bag'),
+    Parameter('instruction', '', 'what the robot is told instead; empty: what the bag says'),
+    Parameter('rate', 0.0, 'speed of the recording; 0: lockstep, every frame waits for its action',
+              unit='times', low=0.0, high=100.0),
+    Parameter('action_timeout', 60.0, 'lockstep: without an action for this long the node gives '
+              'up', unit='s', low=0.1, high=3600.0),
+)
+_LOG_PERIOD = 5.0
+
+
+class BagPlayerNode(Node):
+    """Plays a bag once, when a policy is there."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        values = declare(self, PARAMETERS)
+        if not values['bag']:
+            raise SpecVLAError("parameter bag is '', must be a rosbag2 folder")
+        self._bag = Bag(Path(values['bag']))
+        if self._bag.missing:
+            self.get_logger().warning(f'the bag is not whole: {self._bag.missing}')
+        self._reader = FrameReader(
+            self._bag, values['recorded_image_topic'] or only_camera(self._bag),
+            values['recorded_instruction_topic'], values['instruction'])
+        self._player = BagPlayer(self, values['rate'], values['action_timeout'])
+
+    def work(self) -> None:
+        """Wait for a policy and play the bag."""
+        while not self._player.has_policy:
+            self.get_logger().info('waiting for a policy: nobody subscribes to image and '
+                                   'publishes action', throttle_duration_sec=_LOG_PERIOD)
+            time.sleep(0.05)
+        n_frames = sum(1 for _ in self._player.play(self._reader))
+        self.get_logger().info(f'done: {n_frames} frames; {self._reader.skipped}')
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._bag.close()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Play the bag, or until told to stop; see `runtime.run` for the exit codes."""
+    return run(NAME, BagPlayerNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

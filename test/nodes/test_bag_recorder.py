@@ -1,0 +1,141 @@
+"""`specvla record` as a process, over real DDS: what is sent is what is in the bag."""
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import Image
+from specvla_ros.msg import EpisodeStatus
+from std_msgs.msg import String
+
+from specvla_ros.bags.frames import FrameReader
+from specvla_ros.bags.reader import Bag
+from specvla_ros.nodes import qos
+
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def record(probe, tmp_path):
+    """Give a function that starts `specvla record`; all end."""
+    started = []
+
+    def record(*options, limit=None):
+        def confine():
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'specvla_ros', 'record', '--out', str(tmp_path / 'bag'),
+             *options], stdout=open(tmp_path / 'said', 'w'), stderr=subprocess.PIPE, text=True,
+            env=dict(os.environ), preexec_fn=confine)
+        started.append(process)
+        return process
+
+    yield record
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+
+
+@pytest.fixture
+def cast(probe, make_image, until):
+    """Give a function that publishes an instruction, a status and n images once they are heard."""
+    def cast(n, size=64):
+        instruction = probe.node.create_publisher(String, 'instruction', qos.LATCHED)
+        episode = probe.node.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
+        images = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
+        instruction.publish(String(data='push'))  # before anybody listens
+        episode.publish(EpisodeStatus(episode=7, suite='libero_object'))
+        until(images.get_subscription_count, 'a recorder')
+        sent = [make_image((i % 256, 0, 0), size=size) for i in range(n)]
+        for image in sent:
+            images.publish(image)
+            time.sleep(0.005)  # a camera's subscribers keep only so many
+        return sent
+    return cast
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_what_is_sent_is_in_the_bag(record, cast, tmp_path, until, storage):
+    begun = time.time_ns()
+    process = record('--storage', storage, '--json', str(tmp_path / 'report.json'))
+    sent = cast(20)
+    said = tmp_path / 'said'
+    until(lambda: '/episode' in said.read_text(), 'every topic')
+    time.sleep(1.0)
+    assert not (tmp_path / 'bag').exists()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 0, process.stderr.read()
+    assert not (tmp_path / 'bag.part').exists()
+    with Reader(tmp_path / 'bag') as reader:
+        by_topic = {connection.topic: connection for connection in reader.connections}
+        offered = {topic: connection.ext.offered_qos_profiles[0]
+                   for topic, connection in by_topic.items()}
+        stamps = [stamp for _, stamp, _ in reader.messages()]
+    assert offered['/instruction'].durability == QosDurability.TRANSIENT_LOCAL
+    assert offered['/image'].durability == QosDurability.VOLATILE
+    assert offered['/image'].reliability == QosReliability.RELIABLE
+    assert 'uint32 initial_state' in by_topic['/episode'].msgdef.data
+    assert stamps == sorted(stamps) and begun < stamps[0] < stamps[-1] < time.time_ns()
+    with Bag(tmp_path / 'bag') as bag:
+        assert not bag.missing
+        assert bag.counts == {'/image': 20, '/instruction': 1, '/episode': 1}
+        for message, image in zip(bag.messages({'/image'}), sent):
+            read = bag.read(message)
+            assert bytes(read.data) == bytes(image.data)
+            assert read.header.stamp.nanosec == image.header.stamp.nanosec
+        assert len(list(FrameReader(bag, '/image', '/instruction'))) > 0
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert report['bag']['messages'] == bag.counts and report['rows'] == []
+
+
+def test_a_limit_in_seconds_and_silence(record, tmp_path):
+    process = record('--seconds', '1', '--topics', '/nobody')
+    _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert complaint.startswith('error: nothing was recorded: no message came on /nobody in 1 s')
+    assert complaint.count('\n') == 1
+    assert not list(tmp_path.glob('bag*'))
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_a_full_disk_leaves_what_was_written_under_another_name(record, cast, tmp_path, storage):
+    process = record('--storage', storage, limit=1_500_000)
+    cast(60, size=128)
+    _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert complaint.startswith(f'error: cannot write {tmp_path / "bag.part"}: ')
+    assert complaint.count('\n') == 1
+    assert not (tmp_path / 'bag').exists()
+    with Bag(tmp_path / 'bag.part') as bag:
+        assert bag.missing
+        assert 0 < bag.counts['/image'] < 60
+
+
+def test_a_bag_outlives_the_command_that_began_it(record, cast, tmp_path, until):
+    process = record()
+    cast(5)
+    until(lambda: '/episode' in (tmp_path / 'said').read_text(), 'every topic')
+    process.kill()
+    until((tmp_path / 'bag' / 'metadata.yaml').exists, 'a complete bag')
+    with Bag(tmp_path / 'bag') as bag:
+        assert not bag.missing and bag.counts['/instruction'] == 1
+
+
+@pytest.mark.parametrize('options, reason', [
+    (['--storage', 'tape'], 'storage'), (['--seconds', '0'], '--seconds 0'),
+    (['--json', '/nowhere/x.json'], 'there is no folder /nowhere')])
+def test_bad_input_is_one_line_and_code_2(record, options, reason):
+    process = record(*options)
+    _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    line, = complaint.splitlines()
+    assert line.startswith('error: ') and reason in line
