@@ -46,7 +46,9 @@ def replay(frames: Iterable[Frame], actors: dict[str, Actor]) -> Iterator[Replay
             for actor in actors.values():
                 actor.reset()
         turn = frame.number % len(names)
-        actions = {name: actors[name].act(frame.image, frame.instruction)
+        # As policy_node: with the camera's own time, if it has one.
+        taken = frame.stamp * 1e-9 if frame.stamp else None
+        actions = {name: actors[name].act(frame.image, frame.instruction, taken)
                    for name in names[turn:] + names[:turn]}
         yield with_deviations(frame, {name: actions[name] for name in names})
 

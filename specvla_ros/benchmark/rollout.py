@@ -39,8 +39,8 @@ class Environment(Protocol):
 class Actor(Protocol):
     """What is asked of `policy.Policy`."""
 
-    def act(self, image: np.ndarray, instruction: str) -> Any:
-        """Return the `policy.Action` for uint8 [H, W, 3] RGB, top row first."""
+    def act(self, image: np.ndarray, instruction: str, stamp: float | None = None) -> Any:
+        """Return the `policy.Action` for uint8 [H, W, 3] RGB, top row first; stamp: s."""
 
     def reset(self) -> None:
         """Forget the previous episode."""

@@ -176,7 +176,7 @@ class Forgetful:
     def __init__(self, name, calls, make):
         self.name, self.calls, self.make = name, calls, make
 
-    def act(self, image, instruction):
+    def act(self, image, instruction, stamp=None):
         self.calls.append((self.name, image))
         return self.make()
 

@@ -38,7 +38,7 @@ class Actor:
     def reset(self):
         self.resets += 1
 
-    def act(self, image, instruction):
+    def act(self, image, instruction, stamp=None):
         self.seen.append(int(image[0, 0, 0]))
         normalized = np.zeros((self.chunk, 7), np.float32)
         normalized[:, 0] = self.bins * BIN_WIDTH
