@@ -39,12 +39,17 @@ def test_the_presets_are_those_of_the_design():
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_every_preset_can_be_made(name, device):
     from specvla_ros.decoding.acceptance import make_rule
-    from specvla_ros.decoding.drafters import DynamicTree, NoDrafter
+    from specvla_ros.decoding.drafters import make_drafter
+
+    class Head:
+        """In place of weights."""
+
+        def new_cache(self):
+            return None
 
     config = load_preset(name)
     make_rule(config.rule.name, config.rule.settings)
-    drafters = {'none': NoDrafter, 'eagle': DynamicTree}
-    drafters[config.drafter.name](**config.drafter.settings_on(device))
+    make_drafter(config.drafter.name, config.drafter.settings_on(device), Head)
 
 
 def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):
