@@ -48,7 +48,7 @@ def policy(probe):
 
     probe.node.create_subscription(
         String, 'instruction', lambda message: instructions.append(message.data), qos.LATCHED)
-    probe.node.create_subscription(Image, 'image', act, qos.CAMERA_SUBSCRIBER)
+    probe.node.create_subscription(Image, 'image', act, qos.SENSOR_SUBSCRIBER)
     return heard
 
 
@@ -64,7 +64,7 @@ def test_every_frame_comes_in_order_under_its_instruction(start, bag, policy, ra
 
 def test_lockstep_gives_up_where_nobody_answers(start, bag, probe):
     probe.node.create_publisher(ActionDelta, 'action', qos.STREAM)
-    probe.hear(Image, 'image', qos.CAMERA_SUBSCRIBER)
+    probe.hear(Image, 'image', qos.SENSOR_SUBSCRIBER)
     process = start(NODE, {'bag': bag, 'action_timeout': 3.0})
     assert process.wait() == 1
     assert 'no action answered frame 0 within 3 s' in process.output
