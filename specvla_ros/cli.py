@@ -42,6 +42,8 @@ COMMANDS = {
                       'record ROS 2 topics into a rosbag2 folder (MCAP)'),
     'replay': Command('specvla_ros.benchmark.replay_bag', 'ReplayArgs',
                       'play a recorded bag to the policy: the same table, always the same tokens'),
+    'top': Command('specvla_ros.benchmark.top', 'TopArgs',
+                   'watch a running policy node, live in the terminal'),
     'doctor': Command('specvla_ros.benchmark.doctor', 'DoctorArgs',
                       "what works on this machine, and what to do about what doesn't"),
     'collect': Command('specvla_ros.training.collect', 'CollectArgs',
