@@ -22,6 +22,7 @@ from specvla_ros.errors import SpecVLAError
 
 MODULE = 'specvla_ros.nodes.top_node'
 _BAR = 40  # characters of the longest stage
+_PATIENCE = 5.0  # s the listener may take to end
 _QUIET = 1.0  # s without an action that are shown as a warning
 _HIDDEN = ('total', 'queue_age')  # not parts of an action's time
 
@@ -62,10 +63,19 @@ def run(args: TopArgs) -> int:
     except KeyboardInterrupt:
         pass  # the way to leave
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        process.stdout.close()
+        _end(process)
     return 0
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Let the listener leave DDS in order; it holds nothing, so it may be killed if it doesn't."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 def picture(view: dict[str, Any]) -> Group:

@@ -127,6 +127,9 @@ class TopNode(Node):
         super().__init__(NAME)
         self._emit, self._window, self._lock = emit, Window(), threading.Lock()
         self._stop = threading.Event()
+        # Before anybody can see us: an exception in the middle of rclpy may be swallowed there.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
         for kind, topic, add in (
                 (ActionDelta, 'action', self._window.add_action),
                 (DecodeReport, 'decode_report', self._window.add_report),
@@ -136,8 +139,6 @@ class TopNode(Node):
 
     def work(self) -> None:
         """Emit until told to stop."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(_PERIOD):
             with self._lock:
                 view = self._window.view(time.monotonic())
