@@ -47,6 +47,9 @@ def run(args: TopArgs) -> int:
         raise SpecVLAError(f'--views is {args.views}, must be at least 0')
     if not args.namespace.startswith('/'):
         raise SpecVLAError(f'--namespace is {args.namespace!r}, must begin with a /')
+    # A shell starts what runs in its background with Ctrl-C ignored; this must always end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, '-m', MODULE, '--ros-args', '-r', f'__ns:={args.namespace}'],
         text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True)
