@@ -27,6 +27,7 @@ from rich.progress import (
 import tyro
 
 from specvla_ros.benchmark import checks, files, machine, projection
+from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
@@ -41,8 +42,8 @@ PEERS = ('generate', 'generate-sdpa', 'generate-compiled')
 SUITE = 'libero_object'
 
 
-@dataclass(frozen=True, slots=True)
-class BenchArgs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchArgs(PolicyArgs):
     """Latency per action and stage, decoders and peers side by side in one run."""
 
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -51,12 +52,6 @@ class BenchArgs:
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """transformers' generate on the same weights: `generate` (eager attention), `generate-sdpa`,
     `generate-compiled` (static cache, torch.compile); give it again for more. Default: none."""
-    checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
-    drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
-    unnorm_key: str | None = None
-    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
     suite: str = SUITE
     """LIBERO suite whose tasks are looked at."""
     tasks: tuple[int, ...] = (0, 3, 6)
@@ -70,10 +65,6 @@ class BenchArgs:
     """Frames, at most."""
     repeats: int = 2
     """How many times all look at all frames."""
-    device: str = 'auto'
-    """Device of the model: auto, cpu, cuda, cuda:1 …"""
-    dtype: str | None = None
-    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     threads: int | None = None
     """Torch threads. Default: the cores there are."""
     seed: int = 0

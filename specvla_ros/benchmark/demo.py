@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
 from specvla_ros.benchmark import checks, files, machine, plots, report, video
+from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.films import PlayedEpisode, read_episode
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.progress import EpisodeProgress
@@ -31,8 +32,8 @@ DECODERS = ('ar', 'strict', 'relaxed')
 MAX_COLUMNS = 4  # of the video, side by side
 
 
-@dataclass(frozen=True, slots=True)
-class DemoArgs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoArgs(PolicyArgs):
     """Policy node and LIBERO over ROS 2: live progress, a table, a video, a plot."""
 
     suite: str = 'libero_object'
@@ -44,16 +45,6 @@ class DemoArgs:
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preset of config/decoders or a YAML file; give it again for more, up to four. Default: ar,
     strict and relaxed."""
-    checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
-    drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
-    unnorm_key: str | None = None
-    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
-    device: str = 'auto'
-    """Device of the model: auto, cpu, cuda, cuda:1 …"""
-    dtype: str | None = None
-    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     threads: int = 0
     """Torch threads of the policy; 0 = torch's own choice."""
     max_steps: int | None = None

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from specvla_ros.benchmark import checks, files, machine
+from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.workers import Job
 from specvla_ros.configuration import DecoderConfig
@@ -21,8 +22,8 @@ from specvla_ros.errors import SpecVLAError
 DECODERS = ('ar', 'strict', 'relaxed')
 
 
-@dataclass(frozen=True, slots=True)
-class EvalArgs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArgs(PolicyArgs):
     """LIBERO success, acceptance length and time per action, decoders side by side."""
 
     suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -34,16 +35,6 @@ class EvalArgs:
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
     relaxed. `ar` is the baseline that speed-ups and errors are against."""
-    checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
-    drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
-    unnorm_key: str | None = None
-    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
-    device: str = 'auto'
-    """Device of the model: auto, cpu, cuda, cuda:1 …"""
-    dtype: str | None = None
-    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     workers: int = 1
     """Processes that play episodes, each with a simulator and a model. More finish earlier;
     times per action are clean with one."""

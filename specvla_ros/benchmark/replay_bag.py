@@ -29,6 +29,7 @@ from specvla_ros.benchmark import (
     replay_rows,
     report,
 )
+from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.live_replay import play_live
@@ -42,8 +43,8 @@ MAX_RATE = 100.0  # times the recording's speed
 ACTION_TIMEOUT_S, START_TIMEOUT_S = 60.0, 300.0  # of a policy on a machine that is busy
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayArgs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayArgs(PolicyArgs):
     """Play a recorded bag to the policy: latency, passes, errors against ar, missed frames."""
 
     bag: Annotated[Path, tyro.conf.Positional]
@@ -51,16 +52,6 @@ class ReplayArgs:
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
     relaxed. `ar` is the baseline that speed-ups and errors are against."""
-    checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
-    drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
-    unnorm_key: str | None = None
-    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
-    device: str = 'auto'
-    """Device of the model: auto, cpu, cuda, cuda:1 …"""
-    dtype: str | None = None
-    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     threads: int = 0
     """Torch threads of the policy; 0 = torch's own choice."""
     image_topic: str = ''

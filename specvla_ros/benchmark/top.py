@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.errors import SpecVLAError
 
 MODULE = 'specvla_ros.nodes.top_node'
@@ -34,7 +35,7 @@ class TopArgs:
     namespace: str = '/'
     """Namespace of the policy node."""
     views: int = 0
-    """Stop after so many seconds. Default: at Ctrl-C."""
+    """Stop after so many views, one a second. Default: at Ctrl-C."""
 
 
 def run(args: TopArgs) -> int:
@@ -48,14 +49,13 @@ def run(args: TopArgs) -> int:
     if not args.namespace.startswith('/'):
         raise SpecVLAError(f'--namespace is {args.namespace!r}, must begin with a /')
     # A shell starts what runs in its background with Ctrl-C ignored; this must always end.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, '-m', MODULE, '--ros-args', '-r', f'__ns:={args.namespace}'],
         text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True)
     console, shown = Console(), 0
     try:
-        with Live(console=console, auto_refresh=False) as live:
+        with sigterm_as_interrupt(), Live(console=console, auto_refresh=False) as live:
             for line in process.stdout:
                 live.update(picture(json.loads(line)['view']), refresh=True)
                 shown += 1

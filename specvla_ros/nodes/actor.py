@@ -173,7 +173,6 @@ class Actor:
             self._reports.publish(report)
 
         if not self._newest.answer(job, publish):
-            policy.reset()
             self._statistics.count('dropped')
             self._logger.info(f'dropped the action for {job.instruction!r}: the instruction has '
                               'changed or acting was stopped meanwhile')

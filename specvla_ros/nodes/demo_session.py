@@ -73,9 +73,7 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.srv import SetParameters
-from rclpy.client import Client
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 import simplejpeg
 from std_srvs.srv import Trigger
@@ -86,13 +84,13 @@ from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds, to_rgb
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
-from specvla_ros.nodes.processes import free_domain, NodeProcess
+from specvla_ros.nodes.processes import NodeProcess
 from specvla_ros.nodes.recording import Answer, Cost, Recording
-from specvla_ros.nodes.runtime import EXIT_BAD_INPUT, EXIT_OK, run
+from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
+from specvla_ros.nodes.session import call, play, set_decoder
 from specvla_ros.nodes.session_spec import Round, SessionSpec
 
 NAME = 'demo_session'
-EXIT_INTERRUPTED = 130
 POLICY, BRIDGE = 'policy_node', 'libero_bridge_node'
 _JPEG_QUALITY = 90
 _POLL = 0.2  # s between two looks whether the nodes still live
@@ -141,8 +139,8 @@ class SessionNode(Node):
 
     def _play(self, round_: Round) -> str:
         """Play one round; return 'success', 'failure' or 'crash'."""
-        self._set_decoder(round_.decoder)
-        self._call(self._start_episode, Trigger.Request())
+        set_decoder(self._set_parameters, round_.decoder, self._check_processes)
+        call(self._start_episode, Trigger.Request(), self._check_processes)
         facts = {'decoder': round_.decoder, 'suite': self._spec.suite,
                  'task': round_.episode.task, 'state': round_.episode.state}
         recording, status = Recording(), None
@@ -195,20 +193,6 @@ class SessionNode(Node):
             raise SpecVLAError(f'could not write {path}: {error}') from error
         return str(path)
 
-    def _set_decoder(self, decoder: str) -> None:
-        request = SetParameters.Request(
-            parameters=[Parameter('decoder', value=decoder).to_parameter_msg()])
-        result = self._call(self._set_parameters, request).results[0]
-        if not result.successful:
-            raise SpecVLAError(f'decoder {decoder}: {result.reason}')
-
-    def _call(self, client: Client, request: Any) -> Any:
-        future = client.call_async(request)
-        while not future.done():
-            self._check_processes()
-            time.sleep(0.005)
-        return future.result()
-
     def _wait_for_nodes(self) -> None:
         end = time.monotonic() + self._spec.start_timeout_s
         topics = ('image', 'eef_pose', 'episode', 'action', 'decode_report')
@@ -225,13 +209,7 @@ class SessionNode(Node):
     def _check_processes(self) -> None:
         """Raise if a node has ended that should not have."""
         for process in self._processes:
-            code = process.exit_code
-            if code == EXIT_BAD_INPUT:
-                raise SpecVLAError(process.last_line('FATAL') or f'see {process.log}')
-            if code is not None:
-                reason = process.last_line('FATAL') or f'see {process.log}'
-                raise RuntimeError(
-                    f'the {process.name} process ended with exit code {code}: {reason}')
+            process.check()
 
     def _next_message(self) -> tuple[Any, float]:
         """Return the next message and when it came (s, node clock); None if it takes long."""
@@ -259,20 +237,7 @@ def run_session(spec: SessionSpec, folder: Path, emit: Emit) -> int:
     :param folder: gets `episodes/` and `logs/`
     :param emit: called with every event
     """
-    domain = free_domain() if spec.domain_id is None else spec.domain_id
-    os.environ['ROS_DOMAIN_ID'] = str(domain)
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    nodes: list[SessionNode] = []
-
-    def make() -> SessionNode:
-        nodes.append(SessionNode(spec, folder, emit))
-        return nodes[0]
-
-    code = run(NAME, make, [], on_fault=lambda error: emit(error_event(error)))
-    if code == EXIT_OK and not (nodes and nodes[0].finished):
-        emit({'event': 'error', 'message': 'interrupted'})
-        return EXIT_INTERRUPTED
-    return code
+    return play(NAME, lambda: SessionNode(spec, folder, emit), emit, spec.domain_id)
 
 
 def _record(recording: Recording, message: Any, received: float) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 import yaml
 
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
+
 _SIGINT_PATIENCE = 10.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # ROS 2's mapping of domains to UDP ports, and the domains that stay below Linux's ephemeral ones.
@@ -55,6 +58,21 @@ class NodeProcess:
     def exit_code(self) -> int | None:
         """None while it runs; negative: the signal that killed it."""
         return self._process.poll()
+
+    def check(self) -> None:
+        """
+        See that it runs.
+
+        :raises SpecVLAError: it has ended on bad input, in its own words
+        :raises RuntimeError: it has ended otherwise
+        """
+        if self.exit_code is None:
+            return
+        reason = self.last_line('FATAL') or f'see {self.log}'
+        if self.exit_code == EXIT_BAD_INPUT:
+            raise SpecVLAError(reason)
+        raise RuntimeError(
+            f'the {self.name} process ended with exit code {self.exit_code}: {reason}')
 
     def last_line(self, level: str) -> str:
         """Return the text of the last log line of a level ('ERROR', 'FATAL'), '' if none."""

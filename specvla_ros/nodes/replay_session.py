@@ -33,7 +33,6 @@ from typing import Any
 
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from specvla_ros.bags.frames import FrameReader
 from specvla_ros.bags.reader import Bag
@@ -44,12 +43,12 @@ from specvla_ros.nodes.bag_player import BagPlayer
 from specvla_ros.nodes.conversions import to_nanoseconds
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
-from specvla_ros.nodes.processes import free_domain, NodeProcess
-from specvla_ros.nodes.runtime import EXIT_BAD_INPUT, EXIT_OK, run
+from specvla_ros.nodes.processes import NodeProcess
+from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
+from specvla_ros.nodes.session import play, set_decoder
 
 NAME = 'replay_session'
 POLICY = 'policy_node'
-EXIT_INTERRUPTED = 130
 _LAST_ANSWER_PATIENCE = 5.0  # s for what is still on its way when a round has ended
 
 
@@ -107,7 +106,7 @@ class ReplaySession(Node):
                     'pids': {'policy': self._policy.pid},
                     'logs': {'policy': str(self._policy.log)}})
         for decoder in self._spec.decoders:
-            self._set_decoder(decoder)
+            set_decoder(self._set_parameters, decoder, self._policy.check)
             self._play(decoder)
         self._emit({'event': 'done'})
         self.finished = True
@@ -128,7 +127,7 @@ class ReplaySession(Node):
                         'segment': frame.segment, 'instruction': frame.instruction})
             waiting |= dict.fromkeys(sent.stamps, frame.number)
             waiting = self._tell_answers(decoder, waiting)
-            self._check_policy()
+            self._policy.check()
         end = time.monotonic() + _LAST_ANSWER_PATIENCE
         while waiting and time.monotonic() < end:
             with self._lock:
@@ -150,34 +149,15 @@ class ReplaySession(Node):
         newest = max((waiting[stamp] for stamp in complete), default=-1)
         return {stamp: number for stamp, number in waiting.items() if number > newest}
 
-    def _set_decoder(self, decoder: str) -> None:
-        future = self._set_parameters.call_async(SetParameters.Request(
-            parameters=[Parameter('decoder', value=decoder).to_parameter_msg()]))
-        while not future.done():
-            self._check_policy()
-            time.sleep(0.005)
-        result = future.result().results[0]
-        if not result.successful:
-            raise SpecVLAError(f'decoder {decoder}: {result.reason}')
-
     def _wait_for_policy(self) -> None:
         end = time.monotonic() + self._spec.start_timeout_s
         while not (self._set_parameters.service_is_ready() and self._player.has_policy
                    and self.count_publishers(self.resolve_topic_name('decode_report'))):
-            self._check_policy()
+            self._policy.check()
             if time.monotonic() > end:
                 raise RuntimeError(f'the policy was not up within {self._spec.start_timeout_s:g} '
                                    f's (start_timeout_s); see {self._policy.log}')
             time.sleep(0.05)
-
-    def _check_policy(self) -> None:
-        """Raise if the policy has ended."""
-        code = self._policy.exit_code
-        if code == EXIT_BAD_INPUT:
-            raise SpecVLAError(self._policy.last_line('FATAL') or f'see {self._policy.log}')
-        if code is not None:
-            raise RuntimeError(f'the policy process ended with exit code {code}: '
-                               f'{self._policy.last_line("FATAL") or f"see {self._policy.log}"}')
 
     def _on_action(self, message: ActionDelta) -> None:
         with self._lock:
@@ -206,19 +186,7 @@ def _answer(decoder: str, number: int, stamp: int, action: ActionDelta, received
 
 def run_session(spec: ReplaySpec, folder: Path, emit: Emit) -> int:
     """Play a session in a ROS domain of its own; return the exit code."""
-    os.environ['ROS_DOMAIN_ID'] = str(free_domain())
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    nodes: list[ReplaySession] = []
-
-    def make() -> ReplaySession:
-        nodes.append(ReplaySession(spec, folder, emit))
-        return nodes[0]
-
-    code = run(NAME, make, [], on_fault=lambda error: emit(error_event(error)))
-    if code == EXIT_OK and not (nodes and nodes[0].finished):
-        emit({'event': 'error', 'message': 'interrupted'})
-        return EXIT_INTERRUPTED
-    return code
+    return play(NAME, lambda: ReplaySession(spec, folder, emit), emit)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
@@ -103,7 +104,7 @@ def _log_fault(name: str, error: BaseException) -> int:
 class _Spinner:
     """A thread that runs a node's callbacks; a callback that raises ends the process."""
 
-    def __init__(self, node: rclpy.node.Node) -> None:
+    def __init__(self, node: Node) -> None:
         self.fault: BaseException | None = None
         self._stopped = Future()
         self._executor = SingleThreadedExecutor()

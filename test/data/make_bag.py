@@ -1,5 +1,6 @@
 """
-Make the small real bag beside this file: one LIBERO episode, played by the embedded checkpoint.
+Make the small real bag beside this file: one LIBERO episode, played by the embedded checkpoint of that day.
+Under a later checkpoint a replay is no longer equal to what was live: make it again then.
 
     python test/data/make_bag.py test/data/libero_object_2
 

@@ -2,6 +2,8 @@
 import threading
 import time
 
+import pytest
+
 from specvla_ros.nodes.newest import Newest
 
 
@@ -102,7 +104,9 @@ def test_settings_hold_from_the_next_job_on():
     assert (job.settings, take(newest).settings) == ('old', 'new')
 
 
-def test_no_instruction_slips_in_between_the_check_and_publishing():
+@pytest.mark.parametrize('interrupt', [
+    lambda newest: newest.put_instruction('stop'), Newest.pause], ids=['instruction', 'pause'])
+def test_nothing_slips_in_between_the_check_and_publishing(interrupt):
     newest, order = Newest(), []
     newest.put_instruction('go')
     newest.put_image('a', 1)
@@ -113,11 +117,10 @@ def test_no_instruction_slips_in_between_the_check_and_publishing():
         time.sleep(0.05)
         order.append('published')
 
-    thread = threading.Thread(
-        target=lambda: (newest.put_instruction('stop'), order.append('instructed')))
+    thread = threading.Thread(target=lambda: (interrupt(newest), order.append('interrupted')))
     assert newest.answer(job, publish)
     thread.join()
-    assert order == ['published', 'instructed']
+    assert order == ['published', 'interrupted']
 
 
 def test_a_worker_that_waits_is_woken():
@@ -145,20 +148,3 @@ def test_nothing_counts_while_paused_and_the_next_image_does_afterwards():
     newest.put_image('c', 3)
     assert (take(newest).image, job.revision) == ('c', 1)
     assert not newest.answer(job, lambda: None)
-
-
-def test_pausing_waits_for_the_answer_being_given():
-    newest, order = Newest(), []
-    newest.put_instruction('go')
-    newest.put_image('a', 1)
-    job = take(newest)
-
-    def publish():
-        thread.start()
-        time.sleep(0.05)
-        order.append('published')
-
-    thread = threading.Thread(target=lambda: (newest.pause(), order.append('paused')))
-    assert newest.answer(job, publish)
-    thread.join()
-    assert order == ['published', 'paused']

@@ -14,7 +14,6 @@ from specvla_ros.decoding.drafters import (
     Held,
     HistoryDrafter,
     make_drafter,
-    NoDrafter,
     RelayDrafter,
 )
 from specvla_ros.decoding.tree import TokenTree
@@ -152,10 +151,3 @@ def test_the_presets_name_relays():
 def test_bad_configuration_gets_one_clear_line(name, settings, message):
     with pytest.raises(SpecVLAError, match=message):
         make_drafter(name, settings, lambda: None)
-
-
-def test_none_remembers_nothing(lab):
-    it = lab(0, 3, 1)
-    drafter = NoDrafter()
-    drafter.remember([290, 291, 292])
-    assert len(drafter.guess(context(it))) == 0

@@ -1,0 +1,20 @@
+"""Arguments that all commands with a policy have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyArgs:
+    """Which weights act, and where."""
+
+    checkpoint: Path | None = None
+    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
+    drafter: Path | None = None
+    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    unnorm_key: str | None = None
+    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
+    device: str = 'auto'
+    """Device of the model: auto, cpu, cuda, cuda:1 …"""
+    dtype: str | None = None
+    """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
