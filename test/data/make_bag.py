@@ -1,11 +1,11 @@
 """
-Make the small real bag beside this file: one LIBERO episode, played by the embedded checkpoint of that day.
-Under a later checkpoint a replay is no longer equal to what was live: make it again then.
+Make the small real bag beside this file: one LIBERO episode, played by the embedded checkpoint.
 
     python test/data/make_bag.py test/data/libero_object_2
 
 The camera sends JPEG (quality 95) at 20 Hz as a robot's would, and the policy acts on what comes
-out of it, so that a replay sees the same pictures. Needs the simulator; takes half a minute.
+out of it, so that a replay sees the same pictures. Needs the simulator; takes half a minute. The
+bag there is of an earlier checkpoint: under the present one a replay differs from what was live.
 """
 from pathlib import Path
 import sys
