@@ -54,6 +54,8 @@ class CollectArgs:
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     checkpoint: Annotated[Path | None, tyro.conf.arg(
         help='policy that drives part of each episode (DAgger)')] = None
+    decoder: Annotated[str, tyro.conf.arg(
+        help='preset the policy decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
         help='share of the stretches that the policy drives')] = 0.7
 
@@ -149,7 +151,7 @@ def _policy(args: CollectArgs) -> 'Policy | None':
 
         from specvla_ros.policy import Policy
         torch.set_num_threads(1)
-        _open['policy'] = Policy.load(args.checkpoint, decoder='ar')
+        _open['policy'] = Policy.load(args.checkpoint, decoder=args.decoder)
     return _open['policy']
 
 
