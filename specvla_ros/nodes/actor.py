@@ -18,11 +18,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.msg import ActionDelta, DecodeReport
+from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import compressed_to_rgb, to_nanoseconds, to_rgb
 from specvla_ros.nodes.current_pose import CurrentPose, position_of
 from specvla_ros.nodes.diagnostics import Statistics
+from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.messages import (
     action_message,
@@ -30,6 +31,7 @@ from specvla_ros.nodes.messages import (
     report_message,
     standstill_message,
 )
+from specvla_ros.nodes.motion import Motion
 from specvla_ros.nodes.newest import Job, Newest
 from specvla_ros.nodes.outputs import Outputs
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
@@ -52,16 +54,17 @@ class Actor:
     """
 
     def __init__(self, node: Node, topics: Topics, main: MainThread, policy: ActingPolicy,
-                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics) -> None:
+                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics,
+                 goals: InstructionGoals) -> None:
         self._clock, self._logger = node.get_clock(), node.get_logger()
         self._main, self._settings, self._safety = main, settings, safety
-        self._statistics, self._dataset = statistics, policy.dataset
+        self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
         self._newest = Newest(policy)
         self._context = policy, 0
         self._sequence = 0
         self._image_stamp = 0  # ns, of the last image that came
         self._image_came = -math.inf  # s, monotonic
-        self._motion = _Motion(safety.deadline_s)
+        self._motion = Motion(safety.deadline_s)
         self._publishing = threading.Lock()
         self._topics = topics
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
@@ -73,6 +76,8 @@ class Actor:
         # Before the image: callbacks that are ready together run in this order, so an image sent
         # after an instruction is never acted on under the one before.
         self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
+        self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
+                               'publish with reliability reliable')
         kind, suffix, self._read_image = _CAMERAS[settings.image_transport]
         self._topics.subscribe(
             kind, node.resolve_topic_name('image') + suffix, self._on_image,
@@ -87,14 +92,20 @@ class Actor:
     def pause(self) -> None:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
         self._newest.pause()
-        with self._publishing:
-            if self._motion.is_under_way:
-                self._stand_still()
-            self._motion.end()
+        self._come_to_rest()
 
     def resume(self) -> None:
         """Go on with the next image."""
         self._newest.resume()
+
+    def follow(self, instruction: str) -> None:
+        """Act on an instruction from now on."""
+        self._change_instruction(instruction)
+
+    def withdraw(self) -> None:
+        """Act on no instruction, until another comes, and have the arm stand still as `pause`."""
+        self._change_instruction('')
+        self._come_to_rest()
 
     def close(self) -> None:
         """Pause for good."""
@@ -122,14 +133,23 @@ class Actor:
 
     def _on_instruction(self, message: String) -> None:
         instruction = message.data.strip()
-        if not self._newest.put_instruction(instruction) and instruction:
-            return
-        if instruction:
-            self._logger.info(f'instruction: {instruction!r}')
-            self._main.post(self._act)
-        else:
+        if not instruction:
             self._logger.warning('the instruction is empty: no action until another comes',
                                  throttle_duration_sec=_LOG_PERIOD)
+        if self._change_instruction(instruction):
+            self._goals.end(Reason.PREEMPTED)
+
+    def _on_episode(self, message: EpisodeStatus) -> None:
+        if message.success:
+            self._goals.succeed(message.instruction.strip())
+
+    def _change_instruction(self, instruction: str) -> bool:
+        """Act on another instruction from now on; False if it is the one that holds already."""
+        changed = self._newest.put_instruction(instruction)
+        if changed and instruction:
+            self._logger.info(f'instruction: {instruction!r}')
+            self._main.post(self._act)
+        return changed
 
     def _act(self) -> None:
         """Act on the newest image, if there is one that wasn't acted on."""
@@ -171,6 +191,7 @@ class Actor:
             report.header.stamp, report.queue_age = message.header.stamp, age
             report.publish_time, report.total_time = now - inferred, now - started
             self._reports.publish(report)
+            self._goals.note(job.instruction, report)
 
         if not self._newest.answer(job, publish):
             self._statistics.count('dropped')
@@ -220,6 +241,12 @@ class Actor:
             self._motion.go_on(deltas[-1])
         self._statistics.count('actions')
 
+    def _come_to_rest(self) -> None:
+        with self._publishing:
+            if self._motion.is_under_way:
+                self._stand_still()
+            self._motion.end()
+
     def _stand_still(self) -> None:
         """Do what the fallback says; for whoever holds `_publishing`."""
         if self._safety.fallback == 'none':
@@ -247,43 +274,3 @@ class Actor:
                 self._logger.warning(f'{self._motion.fault}; fallback: {self._safety.fallback}',
                                      throttle_duration_sec=_LOG_PERIOD)
             self._stand_still()
-
-
-class _Motion:
-    """
-    What the arm was told last, and when.
-
-    :param deadline: seconds after which the next action is late, and the arm stands still
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._last: tuple[np.ndarray, float] | None = None
-        self.gripper = 1.0
-        self.fault = ''
-
-    def go_on(self, delta: np.ndarray) -> None:
-        """Note a control step, float64 [7], that has just been published."""
-        self.gripper, self.fault = float(delta[6]), ''
-        self._last = delta, time.monotonic()
-
-    def end(self) -> None:
-        """Note that the arm stands still and that nothing is missing."""
-        self._last, self.fault = None, ''
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an action was published since the last end."""
-        return self._last is not None
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the next action should have come."""
-        last = self._last
-        return last is not None and time.monotonic() - last[1] > self._deadline
-
-    @property
-    def delta(self) -> np.ndarray | None:
-        """The last control step if the arm may still carry it out, else None."""
-        last = self._last
-        return None if last is None or self.is_late else last[0]

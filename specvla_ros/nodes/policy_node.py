@@ -22,6 +22,7 @@ from specvla_ros.nodes import memory
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.emergency_stop import EmergencyStop
+from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.parameters import declare
 from specvla_ros.nodes.policy_settings import (
@@ -64,6 +65,7 @@ class PolicyNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._apply_parameters)
         survive_bad_transitions(self)
         self._stop = EmergencyStop(self, self._on_emergency_stop, self._on_reset)
+        self._goals = InstructionGoals(self, self._refusal)
         self._statistics = Statistics()
         if self._value(AUTOSTART.name):
             self._start()
@@ -132,7 +134,8 @@ class PolicyNode(LifecycleNode):
         safety, topics = SafetySettings.read(settings.safety), Topics(self)
         try:
             actor = Actor(
-                self, topics, self._main, self._policy, settings, safety, self._statistics)
+                self, topics, self._main, self._policy, settings, safety, self._statistics,
+                self._goals)
         except Exception:
             topics.destroy()  # half of them would be in the way of the next attempt
             raise
@@ -140,12 +143,13 @@ class PolicyNode(LifecycleNode):
             actor.pause()
             self.get_logger().error('active, but the emergency stop is on: no action until '
                                     'somebody calls ~/reset_emergency_stop')
-        self._actor = actor
+        self._actor = self._goals.follower = actor
 
     def _deactivate(self) -> None:
         if self._actor is not None:
             self._actor.close()
-            self._actor = None
+            self._actor = self._goals.follower = None
+            self._goals.end(Reason.DEACTIVATED)
 
     def _clean_up(self) -> None:
         self._deactivate()
@@ -155,10 +159,15 @@ class PolicyNode(LifecycleNode):
     def _on_emergency_stop(self) -> None:
         if self._actor is not None:
             self._actor.pause()
+            self._goals.stop(Reason.EMERGENCY_STOP)
 
     def _on_reset(self) -> None:
         if self._actor is not None:
             self._actor.resume()
+
+    def _refusal(self) -> str:
+        """Why no instruction can be followed at present; '' where one can."""
+        return self._describe()[1] if self._stop.is_on or self._actor is None else ''
 
     def _describe(self) -> tuple[bytes, str]:
         if self._stop.is_on:
