@@ -69,8 +69,7 @@ class Actor:
         self._topics = topics
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
-        self._outputs = Outputs(node, self._topics, settings, policy.dataset,
-                                keeps_target=safety.fallback == 'hold')
+        self._outputs = Outputs(node, self._topics, settings, policy.dataset)
         self._place = CurrentPose(
             node, self._topics, policy.dataset.frame_id, patience=safety.deadline_s)
         # Before the image: callbacks that are ready together run in this order, so an image sent
@@ -88,6 +87,12 @@ class Actor:
     def set_policy(self, policy: ActingPolicy) -> None:
         """Let the actions that begin from now on come from this policy."""
         self._newest.set_settings(policy)
+
+    def set_safety(self, safety: SafetySettings) -> None:
+        """Publish only what fits this envelope, once this returns; no action mixes two of them."""
+        with self._publishing:
+            self._safety = safety
+            self._motion.deadline = self._place.patience = safety.deadline_s
 
     def pause(self) -> None:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
@@ -180,12 +185,9 @@ class Actor:
         action = policy.act(
             self._read_image(job.image), job.instruction, taken * 1e-9 if taken else None)
         inferred = time.perf_counter()
-        limited_to = self._limit(action.si)
 
         def publish() -> None:
-            message = action_message(
-                action, policy.dataset, job.image.header.stamp, self._sequence, limited_to)
-            self._publish(message)
+            message = self._publish(action, job.image.header.stamp)
             now = time.perf_counter()
             report = report_message(action.trace, policy.decoder_config, message)
             report.header.stamp, report.queue_age = message.header.stamp, age
@@ -219,6 +221,8 @@ class Actor:
         """
         Return what the envelope makes of an action, None if it leaves it as it is.
 
+        For whoever holds `_publishing`: the envelope may change until then.
+
         :raises SpecVLAError: it refuses it
         """
         pose = self._place.pose
@@ -233,13 +237,16 @@ class Actor:
                              throttle_duration_sec=_LOG_PERIOD)
         return safe.deltas
 
-    def _publish(self, message: ActionDelta) -> None:
-        deltas = deltas_of(message)
+    def _publish(self, action: Any, image_stamp: Any) -> ActionDelta:
         with self._publishing:
+            message = action_message(
+                action, self._dataset, image_stamp, self._sequence, self._limit(action.si))
+            deltas = deltas_of(message)
             self._send(message)
             self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
             self._motion.go_on(deltas[-1])
         self._statistics.count('actions')
+        return message
 
     def _come_to_rest(self) -> None:
         with self._publishing:
@@ -253,7 +260,8 @@ class Actor:
             return
         message = standstill_message(self._dataset, self._motion.gripper, self._sequence)
         self._send(message)
-        self._outputs.stand_still(message.header.stamp, self._place.pose)
+        self._outputs.stand_still(message.header.stamp, self._place.pose,
+                                  keeps_target=self._safety.fallback == 'hold')
 
     def _send(self, message: ActionDelta) -> None:
         message.header.stamp = self._clock.now().to_msg()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import GoalEvent, ServerGoalHandle
+from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from specvla_ros.action import ExecuteInstruction
@@ -60,17 +61,17 @@ class InstructionGoals:
     :param refusal: why no goal can be accepted at present; '' where it can
     """
 
-    def __init__(self, node: Node, refusal: Callable[[], str]) -> None:
+    def __init__(self, node: Node, group: CallbackGroup, refusal: Callable[[], str]) -> None:
         self._logger, self._refusal = node.get_logger(), refusal
         self.follower: Follower | None = None
         self._goal: _Goal | None = None
         self._results: dict[bytes, ExecuteInstruction.Result] = {}
         self._lock = threading.Lock()
-        self._time_limit = Topics(node)
+        self._time_limit = Topics(node, group)
         self._server = ActionServer(
             node, ExecuteInstruction, '~/execute_instruction', self._tell_end,
-            goal_callback=self._consider, handle_accepted_callback=self._begin,
-            cancel_callback=self._cancel)
+            callback_group=group, goal_callback=self._consider,
+            handle_accepted_callback=self._begin, cancel_callback=self._cancel)
 
     def note(self, instruction: str, report: DecodeReport) -> None:
         """Count an action that was published, and give feedback."""

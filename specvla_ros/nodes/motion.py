@@ -13,7 +13,7 @@ class Motion:
     """
 
     def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+        self.deadline = deadline
         self._last: tuple[np.ndarray, float] | None = None
         self.gripper = 1.0
         self.fault = ''
@@ -36,7 +36,7 @@ class Motion:
     def is_late(self) -> bool:
         """Whether the next action should have come."""
         last = self._last
-        return last is not None and time.monotonic() - last[1] > self._deadline
+        return last is not None and time.monotonic() - last[1] > self.deadline
 
     @property
     def delta(self) -> np.ndarray | None:

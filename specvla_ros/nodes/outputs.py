@@ -26,9 +26,9 @@ class Outputs:
     """
 
     def __init__(self, node: Node, topics: Topics, settings: TopicSettings,
-                 dataset: DatasetConfig, keeps_target: bool) -> None:
+                 dataset: DatasetConfig) -> None:
         self._logger = node.get_logger()
-        self._dataset, self._keeps_target = dataset, keeps_target
+        self._dataset = dataset
         self._target: Pose | None = None
         self._gripper = GripperSwitch(settings.gripper_hysteresis)
         self._twists = self._targets = self._grippers = None
@@ -59,10 +59,10 @@ class Outputs:
             if state is not None:
                 self._grippers.publish(Float32(data=state))
 
-    def stand_still(self, stamp: Any, pose: Pose | None) -> None:
-        """Publish what keeps the arm where it is or, if that is the fallback, at its target."""
+    def stand_still(self, stamp: Any, pose: Pose | None, keeps_target: bool) -> None:
+        """Publish what keeps the arm where it is or, if it `keeps_target`, at its last target."""
         self._publish_twist(_STILL, stamp)
-        target = self._target if self._keeps_target or pose is None else pose
+        target = self._target if keeps_target or pose is None else pose
         if self._targets is not None and target is not None:
             self._publish_target(target, stamp)
 

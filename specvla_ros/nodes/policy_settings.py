@@ -31,7 +31,8 @@ MODEL_PARAMETERS = (
 )
 TOPIC_PARAMETERS = (
     Parameter('safety', 'safety', 'envelope of the actions: safety, safety_arm (files of config/) '
-              'or path of a YAML file', reloadable=True),
+              'or path of a YAML file; a change holds for all that is published after it',
+              changeable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '

@@ -5,8 +5,6 @@ import time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
-from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.parameter import Parameter
 
 NODE = 'fake_policy_node.py'
 MB = 100
@@ -32,12 +30,7 @@ def state(probe):
 @pytest.fixture
 def set_checkpoint(probe):
     """Give a function that sets the parameter, and returns the answer."""
-    def set_checkpoint(value):
-        request = SetParametersAtomically.Request(
-            parameters=[Parameter('checkpoint', value=value).to_parameter_msg()])
-        return probe.call(
-            SetParametersAtomically, 'policy_node/set_parameters_atomically', request).result
-    return set_checkpoint
+    return lambda value: probe.set_parameters(checkpoint=value)
 
 
 def test_acts_only_while_active(robot, start, until, wait_for_act, go, state):
