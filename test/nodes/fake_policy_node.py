@@ -4,7 +4,8 @@
 The tokens of an action are (first pixel's R, G, B; len(instruction); 3 zeros), so that a test can
 see what was acted on; it moves R / 10 mm along x and turns FAKE_TURN rad about x. From the
 environment: FAKE_ACT_S, seconds per action; FAKE_LOAD_S, seconds to load; FAKE_DECODER_S, seconds
-to change the decoder; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line per call. The checkpoint must be a folder, or empty; `broken` is a bug.
+to change the decoder; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line per call. The
+checkpoint must be a folder, or empty; `broken` is a bug.
 """
 import os
 from pathlib import Path
