@@ -234,7 +234,8 @@ def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.flo
     """
     Data-set units [chunk, 7] → m, rotation vector (rad), gripper 0 (closed) … 1 (open).
 
-    Returns float32 [chunk, 7]. The gripper is clipped to its two ends; what lies between them is left to the robot.
+    Returns float32 [chunk, 7]. The gripper is clipped to its two ends; what lies between them is
+    left to the robot.
     """
     si = np.empty_like(values, dtype=np.float32)
     si[:, :3] = values[:, :3] * dataset.translation_scale_m

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 # What only one room knows.
 ONLY_IN = {
     'nodes': {'rclpy', 'std_msgs', 'sensor_msgs', 'geometry_msgs', 'diagnostic_msgs', 'std_srvs',
-              'builtin_interfaces', 'rcl_interfaces', 'launch', 'launch_ros'},
+              'builtin_interfaces', 'rcl_interfaces', 'control_msgs', 'launch', 'launch_ros'},
     'camera': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
 }

@@ -28,7 +28,7 @@ ROSDEP = {
     'numpy': 'python3-numpy', 'matplotlib': 'python3-matplotlib', 'rich': 'python3-rich',
 }
 # Stand-ins: on wheels these are not to be had, on a robot they come with ROS.
-ONLY_WITH_APT = {'cv_bridge', 'launch', 'launch_ros'}
+ONLY_WITH_APT = {'control_msgs', 'cv_bridge', 'launch', 'launch_ros'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',

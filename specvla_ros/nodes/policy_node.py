@@ -23,6 +23,7 @@ from specvla_ros.nodes import memory
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.emergency_stop import EmergencyStop
+from specvla_ros.nodes.gripper_goals import gripper_command
 from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.parameters import declare
@@ -128,7 +129,9 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._settings(PolicySettings)
-        SafetySettings.read(self._value('safety'))  # a mistake there should not cost a load
+        SafetySettings.read(self._value('safety'))  # a mistake here should not cost a load
+        if self._value('send_gripper_goals'):
+            gripper_command()
         started = time.monotonic()
         self._policy = self._main.call(lambda: self._load(settings))
         self._candidate = settings, self._policy

@@ -69,6 +69,10 @@ class Topics:
             clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._destroy.append(lambda: self._node.destroy_timer(timer))
 
+    def add(self, end: Any) -> None:
+        """Take over something else to `destroy`."""
+        self._destroy.append(end.destroy)
+
     def destroy(self) -> None:
         """Destroy everything that was made; the last words said on a topic are still heard."""
         while self._destroy:
