@@ -110,3 +110,13 @@ def test_ends_cleanly_while_a_transition_loads(probe, start, until):
     assert node.interrupt() == 0
     assert time.monotonic() - started < 10
     assert 'Traceback' not in node.output
+
+
+def test_ends_cleanly_while_a_change_of_decoder_loads(robot, start, until, tmp_path):
+    node = start(NODE, FAKE_DECODER_S='3')
+    robot.connect(until)
+    log = tmp_path / 'fake.log'
+    robot.probe.begin_to_set_parameters(decoder='ar')
+    until(lambda: log.exists() and 'load a decoder' in log.read_text(), 'a load under way')
+    assert node.interrupt() == 0
+    assert 'Traceback' not in node.output
