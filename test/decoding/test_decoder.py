@@ -39,13 +39,14 @@ def test_ar_is_greedy_decoding_in_one_prefill_and_single_token_passes(data, lab)
     it = data.draw(labs(lab))
     length, sizes = it.layout.length, []
     decoder = it.decoder(NoDrafter(), Strict())
-    handle = it.model.language_model.layers[0].register_forward_pre_hook(
-        lambda _, inputs: sizes.append(inputs[0].shape[1])
-    )
-    try:
-        tokens, trace = decoder.decode(*it.prompt)
-    finally:
-        handle.remove()
+    llama = it.model.fused_llama
+
+    def counted(inputs, *others):
+        sizes.append(inputs.shape[1])
+        return llama(inputs, *others)
+
+    decoder.target._llama = counted
+    tokens, trace = decoder.decode(*it.prompt)
     assert tokens == greedy(it.model, *it.prompt, length)
     assert sizes[1:] == [1] * (length - 1)
     assert trace.target_passes == len(sizes) == length
