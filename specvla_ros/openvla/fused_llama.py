@@ -77,7 +77,7 @@ class FusedLlama:
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._rms_norm(x, layer.input_norm)).view(rows, -1, self._head_dim)
             qk = qkv[:, :rotated]
-            qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
+            qk = rotate(qk, cos, sin)
             query, key, value = (
                 part.transpose(0, 1)[None]
                 for part in (qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
@@ -96,15 +96,20 @@ class FusedLlama:
         return functional.rms_norm(x, self._dim, weight, self._eps)
 
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """
-        Cosines and sines [S, 1, d] of a rotation, in float32 until they are known.
-
-        Llama turns (x, y), the halves of a head, to (x cos - y sin, y cos + x sin). With the
-        halves swapped that is one multiply-add, if the sines of the first half are negative.
-        """
+        """Cosines and sines [S, 1, d] for ``rotate``, in float32 until they are known."""
         angles = (positions[:, None].float() * self._inv_freq)[:, None]
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """
+    Llama's rotary embedding of heads [..., d], ``sin`` negative in its first half.
+
+    It turns (x, y), the halves of a head, to (x cos - y sin, y cos + x sin): with the halves
+    swapped one multiply-add, given the signs.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
