@@ -35,7 +35,7 @@ class RecordingStream:
     def log(self, path, thing):
         self.file.write(json.dumps([self.time, path, thing.what]) + '\\n'); self.file.flush()
     def flush(self): pass
-    def disconnect(self): self.file.write('"end"')
+    def disconnect(self): self.file.write('"end"'); self.file.close()
 """
 
 
