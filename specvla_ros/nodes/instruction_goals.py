@@ -111,7 +111,7 @@ class InstructionGoals:
             reason = f'time_limit is {goal.time_limit:g}, must be a number of seconds, 0 for none'
         if not reason:
             return GoalResponse.ACCEPT
-        self._logger.warning(f'rejected the goal {goal.instruction!r}: {reason}')
+        self._logger.warning(f'rejected a goal: {reason}')
         return GoalResponse.REJECT
 
     def _begin(self, handle: ServerGoalHandle) -> None:
@@ -144,8 +144,7 @@ class InstructionGoals:
         """Have the end of a goal told, after the callback under way."""
         if goal is None:
             return
-        self._logger.info(f'the goal {goal.instruction!r} ended after {goal.actions} actions: '
-                          f'{_IN_WORDS[reason]}')
+        self._logger.info(f'the goal ended after {goal.actions} actions: {_IN_WORDS[reason]}')
         self._results[bytes(goal.handle.goal_id.uuid)] = goal.result(reason)
         self._server.notify_execute(goal.handle, self._tell_end)
 
