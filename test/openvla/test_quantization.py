@@ -1,6 +1,8 @@
 """Quantised weights: what they compute, what they take up, and what is refused in one line."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import save_file
@@ -135,3 +137,9 @@ def test_inductors_settings_stay_as_they_are():
     quantize(nn.ModuleList([nn.Linear(32, 32)]), 'int8', CPU)
     quantize(nn.ModuleList([nn.Linear(32, 32)]).to(torch.bfloat16), 'int4', CPU)
     assert settings.coordinate_descent_tuning == before
+
+
+def test_an_installed_torchao_says_nothing_when_the_model_is_imported():
+    command = 'import specvla_ros.openvla.model, sys; assert "torchao" in sys.modules'
+    done = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
