@@ -85,6 +85,7 @@ class Target:
     def __init__(self, model: OpenVLA) -> None:
         text, tokenizer = model.config.text_config, model.action_tokenizer
         self.model = model
+        self._llama = model.fused_llama
         self.device = model.device
         self.cache = StaticCache(
             text.num_hidden_layers,
@@ -156,9 +157,9 @@ class Target:
         start = self.cache.length
         chain = np.arange(start, start + root + 1)
         positions = np.concatenate((chain, start + root + tree.depth))
-        hidden = self.model(
+        hidden = self._llama(
             inputs,
-            torch.from_numpy(positions)[None].to(self.device),
+            torch.from_numpy(positions).to(self.device),
             self._mask(start, root, tree),
             self.cache,
         )

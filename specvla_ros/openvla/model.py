@@ -8,9 +8,9 @@ attends to whom is the caller's, and so is the key/value cache.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 import os
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn, Tensor
@@ -22,20 +22,13 @@ from .action_tokenizer import ActionStatistics, ActionTokenizer
 from .checkpoint import read_config, read_norm_stats, read_weights, write_config, write_weights
 from .config import OpenVLAConfig
 from .errors import CheckpointError
+from .fused_llama import additive, FusedLlama, KeyValueCache
 from .layout import slots
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
 
 _INIT_STD = 0.02
-
-
-class KeyValueCache(Protocol):
-    """What ``forward`` asks of a cache: transformers' ``Cache.update``."""
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Take a layer's new [B, heads, S, d] and return all it holds, [B, heads, K, d]."""
-        ...
 
 
 class Projector(nn.Module):
@@ -253,7 +246,7 @@ class OpenVLA(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         if attention_mask is not None and attention_mask.dtype == torch.bool:
-            attention_mask = _additive(attention_mask, inputs_embeds.dtype)
+            attention_mask = additive(attention_mask, inputs_embeds.dtype)
         llama = self.language_model
         # The layers are walked here, not in LlamaModel.forward: that one looks for packed
         # sequences in position_ids, builds a mask of its own and asks the cache for its sizes.
@@ -267,6 +260,15 @@ class OpenVLA(nn.Module):
                 position_embeddings=rotary,
             )
         return llama.norm(hidden)
+
+    @cached_property
+    def fused_llama(self) -> FusedLlama:
+        """
+        The language model for inference: ``forward`` for one sequence, in fewer operations.
+
+        Made at the first use. Moving or converting the model forgets it.
+        """
+        return FusedLlama(self.language_model)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary with padding rows] of hidden states [..., h]."""
@@ -286,16 +288,10 @@ class OpenVLA(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenVLA:
         """Move or convert the module (``to``, ``half`` …), frequencies kept in float32."""
         super()._apply(fn, recurse)
+        self.__dict__.pop('fused_llama', None)  # its weights are those from before
         if self.language_model.rotary_emb.inv_freq.dtype != torch.float32:
             self._make_buffers()
         return self
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bool mask → 0 / -inf, once a pass: sdpa would convert a bool mask again in each layer."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
-        ~mask, float('-inf')
-    )
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -55,7 +55,7 @@ class CollectArgs:
     checkpoint: Annotated[Path | None, tyro.conf.arg(
         help='policy that drives part of each episode (DAgger)')] = None
     decoder: Annotated[str, tyro.conf.arg(
-        help='preset the policy decodes with: relaxed ones get lost in places of their own')] = 'ar'
+        help='preset it decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
         help='share of the stretches that the policy drives')] = 0.7
 

@@ -15,7 +15,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from specvla_ros.decoding.acceptance import ActionLayout, Strict
 from specvla_ros.decoding.decoder import Decoder
@@ -61,7 +63,16 @@ def model(seed: int, kv_heads: int = 4) -> OpenVLA:
         for parameter in (*made.language_model.parameters(), *made.lm_head.parameters()):
             if parameter.ndim > 1:
                 parameter.normal_(std=0.3)
+    _use_exact_norms(made.language_model)
     return made.double().eval().requires_grad_(False)
+
+
+def _use_exact_norms(llama: nn.Module) -> None:
+    """Transformers' norms compute in float32 whatever the model is; torch's keep float64."""
+    for module in list(llama.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, LlamaRMSNorm):
+                setattr(module, name, nn.RMSNorm(HIDDEN, eps=child.variance_epsilon))
 
 
 def eagle_head(openvla: OpenVLA, seed: int) -> EagleHead:

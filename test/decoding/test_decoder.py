@@ -1,8 +1,11 @@
 """The one loop, on random models: what it promises holds for every drafter and every rule."""
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import torch
+from torch.overrides import TorchFunctionMode
 
 from specvla_ros.decoding.acceptance import Bins, Strict
 from specvla_ros.decoding.drafters import DynamicTree, NoDrafter
@@ -39,13 +42,14 @@ def test_ar_is_greedy_decoding_in_one_prefill_and_single_token_passes(data, lab)
     it = data.draw(labs(lab))
     length, sizes = it.layout.length, []
     decoder = it.decoder(NoDrafter(), Strict())
-    handle = it.model.language_model.layers[0].register_forward_pre_hook(
-        lambda _, inputs: sizes.append(inputs[0].shape[1])
-    )
-    try:
-        tokens, trace = decoder.decode(*it.prompt)
-    finally:
-        handle.remove()
+    llama = it.model.fused_llama
+
+    def counted(inputs, *others):
+        sizes.append(inputs.shape[1])
+        return llama(inputs, *others)
+
+    decoder.target._llama = counted
+    tokens, trace = decoder.decode(*it.prompt)
     assert tokens == greedy(it.model, *it.prompt, length)
     assert sizes[1:] == [1] * (length - 1)
     assert trace.target_passes == len(sizes) == length
@@ -137,3 +141,41 @@ def test_nothing_is_recorded_for_gradients(lab):
     with torch.enable_grad():
         decoder.decode(*it.prompt)
     assert decoder.target.cache.storage.grad_fn is None
+
+
+class HostCopies(TorchFunctionMode):
+    """Counts what makes the host wait for a GPU: a tensor's value asked for."""
+
+    ASKED = {'tolist', 'item', 'cpu', 'numpy', '__array__', '__bool__', '__int__', '__float__',
+             '__index__', '__iter__', '__contains__', 'nonzero'}
+
+    def __init__(self):
+        self.names = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in self.ASKED:
+            self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_once_a_pass_and_once_a_draft(lab):
+    it = lab(0, 7, 1)
+    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Bins(9))
+    with HostCopies() as copies:
+        _, trace = decoder.decode(*it.prompt)
+    trees = sum(drafted > 0 for drafted, _ in trace.drafts)
+    assert trees > 1
+    # Each draft hands over its tree (with it on the host, acceptance costs no copy of its own).
+    expected = {'tolist': trace.target_passes, 'cpu': trees, 'numpy': trees}
+    assert Counter(copies.names) == expected
+
+
+def test_the_cache_is_allocated_once(lab):
+    it = lab(0, 7, 1)
+    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Strict())
+    decoder.decode(*it.prompt)
+    caches = decoder.target.cache, decoder.drafter._cache
+    before = [cache.storage.data_ptr() for cache in caches]
+    for _ in range(5):
+        decoder.decode(*it.prompt)
+    assert before == [cache.storage.data_ptr() for cache in caches]

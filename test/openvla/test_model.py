@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
@@ -122,6 +123,50 @@ def test_a_tree_mask_is_used_as_given(model, published, embeds, tree, additive):
     close(model(embeds, positions, given), expected)
     causal = torch.ones_like(mask).tril()
     assert (expected - llama(published.tensors, embeds, positions, causal)).abs().max() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('scale', [1, 1e-3])
+def test_the_fused_llama_says_the_same(model, published, embeds, tree, scale):
+    embeds = embeds[:1] * scale
+    positions, mask = tree
+    causal = torch.ones_like(mask).tril()
+    for where, given, whole in (
+        (torch.arange(12), None, causal), (torch.arange(12) + 900, mask, mask),
+        (positions[0], mask, mask),
+    ):
+        said = model.fused_llama(embeds, where, given, FixedCache(12))
+        close(said, llama(published.tensors, embeds, where[None].double(), whole))
+
+
+@torch.no_grad()
+def test_the_fused_llama_goes_on_from_a_cache(model, embeds):
+    whole, cache = model(embeds[:1]), DynamicCache()
+    first = model.fused_llama(embeds[:1, :11], torch.arange(11), None, cache)
+    last = model.fused_llama(embeds[:1, 11:], torch.tensor([11]), None, cache)
+    close(torch.cat((first, last), 1), whole)
+
+
+def test_the_fused_llama_shares_the_weights(model, embeds, tmp_path):
+    def hidden(model):
+        with torch.no_grad():
+            return model.fused_llama(embeds[:1], torch.arange(12), None, FixedCache(12))
+
+    before = hidden(model)
+    layer = model.language_model.layers[1]
+    for linear in (layer.self_attn.v_proj, layer.mlp.up_proj):
+        with torch.no_grad():
+            linear.weight.mul_(2)
+    after = hidden(model)
+    assert (after - before).abs().max() > 0.01
+    with torch.no_grad():
+        close(after, model(embeds[:1]))
+    # A checkpoint of it is like any other, and a converted model has weights of its own.
+    model.save_pretrained(tmp_path)
+    assert torch.equal(hidden(OpenVLA.from_pretrained(tmp_path)), after)
+    assert all(p.requires_grad for p in model.language_model.parameters())
+    fused = model.fused_llama
+    assert model.double().fused_llama is not fused
 
 
 @torch.no_grad()

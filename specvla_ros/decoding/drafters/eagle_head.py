@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.fused_llama import rotate
 from specvla_ros.openvla.model import OpenVLA
 
 # A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
@@ -120,7 +121,8 @@ class _Attention(nn.Module):
         """
         Keys and values of all of x [B, S, h], attention for its last ``queries``.
 
-        angles: cos and sin, [B or 1, 1, S, d]; mask: [B or 1, 1, queries, K], None = causal.
+        angles: cos and sin for ``rotate``, [B or 1, 1, S, d]; mask: [B or 1, 1, queries, K],
+        None = causal.
         """
         batch = x.shape[0]
         q, k, v = (
@@ -130,8 +132,8 @@ class _Attention(nn.Module):
             )
         )
         cos, sin = angles
-        q = _rotate(q, cos[:, :, -queries:], sin[:, :, -queries:])
-        k = _rotate(k, cos, sin)
+        q = rotate(q, cos[:, :, -queries:], sin[:, :, -queries:])
+        k = rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, 0)
         if self.groups > 1:
@@ -187,9 +189,10 @@ class EagleHead(nn.Module):
         angles = torch.outer(
             torch.arange(_POSITIONS, dtype=torch.float64),
             config.rope_theta**-half,
-        ).repeat(1, 2)
-        self.register_buffer('cos', angles.cos().float(), persistent=False)
-        self.register_buffer('sin', angles.sin().float(), persistent=False)
+        )
+        cos, sin = angles.cos().float(), angles.sin().float()
+        self.register_buffer('cos', torch.cat((cos, cos), -1), persistent=False)
+        self.register_buffer('sin', torch.cat((-sin, sin), -1), persistent=False)
 
     def forward(
         self,
@@ -258,12 +261,6 @@ class EagleHead(nn.Module):
         (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
         weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding: the two halves of the head are the coordinates (Llama)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
