@@ -122,7 +122,6 @@ def test_ar_and_the_peers_are_quantised_alike_and_the_report_says_how(args, kind
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     rows = {row['decoder']: row for row in report['rows']}
     assert report['config']['quantization'] == kind and not report['left_out']
-    assert rows['strict']['tokens_equal_ar'] == {'actions': 6, 'actions_equal': 6}
     weights = report['weights']
     assert weights['bytes'] < weights['unquantized_bytes']
     assert f'MB as {kind}' in ' '.join(capsys.readouterr().out.split())

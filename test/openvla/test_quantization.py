@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 
+from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.openvla import quantization
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.quantization import (
@@ -56,6 +57,22 @@ def test_int4_is_off_by_half_a_step_at_most_of_which_the_largest_group_that_fits
     assert off.abs().le(0.6 * step).all()  # steps are stored in bfloat16: a tenth off, at 15 of 15
     scale_and_zero = inputs // group * 2 * 2  # bytes
     assert stored_bytes(layers.parameters()) == 48 * (inputs // 2 + scale_and_zero)
+
+
+def test_a_gpu_gets_the_format_of_its_tensor_cores():
+    layers = nn.ModuleList([nn.Linear(4096, 11008, device='meta'),
+                            nn.Linear(11008, 4096, device='meta')])  # of the 7B
+    config = quantization._config(layers, 'int4', torch.device('cuda'))
+    assert (config.group_size, config.int4_packing_format) == (128, 'tile_packed_to_4d')
+
+
+def test_the_fused_llama_computes_what_the_modules_do_and_leaves_them_quantised(published):
+    model = OpenVLA.from_pretrained(published.folder, quantization='int8')
+    inputs, cache = torch.randn(1, 5, 32), StaticCache(2, 2, 8, torch.float32, CPU)
+    with torch.inference_mode():
+        fused = model.fused_llama(inputs, torch.arange(5), None, cache)
+        torch.testing.assert_close(fused, model(inputs), rtol=1e-4, atol=1e-5)
+    assert all(is_quantized(linear.weight) for linear in linears(model).values())
 
 
 def test_only_the_matrices_of_the_llama_are_quantised(published):
