@@ -35,6 +35,9 @@ def generate_launch_description():
             'device', default_value='auto',
             description='Where the model runs: auto, cpu, cuda or cuda:N'),
         DeclareLaunchArgument(
+            'quantization', default_value='none', choices=['none', 'int8', 'int4'],
+            description="Of the Llama's weights, for small GPUs; needs torchao"),
+        DeclareLaunchArgument(
             'params_file',
             default_value=PathJoinSubstitution([share, 'config', 'bag_player.yaml']),
             description="YAML file with the player's other parameters; bag, "
@@ -82,6 +85,7 @@ def generate_launch_description():
                 'checkpoint': LaunchConfiguration('checkpoint'),
                 'decoder': LaunchConfiguration('decoder'),
                 'device': LaunchConfiguration('device'),
+                'quantization': LaunchConfiguration('quantization'),
                 'params_file': LaunchConfiguration('policy_params_file'),
                 'namespace': LaunchConfiguration('namespace'),
                 'use_sim_time': LaunchConfiguration('use_sim_time'),

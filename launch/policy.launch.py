@@ -25,6 +25,9 @@ def generate_launch_description():
             'device', default_value='auto',
             description='Where the model runs: auto, cpu, cuda or cuda:N'),
         DeclareLaunchArgument(
+            'quantization', default_value='none', choices=['none', 'int8', 'int4'],
+            description="Of the Llama's weights, for small GPUs; needs torchao"),
+        DeclareLaunchArgument(
             'image_topic', default_value='image',
             description='Camera to look through (sensor_msgs/msg/Image)'),
         DeclareLaunchArgument(
@@ -68,6 +71,8 @@ def generate_launch_description():
                     'unnorm_key': ParameterValue(
                         LaunchConfiguration('unnorm_key'), value_type=str),
                     'device': ParameterValue(LaunchConfiguration('device'), value_type=str),
+                    'quantization': ParameterValue(
+                        LaunchConfiguration('quantization'), value_type=str),
                     'image_transport': ParameterValue(
                         LaunchConfiguration('image_transport'), value_type=str),
                     'safety': ParameterValue(LaunchConfiguration('safety'), value_type=str),

@@ -136,6 +136,7 @@ class Policy:
         unnorm_key: str | None = None,
         device: str | torch.device = 'auto',
         dtype: str | torch.dtype | None = None,
+        quantization: str = 'none',
         chunk: int = 1,
     ) -> Policy:
         """
@@ -145,6 +146,7 @@ class Policy:
         folder. decoder: preset name, path of a preset, or its content. unnorm_key: None takes
         the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
         'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
+        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
         chunk: control steps per action.
 
         Raises ValueError or FileNotFoundError with one clear line.
@@ -155,7 +157,8 @@ class Policy:
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
             check_drafter(config, drafter_folder)
-        model = OpenVLA.from_pretrained(folder, resolve_device(device), resolve_dtype(dtype))
+        model = OpenVLA.from_pretrained(
+            folder, resolve_device(device), resolve_dtype(dtype), quantization)
         return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:

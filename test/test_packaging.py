@@ -34,7 +34,7 @@ BY_HAND = {'rerun'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
-                 'robosuite', 'mujoco', 'bddl'}
+                 'robosuite', 'mujoco', 'bddl', 'torchao'}
 
 
 def requirements(*names):
@@ -118,7 +118,7 @@ def test_every_field_is_explained_and_every_constant_in_capitals(path):
 
 def test_every_import_is_declared_for_pip():
     declared = requirements('requirements/base.txt', 'requirements/libero.txt',
-                            'requirements/libero-no-deps.txt')
+                            'requirements/libero-no-deps.txt', 'requirements/quant.txt')
     for name, path in third_party().items():
         if name not in ONLY_WITH_APT | BY_HAND:
             assert normalised(DISTRIBUTION.get(name, name)) in declared, \
@@ -135,8 +135,8 @@ def test_every_import_is_declared_for_ros():
 @pytest.mark.parametrize('python', PYTHONS)
 def test_every_requirement_has_one_exact_version(python):
     pins = requirements('constraints.txt')
-    wanted = requirements(*(f'requirements/{name}.txt' for name in ('base', 'libero', 'dev',
-                                                                    'build')))
+    wanted = requirements(*(f'requirements/{name}.txt' for name in ('base', 'libero', 'quant',
+                                                                    'dev', 'build')))
     environment = {'python_version': python, 'python_full_version': f'{python}.9'}
     for name, alternatives in wanted.items():
         valid = [pin for pin in pins[name]
@@ -150,7 +150,8 @@ def test_every_requirement_has_one_exact_version(python):
 def test_what_runs_is_what_is_pinned():
     from importlib.metadata import version
     pins = requirements('constraints.txt')
-    for name in requirements('requirements/base.txt', 'requirements/libero.txt'):
+    for name in requirements('requirements/base.txt', 'requirements/libero.txt',
+                             'requirements/quant.txt'):
         (specifier,) = next(pin.specifier for pin in pins[name]
                             if pin.marker is None or pin.marker.evaluate())
         # a CPU or CUDA build of the same release has a local part: 2.13.0+cpu

@@ -101,6 +101,21 @@ def test_all_decoders_share_the_weights_and_strict_gives_what_ar_does(policy):
         assert ar.act(frame, INSTRUCTION).tokens == strict.act(frame, INSTRUCTION).tokens
 
 
+def test_strict_gives_what_ar_does_on_the_same_quantised_weights(folder):
+    ar = Policy.load(folder, decoder='ar', device='cpu', quantization='int8')
+    for decoder in ('strict', 'hybrid'):
+        policy = ar.with_decoder(decoder)
+        for seed in (0, 0, 1, 2):
+            frame = fake_frame(seed)
+            assert policy.act(frame, INSTRUCTION).tokens == ar.act(frame, INSTRUCTION).tokens
+
+
+def test_int4_computes_in_bfloat16(folder):
+    policy = Policy.load(folder, decoder='strict', device='cpu', quantization='int4')
+    assert policy.checkpoint.model.dtype == torch.bfloat16
+    assert len(policy.act(fake_frame(), INSTRUCTION).tokens) == 7
+
+
 def guessed_by_history(policy, seed, instruction=INSTRUCTION, stamp=None):
     """Act, and say whether the prefill held a guess."""
     return policy.act(fake_frame(seed), instruction, stamp).trace.drafts[0][0] > 0
@@ -214,6 +229,8 @@ def test_an_action_that_is_not_finite_is_refused():
         ({'unnorm_key': 'bridge'}, ValueError, "unnorm_key is 'bridge', must be one of"),
         ({'device': 'tpu9000'}, ValueError, "device is 'tpu9000', must be 'auto', 'cpu' or"),
         ({'dtype': 'int8'}, ValueError, r"dtype is 'int8', must be one of \['float32', 'bf"),
+        ({'quantization': 'int2'}, ValueError, r"quantization is 'int2', must be one of \['none'"),
+        ({'quantization': 'int4', 'dtype': 'float16'}, ValueError, 'bfloat16, dtype is float16'),
         ({'chunk': 0}, ValueError, 'chunk 0, both must be at least 1'),
         ({'checkpoint': 'nowhere'}, FileNotFoundError, "checkpoint folder 'nowhere' does not"),
         (

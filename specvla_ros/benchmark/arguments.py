@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +19,5 @@ class PolicyArgs:
     """Device of the model: auto, cpu, cuda, cuda:1 …"""
     dtype: str | None = None
     """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
+    quantization: Literal['none', 'int8', 'int4'] = 'none'
+    """Of the Llama's weights, by torchao: for small GPUs. int4 computes in bfloat16."""

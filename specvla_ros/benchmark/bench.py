@@ -202,7 +202,8 @@ def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrant
         'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
         'peers': list(args.peer), 'observations': args.observations, 'repeats': args.repeats,
         'seed': args.seed, 'device': str(model.device),
-        'dtype': str(model.dtype).removeprefix('torch.'), 'threads': field.threads,
+        'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
+        'threads': field.threads,
         'random_weights': args.random_weights,
     }
 

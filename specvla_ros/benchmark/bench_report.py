@@ -23,6 +23,8 @@ from specvla_ros.benchmark.contest import Episode, Sample
 from specvla_ros.benchmark.cost import total, Work
 from specvla_ros.benchmark.entrants import Entrants
 from specvla_ros.benchmark.report import BASELINE, Report, Row
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.quantization import stored_bytes
 
 _DRAWS = 2000  # of the bootstrap: 50 beyond each end of the interval
 _STAGES = (*report.STAGES, 'generate')
@@ -41,6 +43,7 @@ def make_report(
     return report.report(command, config, hashes, made) | {
         'ceilings': {'bytes_per_s': ceilings.bandwidth, 'flops_per_s': ceilings.rate},
         'peak_memory_mib': peak_memory_mib(entrants.checkpoint.model.device),
+        'weights': _weights(entrants.checkpoint.model),
         'prompt_rows': prompts, 'left_out': entrants.left_out,
     }
 
@@ -50,6 +53,13 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+
+
+def _weights(model: OpenVLA) -> dict[str, int]:
+    """Bytes of the target's weights, as they are stored and as they would be unquantised."""
+    weights = list(model.parameters())
+    return {'bytes': stored_bytes(weights),
+            'unquantized_bytes': sum(w.numel() * w.element_size() for w in weights)}
 
 
 def ratio_interval(
@@ -154,13 +164,21 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     console.print(
         f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s, of as many bytes as a '
         f'pass reads; matrix product {ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
-        f'{config["dtype"]}; peak memory of the {whose} {document["peak_memory_mib"]:.0f} '
-        'MiB. '
+        f'{config["dtype"]}; weights of the target {_megabytes(document)}; peak memory of the '
+        f'{whose} {document["peak_memory_mib"]:.0f} MiB. '
         'The floor is that of the vision towers and the passes of the target; image and drafter '
         'have none. "= ar": actions equal to those of ar on the same observation; "off": the '
         'largest distance from them; "with text": actions with a token that is no action.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
+
+
+def _megabytes(document: Report) -> str:
+    weights, kind = document['weights'], document['config']['quantization']
+    stored = f'{weights["bytes"] / 1e6:.1f} MB'
+    if kind == 'none':
+        return stored
+    return f'{stored} as {kind}, {weights["unquantized_bytes"] / 1e6:.1f} MB without'
 
 
 def _table(title: str, *columns: str, names: int = 1) -> Table:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import nn, Tensor
+from torch import nn
 
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.quantization import stored_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,6 @@ def total(works: Iterable[Work]) -> Work:
     return sum(works, Work(0.0, 0.0))
 
 
-def weight_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors as they are stored."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 class PassCost:
     """
     Work of the passes of one model; the model may lie on the meta device.
@@ -55,7 +51,7 @@ class PassCost:
         text = model.config.text_config
         llama, head = model.language_model, model.lm_head.weight
         self._vision = _vision(model)
-        self.weight_bytes = weight_bytes([
+        self.weight_bytes = stored_bytes([
             *llama.layers.parameters(), *llama.norm.parameters()])
         self.weight_bytes += head_rows * head.shape[1] * head.element_size()
         self._row_flops = 2 * _matrix_weights(llama.layers)
@@ -114,7 +110,7 @@ def _vision(model: OpenVLA) -> Work:
         flops += 2 * tokens * _matrix_weights(blocks)
         flops += 4 * tokens * tokens * vit.hidden_size * len(blocks)
     return Work(
-        weight_bytes([*vision.parameters(), *model.projector.parameters()]), flops)
+        stored_bytes([*vision.parameters(), *model.projector.parameters()]), flops)
 
 
 def _matrix_weights(module: nn.Module) -> int:

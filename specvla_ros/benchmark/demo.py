@@ -117,6 +117,7 @@ def _specification(args: DemoArgs) -> dict[str, Any]:
     return {
         'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'quantization': args.quantization,
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
@@ -130,7 +131,7 @@ def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any
         'states': list(args.states),
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
         'max_steps': args.max_steps, 'unnorm_key': args.unnorm_key, 'device': args.device,
-        'dtype': args.dtype, 'threads': args.threads or None,
+        'dtype': args.dtype, 'quantization': args.quantization, 'threads': args.threads or None,
     }
 
 

@@ -6,7 +6,7 @@ process of its own, where a crash of a driver is a finding and not the end of th
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 import functools
 import os
 from pathlib import Path
@@ -100,6 +100,7 @@ def checks(args: DoctorArgs) -> Iterator[tuple[str, Callable[[], Finding]]]:
     yield 'torch', check_torch
     for name, script, todo in SCRIPTS:
         yield name, functools.partial(_script, name, script, todo)
+    yield 'quantisation', check_quantization
     yield 'assets', check_assets
     yield 'checkpoint', functools.partial(check_policy, args, 'checkpoint', 'ar')
     yield 'drafter', functools.partial(check_policy, args, 'drafter', 'strict')
@@ -129,6 +130,13 @@ def check_torch() -> Finding:
     return Finding('torch', 'ok', f'{version} on {machine.cpu_name()}, '
                    f'{machine.available_cores()} cores; no GPU, the embedded checkpoint does not '
                    'need one (a 7B does)')
+
+
+def check_quantization() -> Finding:
+    """Which quantisations compute here, on each device; the demo needs none."""
+    finding = _script('quantisation', probes.QUANTIZATION,
+                      "`pip install 'specvla_ros[quant]'` lets a 7B fit on a small GPU")
+    return replace(finding, state='ok' if finding.state == 'ok' else 'note')
 
 
 def check_assets() -> Finding:

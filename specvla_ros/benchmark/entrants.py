@@ -17,6 +17,7 @@ from specvla_ros.benchmark.replay import random_checkpoint, RandomCheckpoint
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.benchmark.rollout import Actor
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.openvla.quantization import check_quantization
 from specvla_ros.policy import Checkpoint, Policy, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
@@ -92,10 +93,12 @@ def _checkpoint(args: BenchArgs, baseline: DecoderConfig) -> Checkpoint:
     if not args.random_weights:
         return Policy.load(
             args.checkpoint, decoder=baseline, drafter=args.drafter, unnorm_key=args.unnorm_key,
-            device=args.device, dtype=args.dtype).checkpoint
-    device = resolve_device(args.device)
-    # As the published checkpoints are stored; a CPU computes in float32.
-    default = torch.float32 if device.type == 'cpu' else torch.bfloat16
+            device=args.device, dtype=args.dtype, quantization=args.quantization).checkpoint
+    device, dtype = resolve_device(args.device), resolve_dtype(args.dtype)
+    check_quantization(args.quantization, device, dtype)
+    # As the published checkpoints are stored; a CPU computes in float32 where it may choose.
+    on_cpu = device.type == 'cpu' and args.quantization != 'int4'
+    default = torch.float32 if on_cpu else torch.bfloat16
     return random_checkpoint(
         projection.read_shape(args.shape), projection.read_acceptance(args.accept_from),
-        MADE_UP_INSTRUCTION, device, resolve_dtype(args.dtype) or default, args.seed)
+        MADE_UP_INSTRUCTION, device, dtype or default, args.quantization, args.seed)

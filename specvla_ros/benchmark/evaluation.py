@@ -36,6 +36,7 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
     return LiberoPlayer(
         decoders=plan.decoders, checkpoint=args.checkpoint, drafter=args.drafter,
         unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype,
+        quantization=args.quantization,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from specvla_ros.hashing import folder_sha256
 
-PACKAGES = ('torch', 'transformers', 'safetensors', 'numpy', 'mujoco', 'robosuite', 'hf-libero',
-            'opencv-python-headless', 'simplejpeg', 'rosbags', 'ros-jazzy-rclpy')
+PACKAGES = ('torch', 'transformers', 'torchao', 'safetensors', 'numpy', 'mujoco', 'robosuite',
+            'hf-libero', 'opencv-python-headless', 'simplejpeg', 'rosbags', 'ros-jazzy-rclpy')
 
 
 def cpu_name() -> str:

@@ -126,6 +126,7 @@ def make_plan(args: EvalArgs) -> Plan:
         'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'quantization': args.quantization,
         'workers': args.workers, 'threads': threads,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)

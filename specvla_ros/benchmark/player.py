@@ -23,6 +23,7 @@ class LiberoPlayer:
     unnorm_key: str | None
     device: str
     dtype: str | None
+    quantization: str
     threads: int
     rollout: RolloutConfig
 
@@ -36,7 +37,8 @@ class LiberoPlayer:
         torch.set_num_threads(self.threads)
         policy = Policy.load(
             self.checkpoint, decoder=next(iter(self.decoders.values())), drafter=self.drafter,
-            unnorm_key=self.unnorm_key, device=self.device, dtype=self.dtype)
+            unnorm_key=self.unnorm_key, device=self.device, dtype=self.dtype,
+            quantization=self.quantization)
         actors = {name: policy.with_decoder(config) for name, config in self.decoders.items()}
         return TaskPlayer(LiberoEnv, actors, policy.with_decoder(BASELINE), self.rollout)
 

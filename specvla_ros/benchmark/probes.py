@@ -62,6 +62,28 @@ finally:
 assert word in heard, 'no message arrived from another process within 20 s'
 print(f'a message from another process after {seconds:.1f} s')
 """
+QUANTIZATION = """
+import torch
+from specvla_ros.openvla.quantization import check_quantization, quantize
+def found(device, kind):
+    layer = torch.nn.Sequential(torch.nn.Linear(1024, 64, bias=False)).to(torch.bfloat16)
+    x = torch.randn(3, 1024, dtype=torch.bfloat16, device=device)
+    try:
+        check_quantization(kind, device, None)
+        exact = layer.to(device)(x)
+        quantize(layer, kind, device)
+    except ValueError as error:
+        return str(error)
+    off = float((layer(x) - exact).norm() / exact.norm())
+    assert off < 0.2, f'{kind} on {device} computes wrongly: off by {100 * off:.0f} %'
+    return f'{kind} on {device}, off by {100 * off:.1f} % on random weights'
+check_quantization('int8', torch.device('cpu'), None)
+from importlib import metadata
+with torch.inference_mode():
+    devices = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+    lines = [found(torch.device(d), kind) for d in devices for kind in ('int8', 'int4')]
+print('; '.join([f'torchao {metadata.version("torchao")}', *lines]))
+"""
 RENDERER = """
 import os
 os.environ.setdefault('MUJOCO_GL', 'osmesa')  # as the simulator does

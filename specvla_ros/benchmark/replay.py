@@ -14,7 +14,6 @@ from tokenizers import models, pre_tokenizers, Tokenizer
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from specvla_ros.benchmark.cost import weight_bytes
 from specvla_ros.benchmark.projection import Acceptance, check_memory
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout, Path
@@ -32,6 +31,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.prompt import PROMPT
+from specvla_ros.openvla.quantization import quantize, stored_bytes
 from specvla_ros.policy import Checkpoint
 
 # Of a LIBERO checkpoint's form: six dimensions to scale, and the gripper.
@@ -120,7 +120,7 @@ class RandomCheckpoint(Checkpoint):
 
 def random_checkpoint(
     config: OpenVLAConfig, acceptance: Acceptance, instruction: str, device: torch.device,
-    dtype: torch.dtype, seed: int,
+    dtype: torch.dtype, quantization: str, seed: int,
 ) -> RandomCheckpoint:
     """
     Make a random model of these dimensions on the device.
@@ -130,8 +130,10 @@ def random_checkpoint(
     with torch.device('meta'):
         shape = OpenVLA(config).to(dtype)
         drafter = EagleHead(EagleConfig.like(shape)).to(dtype)
-    check_memory(weight_bytes([*shape.parameters(), *drafter.parameters()]), device)
+    check_memory(stored_bytes([*shape.parameters(), *drafter.parameters()]), device)
     model = OpenVLA.untrained(config, device, dtype, seed)
+    if quantization != 'none':
+        quantize(model.language_model.layers, quantization, device)
     # As a fine-tuned model, this one says action tokens only: a peer's tokens can be compared.
     first, end = model.action_tokenizer.first_id, model.action_tokenizer.vocab_size
     model.lm_head.weight[:first] = 0

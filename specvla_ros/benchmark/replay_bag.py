@@ -133,7 +133,8 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
         torch.set_num_threads(args.threads)
     policy = Policy.load(
         args.checkpoint, decoder=next(iter(decoders.values())), drafter=args.drafter,
-        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype)
+        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype,
+        quantization=args.quantization)
     actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
     with _bar(console) as bar:
@@ -179,7 +180,8 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
         'instruction': args.instruction, 'rate': args.rate or 0.0,
         'policy': {'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
                    'unnorm_key': args.unnorm_key or '', 'device': args.device,
-                   'dtype': args.dtype or 'auto', 'threads': args.threads},
+                   'dtype': args.dtype or 'auto', 'quantization': args.quantization,
+                   'threads': args.threads},
         'action_timeout_s': ACTION_TIMEOUT_S, 'start_timeout_s': START_TIMEOUT_S,
     }
 
@@ -236,7 +238,7 @@ def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfi
         'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
         'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'threads': args.threads or None,
+        'quantization': args.quantization, 'threads': args.threads or None,
     }
 
 

@@ -11,7 +11,7 @@ Specification, one JSON object; everything but `decoders` has the default shown:
     {"checkpoint": null,            # folder; null = the embedded default
      "drafter": null,               # folder; null = <checkpoint>/drafter
      "unnorm_key": null,            # null = the checkpoint's only key
-     "device": "auto", "dtype": null,
+     "device": "auto", "dtype": null, "quantization": "none",
      "decoders": ["ar", "strict", "relaxed"],   # preset names or files, one round each
      "suite": "libero_object",
      "episodes": [[task, state], ...],          # in place of this: "tasks": [0], "states": [0]

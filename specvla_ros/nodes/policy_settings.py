@@ -26,6 +26,8 @@ MODEL_PARAMETERS = (
               reloadable=True),
     Parameter('dtype', 'auto', 'number format of the weights; auto: what suits the device',
               choices=('auto', 'float32', 'bfloat16', 'float16'), reloadable=True),
+    Parameter('quantization', 'none', "of the Llama's weights, by torchao, for small GPUs; int4 "
+              'computes in bfloat16', choices=('none', 'int8', 'int4'), reloadable=True),
     Parameter('threads', 0, 'CPU threads of the model; 0: as many as torch thinks good',
               low=0, high=1024, reloadable=True),
 )
@@ -96,6 +98,7 @@ class PolicySettings:
     unnorm_key: str
     device: str
     dtype: str
+    quantization: str
     threads: int
 
     @property
@@ -160,7 +163,8 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
     policy = Policy.load(
         settings.checkpoint or None, decoder=config, drafter=settings.drafter or None,
         unnorm_key=settings.unnorm_key or None, device=settings.device,
-        dtype=None if settings.dtype == 'auto' else settings.dtype)
+        dtype=None if settings.dtype == 'auto' else settings.dtype,
+        quantization=settings.quantization)
     self_check(policy)
     return policy
 

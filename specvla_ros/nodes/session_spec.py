@@ -34,6 +34,7 @@ class SessionSpec:
     unnorm_key: str | None = None
     device: str = 'auto'
     dtype: str | None = None
+    quantization: str = 'none'
     suite: str = 'libero_object'
     max_steps: int = 0
     resolution: int = 256
@@ -116,7 +117,8 @@ class SessionSpec:
         return {
             'checkpoint': str(self.checkpoint or ''), 'drafter': str(self.drafter or ''),
             'unnorm_key': self.unnorm_key or '', 'decoder': self.decoders[0],
-            'device': self.device, 'dtype': self.dtype or 'auto', 'threads': self.threads,
+            'device': self.device, 'dtype': self.dtype or 'auto',
+            'quantization': self.quantization, 'threads': self.threads,
         }
 
     @property

@@ -18,6 +18,8 @@ from torch import nn, Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from .quantization import is_quantized
+
 
 class KeyValueCache(Protocol):
     """What a pass asks of a cache: transformers' ``Cache.update``."""
@@ -133,6 +135,9 @@ def _layer(layer: nn.Module) -> _Layer:
 
 def _joined(*linears: nn.Linear) -> Callable[[Tensor], Tensor]:
     """One product for several of the same input, [S, in] → [S, sum of their out]; no biases."""
+    if any(is_quantized(linear.weight) for linear in linears):
+        # Their kernels want the weights as they were packed: several products, joined behind.
+        return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
     weight = torch.cat([linear.weight for linear in linears])
     if weight.device.type == 'cpu':
         # Column-major: with few rows of input a CPU reads it twice as fast.

@@ -25,6 +25,7 @@ from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
 from .layout import slots
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
+from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
 
 _INIT_STD = 0.02
@@ -82,27 +83,38 @@ class OpenVLA(nn.Module):
         folder: str | os.PathLike[str],
         device: torch.device | str = 'cpu',
         dtype: torch.dtype | None = None,
+        quantization: str = 'none',
     ) -> OpenVLA:
         """
         Load a folder in the published layout, in evaluation mode.
 
         dtype: None means float32 on the CPU and what the config says elsewhere.
-        Raises FileNotFoundError or CheckpointError with one clear line.
+        quantization: of the Llama's matrices, 'none', 'int8' or 'int4' (bfloat16 always).
+        Raises FileNotFoundError or ValueError with one clear line.
         """
         folder, device = Path(folder), torch.device(device)
+        check_quantization(quantization, device, dtype)
         content = read_config(folder)
         config = OpenVLAConfig.from_dict(content)
         norm_stats = read_norm_stats(folder, content)
         tokenizer = load_tokenizer(folder, config)
         with torch.device('meta'):
             model = cls(config)
-        if dtype is None:
+        if quantization == 'int4':
+            dtype = torch.bfloat16
+        elif dtype is None:
             dtype = torch.float32 if device.type == 'cpu' else _dtype(config.dtype)
+        # A GPU too small for the weights may hold them once they are quantised.
+        first = device if quantization == 'none' else torch.device('cpu')
         weights = read_weights(
-            folder, slots(model.state_dict()), config.vision_config, device, dtype
+            folder, slots(model.state_dict()), config.vision_config, first, dtype
         )
         model.load_state_dict(weights, assign=True)
+        del weights  # else it would keep what is quantised next
         model._make_buffers()
+        if quantization != 'none':
+            quantize(model.language_model.layers, quantization, device)
+            model.to(device)
         model.tokenizer, model.norm_stats = tokenizer, norm_stats
         return model.eval()
 
@@ -144,6 +156,8 @@ class OpenVLA(nn.Module):
         """
         if self.tokenizer is None:
             raise CheckpointError('the model has no tokenizer: set model.tokenizer, then save')
+        if any(map(is_quantized, self.parameters())):
+            raise CheckpointError('the model is quantised: load it without, then save')
         check_tokenizer(self.tokenizer, self.config, 'the tokenizer')
         folder, dtype = Path(folder), dtype or self.dtype
         folder.mkdir(parents=True, exist_ok=True)

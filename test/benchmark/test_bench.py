@@ -115,6 +115,31 @@ def test_rows_say_how_each_stands_against_ar_and_against_the_floor(args, tmp_pat
     assert report['peak_memory_mib'] > 100
 
 
+@pytest.mark.parametrize('kind', ['int8', 'int4'])
+def test_ar_and_the_peers_are_quantised_alike_and_the_report_says_how(args, kind, tmp_path,
+                                                                      capsys):
+    run(dataclasses.replace(args, quantization=kind))
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    rows = {row['decoder']: row for row in report['rows']}
+    assert report['config']['quantization'] == kind and not report['left_out']
+    weights = report['weights']
+    assert weights['bytes'] < weights['unquantized_bytes']
+    assert f'MB as {kind}' in ' '.join(capsys.readouterr().out.split())
+    # What a pass reads is what is stored.
+    read = {name: row['passes'].get('verify', row['passes'].get('generate'))['bytes']
+            for name, row in rows.items()}
+    run(dataclasses.replace(args, dtype='bfloat16' if kind == 'int4' else None))
+    plain = json.loads((tmp_path / 'run' / 'report.json').read_text())['rows'][0]
+    saved = weights['unquantized_bytes'] - weights['bytes']
+    assert read['ar'] == pytest.approx(plain['passes']['verify']['bytes'] - saved)
+
+
+def test_random_weights_can_be_quantised(random, tmp_path):
+    run(dataclasses.replace(random, quantization='int4'))
+    config = json.loads((tmp_path / 'run' / 'report.json').read_text())['config']
+    assert (config['quantization'], config['dtype']) == ('int4', 'bfloat16')
+
+
 def test_random_weights_are_a_projection_and_say_so(random, tmp_path, capsys):
     assert run(dataclasses.replace(random, peer=('generate',))) == 0
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from specvla_ros.benchmark.cost import PassCost, total, weight_bytes
+from specvla_ros.benchmark.cost import PassCost, total
 from specvla_ros.benchmark.projection import read_shape
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.quantization import stored_bytes
 
 LAYERS = 2 * (4 * 32 * 32 + 3 * 32 * 64)  # weights of matrices: attention and MLP, twice
 NORMS = 2 * 2 * 32 + 32
@@ -43,7 +44,7 @@ def test_vision_counted_by_hand(tiny):
     projector = 2 * patches * (32 * 128 + 128 * 32 + 32 * 32)
     work = PassCost(tiny, head_rows=256).vision()
     assert work.flops == towers + projector
-    assert work.n_bytes == weight_bytes([*tiny.vision.parameters(),
+    assert work.n_bytes == stored_bytes([*tiny.vision.parameters(),
                                          *tiny.projector.parameters()])
 
 
@@ -59,7 +60,7 @@ def test_an_action_is_the_passes_of_its_trace(tiny):
 
 
 def test_the_7b_weighs_what_is_published(published):
-    assert weight_bytes(published.parameters()) == pytest.approx(15.2e9, rel=0.02)
+    assert stored_bytes(published.parameters()) == pytest.approx(15.2e9, rel=0.02)
 
 
 def test_a_token_of_the_7b_costs_two_operations_per_weight(published):

@@ -67,6 +67,15 @@ def test_the_checkpoint_is_really_loaded(tiny_checkpoint, tmp_path):
     assert nowhere.state == 'missing' and '--checkpoint' in nowhere.todo
 
 
+def test_quantisation_is_really_tried_and_its_absence_is_no_fault(monkeypatch):
+    finding = doctor.check_quantization()
+    assert finding.state == 'ok'
+    assert 'int8 on cpu, off by' in finding.detail and 'int4 on cpu, off by' in finding.detail
+    monkeypatch.setattr(probes, 'QUANTIZATION', 'raise ValueError("torchao is not installed")')
+    finding = doctor.check_quantization()
+    assert finding.state == 'note' and 'specvla_ros[quant]' in finding.todo
+
+
 def test_python_ffmpeg_and_room_are_checked():
     assert doctor.check_python().state == 'ok'
     assert doctor.check_ffmpeg().state == 'ok'

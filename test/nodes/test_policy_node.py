@@ -266,6 +266,7 @@ def test_ends_cleanly_while_it_waits_and_while_it_loads(probe, start, until, num
     (dict(threshold=1000), 'allowed: 0 to 255 bins'),
     (dict(threads='many'), 'parameter threads must be a whole number'),
     (dict(dtype='int3'), "parameter dtype is 'int3'; allowed: auto, float32"),
+    (dict(quantization='int3'), "parameter quantization is 'int3'; allowed: none, int8, int4"),
     (dict(device='abacus'), 'abacus'),
 ])
 def test_bad_parameters_end_it_with_one_line_and_code_2(start, parameters, reason):
