@@ -27,6 +27,8 @@ class ExpertSettings:
     flat_height: float = 0.006    # the same for objects that lie flat
     clearance: float = 0.05       # between a carried object and the rim of its destination
     release_radius: float = 0.025
+    lift: float = 0.03            # height over its support at which an object is lifted fast
+    lift_radius: float = 0.08     # not so close to the destination, which may be as low
     held_width: float = 0.075     # fingers further apart than this hold nothing
     shut_width: float = 0.015     # nor do those closer together: they closed on air
 
@@ -65,6 +67,7 @@ class PickAndPlace:
         self._close_below = self.settings.flat_height if extent[2] < 0.06 \
             else self.settings.grasp_height
         self._grasp_offset = grasp - self._position(self.object)
+        self._rest = self._position(self.object)[2]
         self._foot = grasp[2] - low[2]  # what hangs below the fingers
         top = self._bounds(self.destination)[1][2]
         self._top = top
@@ -98,9 +101,7 @@ class PickAndPlace:
         near = radius < s.grasp_radius and eef[2] < grasp[2] + self._close_below
         closing = self._width() < s.held_width and np.linalg.norm(error) < 0.03
         if (near or closing) and self._width() > s.shut_width:
-            # Rising slowly while the fingers close. Whether they hold the object is hard to see:
-            # a policy that were to wait for it would wait forever where it doesn't see it.
-            return np.array([*error[:2], 2 / 3 * self._close_below]), CLOSED
+            return self._squeeze(), CLOSED
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + np.clip((radius - 0.012) / 0.05, 0, 1) * s.hover
@@ -110,6 +111,16 @@ class PickAndPlace:
         low = np.clip((grasp[2] + 0.08 - eef[2]) / 0.04, 0, 1)
         velocity[:2] *= 1 - 0.7 * low * np.clip((radius - 0.02) / 0.03, 0, 1)
         return velocity, OPEN
+
+    def _squeeze(self) -> np.ndarray:
+        """
+        Velocity while the fingers close: rising slowly.
+
+        Whether they hold the object is hard to see: a policy that were to wait for it would wait
+        forever where it doesn't see it.
+        """
+        error = self._position(self.object) + self._grasp_offset - self.env.raw['robot0_eef_pos']
+        return np.array([*error[:2], 2 / 3 * self._close_below])
 
     def _carry(self) -> tuple[np.ndarray, float]:
         """Lift, go above the destination, let go."""
@@ -125,7 +136,14 @@ class PickAndPlace:
             return np.array([*error, height - eef[2]]), OPEN
         # Never zero: another peak that an unsure policy would fall for (see `_approach`).
         rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, 0.15, 1) if radius > 0.05 else 1.0
-        return np.array([*(error * rise), height - eef[2]]), CLOSED
+        velocity = np.array([*(error * rise), height - eef[2]])
+        # As if the fingers were still closing until the object is off its support, then faster the
+        # higher it is: how high is easy to see. A policy that lifts at full speed when the fingers
+        # seem to hold slips off what lies flat.
+        lifted = np.clip((self._position(self.object)[2] - self._rest) / s.lift, 0, 1) \
+            if radius > s.lift_radius else 1.0
+        full = TRANSLATION_SCALE / s.gain
+        return (1 - lifted) * self._squeeze() + lifted * np.clip(velocity, -full, full), CLOSED
 
     def _straighten(self) -> np.ndarray:
         """Return the rotation vector that turns the hand back to its nominal orientation."""
