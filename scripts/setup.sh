@@ -97,7 +97,8 @@ dependencies() {
 
 package() {
     local key
-    key=$(hash_of constraints.txt CMakeLists.txt package.xml pyproject.toml setup.py msg/*.msg)
+    key=$(hash_of constraints.txt CMakeLists.txt package.xml pyproject.toml setup.py \
+        action/*.action msg/*.msg)
     stamped package "$key" && return
     check_system
     say 'messages (half a minute)'

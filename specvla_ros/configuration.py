@@ -21,6 +21,8 @@ from specvla_ros.errors import SpecVLAError
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
+# What three numbers of an action can mean as a rotation; `rotation` computes with them.
+ROTATIONS = ('rotation_vector', 'euler_xyz')
 
 T = TypeVar('T')
 
@@ -65,6 +67,8 @@ class DatasetConfig:
     unnorm_key: name of the data set in the checkpoint's statistics.
     frame_id: ROS frame the deltas are expressed in.
     translation_scale_m, rotation_scale_rad: metres and radians one unit of action stands for.
+    rotation: what its three angles are: 'rotation_vector' (axis times angle), or 'euler_xyz'
+        (turns about the fixed x, then y, then z axis of the frame: roll, pitch, yaw).
     gripper_closed, gripper_open: what the data set calls closed and open.
     period_s: seconds between two actions.
     mirror_image: the model was trained on frames mirrored left to right.
@@ -74,6 +78,7 @@ class DatasetConfig:
     frame_id: str
     translation_scale_m: float
     rotation_scale_rad: float
+    rotation: str
     gripper_closed: float
     gripper_open: float
     period_s: float
@@ -88,6 +93,9 @@ class DatasetConfig:
             value = getattr(self, name)
             if not is_number(value) or not math.isfinite(value):
                 raise SpecVLAError(f'{name} of {self.unnorm_key} is {value!r}, must be a number')
+        if self.rotation not in ROTATIONS:
+            raise SpecVLAError(f'rotation of {self.unnorm_key} is {self.rotation!r}, must be one '
+                               f'of {", ".join(ROTATIONS)}')
         if self.gripper_closed == self.gripper_open:
             raise SpecVLAError(
                 f'gripper_closed and gripper_open of {self.unnorm_key} are both '

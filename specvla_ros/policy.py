@@ -28,6 +28,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform, mirrored
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.rotation import rotation_vectors
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
@@ -231,13 +232,14 @@ class Policy:
 
 def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:
     """
-    Data-set units [chunk, 7] → m, rad, gripper 0 (closed) … 1 (open), float32 [chunk, 7].
+    Data-set units [chunk, 7] → m, rotation vector (rad), gripper 0 (closed) … 1 (open).
 
-    The gripper is clipped to its two ends; what lies between them is left to the robot.
+    Returns float32 [chunk, 7]. The gripper is clipped to its two ends; what lies between them is
+    left to the robot.
     """
     si = np.empty_like(values, dtype=np.float32)
     si[:, :3] = values[:, :3] * dataset.translation_scale_m
-    si[:, 3:6] = values[:, 3:6] * dataset.rotation_scale_rad
+    si[:, 3:6] = rotation_vectors(values[:, 3:6] * dataset.rotation_scale_rad, dataset.rotation)
     closed, opened = dataset.gripper_closed, dataset.gripper_open
     si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
     return si

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'safety', 'camera'}
+LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -23,20 +23,21 @@ MAY_IMPORT = {
     'training': ENGINE | {'libero'},
     'bags': LEAVES,
     'benchmark': ENGINE | {'libero', 'bags'},
-    'nodes': ENGINE | {'libero', 'bags', 'msg'},
+    'nodes': ENGINE | {'libero', 'bags', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
     'hashing': set(),
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
     'camera': {'errors'},
+    'rotation': set(),
     '__init__': set(),
     '__main__': {'cli'},
 }
 # What only one room knows.
 ONLY_IN = {
     'nodes': {'rclpy', 'std_msgs', 'sensor_msgs', 'geometry_msgs', 'diagnostic_msgs', 'std_srvs',
-              'builtin_interfaces', 'rcl_interfaces', 'launch', 'launch_ros'},
+              'builtin_interfaces', 'rcl_interfaces', 'control_msgs', 'launch', 'launch_ros'},
     'camera': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
 }

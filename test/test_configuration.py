@@ -137,6 +137,8 @@ def test_an_unknown_data_set_lists_those_there_are(datasets):
         ('gripper_open: 1.0', 'gripper_open: yes', 'gripper_open of libero is True'),
         ('gripper_open: 1.0', 'gripper_open: 0.0', 'are both 0.0, must differ'),
         ('mirror_image: true', 'mirror_image: 1', 'mirror_image of libero is 1, must be true or'),
+        ('rotation: rotation_vector', 'rotation: quaternion',
+         "rotation of libero is 'quaternion', must be one of rotation_vector, euler_xyz"),
         ('frame_id: panda_link0', 'frame_id:', 'frame_id of libero is None'),
         ('frame_id: panda_link0', '', r"missing keys \['frame_id'\]"),
         ('frame_id: ', 'frame: x\nframe_id: ', r"unknown keys \['frame'\]"),

@@ -28,7 +28,7 @@ ROSDEP = {
     'numpy': 'python3-numpy', 'matplotlib': 'python3-matplotlib', 'rich': 'python3-rich',
 }
 # Stand-ins: on wheels these are not to be had, on a robot they come with ROS.
-ONLY_WITH_APT = {'cv_bridge', 'launch', 'launch_ros'}
+ONLY_WITH_APT = {'control_msgs', 'cv_bridge', 'launch', 'launch_ros'}
 # Too big to come along for what it does; without it the node says what to install.
 BY_HAND = {'rerun'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
@@ -79,25 +79,36 @@ def test_one_version_everywhere():
     assert re.search(rf'^{re.escape(__version__)} \(', changelog, re.MULTILINE)
 
 
-def test_cmake_builds_every_message():
-    listed = re.findall(r'"(msg/\w+\.msg)"', (ROOT / 'CMakeLists.txt').read_text())
-    assert listed == sorted(f'msg/{path.name}' for path in (ROOT / 'msg').glob('*.msg'))
+INTERFACES = sorted([*ROOT.glob('action/*.action'), *ROOT.glob('msg/*.msg')])
 
 
-def test_messages_are_built_as_they_are_written():
-    import specvla_ros.msg as built
-    for path in (ROOT / 'msg').glob('*.msg'):
-        fields = re.findall(r'^[\w/]+(?:\[\])? (\w+)$', path.read_text(), re.MULTILINE)
-        assert list(getattr(built, path.stem).get_fields_and_field_types()) == fields
+def test_cmake_builds_every_interface():
+    listed = re.findall(r'"(\w+/\w+\.(?:action|msg))"', (ROOT / 'CMakeLists.txt').read_text())
+    assert listed == [str(path.relative_to(ROOT)) for path in INTERFACES]
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'msg').glob('*.msg')), ids=lambda path: path.stem)
+def test_interfaces_are_built_as_they_are_written():
+    import specvla_ros.action
+    import specvla_ros.msg
+    for path in INTERFACES:
+        if path.suffix == '.msg':
+            parts = [getattr(specvla_ros.msg, path.stem)]
+        else:
+            action = getattr(specvla_ros.action, path.stem)
+            parts = [action.Goal, action.Result, action.Feedback]
+        texts = re.split(r'^---$', path.read_text(), flags=re.MULTILINE)
+        for built, text in zip(parts, texts, strict=True):
+            fields = re.findall(r'^[\w/]+(?:\[\])? (\w+)$', text, re.MULTILINE)
+            assert list(built.get_fields_and_field_types()) == fields
+
+
+@pytest.mark.parametrize('path', INTERFACES, ids=lambda path: path.stem)
 def test_every_field_is_explained_and_every_constant_in_capitals(path):
     explained = False
     for line in path.read_text().splitlines():
         if line.startswith('#'):
             explained = True
-        elif not line:
+        elif line in ('', '---'):
             explained = False
         else:
             assert explained or '=' in line, f'{path.name}: {line!r} has no comment'

@@ -18,11 +18,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.msg import ActionDelta, DecodeReport
+from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import compressed_to_rgb, to_nanoseconds, to_rgb
 from specvla_ros.nodes.current_pose import CurrentPose, position_of
 from specvla_ros.nodes.diagnostics import Statistics
+from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.messages import (
     action_message,
@@ -30,6 +31,7 @@ from specvla_ros.nodes.messages import (
     report_message,
     standstill_message,
 )
+from specvla_ros.nodes.motion import Motion
 from specvla_ros.nodes.newest import Job, Newest
 from specvla_ros.nodes.outputs import Outputs
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
@@ -52,27 +54,29 @@ class Actor:
     """
 
     def __init__(self, node: Node, topics: Topics, main: MainThread, policy: ActingPolicy,
-                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics) -> None:
+                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics,
+                 goals: InstructionGoals) -> None:
         self._clock, self._logger = node.get_clock(), node.get_logger()
         self._main, self._settings, self._safety = main, settings, safety
-        self._statistics, self._dataset = statistics, policy.dataset
+        self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
         self._newest = Newest(policy)
         self._context = policy, 0
         self._sequence = 0
         self._image_stamp = 0  # ns, of the last image that came
         self._image_came = -math.inf  # s, monotonic
-        self._motion = _Motion(safety.deadline_s)
+        self._motion = Motion(safety.deadline_s)
         self._publishing = threading.Lock()
         self._topics = topics
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
-        self._outputs = Outputs(node, self._topics, settings, policy.dataset,
-                                keeps_target=safety.fallback == 'hold')
+        self._outputs = Outputs(node, self._topics, settings, policy.dataset)
         self._place = CurrentPose(
             node, self._topics, policy.dataset.frame_id, patience=safety.deadline_s)
         # Before the image: callbacks that are ready together run in this order, so an image sent
         # after an instruction is never acted on under the one before.
         self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
+        self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
+                               'publish with reliability reliable')
         kind, suffix, self._read_image = _CAMERAS[settings.image_transport]
         self._topics.subscribe(
             kind, node.resolve_topic_name('image') + suffix, self._on_image,
@@ -84,17 +88,29 @@ class Actor:
         """Let the actions that begin from now on come from this policy."""
         self._newest.set_settings(policy)
 
+    def set_safety(self, safety: SafetySettings) -> None:
+        """Publish only what fits this envelope, once this returns; no action mixes two of them."""
+        with self._publishing:
+            self._safety = safety
+            self._motion.deadline = self._place.patience = safety.deadline_s
+
     def pause(self) -> None:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
         self._newest.pause()
-        with self._publishing:
-            if self._motion.is_under_way:
-                self._stand_still()
-            self._motion.end()
+        self._come_to_rest()
 
     def resume(self) -> None:
         """Go on with the next image."""
         self._newest.resume()
+
+    def follow(self, instruction: str) -> None:
+        """Act on an instruction from now on."""
+        self._change_instruction(instruction)
+
+    def withdraw(self) -> None:
+        """Act on no instruction, until another comes, and have the arm stand still as `pause`."""
+        self._change_instruction('')
+        self._come_to_rest()
 
     def close(self) -> None:
         """Pause for good."""
@@ -122,14 +138,23 @@ class Actor:
 
     def _on_instruction(self, message: String) -> None:
         instruction = message.data.strip()
-        if not self._newest.put_instruction(instruction) and instruction:
-            return
-        if instruction:
-            self._logger.info(f'instruction: {instruction!r}')
-            self._main.post(self._act)
-        else:
+        if not instruction:
             self._logger.warning('the instruction is empty: no action until another comes',
                                  throttle_duration_sec=_LOG_PERIOD)
+        if self._change_instruction(instruction):
+            self._goals.end(Reason.PREEMPTED)
+
+    def _on_episode(self, message: EpisodeStatus) -> None:
+        if message.success:
+            self._goals.succeed(message.instruction.strip())
+
+    def _change_instruction(self, instruction: str) -> bool:
+        """Act on another instruction from now on; False if it is the one that holds already."""
+        changed = self._newest.put_instruction(instruction)
+        if changed and instruction:
+            self._logger.info(f'instruction: {instruction!r}')
+            self._main.post(self._act)
+        return changed
 
     def _act(self) -> None:
         """Act on the newest image, if there is one that wasn't acted on."""
@@ -160,17 +185,15 @@ class Actor:
         action = policy.act(
             self._read_image(job.image), job.instruction, taken * 1e-9 if taken else None)
         inferred = time.perf_counter()
-        limited_to = self._limit(action.si)
 
         def publish() -> None:
-            message = action_message(
-                action, policy.dataset, job.image.header.stamp, self._sequence, limited_to)
-            self._publish(message)
+            message = self._publish(action, job.image.header.stamp)
             now = time.perf_counter()
             report = report_message(action.trace, policy.decoder_config, message)
             report.header.stamp, report.queue_age = message.header.stamp, age
             report.publish_time, report.total_time = now - inferred, now - started
             self._reports.publish(report)
+            self._goals.note(job.instruction, report)
 
         if not self._newest.answer(job, publish):
             self._statistics.count('dropped')
@@ -198,6 +221,8 @@ class Actor:
         """
         Return what the envelope makes of an action, None if it leaves it as it is.
 
+        For whoever holds `_publishing`: the envelope may change until then.
+
         :raises SpecVLAError: it refuses it
         """
         pose = self._place.pose
@@ -212,13 +237,22 @@ class Actor:
                              throttle_duration_sec=_LOG_PERIOD)
         return safe.deltas
 
-    def _publish(self, message: ActionDelta) -> None:
-        deltas = deltas_of(message)
+    def _publish(self, action: Any, image_stamp: Any) -> ActionDelta:
         with self._publishing:
+            message = action_message(
+                action, self._dataset, image_stamp, self._sequence, self._limit(action.si))
+            deltas = deltas_of(message)
             self._send(message)
             self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
             self._motion.go_on(deltas[-1])
         self._statistics.count('actions')
+        return message
+
+    def _come_to_rest(self) -> None:
+        with self._publishing:
+            if self._motion.is_under_way:
+                self._stand_still()
+            self._motion.end()
 
     def _stand_still(self) -> None:
         """Do what the fallback says; for whoever holds `_publishing`."""
@@ -226,7 +260,8 @@ class Actor:
             return
         message = standstill_message(self._dataset, self._motion.gripper, self._sequence)
         self._send(message)
-        self._outputs.stand_still(message.header.stamp, self._place.pose)
+        self._outputs.stand_still(message.header.stamp, self._place.pose,
+                                  keeps_target=self._safety.fallback == 'hold')
 
     def _send(self, message: ActionDelta) -> None:
         message.header.stamp = self._clock.now().to_msg()
@@ -247,43 +282,3 @@ class Actor:
                 self._logger.warning(f'{self._motion.fault}; fallback: {self._safety.fallback}',
                                      throttle_duration_sec=_LOG_PERIOD)
             self._stand_still()
-
-
-class _Motion:
-    """
-    What the arm was told last, and when.
-
-    :param deadline: seconds after which the next action is late, and the arm stands still
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._last: tuple[np.ndarray, float] | None = None
-        self.gripper = 1.0
-        self.fault = ''
-
-    def go_on(self, delta: np.ndarray) -> None:
-        """Note a control step, float64 [7], that has just been published."""
-        self.gripper, self.fault = float(delta[6]), ''
-        self._last = delta, time.monotonic()
-
-    def end(self) -> None:
-        """Note that the arm stands still and that nothing is missing."""
-        self._last, self.fault = None, ''
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an action was published since the last end."""
-        return self._last is not None
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the next action should have come."""
-        last = self._last
-        return last is not None and time.monotonic() - last[1] > self._deadline
-
-    @property
-    def delta(self) -> np.ndarray | None:
-        """The last control step if the arm may still carry it out, else None."""
-        last = self._last
-        return None if last is None or self.is_late else last[0]

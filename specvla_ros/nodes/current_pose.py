@@ -22,7 +22,7 @@ class CurrentPose:
 
     def __init__(self, node: Node, topics: Topics, frame_id: str, patience: float) -> None:
         self._logger = node.get_logger()
-        self._frame_id, self._patience = frame_id, patience
+        self._frame_id, self.patience = frame_id, patience
         self._known: tuple[Pose, float] | None = None
         topics.subscribe(PoseStamped, 'current_pose', self._hear, qos.SENSOR_SUBSCRIBER,
                          'publish with durability, deadline and liveliness at their defaults')
@@ -31,7 +31,7 @@ class CurrentPose:
     def pose(self) -> Pose | None:
         """The present pose; None if it is unknown."""
         known = self._known
-        if known is None or time.monotonic() - known[1] > self._patience:
+        if known is None or time.monotonic() - known[1] > self.patience:
             return None
         return known[0]
 

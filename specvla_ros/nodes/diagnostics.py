@@ -7,6 +7,7 @@ import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from specvla_ros.nodes import memory, qos
@@ -56,11 +57,11 @@ class Diagnostics:
     :param describe: gives the node's level and state in a few words
     """
 
-    def __init__(self, node: Node, statistics: Statistics,
+    def __init__(self, node: Node, group: CallbackGroup, statistics: Statistics,
                  describe: Callable[[], tuple[bytes, str]]) -> None:
         self._node, self._statistics, self._describe = node, statistics, describe
         self._actions, self._since = 0, time.monotonic()
-        topics = Topics(node)
+        topics = Topics(node, group)
         self._publisher = topics.publisher(DiagnosticArray, '/diagnostics', qos.STREAM)
         topics.every(_PERIOD, self._publish)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -16,17 +17,19 @@ class EmergencyStop:
     `false` does nothing: a publisher that repeats what a button says must not let an arm go on
     when the button is let go. A stop said before the node came up counts, if it was latched.
 
+    :param group: of the callbacks: one that never waits for something slow
     :param on_stop: called in a callback when the stop begins; when it returns, all stands still
     :param on_reset: called when the stop ends
     """
 
-    def __init__(self, node: Node, on_stop: Callable[[], None],
+    def __init__(self, node: Node, group: CallbackGroup, on_stop: Callable[[], None],
                  on_reset: Callable[[], None]) -> None:
         self._logger = node.get_logger()
         self._on_stop, self._on_reset = on_stop, on_reset
         self.is_on = False
-        Topics(node).subscribe_latched(Bool, 'emergency_stop', self._hear)
-        node.create_service(Trigger, '~/reset_emergency_stop', self._reset)
+        Topics(node, group).subscribe_latched(Bool, 'emergency_stop', self._hear)
+        node.create_service(
+            Trigger, '~/reset_emergency_stop', self._reset, callback_group=group)
 
     def _hear(self, message: Bool) -> None:
         if not message.data or self.is_on:

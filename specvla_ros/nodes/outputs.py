@@ -10,6 +10,7 @@ from std_msgs.msg import Float32, Header
 from specvla_ros.configuration import DatasetConfig
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.commands import GripperSwitch, target_of, twist_of
+from specvla_ros.nodes.gripper_goals import GripperGoals
 from specvla_ros.nodes.policy_settings import TopicSettings
 from specvla_ros.nodes.topics import Topics
 
@@ -19,25 +20,30 @@ _STILL = np.zeros(7)
 
 class Outputs:
     """
-    Publishes `delta_twist_cmds`, `target_pose` and `gripper_command`, where they are wanted.
+    Publishes `delta_twist_cmds`, `target_pose`, `gripper_command`, and goals on `gripper_cmd`.
 
     Of an action of several control steps they carry the first: the next action will come from a
     newer image.
     """
 
     def __init__(self, node: Node, topics: Topics, settings: TopicSettings,
-                 dataset: DatasetConfig, keeps_target: bool) -> None:
+                 dataset: DatasetConfig) -> None:
         self._logger = node.get_logger()
-        self._dataset, self._keeps_target = dataset, keeps_target
+        self._dataset = dataset
         self._target: Pose | None = None
         self._gripper = GripperSwitch(settings.gripper_hysteresis)
-        self._twists = self._targets = self._grippers = None
+        self._twists = self._targets = self._grippers = self._goals = None
         if settings.publish_twist:
             self._twists = topics.publisher(TwistStamped, 'delta_twist_cmds', qos.STREAM)
         if settings.publish_pose:
             self._targets = topics.publisher(PoseStamped, 'target_pose', qos.STREAM)
         if settings.publish_gripper:
             self._grippers = topics.publisher(Float32, 'gripper_command', qos.LATCHED)
+        if settings.send_gripper_goals:
+            self._goals = GripperGoals(
+                node, settings.gripper_open_position, settings.gripper_closed_position,
+                settings.gripper_max_effort)
+            topics.add(self._goals)
 
     def publish(self, delta: np.ndarray, stamp: Any, pose: Pose | None) -> None:
         """
@@ -54,15 +60,16 @@ class Outputs:
                                      'effector is', throttle_duration_sec=_LOG_PERIOD)
             else:
                 self._publish_target(target_of(pose, delta), stamp)
-        if self._grippers is not None:
-            state = self._gripper.put(float(delta[6]))
-            if state is not None:
-                self._grippers.publish(Float32(data=state))
+        state = self._gripper.put(float(delta[6]))
+        if self._grippers is not None and state is not None:
+            self._grippers.publish(Float32(data=state))
+        if self._goals is not None:
+            self._goals.put(state)
 
-    def stand_still(self, stamp: Any, pose: Pose | None) -> None:
-        """Publish what keeps the arm where it is or, if that is the fallback, at its target."""
+    def stand_still(self, stamp: Any, pose: Pose | None, keeps_target: bool) -> None:
+        """Publish what keeps the arm where it is or, if it `keeps_target`, at its last target."""
         self._publish_twist(_STILL, stamp)
-        target = self._target if self._keeps_target or pose is None else pose
+        target = self._target if keeps_target or pose is None else pose
         if self._targets is not None and target is not None:
             self._publish_target(target, stamp)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 import rclpy.parameter
 
@@ -22,6 +23,8 @@ from specvla_ros.nodes import memory
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.emergency_stop import EmergencyStop
+from specvla_ros.nodes.gripper_goals import gripper_command
+from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.parameters import declare
 from specvla_ros.nodes.policy_settings import (
@@ -34,7 +37,7 @@ from specvla_ros.nodes.policy_settings import (
     PolicySettings,
     TopicSettings,
 )
-from specvla_ros.nodes.requests import survive_bad_transitions
+from specvla_ros.nodes.requests import set_parameters_aside, survive_bad_transitions
 from specvla_ros.nodes.runtime import run
 from specvla_ros.nodes.topics import Topics
 from specvla_ros.safety import SafetySettings
@@ -60,14 +63,21 @@ class PolicyNode(LifecycleNode):
         self._candidate: tuple[PolicySettings, ActingPolicy] | None = None
         self._actor: Actor | None = None
         self._fault: Exception | None = None
+        self._envelope: SafetySettings | None = None
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         survive_bad_transitions(self)
-        self._stop = EmergencyStop(self, self._on_emergency_stop, self._on_reset)
+        # Acting and stopping don't wait for what a change of parameters loads: all of that is in
+        # a group of its own; rclpy's services are in the default one.
+        set_parameters_aside(self)
+        self._acting = MutuallyExclusiveCallbackGroup()
+        self._stop = EmergencyStop(
+            self, self._acting, self._on_emergency_stop, self._on_reset)
+        self._goals = InstructionGoals(self, self._acting, self._refusal)
         self._statistics = Statistics()
         if self._value(AUTOSTART.name):
             self._start()
-        Diagnostics(self, self._statistics, self._describe)
+        Diagnostics(self, self._acting, self._statistics, self._describe)
 
     def work(self) -> None:
         """Load and infer, whenever that is asked for."""
@@ -119,7 +129,9 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._settings(PolicySettings)
-        SafetySettings.read(self._value('safety'))  # a mistake there should not cost a load
+        SafetySettings.read(self._value('safety'))  # a mistake here should not cost a load
+        if self._value('send_gripper_goals'):
+            gripper_command()
         started = time.monotonic()
         self._policy = self._main.call(lambda: self._load(settings))
         self._candidate = settings, self._policy
@@ -129,10 +141,11 @@ class PolicyNode(LifecycleNode):
 
     def _activate(self) -> None:
         settings = self._settings(TopicSettings)
-        safety, topics = SafetySettings.read(settings.safety), Topics(self)
+        safety, topics = SafetySettings.read(settings.safety), Topics(self, self._acting)
         try:
             actor = Actor(
-                self, topics, self._main, self._policy, settings, safety, self._statistics)
+                self, topics, self._main, self._policy, settings, safety, self._statistics,
+                self._goals)
         except Exception:
             topics.destroy()  # half of them would be in the way of the next attempt
             raise
@@ -140,12 +153,13 @@ class PolicyNode(LifecycleNode):
             actor.pause()
             self.get_logger().error('active, but the emergency stop is on: no action until '
                                     'somebody calls ~/reset_emergency_stop')
-        self._actor = actor
+        self._actor = self._goals.follower = actor
 
     def _deactivate(self) -> None:
         if self._actor is not None:
             self._actor.close()
-            self._actor = None
+            self._actor = self._goals.follower = None
+            self._goals.end(Reason.DEACTIVATED)
 
     def _clean_up(self) -> None:
         self._deactivate()
@@ -155,10 +169,15 @@ class PolicyNode(LifecycleNode):
     def _on_emergency_stop(self) -> None:
         if self._actor is not None:
             self._actor.pause()
+            self._goals.stop(Reason.EMERGENCY_STOP)
 
     def _on_reset(self) -> None:
         if self._actor is not None:
             self._actor.resume()
+
+    def _refusal(self) -> str:
+        """Why no instruction can be followed at present; '' where one can."""
+        return self._describe()[1] if self._stop.is_on or self._actor is None else ''
 
     def _describe(self) -> tuple[bytes, str]:
         if self._stop.is_on:
@@ -177,7 +196,7 @@ class PolicyNode(LifecycleNode):
                            for parameter in PARAMETERS})
 
     def _check_parameters(self, changes: list[rclpy.parameter.Parameter]) -> SetParametersResult:
-        """Make the decoder that is asked for; say why if that can't be done."""
+        """Make the decoder and read the envelope asked for; say why if that can't be done."""
         changed = {change.name: change.value for change in changes}
         fixed = fixed_while_configured(changed) if self._policy is not None else []
         if fixed:
@@ -187,13 +206,23 @@ class PolicyNode(LifecycleNode):
             for parameter in PARAMETERS:
                 if parameter.name in changed:
                     parameter.check(changed[parameter.name])
+            if 'safety' in changed:
+                self._envelope = SafetySettings.read(changed['safety'])
             self._prepare(changed)
         except _BAD_INPUT as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _apply_parameters(self, _: list[rclpy.parameter.Parameter]) -> None:
-        """Let the actions that begin from now on use the decoder the parameters name."""
+    def _apply_parameters(self, changes: list[rclpy.parameter.Parameter]) -> None:
+        """
+        Let actions be what the parameters say.
+
+        Those that begin from now on use this decoder; those published from now on fit this
+        envelope.
+        """
+        if self._actor is not None and 'safety' in (change.name for change in changes):
+            self._actor.set_safety(self._envelope)
+            self.get_logger().info(f'safety: {self._value("safety")}')
         policy = self._prepare({})
         if policy is self._policy:
             return

@@ -33,7 +33,8 @@ MODEL_PARAMETERS = (
 )
 TOPIC_PARAMETERS = (
     Parameter('safety', 'safety', 'envelope of the actions: safety, safety_arm (files of config/) '
-              'or path of a YAML file', reloadable=True),
+              'or path of a YAML file; a change holds for all that is published after it',
+              changeable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
@@ -48,8 +49,17 @@ TOPIC_PARAMETERS = (
               reloadable=True),
     Parameter('publish_gripper', False, 'publish the gripper on gripper_command when it changes',
               reloadable=True),
+    Parameter('send_gripper_goals', False, 'send the gripper as control_msgs/GripperCommand goals '
+              'on gripper_cmd when it changes', reloadable=True),
+    Parameter('gripper_open_position', 0.04, 'position of the open gripper in these goals',
+              unit='m', low=-1.0, high=1.0, reloadable=True),
+    Parameter('gripper_closed_position', 0.0, 'position of the closed gripper in these goals',
+              unit='m', low=-1.0, high=1.0, reloadable=True),
+    Parameter('gripper_max_effort', 20.0, 'the most the gripper may press with in these goals',
+              unit='N', low=0.0, high=1000.0, reloadable=True),
     Parameter('gripper_hysteresis', 0.2, 'width of the band around one half in which the gripper '
-              'on gripper_command stays as it is', unit='1', low=0.0, high=0.99, reloadable=True),
+              'on gripper_command and gripper_cmd stays as it is', unit='1', low=0.0, high=0.99,
+              reloadable=True),
 )
 AUTOSTART = Parameter('autostart', True, 'configure and activate at the start; false: wait for '
                       'the transitions of the lifecycle')
@@ -120,6 +130,10 @@ class TopicSettings:
     publish_twist: bool
     publish_pose: bool
     publish_gripper: bool
+    send_gripper_goals: bool
+    gripper_open_position: float
+    gripper_closed_position: float
+    gripper_max_effort: float
     gripper_hysteresis: float
 
 

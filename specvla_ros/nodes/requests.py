@@ -1,8 +1,13 @@
-"""A lifecycle node that survives requests for transitions it can't make."""
+"""What rclpy's own services of a node do with requests that go wrong or take long."""
 
+from collections.abc import Callable
+import threading
 from typing import Any
 
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.task import Future
 
 
 def survive_bad_transitions(node: LifecycleNode) -> None:
@@ -26,3 +31,32 @@ def survive_bad_transitions(node: LifecycleNode) -> None:
             return response
 
     service.callback = answer
+
+
+def set_parameters_aside(node: Node) -> None:
+    """
+    Carry out changes of parameters in a thread of their own.
+
+    What a change loads (a drafter, say) may take seconds. The node's default callback group, with
+    transitions and other changes in it, waits for it; callbacks in other groups go on.
+    """
+    for service in node.services:
+        if service.srv_type in (SetParameters, SetParametersAtomically):
+            service.callback = _aside(node, service.callback)
+
+
+def _aside(node: Node, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def answer_aside(request: Any, response: Any) -> Any:
+        executor, future = node.executor, Future()
+
+        def work() -> None:
+            try:
+                future.set_result(answer(request, response))
+            except Exception as error:
+                future.set_exception(error)
+            executor.wake()
+
+        threading.Thread(target=work, name='parameters').start()
+        return await future
+
+    return answer_aside

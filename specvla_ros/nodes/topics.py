@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -21,10 +22,12 @@ class Topics:
 
     Ends that can't meet because of their quality of service are an error in the log, with the way
     out: silence is the most often asked question about cameras.
+
+    :param group: of the callbacks; None: the node's default group
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, group: CallbackGroup | None = None) -> None:
+        self._node, self._group = node, group
         self._destroy: list[Callable[[], Any]] = []
 
     def publisher(self, kind: type, topic: str, profile: QoSProfile) -> Publisher:
@@ -62,8 +65,13 @@ class Topics:
     def every(self, period: float, callback: Callable[[], None]) -> None:
         """Call back every so many seconds of real time, whatever the ROS clock does."""
         timer = self._node.create_timer(
-            period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            period, callback, callback_group=self._group,
+            clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._destroy.append(lambda: self._node.destroy_timer(timer))
+
+    def add(self, end: Any) -> None:
+        """Take over something else to `destroy`."""
+        self._destroy.append(end.destroy)
 
     def destroy(self) -> None:
         """Destroy everything that was made; the last words said on a topic are still heard."""
@@ -74,7 +82,7 @@ class Topics:
                    profile: QoSProfile, on_incompatible: Callable[[Any], None]) -> None:
         events = SubscriptionEventCallbacks(incompatible_qos=on_incompatible)
         subscription = self._node.create_subscription(
-            kind, topic, callback, profile, event_callbacks=events)
+            kind, topic, callback, profile, callback_group=self._group, event_callbacks=events)
         self._destroy.append(lambda: self._node.destroy_subscription(subscription))
 
     def _tell(self, topic: str, what: str, way_out: str) -> Callable[[Any], None]:

@@ -10,8 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from rcl_interfaces.srv import SetParametersAtomically
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 from std_msgs.msg import String
@@ -101,12 +103,29 @@ class Probe:
                    'subscribers')
 
     def call(self, kind, service, request):
+        future = self.ask(kind, service, request)
+        wait_until(future.done, f'answer of {service}')
+        return future.result()
+
+    def ask(self, kind, service, request):
+        """Call a service without waiting for its answer."""
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(PATIENCE)
         future = client.call_async(request)
-        wait_until(future.done, f'answer of {service}')
-        self.node.destroy_client(client)
-        return future.result()
+        future.add_done_callback(lambda _: self.node.destroy_client(client))
+        return future
+
+    def set_parameters(self, **values):
+        """Set parameters of the policy node, all or none, and return the answer."""
+        future = self.begin_to_set_parameters(**values)
+        wait_until(future.done, 'the answer to a change of parameters')
+        return future.result().result
+
+    def begin_to_set_parameters(self, **values):
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        return self.ask(
+            SetParametersAtomically, 'policy_node/set_parameters_atomically', request)
 
 
 class Robot:

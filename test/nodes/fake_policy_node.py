@@ -2,9 +2,10 @@
 `policy_node` around a policy that is none: a process for the tests.
 
 The tokens of an action are (first pixel's R, G, B; len(instruction); 3 zeros), so that a test can
-see what was acted on; it moves R / 10 mm along x. From the environment: FAKE_ACT_S, seconds per
-action; FAKE_LOAD_S, seconds to load; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line
-per call. The checkpoint must be a folder, or empty; `broken` is a bug.
+see what was acted on; it moves R / 10 mm along x and turns FAKE_TURN rad about x. From the
+environment: FAKE_ACT_S, seconds per action; FAKE_LOAD_S, seconds to load; FAKE_DECODER_S, seconds
+to change the decoder; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line per call. The
+checkpoint must be a folder, or empty; `broken` is a bug.
 """
 import os
 from pathlib import Path
@@ -36,6 +37,7 @@ class FakePolicy:
         tokens = (*image[0, 0].tolist(), len(instruction), 0, 0, 0)
         si = np.zeros((1, 7), np.float32)
         si[0, 0] = image[0, 0, 0] * 1e-4
+        si[0, 3] = float(os.environ.get('FAKE_TURN', '0'))
         si[0, 6] = image[0, 0, 1] > 0
         if image[0, 0, 2] == 13:
             si[0, 0] = np.nan
@@ -47,6 +49,9 @@ class FakePolicy:
         return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
 
     def with_decoder(self, config):
+        with open(os.environ['FAKE_LOG'], 'a') as log:
+            log.write('load a decoder\n')
+        time.sleep(float(os.environ.get('FAKE_DECODER_S', '0')))
         return FakePolicy(config)
 
     def reset(self):

@@ -5,8 +5,6 @@ import time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
-from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.parameter import Parameter
 
 NODE = 'fake_policy_node.py'
 MB = 100
@@ -32,12 +30,7 @@ def state(probe):
 @pytest.fixture
 def set_checkpoint(probe):
     """Give a function that sets the parameter, and returns the answer."""
-    def set_checkpoint(value):
-        request = SetParametersAtomically.Request(
-            parameters=[Parameter('checkpoint', value=value).to_parameter_msg()])
-        return probe.call(
-            SetParametersAtomically, 'policy_node/set_parameters_atomically', request).result
-    return set_checkpoint
+    return lambda value: probe.set_parameters(checkpoint=value)
 
 
 def test_acts_only_while_active(robot, start, until, wait_for_act, go, state):
@@ -116,4 +109,14 @@ def test_ends_cleanly_while_a_transition_loads(probe, start, until):
     started = time.monotonic()
     assert node.interrupt() == 0
     assert time.monotonic() - started < 10
+    assert 'Traceback' not in node.output
+
+
+def test_ends_cleanly_while_a_change_of_decoder_loads(robot, start, until, tmp_path):
+    node = start(NODE, FAKE_DECODER_S='3')
+    robot.connect(until)
+    log = tmp_path / 'fake.log'
+    robot.probe.begin_to_set_parameters(decoder='ar')
+    until(lambda: log.exists() and 'load a decoder' in log.read_text(), 'a load under way')
+    assert node.interrupt() == 0
     assert 'Traceback' not in node.output

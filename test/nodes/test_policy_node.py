@@ -4,8 +4,7 @@ import signal
 import time
 
 import pytest
-from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParametersAtomically
-from rclpy.parameter import Parameter
+from rcl_interfaces.srv import DescribeParameters, ListParameters
 from specvla_ros.msg import ActionDelta, DecodeReport
 from std_msgs.msg import String
 
@@ -185,25 +184,18 @@ def test_refuses_to_publish_what_is_not_finite(robot, start, until):
     assert robot.actions == []
 
 
-def set_parameters(probe, **values):
-    request = SetParametersAtomically.Request(parameters=[
-        Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
-    return probe.call(
-        SetParametersAtomically, 'policy_node/set_parameters_atomically', request).result
-
-
 def test_the_decoder_changes_between_two_actions(robot, start, until, wait_for_act):
     start(NODE, FAKE_ACT_S='1')
     robot.connect(until)
     robot.say('pick up')
     robot.see(0, 0, 0)
     wait_for_act()
-    assert set_parameters(robot.probe, decoder='ar').successful
+    assert robot.probe.set_parameters(decoder='ar').successful
     robot.see(1, 0, 0)
     reports = robot.probe.wait_for('decode_report', 2)
     assert [report.decoder for report in reports] == ['relaxed', 'ar']
     assert (reports[1].rule, reports[1].threshold) == ('strict', DecodeReport.NO_THRESHOLD)
-    assert set_parameters(robot.probe, decoder='relaxed', threshold=4).successful
+    assert robot.probe.set_parameters(decoder='relaxed', threshold=4).successful
     robot.see(2, 0, 0)
     assert robot.probe.wait_for('decode_report', 3)[2].threshold == 4
 
@@ -218,7 +210,7 @@ def test_a_change_that_cannot_be_is_refused_and_nothing_changes(
         robot, start, until, change, reason):
     start(NODE)
     robot.connect(until)
-    answer = set_parameters(robot.probe, **change)
+    answer = robot.probe.set_parameters(**change)
     assert not answer.successful
     assert reason in answer.reason
     robot.say('pick up')
@@ -238,7 +230,7 @@ def test_every_parameter_describes_itself(probe, start):
         assert len(descriptor.description) > 10
         assert descriptor.read_only == (descriptor.name == 'autostart')
         assert ('while the node is unconfigured' in descriptor.additional_constraints) == (
-            descriptor.name not in ('autostart', 'decoder', 'threshold'))
+            descriptor.name not in ('autostart', 'decoder', 'safety', 'threshold'))
     threshold = next(d for d in described.descriptors if d.name == 'threshold')
     assert '[bins]' in threshold.description
     assert threshold.integer_range[0].to_value == 255

@@ -19,9 +19,9 @@ PERIOD = 0.05
 @pytest.fixture
 def envelope(tmp_path):
     """Give a function that makes a safety file: the default with changes; it returns its path."""
-    def envelope(**changes):
+    def envelope(name='envelope', **changes):
         content = yaml.safe_load((config_folder() / 'safety.yaml').read_text())
-        path = Path(tmp_path / 'envelope.yaml')
+        path = Path(tmp_path / f'{name}.yaml')
         path.write_text(yaml.safe_dump({**content, **changes}))
         return str(path)
     return envelope
@@ -155,3 +155,56 @@ def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, unti
     assert node.interrupt() == 0
     assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
         pytest.approx(0.01), 0]
+
+
+def test_the_emergency_stop_does_not_wait_while_a_change_loads(
+        robot, start, until, button, tmp_path):
+    start(NODE, FAKE_DECODER_S='10')
+    robot.connect(until)
+    robot.probe.wait_for_subscribers(button, count=2)
+    robot.say('pick up')
+    change, log = robot.probe.begin_to_set_parameters(decoder='ar'), tmp_path / 'fake.log'
+    until(lambda: log.exists() and 'load a decoder' in log.read_text(), 'a load under way')
+    until(lambda: robot.see(1, 2, 3) and len(robot.actions) > 2, 'it acts meanwhile')
+    stopped = time.time()
+    button.publish(Bool(data=True))
+    robot.watch(1, 2, 3, seconds=0.5)
+    last = robot.actions[-1].header.stamp
+    assert last.sec + last.nanosec * 1e-9 < stopped + PERIOD
+    assert not change.done()
+    until(change.done, 'the answer to the change')
+    assert change.result().result.successful
+
+
+def step_of(action):
+    return round(action.translation[0].x, 9), round(action.rotation[0].x, 9)
+
+
+def test_the_envelope_changes_between_two_actions(robot, start, until, envelope):
+    steps = {'narrow': (0.001, 0.01), 'wide': (0.002, 0.02)}
+    files = {name: envelope(name, step_translation_m=translation, step_rotation_rad=rotation)
+             for name, (translation, rotation) in steps.items()}
+    start(NODE, dict(safety=files['wide']), FAKE_TURN='0.1')
+    robot.connect(until)
+    robot.say('pick up')
+    until(lambda: robot.see(100, 2, 3) and robot.actions, 'it acts')
+    for name in ('narrow', 'wide') * 4:
+        change = robot.probe.begin_to_set_parameters(safety=files[name])
+        until(lambda done=change.done: robot.see(100, 2, 3) and done(), 'the answer')
+        assert change.result().result.successful
+        time.sleep(0.1)  # what was published before the answer has arrived by then as well
+        count = len(robot.actions)
+        until(lambda most=count + 3: robot.see(100, 2, 3) and len(robot.actions) >= most, 'more')
+        assert {step_of(action) for action in robot.actions[count:]} == {steps[name]}
+    assert {step_of(action) for action in robot.actions} == set(steps.values())
+
+
+def test_an_envelope_that_cannot_be_read_changes_nothing(robot, start, until, envelope):
+    start(NODE, dict(safety=envelope(step_translation_m=0.001)))
+    robot.connect(until)
+    robot.say('pick up')
+    answer = robot.probe.set_parameters(safety=envelope('wrong', fallback='jump'))
+    assert not answer.successful
+    assert "fallback is 'jump', must be one of none, hold, zero" in answer.reason
+    robot.see(100, 2, 3)
+    assert robot.wait_for_actions(1)[0].translation[0].x == pytest.approx(0.001)
