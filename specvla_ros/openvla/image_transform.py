@@ -6,7 +6,8 @@ the area, resize back. Here, measured against it: JPEG at quality 95, 4:2:0, dec
 *fast* integer DCT is identical to the bit, and two float matrix products reproduce the
 antialiased Lanczos without the clipping between the passes that puts Pillow off by up to 20 at
 hard edges. The weights are sparse matrices: from 480 rows to 224 a dense product took eight times
-as long. Source: shared facts on OpenVLA, "One prediction", step 2.
+as long. Of the 4 ms that a frame of 640 x 480 takes on one core, 1.7 to 2 are the JPEG round trip.
+Source: shared facts on OpenVLA, "One prediction", step 2.
 """
 
 from __future__ import annotations
