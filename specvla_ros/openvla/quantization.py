@@ -44,7 +44,7 @@ def check_quantization(kind: str, device: torch.device, dtype: torch.dtype | Non
     if find_spec('torchao') is None:
         raise ValueError(
             f"quantization {kind!r} needs torchao, which isn't installed: run "
-            "pip install 'specvla_ros[quant]', or take 'none'"
+            "pip install 'torchao>=0.18,<0.19' (the extra quant of this package), or take 'none'"
         )
     if kind == 'int4':
         _check_int4(device, dtype)

@@ -73,7 +73,7 @@ def test_quantisation_is_really_tried_and_its_absence_is_no_fault(monkeypatch):
     assert 'int8 on cpu, off by' in finding.detail and 'int4 on cpu, off by' in finding.detail
     monkeypatch.setattr(probes, 'QUANTIZATION', 'raise ValueError("torchao is not installed")')
     finding = doctor.check_quantization()
-    assert finding.state == 'note' and 'specvla_ros[quant]' in finding.todo
+    assert finding.state == 'note' and 'extra quant' in finding.todo
 
 
 def test_python_ffmpeg_and_room_are_checked():

@@ -1,3 +1,4 @@
+import io
 import math
 
 import cv2
@@ -7,7 +8,7 @@ import pytest
 import simplejpeg
 import torch
 
-from specvla_ros.openvla.image_transform import ImageTransform, lanczos_weights
+from specvla_ros.openvla.image_transform import ImageTransform, lanczos_weights, mirrored
 
 
 @pytest.fixture(scope='module')
@@ -110,15 +111,9 @@ def test_every_step_against_plain_formulas(frame):
 
 def test_the_round_trip_is_the_reference_jpeg_to_the_bit(frame):
     transform = ImageTransform(256)
-    jpeg = cv2.imencode(
-        '.jpg',
-        frame[..., ::-1],
-        [
-            cv2.IMWRITE_JPEG_QUALITY, 95,
-            cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-        ],
-    )[1].tobytes()
-    assert torch.equal(transform.pixels(frame), transform.pixels_from_jpeg(jpeg))
+    jpeg = io.BytesIO()
+    Image.fromarray(frame).save(jpeg, 'JPEG', quality=95, subsampling='4:2:0')
+    assert torch.equal(transform.pixels(frame), transform.pixels_from_jpeg(jpeg.getvalue()))
 
 
 @pytest.mark.parametrize('grey', [0, 1, 100, 127, 254, 255])
@@ -139,6 +134,13 @@ def test_resize_and_crop_commute_with_mirroring(frame):
     difference = (mirrored - transform._crop(transform._resize(image)).flip(1).int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() < 0.01
+
+
+def test_mirrored_swaps_left_and_right_of_any_view(frame):
+    for view in (frame, frame[::-1], frame[:, 20:200:3]):
+        assert np.array_equal(mirrored(view), view[:, ::-1])
+    with pytest.raises(ValueError, match=r'image is float32 \[4, 4, 3\]'):
+        mirrored(np.zeros((4, 4, 3), np.float32))
 
 
 def test_batches_normalise_as_single_images(frame):

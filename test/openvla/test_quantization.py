@@ -127,7 +127,7 @@ def test_an_older_gpu_is_refused_for_int4_alone(monkeypatch):
 
 def test_without_torchao_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setattr(quantization, 'find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'specvla_ros\[quant\]', or take 'none'"):
+    with pytest.raises(ValueError, match=r"pip install 'torchao>=0.18,<0.19' \(the extra quant"):
         check_quantization('int8', CPU, None)
     check_quantization('none', CPU, None)
 
