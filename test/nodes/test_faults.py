@@ -74,8 +74,7 @@ def test_a_policy_that_is_killed_and_started_again_goes_on_with_the_episode(
     policy = start(POLICY, FAKE_ACT_S='0.1')
     bridge = start(BRIDGE, dict(resend_after=0.3), FAKE_LOG=str(tmp_path / 'bridge.log'))
     until(lambda: steps() and len(steps()[0]) >= 3, 'the middle of the episode')
-    policy.popen.kill()
-    policy.wait()
+    policy.kill()
     done = len(steps()[0])
     assert bridge.popen.poll() is None and done < 8
     start(POLICY)
@@ -90,8 +89,7 @@ def test_a_bridge_that_is_killed_and_started_again_plays_anew_with_the_same_poli
     log = dict(FAKE_LOG=str(tmp_path / 'bridge.log'))
     bridge = start(BRIDGE, **log)
     until(lambda: steps() and len(steps()[0]) >= 3, 'the middle of the episode')
-    bridge.popen.kill()
-    bridge.wait()
+    bridge.kill()
     done = len(steps()[0])
     assert start(BRIDGE, **log).wait() == 0
     assert steps() == [EACH_ONCE[:done], EACH_ONCE]
