@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -99,6 +100,7 @@ def test_a_bridge_that_is_killed_and_started_again_plays_anew_with_the_same_poli
 
 def test_two_cameras_on_a_topic_are_named_once(robot, probe, start, until):
     node = start(POLICY)
+    probe.hear(DiagnosticArray, '/diagnostics', qos.STREAM)
     other = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
     robot.connect(until)
     probe.wait_for_subscribers(other)
@@ -116,6 +118,8 @@ def test_two_cameras_on_a_topic_are_named_once(robot, probe, start, until):
     assert acted == sorted(set(acted)) and max(acted) < 100  # nothing old, nothing twice
     node.says('the clock of the camera was set back by ')
     assert node.output.count('2 publishers') == 1
+    said = [(m.status[0].level, m.status[0].message) for m in probe.heard['/diagnostics']]
+    assert (DiagnosticStatus.WARN, '2 publishers on /image: /probe, /probe') in said
     probe.node.destroy_publisher(other)
     time.sleep(1.5)
     robot.see(50, 0, 0)
@@ -185,25 +189,34 @@ def test_garbage_in_compressed_images_costs_one_line(probe, robot, start, until)
     assert node.popen.poll() is None and 'Traceback' not in node.output
 
 
+@pytest.fixture
+def tell(robot):
+    """Give a function that says where the arm is, and lets the camera see it move by 10 mm."""
+    arm = robot.probe.node.create_publisher(PoseStamped, 'current_pose', qos.STREAM)
+
+    def tell(x=0.4, w=1.0, frame='panda_link0'):
+        pose = PoseStamped()
+        pose.header.frame_id = frame
+        pose.pose.position.x, pose.pose.orientation.w = x, w
+        arm.publish(pose)
+        time.sleep(0.05)
+        robot.see(100, 1, 3)
+        time.sleep(0.05)
+
+    tell.connect = lambda: robot.probe.wait_for_subscribers(arm)
+    return tell
+
+
 @pytest.mark.parametrize('broken', [dict(x=math.inf), dict(x=math.nan, w=math.nan)])
 def test_no_action_while_current_pose_says_no_number_and_no_target_is_made_of_it(
-        robot, probe, start, until, tmp_path, broken):
+        robot, probe, start, until, tmp_path, tell, broken):
     envelope = tmp_path / 'envelope.yaml'
     content = yaml.safe_load((config_folder() / 'safety.yaml').read_text())
     envelope.write_text(yaml.safe_dump({**content, 'fallback': 'zero', 'deadline_s': 0.5}))
     node = start(POLICY, dict(safety=envelope, publish_pose='true'))
     probe.hear(PoseStamped, 'target_pose', qos.STREAM)
-    arm = probe.node.create_publisher(PoseStamped, 'current_pose', qos.STREAM)
     robot.connect(until)
-    probe.wait_for_subscribers(arm)
-
-    def tell(x=0.4, w=1.0):
-        pose = PoseStamped()
-        pose.header.frame_id = 'panda_link0'
-        pose.pose.position.x, pose.pose.orientation.w = x, w
-        arm.publish(pose)
-        robot.see(100, 1, 3)
-        time.sleep(0.05)
+    tell.connect()
 
     def moved():
         return sum(action.translation[0].x > 0 for action in robot.actions)
@@ -219,6 +232,23 @@ def test_no_action_while_current_pose_says_no_number_and_no_target_is_made_of_it
     assert all(math.isfinite(target.pose.position.x) and math.isfinite(target.pose.orientation.w)
                for target in probe.heard['target_pose'])
     until(lambda: tell() or moved() > count, 'it goes on')
+
+
+def test_a_pose_in_another_frame_is_not_used_and_one_that_turns_nowhere_still_means_walls(
+        robot, probe, start, until, tell):
+    node = start(POLICY, dict(publish_pose='true'))
+    probe.hear(PoseStamped, 'target_pose', qos.STREAM)
+    robot.connect(until)
+    tell.connect()
+    robot.say('pick up')
+    until(lambda: tell(x=5.0, frame='map') or len(robot.actions) > 2, 'actions')
+    node.says("current_pose is in the frame 'map', the actions are in 'panda_link0'")
+    assert not any(action.limited for action in robot.actions)
+    until(lambda: tell(x=5.0, w=0.0) or robot.actions[-1].limited, 'a wall')
+    assert robot.actions[-1].translation[0].x == 0
+    node.says('the action was limited by workspace')
+    node.says('current_pose is no pose')
+    assert probe.heard['target_pose'] == []
 
 
 @pytest.fixture
