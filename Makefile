@@ -1,12 +1,13 @@
 # Everything a clone needs: `make demo` and `make test` set up .venv first, the second time in
 # seconds. PYTHON=python3.12 chooses the interpreter.
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test soak lint clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
 # A few small matrices: more threads than cores, or one pool per process, only get in each other's way
 export OMP_NUM_THREADS ?= $(shell nproc)
 export MUJOCO_GL ?= osmesa
+MINUTES ?= 30
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +20,9 @@ demo: setup  ## play LIBERO over ROS 2 with the embedded checkpoint; results und
 
 test: setup lint  ## run all tests, in ROS 2 isolated from the network
 	@$(PY) -m pytest
+
+soak: setup  ## run the policy for MINUTES=30 while others are killed; memory must stay flat
+	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/test_soak.py
 
 lint: setup  ## check style with ruff
 	@.venv/bin/ruff check .

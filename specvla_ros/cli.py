@@ -38,6 +38,8 @@ COMMANDS = {
                     'success, acceptance length and time per action, without ROS'),
     'bench': Command('specvla_ros.benchmark.bench', 'BenchArgs',
                      'latency per stage, decoders and peers side by side in one run'),
+    'overhead': Command('specvla_ros.benchmark.overhead', 'OverheadArgs',
+                        'what ROS adds to an action: image published to action received'),
     'record': Command('specvla_ros.benchmark.record', 'RecordArgs',
                       'record ROS 2 topics into a rosbag2 folder (MCAP)'),
     'replay': Command('specvla_ros.benchmark.replay_bag', 'ReplayArgs',

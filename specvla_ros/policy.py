@@ -110,7 +110,17 @@ class Checkpoint:
 
     def _prompt_ids(self, instruction: str) -> Tensor:
         """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""
-        return self.model.prompt_ids(instruction)[None]
+        ids = self.model.prompt_ids(instruction)[None]
+        config, length = self.model.config, self.layout.length
+        positions = config.text_config.max_position_embeddings
+        most = positions - config.n_patches - length
+        if ids.shape[1] > most:  # beyond them attention was never trained, and takes seconds
+            raise SpecVLAError(
+                f'the instruction has {len(instruction)} characters and makes a prompt of '
+                f'{ids.shape[1]} tokens, must be at most {most}: of the {positions} positions of '
+                f'this model the image takes {config.n_patches}, the action {length}'
+            )
+        return ids
 
 
 class Policy:

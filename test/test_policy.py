@@ -75,6 +75,17 @@ def policy(folder):
     return Policy.load(folder, device='cpu')
 
 
+def test_an_instruction_that_the_model_has_no_positions_for_is_refused(policy):
+    config = policy.checkpoint.model.config
+    most = config.text_config.max_position_embeddings - config.n_patches - policy.action_length
+    rest = policy.checkpoint.prompt_ids('pick').shape[1] - 1
+    words = ['pick'] * (most - rest)
+    assert policy.checkpoint.prompt_ids(' '.join(words)).shape == (1, most)
+    too_long = ' '.join([*words, 'pick'])
+    with pytest.raises(ValueError, match=f'has {len(too_long)} characters .* at most {most}: '):
+        policy.act(fake_frame(), too_long)
+
+
 @pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed'])
 def test_an_action_is_its_tokens_in_three_units(policy, decoder):
     policy = policy.with_decoder(decoder)

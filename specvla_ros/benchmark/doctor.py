@@ -7,6 +7,7 @@ process of its own, where a crash of a driver is a finding and not the end of th
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+import fcntl
 import functools
 import os
 from pathlib import Path
@@ -23,6 +24,8 @@ SUPPORTED_PYTHON = ((3, 10), (3, 12))
 NEEDED_DISK_GIB = 1.0  # for runs: frames, videos
 NEEDED_CACHE_GIB = 1.5  # for LIBERO's assets: 360 MB fetched, 622 MB unpacked
 NEEDED_MEMORY_GIB = 6.0  # peak of the demo's processes
+SHARED_MEMORY = Path('/dev/shm')
+MUCH_SHARED_MEMORY = 0.25  # of it, in files of processes that are gone
 TIMEOUT_S = 180.0
 SETUP = 'run `make setup`'
 STATES = {'ok': '[green]ok[/green]', 'missing': '[red]missing[/red]',
@@ -107,6 +110,7 @@ def checks(args: DoctorArgs) -> Iterator[tuple[str, Callable[[], Finding]]]:
     yield 'ffmpeg', check_ffmpeg
     yield 'disk', check_disk
     yield 'memory', check_memory
+    yield 'shared memory', check_shared_memory
 
 
 def check_python() -> Finding:
@@ -209,6 +213,31 @@ def check_memory() -> Finding:
         return Finding('memory', 'note', f'{found} GiB', f'the demo takes up to '
                        f'{NEEDED_MEMORY_GIB:g} GiB: close other programs')
     return Finding('memory', 'ok', f'{found} GiB')
+
+
+def check_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
+    """Whether killed nodes have left so much shared memory that DDS may find none."""
+    if not folder.is_dir():
+        return Finding('shared memory', 'note', f'there is no {folder}', 'DDS uses UDP instead')
+    left = [segment for lock in folder.glob('fastrtps_*_el') if (
+        segment := lock.with_name(lock.name.removesuffix('_el'))).exists() and _is_free(lock)]
+    size, whole = sum(segment.stat().st_size for segment in left), shutil.disk_usage(folder).total
+    detail = (f'{size / 2**20:.0f} of {whole / 2**20:.0f} MiB are taken by {len(left)} files that '
+              'killed nodes left')
+    if size > MUCH_SHARED_MEMORY * whole:
+        return Finding('shared memory', 'note', detail, f'`rm {folder}/*fastrtps*` while no node '
+                       'runs: when it is full, images go the slower way over UDP')
+    return Finding('shared memory', 'ok', detail)
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether nobody holds a Fast DDS lock file: its owner does as long as it lives."""
+    try:
+        with open(lock, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, another user's, or gone by now
+        return False
+    return True
 
 
 def _script(name: str, script: str, todo: str, *arguments: str) -> Finding:

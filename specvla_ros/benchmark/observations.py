@@ -96,9 +96,9 @@ def _npz(path: Path, instruction: str | None, count: int
     return list(images), instruction or said
 
 
-def made_up(count: int) -> Episode:
-    """Return frames of waves that move: smooth as photographs are, the same each time."""
-    y, x = np.mgrid[:_MADE_UP_SIDE, :_MADE_UP_SIDE] / _MADE_UP_SIDE
+def made_up(count: int, side: int = _MADE_UP_SIDE) -> Episode:
+    """Return square frames of waves that move: smooth as photographs, the same each time."""
+    y, x = np.mgrid[:side, :side] / side
     frames = []
     for number in range(count):
         waves = [np.sin(2 * np.pi * (3 * x + (channel + 1) * y + number / 20 + channel / 3))

@@ -79,8 +79,8 @@ def run(args: RecordArgs) -> int:
         raise SpecVLAError(message)
     if code or done is None:
         Console(stderr=True).print(
-            f'error: {message or f"the recorder ended with exit code {code}"}', markup=False,
-            highlight=False, soft_wrap=True)
+            f'error: {message or _died(args, code)}', markup=False, highlight=False,
+            soft_wrap=True)
         return code if code > 0 else 1
     _tell(args, done, console)
     return 0
@@ -121,6 +121,11 @@ def _recorder(args: RecordArgs, folder: Path) -> Iterator[subprocess.Popen]:
         process.stdout.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _died(args: RecordArgs, code: int) -> str:
+    return (f'the recorder ended with exit code {code}; what was written until then is in '
+            f'{args.out}.part and can be replayed')
 
 
 def _progress(event: dict[str, Any]) -> str:

@@ -11,26 +11,28 @@ _CAPACITY = 64
 
 
 class ActionInbox:
-    """Actions by the stamp (ns) of the image they answer; each is handed out at most once."""
+    """
+    Actions by the stamp (ns) of the image they answer; each is handed out at most once.
+
+    Stamps only name images here, and are never compared: the clock may jump while an arm moves.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._actions: deque[tuple[int, np.ndarray]] = deque(maxlen=_CAPACITY)
-        self._since = 0
+        self._shown: list[int] = []
         self.n_unasked = 0
 
-    def begin_episode(self, stamp: int) -> None:
-        """Forget everything, and from now on refuse answers to images older than `stamp`."""
+    def begin_episode(self) -> None:
+        """Forget everything: no image of the episode before can be answered any more."""
         with self._condition:
             self._actions.clear()
-            self._since, self.n_unasked = stamp, 0
+            self._shown.clear()
+            self.n_unasked = 0
 
     def put(self, stamp: int, deltas: np.ndarray) -> None:
         """Leave an action, float64 [chunk, 7], that answers the image of that stamp."""
         with self._condition:
-            if stamp < self._since:
-                self.n_unasked += 1
-                return
             self._actions.append((stamp, deltas))
             self._condition.notify()
 
@@ -43,15 +45,22 @@ class ActionInbox:
             self._actions.clear()
             return deltas
 
-    def take_newest(self) -> np.ndarray | None:
-        """Return the action that answers the newest image, if it hasn't been handed out."""
+    def show(self, stamp: int) -> None:
+        """Note an image that `take_newest` may give the answer to."""
         with self._condition:
-            if not self._actions:
-                return None
-            stamp, deltas = max(self._actions, key=lambda entry: entry[0])
+            self._shown.append(stamp)
+
+    def take_newest(self) -> np.ndarray | None:
+        """Return the action that answers the image shown last of all that are answered."""
+        with self._condition:
+            answers = {stamp: deltas for stamp, deltas in self._actions if stamp in self._shown}
             self._actions.clear()
-            self._since = stamp + 1
-            return deltas
+            if not answers:
+                return None
+            newest = max(map(self._shown.index, answers))
+            stamp = self._shown[newest]
+            del self._shown[:newest + 1]  # older ones are out of date from now on
+            return answers[stamp]
 
     def _find(self, stamps: Set[int]) -> np.ndarray | None:
         return next((deltas for stamp, deltas in self._actions if stamp in stamps), None)

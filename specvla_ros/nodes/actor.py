@@ -21,9 +21,10 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import compressed_to_rgb, to_nanoseconds, to_rgb
-from specvla_ros.nodes.current_pose import CurrentPose, position_of
+from specvla_ros.nodes.current_pose import CurrentPose
 from specvla_ros.nodes.diagnostics import Statistics
 from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
+from specvla_ros.nodes.lone_publisher import LonePublisher
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.messages import (
     action_message,
@@ -40,6 +41,7 @@ from specvla_ros.safety import fit, SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
+_LOG_LENGTH = 300  # characters of what somebody said or sent
 _CAMERAS = {'raw': (Image, '', to_rgb),
             'compressed': (CompressedImage, '/compressed', compressed_to_rgb)}
 
@@ -78,10 +80,11 @@ class Actor:
         self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
                                'publish with reliability reliable')
         kind, suffix, self._read_image = _CAMERAS[settings.image_transport]
+        camera = node.resolve_topic_name('image') + suffix
         self._topics.subscribe(
-            kind, node.resolve_topic_name('image') + suffix, self._on_image,
-            qos.camera_subscriber(settings.camera_reliability),
+            kind, camera, self._on_image, qos.camera_subscriber(settings.camera_reliability),
             'set the parameter camera_reliability of this node to best_effort')
+        self._camera = LonePublisher(node, self._topics, camera)
         self._topics.every(policy.dataset.period_s, self._watch)
 
     def set_policy(self, policy: ActingPolicy) -> None:
@@ -119,8 +122,8 @@ class Actor:
 
     @property
     def fault(self) -> str:
-        """Why actions are missing at present; '' where they aren't."""
-        return self._motion.fault
+        """What is wrong at present, first of all why actions are missing; '' where nothing is."""
+        return self._motion.fault or self._camera.fault
 
     def _on_image(self, message: Any) -> None:
         stamp = to_nanoseconds(message.header.stamp)
@@ -152,7 +155,7 @@ class Actor:
         """Act on another instruction from now on; False if it is the one that holds already."""
         changed = self._newest.put_instruction(instruction)
         if changed and instruction:
-            self._logger.info(f'instruction: {instruction!r}')
+            self._logger.info(f'instruction: {_short(instruction)!r}')
             self._main.post(self._act)
         return changed
 
@@ -167,7 +170,8 @@ class Actor:
             self._newest.drop(job)
             job.settings.reset()  # what wasn't carried out says nothing about what comes next
             self._statistics.count('refused')
-            self._logger.warning(f'no action: {error}', throttle_duration_sec=_LOG_PERIOD)
+            self._logger.warning(
+                f'no action: {_short(str(error))}', throttle_duration_sec=_LOG_PERIOD)
 
     def _act_on(self, job: Job) -> None:
         """
@@ -197,8 +201,8 @@ class Actor:
 
         if not self._newest.answer(job, publish):
             self._statistics.count('dropped')
-            self._logger.info(f'dropped the action for {job.instruction!r}: the instruction has '
-                              'changed or acting was stopped meanwhile')
+            self._logger.info(f'dropped the action for {_short(job.instruction)!r}: the '
+                              'instruction has changed or acting was stopped meanwhile')
             return
         self._statistics.note_lengths(action.trace.acceptance_lengths)
 
@@ -225,9 +229,8 @@ class Actor:
 
         :raises SpecVLAError: it refuses it
         """
-        pose = self._place.pose
         safe = fit(si, self._safety, self._dataset.period_s, previous=self._motion.delta,
-                   position_m=None if pose is None else position_of(pose))
+                   position_m=self._place.position)
         if safe.deltas is None:
             raise SpecVLAError(safe.refusal)
         if not safe.limited_by:
@@ -282,3 +285,9 @@ class Actor:
                 self._logger.warning(f'{self._motion.fault}; fallback: {self._safety.fallback}',
                                      throttle_duration_sec=_LOG_PERIOD)
             self._stand_still()
+
+
+def _short(text: str) -> str:
+    """Return a text that is no burden to a log."""
+    left = len(text) - _LOG_LENGTH
+    return text if left <= 0 else f'{text[:_LOG_LENGTH]}… and {left} characters'

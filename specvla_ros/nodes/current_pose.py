@@ -1,5 +1,11 @@
-"""Where the end effector is, as far as anybody says so."""
+"""
+Where the end effector is, as far as anybody says so.
 
+A source that breaks must not take the walls away: what is no number is handed on as the position,
+for the envelope to refuse every action, but never as a pose that something is made of.
+"""
+
+import math
 import time
 
 from geometry_msgs.msg import Pose, PoseStamped
@@ -28,8 +34,19 @@ class CurrentPose:
                          'publish with durability, deadline and liveliness at their defaults')
 
     @property
+    def position(self) -> np.ndarray | None:
+        """The position said last, float64 [3], m, finite or not; None if it is unknown."""
+        known = self._recent
+        return None if known is None else _position(known)
+
+    @property
     def pose(self) -> Pose | None:
-        """The present pose; None if it is unknown."""
+        """The present pose; None if it is unknown or what is said is none."""
+        known = self._recent
+        return known if known is not None and _is_pose(known) else None
+
+    @property
+    def _recent(self) -> Pose | None:
         known = self._known
         if known is None or time.monotonic() - known[1] > self.patience:
             return None
@@ -41,18 +58,20 @@ class CurrentPose:
                 f'current_pose is in the frame {message.header.frame_id!r}, the actions are in '
                 f'{self._frame_id!r}: it is not used. Publish it in that frame',
                 throttle_duration_sec=_LOG_PERIOD)
-        elif not abs(_length(message.pose) - 1) < 1e-3:  # nor is NaN
-            self._logger.error('the orientation of current_pose is no unit quaternion: it is not '
-                               'used', throttle_duration_sec=_LOG_PERIOD)
-        else:
-            self._known = message.pose, time.monotonic()
+            return
+        self._known = message.pose, time.monotonic()
+        if not _is_pose(message.pose):
+            self._logger.error(
+                'current_pose is no pose: its position must be finite and its orientation a unit '
+                'quaternion. No target_pose is made of it, and without a finite position there is '
+                'no action', throttle_duration_sec=_LOG_PERIOD)
 
 
-def position_of(pose: Pose) -> np.ndarray:
-    """Return the position, float64 [3], m."""
+def _position(pose: Pose) -> np.ndarray:
     return np.array([pose.position.x, pose.position.y, pose.position.z])
 
 
-def _length(pose: Pose) -> float:
+def _is_pose(pose: Pose) -> bool:
     turn = pose.orientation
-    return float(np.linalg.norm([turn.x, turn.y, turn.z, turn.w]))
+    length = math.hypot(turn.x, turn.y, turn.z, turn.w)
+    return bool(np.isfinite(_position(pose)).all()) and abs(length - 1) < 1e-3  # NaN isn't

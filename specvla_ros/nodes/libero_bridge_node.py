@@ -136,7 +136,7 @@ class LiberoBridgeNode(Node):
         play = self._play_lockstep if self._values['mode'] == 'lockstep' else self._play_realtime
         try:
             observation = environment.reset(episode.state)
-            self._inbox.begin_episode(self.get_clock().now().nanoseconds)
+            self._inbox.begin_episode()
             self._instruct(environment.instruction)
             play(environment, observation, status)
         except EpisodeCrash as error:
@@ -165,7 +165,7 @@ class LiberoBridgeNode(Node):
         gripper = _OPEN
         tick = time.monotonic()
         while self._goes_on(observation, status):
-            self._topics.publish(observation)
+            self._inbox.show(self._topics.publish(observation))
             tick = self._sleep_until(tick + period)
             if (deltas := self._inbox.take_newest()) is not None:
                 steps = list(deltas)

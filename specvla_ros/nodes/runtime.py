@@ -18,7 +18,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from specvla_ros.errors import SpecVLAError
 
@@ -106,23 +105,29 @@ class _Spinner:
 
     def __init__(self, node: Node) -> None:
         self.fault: BaseException | None = None
-        self._stopped = Future()
+        self._is_over = False
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, name='executor')
         self._thread.start()
 
     def _spin(self) -> None:
+        # Not spin_until_future_complete: until rclpy 7.1.6 at least it leaves a callback on the
+        # future each time round, 450 bytes a message.
         try:
-            self._executor.spin_until_future_complete(self._stopped)
+            while not self._is_over:
+                self._executor.spin_once()
         except ExternalShutdownException:
             pass
         except Exception as error:
             self.fault = error
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
+    def _end(self) -> None:
+        self._is_over = True
+
     def stop(self) -> None:
         """Let the callback under way finish, and join: a spinning thread at exit aborts."""
-        self._stopped.set_result(None)
+        self._executor.create_task(self._end)  # spin_once returns when something was done
         self._thread.join(timeout=_JOIN_TIMEOUT)
         self._executor.shutdown(timeout_sec=0)

@@ -1,6 +1,9 @@
 """`specvla doctor`: says what is missing and what to do, and never falls over it."""
 
+import fcntl
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,3 +83,18 @@ def test_python_ffmpeg_and_room_are_checked():
     assert doctor.check_python().state == 'ok'
     assert doctor.check_ffmpeg().state == 'ok'
     assert 'GiB free' in doctor.check_disk().detail
+
+
+def test_shared_memory_that_killed_nodes_left_is_told_from_that_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: SimpleNamespace(total=10 * 2**20))
+    for name in 'ab':
+        (tmp_path / f'fastrtps_{name}').write_bytes(bytes(2 * 2**20))
+        (tmp_path / f'fastrtps_{name}_el').touch()
+    with open(tmp_path / 'fastrtps_a_el') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        finding = doctor.check_shared_memory(tmp_path)
+    assert finding.state == 'ok'
+    assert finding.detail.startswith('2 of 10 MiB are taken by 1 files')
+    finding = doctor.check_shared_memory(tmp_path)
+    assert finding.state == 'note' and 'by 2 files' in finding.detail
+    assert f'rm {tmp_path}' in finding.todo

@@ -1,5 +1,6 @@
 """Real node processes in a ROS domain of their own, and a node of the test's to talk to them."""
 from collections import defaultdict
+import fcntl
 import os
 from pathlib import Path
 import signal
@@ -41,6 +42,7 @@ class Process:
 
     def __init__(self, command, parameters, environment, log):
         self.log = log
+        self._left = []
         arguments = ['--ros-args']
         for name, value in parameters.items():
             arguments += ['-p', f'{name}:={value}']
@@ -59,6 +61,25 @@ class Process:
     def interrupt(self, number=signal.SIGINT):
         self.popen.send_signal(number)
         return self.wait()
+
+    def kill(self):
+        """End it as `kill -9` does; what it leaves in /dev/shm stays until `tidy`."""
+        links = Path(f'/proc/{self.popen.pid}/fd').iterdir()
+        self._left = [Path(name) for name in map(os.readlink, links)
+                      if name.startswith('/dev/shm/fastrtps_') and name.endswith('_el')]
+        self.popen.kill()
+        self.wait()
+
+    def tidy(self):
+        """Take away what it left in /dev/shm."""
+        for lock in filter(Path.exists, self._left):
+            with open(lock) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:  # a port that others use
+                    continue
+            lock.with_name(lock.name.removesuffix('_el')).unlink(missing_ok=True)
+            lock.unlink()
 
     def says(self, text):
         return wait_until(lambda: text in self.output, f'{text!r} in the output')
@@ -202,6 +223,7 @@ def start(probe, tmp_path):
             process.popen.wait(PATIENCE)
         finally:
             process.popen.kill()
+            process.tidy()
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ def test_any_copy_of_the_image_may_be_answered_but_only_the_first_answer_counts(
 
 def test_the_newest_is_taken_once_and_older_ones_never_after_it():
     inbox = ActionInbox()
+    for stamp in (3, 4, 5, 6):
+        inbox.show(stamp)
     for stamp in (3, 5, 4):
         inbox.put(stamp, action(stamp))
     assert inbox.take_newest()[0, 0] == 5
@@ -42,17 +44,33 @@ def test_the_newest_is_taken_once_and_older_ones_never_after_it():
 
 def test_an_answer_from_the_episode_before_is_refused():
     inbox = ActionInbox()
+    inbox.show(10)
+    inbox.show(11)
     inbox.put(10, action(1))
-    inbox.begin_episode(stamp=20)
-    inbox.put(19, action(2))
+    inbox.begin_episode()
+    inbox.put(11, action(2))
     assert inbox.take_newest() is None
-    assert inbox.n_unasked == 1
+    inbox.show(20)
     inbox.put(20, action(3))
     assert inbox.take_newest()[0, 0] == 3
 
 
+def test_a_clock_that_was_set_back_makes_no_image_older():
+    inbox = ActionInbox()
+    for stamp in (1000, 1001, 500, 501):
+        inbox.show(stamp)
+    inbox.put(1001, action(1))
+    inbox.put(500, action(2))
+    assert inbox.take_newest()[0, 0] == 2
+    inbox.put(1001, action(3))
+    assert inbox.take_newest() is None
+    inbox.put(501, action(4))
+    assert inbox.take_newest()[0, 0] == 4
+
+
 def test_flooding_keeps_memory_bounded_and_the_newest():
     inbox = ActionInbox()
+    inbox.show(9_999)
     for stamp in range(10_000):
         inbox.put(stamp, action(stamp))
     assert inbox.take_newest()[0, 0] == 9_999

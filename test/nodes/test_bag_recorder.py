@@ -1,6 +1,7 @@
 """`specvla record` as a process, over real DDS: what is sent is what is in the bag."""
 import json
 import os
+from pathlib import Path
 import resource
 import signal
 import subprocess
@@ -128,6 +129,26 @@ def test_a_bag_outlives_the_command_that_began_it(record, cast, tmp_path, until)
     until((tmp_path / 'bag' / 'metadata.yaml').exists, 'a complete bag')
     with Bag(tmp_path / 'bag') as bag:
         assert not bag.missing and bag.counts['/instruction'] == 1
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_a_recorder_that_is_killed_leaves_what_came_until_a_second_before(
+        record, cast, tmp_path, until, storage):
+    process = record('--storage', storage)
+    cast(20)
+    until(lambda: '/episode' in (tmp_path / 'said').read_text(), 'every topic')
+    time.sleep(2.5)
+    recorder, = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    os.kill(int(recorder), signal.SIGKILL)
+    _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert complaint == (
+        'error: the recorder ended with exit code -9; what was written until then is in '
+        f'{tmp_path / "bag"}.part and can be replayed\n')
+    assert not (tmp_path / 'bag').exists()
+    with Bag(tmp_path / 'bag.part') as bag:
+        assert bag.missing
+        assert bag.counts == {'/image': 20, '/instruction': 1, '/episode': 1}
 
 
 @pytest.mark.parametrize('options, reason', [

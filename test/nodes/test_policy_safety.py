@@ -135,11 +135,14 @@ def test_does_not_act_on_a_stale_image_nor_on_one_from_a_clock_set_back(robot, s
 
 def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, until, envelope):
     node = start(NODE, dict(safety=envelope(fallback='hold', deadline_s=0.3)))
+    robot.probe.hear(DiagnosticArray, '/diagnostics', qos.STREAM)
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
     robot.wait_for_actions(4)
     node.says('no image for more than 0.3 s (deadline_s); fallback: hold')
+    until(lambda: 'no image for more than 0.3 s (deadline_s)' in [
+        message.status[0].message for message in robot.probe.heard['/diagnostics']], 'a warning')
     assert [action.translation[0].x for action in robot.actions[1:4]] == [0, 0, 0]
     assert [action.sequence for action in robot.actions[:4]] == [0, 1, 2, 3]
     robot.see(100, 2, 3)

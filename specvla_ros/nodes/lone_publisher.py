@@ -1,0 +1,43 @@
+"""Sees that what should come from one node does come from one."""
+
+from rclpy.node import Node
+
+from specvla_ros.nodes.topics import Topics
+
+_PERIOD = 1.0  # s between two looks
+
+
+class LonePublisher:
+    """
+    Says whose they are where a topic has several publishers.
+
+    Which of them sent a message can't be known in rclpy, so all are heard: two cameras on one
+    topic, or a bag that plays while the camera runs, look like one camera that jumps.
+
+    :param topics: what the looking ends with
+    :param topic: its full name
+    """
+
+    def __init__(self, node: Node, topics: Topics, topic: str) -> None:
+        self._node, self._topic = node, topic
+        self._names: list[str] = []
+        topics.every(_PERIOD, self._look)
+
+    @property
+    def fault(self) -> str:
+        """Who publishes, if several do; '' where nothing is wrong."""
+        if len(self._names) < 2:
+            return ''
+        return f'{len(self._names)} publishers on {self._topic}: {", ".join(self._names)}'
+
+    def _look(self) -> None:
+        publishers = self._node.get_publishers_info_by_topic(self._topic)
+        names = sorted(f'{publisher.node_namespace.rstrip("/")}/{publisher.node_name}'
+                       for publisher in publishers)
+        if names == self._names:
+            return
+        self._names = names
+        if self.fault:
+            self._node.get_logger().error(
+                f'{self.fault}. Each image is acted on as it comes, whoever sends it: stop all '
+                'but one, or remap it')
