@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile
 
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes import bag_player_node, libero_bridge_node, policy_node
+from specvla_ros.nodes import bag_player_node, libero_bridge_node, policy_node, rerun_node
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_settings import PolicySettings
 from specvla_ros.nodes.processes import free_domain
@@ -73,6 +73,14 @@ FOR = {
         '/action': 'in lockstep, the answer to the last frame',
         '/image': "the bag's frames, stamped when published",
         '/instruction': 'what the bag says, or the parameter',
+    },
+    'rerun_node': {
+        '/action': 'motion, and where the safety envelope changed it',
+        '/decode_report': 'passes, acceptance length, time per stage',
+        '/diagnostics': 'the state of the policy node',
+        '/image': 'the camera',
+        '/image/compressed': 'the camera as JPEG or PNG, in place of `/image`',
+        '/instruction': 'what the robot is told',
     },
 }
 
@@ -122,6 +130,8 @@ def references() -> tuple[Reference, ...]:
                   libero_bridge_node.PARAMETERS, {}, {}),
         Reference('bag_player_node', bag_player_node.BagPlayerNode,
                   bag_player_node.PARAMETERS, {'bag': str(_BAG)}, {}),
+        Reference('rerun_node', lambda: rerun_node.RerunNode(_no_stream),
+                  rerun_node.PARAMETERS, {}, {'image_transport': 'compressed'}),
     )
 
 
@@ -141,6 +151,11 @@ def page() -> str:
 def _no_policy(settings: PolicySettings) -> Any:
     return SimpleNamespace(
         decoder_config=settings.decoder_config, dataset=load_dataset('libero'))
+
+
+def _no_stream(*_: Any) -> tuple[Any, rerun_node.Recording]:
+    stream = SimpleNamespace(flush=lambda: None, disconnect=lambda: None)
+    return stream, rerun_node.Recording(None, stream, 0)
 
 
 @contextmanager

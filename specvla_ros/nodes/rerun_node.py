@@ -91,12 +91,16 @@ class Recording:
 
 
 class RerunNode(Node):
-    """Listens, and hands on."""
+    """
+    Listens, and hands on.
 
-    def __init__(self) -> None:
+    :param open_stream: makes the `RecordingStream` and the `Recording` on it
+    """
+
+    def __init__(self, open_stream: Callable[[str, int], tuple[Any, Recording]]) -> None:
         super().__init__(NAME)
         values = declare(self, PARAMETERS)
-        self._stream, self._recording = _open(values['save'], values['jpeg_quality'])
+        self._stream, self._recording = open_stream(values['save'], values['jpeg_quality'])
         self._heard = {'instruction': '', 'state': ''}
         self._stop = threading.Event()
         topics = Topics(self)
@@ -152,7 +156,7 @@ class RerunNode(Node):
         return to_nanoseconds(message.header.stamp) or self.get_clock().now().nanoseconds
 
 
-def _open(path: str, jpeg_quality: int) -> tuple[Any, Recording]:
+def open_rerun(path: str, jpeg_quality: int) -> tuple[Any, Recording]:
     """
     Open the viewer or a file.
 
@@ -173,7 +177,7 @@ def _open(path: str, jpeg_quality: int) -> tuple[Any, Recording]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Record until told to stop; see `runtime.run` for the exit codes."""
-    return run(NAME, RerunNode, args)
+    return run(NAME, lambda: RerunNode(open_rerun), args)
 
 
 if __name__ == '__main__':
