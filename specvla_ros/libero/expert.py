@@ -31,6 +31,7 @@ class ExpertSettings:
     lift_radius: float = 0.08     # not so close to the destination, which may be as low
     held_width: float = 0.075     # fingers further apart than this hold nothing
     shut_width: float = 0.015     # nor do those closer together: they closed on air
+    rim_width: float = 0.004      # the same where they straddle a rim
 
 
 class PickAndPlace:
@@ -57,9 +58,10 @@ class PickAndPlace:
         """Take in a new episode: where the object can be grasped, and the nominal orientation."""
         low, high = self._bounds(self.object)
         centre, extent = (low + high) / 2, high - low
-        grasp = centre.copy()
+        grasp, self._shut = centre.copy(), self.settings.shut_width
         if 'bowl' in self.object:  # too wide for the fingers: they straddle its rim
             grasp[1], grasp[2] = high[1] - 0.008, high[2] - 0.02
+            self._shut = self.settings.rim_width
         elif extent[2] < 0.06:
             grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
         else:
@@ -100,7 +102,7 @@ class PickAndPlace:
         radius = np.linalg.norm(error[:2])
         near = radius < s.grasp_radius and eef[2] < grasp[2] + self._close_below
         closing = self._width() < s.held_width and np.linalg.norm(error) < 0.03
-        if (near or closing) and self._width() > s.shut_width:
+        if (near or closing) and self._width() > self._shut:
             return self._squeeze(), CLOSED
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.

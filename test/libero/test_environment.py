@@ -88,8 +88,8 @@ def test_random_starts_are_spread_like_the_stored_ones(env):
     assert (random > stored / 3).all() and (random < stored * 3).all()
 
 
-def test_the_expert_solves_a_stored_state_without_seeing_a_clock(env):
-    env.reset(7)
+def solve(env, state):
+    env.reset(state)
     expert = PickAndPlace(env)
     for _ in range(150):
         observation = env.step(expert.act(), render=False)
@@ -97,6 +97,18 @@ def test_the_expert_solves_a_stored_state_without_seeing_a_clock(env):
             break
     assert observation.success
     assert expert.state().shape == (10,)
+
+
+def test_the_expert_solves_a_stored_state_without_seeing_a_clock(env):
+    solve(env, 7)
+
+
+def test_the_expert_takes_a_bowl_by_its_rim_and_puts_it_on_a_plate():
+    env = LiberoEnv('libero_spatial', 3, render=False)
+    try:
+        solve(env, 7)
+    finally:
+        env.close()
 
 
 @pytest.mark.parametrize('action', [np.zeros(6), np.array([0, 0, np.nan, 0, 0, 0, 1])])
