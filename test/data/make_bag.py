@@ -4,8 +4,7 @@ Make the small real bag beside this file: one LIBERO episode, played by the embe
     python test/data/make_bag.py test/data/libero_object_2
 
 The camera sends JPEG (quality 95) at 20 Hz as a robot's would, and the policy acts on what comes
-out of it, so that a replay sees the same pictures. Needs the simulator; takes half a minute. The
-bag there is of an earlier checkpoint: under the present one a replay differs from what was live.
+out of it, so that a replay sees the same pictures. Needs the simulator; takes half a minute.
 """
 from pathlib import Path
 import sys
