@@ -59,15 +59,16 @@ class PickAndPlace:
         low, high = self._bounds(self.object)
         centre, extent = (low + high) / 2, high - low
         grasp, self._shut = centre.copy(), self.settings.shut_width
+        self._close_below = self.settings.flat_height if extent[2] < 0.06 \
+            else self.settings.grasp_height
+        self._rise = 2 / 3 * self._close_below
         if 'bowl' in self.object:  # too wide for the fingers: they straddle its rim
             grasp[1], grasp[2] = high[1] - 0.008, high[2] - 0.02
-            self._shut = self.settings.rim_width
+            self._shut, self._rise = self.settings.rim_width, 0.001  # from which they slip soon
         elif extent[2] < 0.06:
             grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
         else:
             grasp[2] = high[2] - 0.035
-        self._close_below = self.settings.flat_height if extent[2] < 0.06 \
-            else self.settings.grasp_height
         self._grasp_offset = grasp - self._position(self.object)
         self._rest = self._position(self.object)[2]
         self._foot = grasp[2] - low[2]  # what hangs below the fingers
@@ -122,7 +123,7 @@ class PickAndPlace:
         forever where it doesn't see it.
         """
         error = self._position(self.object) + self._grasp_offset - self.env.raw['robot0_eef_pos']
-        return np.array([*error[:2], 2 / 3 * self._close_below])
+        return np.array([*error[:2], self._rise])
 
     def _carry(self) -> tuple[np.ndarray, float]:
         """Lift, go above the destination, let go."""
@@ -142,6 +143,7 @@ class PickAndPlace:
         # As if the fingers were still closing until the object is off its support, then faster the
         # higher it is: how high is easy to see. A policy that lifts at full speed when the fingers
         # seem to hold slips off what lies flat.
+        self._rest = min(self._rest, self._position(self.object)[2])  # it may have fallen
         lifted = np.clip((self._position(self.object)[2] - self._rest) / s.lift, 0, 1) \
             if radius > s.lift_radius else 1.0
         full = TRANSLATION_SCALE / s.gain

@@ -22,7 +22,7 @@ GOAL_RELAXED = (23.01, 18.98, 39.99, 15.41, 2.53, 0.08)
 def checkpoint(tiny_checkpoint):
     return random_checkpoint(
         read_shape(str(tiny_checkpoint)), read_acceptance('libero_goal'), MADE_UP_INSTRUCTION,
-        torch.device('cpu'), torch.float32, seed=0)
+        torch.device('cpu'), torch.float32, 'none', seed=0)
 
 
 def test_the_table_is_the_papers():

@@ -132,6 +132,7 @@ class Probe:
         """Call a service without waiting for its answer."""
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(PATIENCE)
+        time.sleep(0.3)  # a service that hasn't discovered us yet answers to nobody
         future = client.call_async(request)
         future.add_done_callback(lambda _: self.node.destroy_client(client))
         return future
