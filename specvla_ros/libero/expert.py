@@ -32,6 +32,7 @@ class ExpertSettings:
     held_width: float = 0.075     # fingers further apart than this hold nothing
     shut_width: float = 0.015     # nor do those closer together: they closed on air
     rim_width: float = 0.004      # the same where they straddle a rim
+    rim_closed: float = 0.025     # a rim is held this far apart: until then they stay at its depth
 
 
 class PickAndPlace:
@@ -58,13 +59,12 @@ class PickAndPlace:
         """Take in a new episode: where the object can be grasped, and the nominal orientation."""
         low, high = self._bounds(self.object)
         centre, extent = (low + high) / 2, high - low
-        grasp, self._shut = centre.copy(), self.settings.shut_width
+        grasp, self._shut, self._stay = centre.copy(), self.settings.shut_width, np.inf
         self._close_below = self.settings.flat_height if extent[2] < 0.06 \
             else self.settings.grasp_height
-        self._rise = 2 / 3 * self._close_below
         if 'bowl' in self.object:  # too wide for the fingers: they straddle its rim
             grasp[1], grasp[2] = high[1] - 0.008, high[2] - 0.02
-            self._shut, self._rise = self.settings.rim_width, 0.001  # from which they slip soon
+            self._shut, self._stay = self.settings.rim_width, self.settings.rim_closed
         elif extent[2] < 0.06:
             grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
         else:
@@ -117,13 +117,15 @@ class PickAndPlace:
 
     def _squeeze(self) -> np.ndarray:
         """
-        Velocity while the fingers close: rising slowly.
+        Velocity while the fingers close: rising slowly, from a rim only once they are at it.
 
         Whether they hold the object is hard to see: a policy that were to wait for it would wait
         forever where it doesn't see it.
         """
         error = self._position(self.object) + self._grasp_offset - self.env.raw['robot0_eef_pos']
-        return np.array([*error[:2], self._rise])
+        if self._width() > self._stay:
+            return error
+        return np.array([*error[:2], 2 / 3 * self._close_below])
 
     def _carry(self) -> tuple[np.ndarray, float]:
         """Lift, go above the destination, let go."""
