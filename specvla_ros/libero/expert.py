@@ -125,7 +125,9 @@ class PickAndPlace:
         error = self._position(self.object) + self._grasp_offset - self.env.raw['robot0_eef_pos']
         if self._width() > self._stay:
             return error
-        return np.array([*error[:2], 2 / 3 * self._close_below])
+        # Pressed below the rim's depth, at the end of its reach, only a strong pull frees it.
+        jammed = self._stay < np.inf and error[2] > 0.005
+        return np.array([*error[:2], self.settings.lift if jammed else 2 / 3 * self._close_below])
 
     def _carry(self) -> tuple[np.ndarray, float]:
         """Lift, go above the destination, let go."""
