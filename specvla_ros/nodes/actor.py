@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
-from specvla_ros.nodes.conversions import compressed_to_rgb, to_nanoseconds, to_rgb
+from specvla_ros.nodes.conversions import CAMERAS, to_nanoseconds
 from specvla_ros.nodes.current_pose import CurrentPose
 from specvla_ros.nodes.diagnostics import Statistics
 from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
@@ -42,8 +41,6 @@ from specvla_ros.safety import fit, SafetySettings
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
 _LOG_LENGTH = 300  # characters of what somebody said or sent
-_CAMERAS = {'raw': (Image, '', to_rgb),
-            'compressed': (CompressedImage, '/compressed', compressed_to_rgb)}
 
 
 class Actor:
@@ -79,7 +76,7 @@ class Actor:
         self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
         self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
                                'publish with reliability reliable')
-        kind, suffix, self._read_image = _CAMERAS[settings.image_transport]
+        kind, suffix, self._read_image = CAMERAS[settings.image_transport]
         camera = node.resolve_topic_name('image') + suffix
         self._topics.subscribe(
             kind, camera, self._on_image, qos.camera_subscriber(settings.camera_reliability),

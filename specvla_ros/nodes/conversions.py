@@ -4,10 +4,15 @@ import array
 from typing import Any
 
 import numpy as np
+from sensor_msgs.msg import CompressedImage, Image
 
 from specvla_ros.camera import compressed_to_rgb, to_nanoseconds, to_rgb
 
-__all__ = ['compressed_to_rgb', 'fill_image', 'to_nanoseconds', 'to_rgb']
+__all__ = ['CAMERAS', 'compressed_to_rgb', 'fill_image', 'to_nanoseconds', 'to_rgb']
+
+# By `image_transport`: the message, what is appended to the topic's name, and how it becomes RGB.
+CAMERAS = {'raw': (Image, '', to_rgb),
+           'compressed': (CompressedImage, '/compressed', compressed_to_rgb)}
 
 
 def fill_image(message: Any, image: np.ndarray) -> None:

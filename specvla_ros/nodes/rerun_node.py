@@ -17,13 +17,13 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from specvla_ros.camera import compressed_to_rgb, to_nanoseconds, to_rgb
+from specvla_ros.camera import to_nanoseconds
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.conversions import CAMERAS
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
 from specvla_ros.nodes.parameters import declare, Parameter
 from specvla_ros.nodes.runtime import run
@@ -37,9 +37,6 @@ PARAMETERS = (
               choices=('raw', 'compressed')),
     Parameter('jpeg_quality', 85, 'of the camera frames in the recording', low=1, high=100),
 )
-# Message, what is appended to the name of the topic `image`, and how it becomes RGB.
-_CAMERAS = {'raw': (Image, '', to_rgb),
-            'compressed': (CompressedImage, '/compressed', compressed_to_rgb)}
 _TIMELINE = 'ros_time'
 
 
@@ -102,9 +99,8 @@ class RerunNode(Node):
         values = declare(self, PARAMETERS)
         self._stream, self._recording = open_stream(values['save'], values['jpeg_quality'])
         self._heard = {'instruction': '', 'state': ''}
-        self._stop = threading.Event()
         topics = Topics(self)
-        camera, suffix, to_frame = _CAMERAS[values['image_transport']]
+        camera, suffix, to_frame = CAMERAS[values['image_transport']]
         for kind, topic, handle, profile in (
                 (camera, self.resolve_topic_name('image') + suffix, lambda message:
                  self._recording.add_frame(self._stamp(message), to_frame(message)),
@@ -119,17 +115,14 @@ class RerunNode(Node):
 
     def work(self) -> None:
         """Wait until told to stop; everything is done in the callbacks."""
-        while not self._stop.wait(1.0):
-            pass
+        threading.Event().wait()
 
     def close(self) -> None:
         """Write what is still in memory."""
         self._stream.flush()
         self._stream.disconnect()
 
-    def _guarded(
-        self, topic: str, handle: Callable[[Any], None]
-    ) -> Callable[[Any], None]:
+    def _guarded(self, topic: str, handle: Callable[[Any], None]) -> Callable[[Any], None]:
         """Let a message that can't be right be missing, and nothing else."""
         def received(message: Any) -> None:
             try:

@@ -1,5 +1,5 @@
 """
-The Llama as inference runs it: the same weights, a third of the operations.
+The Llama as inference runs it: the same weights in fewer and larger operations.
 
 A pass over one token is over so soon on a small model, or on a fast GPU, that calling modules
 costs more than multiplying matrices. Here q, k and v are one product, gate and up another, and
@@ -140,7 +140,7 @@ def _joined(*linears: nn.Linear) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
     weight = torch.cat([linear.weight for linear in linears])
     if weight.device.type == 'cpu':
-        # Column-major: with few rows of input a CPU reads it twice as fast.
+        # Column-major: a CPU reads it faster where the input has few rows.
         weight = weight.t().contiguous().t()
     parts = weight.split([linear.out_features for linear in linears])
     for linear, part in zip(linears, parts, strict=True):
