@@ -1,7 +1,7 @@
 """How a policy node fares, once a second on `/diagnostics`."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import math
 import threading
 import time
@@ -14,8 +14,17 @@ from specvla_ros.nodes import memory, qos
 from specvla_ros.nodes.topics import Topics
 
 _PERIOD = 1.0
+_MARK = 'acceptance length [tokens/pass]'  # what no other node says of itself
 # refused: images and actions for which nothing was published, stale images among them.
 COUNTED = ('actions', 'limited', 'refused', 'dropped', 'stale_images', 'deadline_misses')
+
+
+def of_policies(message: DiagnosticArray) -> Iterator[tuple[str, dict[str, str]]]:
+    """State and values of each policy node in a message; other nodes' words are passed over."""
+    for status in message.status:
+        values = {item.key: item.value for item in status.values}
+        if _MARK in values:
+            yield status.message, values
 
 
 class Statistics:
@@ -83,7 +92,7 @@ class Diagnostics:
         return {
             'rate [1/s]': f'{rate:.2f}',
             'input age [s]': f'{input_age:.3f}',
-            'acceptance length [tokens/pass]': f'{acceptance_length:.2f}',
+            _MARK: f'{acceptance_length:.2f}',
             'memory [MB]': f'{memory.resident_mb():.0f}',
             'GPU memory [MB]': f'{memory.gpu_mb():.0f}',
             **{name.replace('_', ' '): str(counts[name]) for name in COUNTED},

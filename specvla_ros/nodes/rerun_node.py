@@ -24,6 +24,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import CAMERAS
+from specvla_ros.nodes.diagnostics import of_policies
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
 from specvla_ros.nodes.parameters import declare, Parameter
 from specvla_ros.nodes.runtime import run
@@ -134,9 +135,8 @@ class RerunNode(Node):
 
     def _diagnostics(self, message: DiagnosticArray) -> None:
         """Log what the policy node says of itself."""
-        for status in message.status:
-            if any(item.key == 'acceptance length [tokens/pass]' for item in status.values):
-                self._say('state', status.message)
+        for state, _ in of_policies(message):
+            self._say('state', state)
 
     def _say(self, path: str, text: str) -> None:
         """Log a text where it is news: latched ones are heard twice, diagnostics every second."""

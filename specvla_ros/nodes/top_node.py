@@ -26,6 +26,7 @@ from rclpy.node import Node
 
 from specvla_ros.msg import ActionDelta, DecodeReport
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.diagnostics import of_policies
 from specvla_ros.nodes.events import Emit, events_on_stdout
 from specvla_ros.nodes.messages import acceptance_lengths_of, stage_ms_of
 from specvla_ros.nodes.runtime import run
@@ -79,10 +80,8 @@ class Window:
 
     def add_diagnostics(self, message: DiagnosticArray) -> None:
         """Note what a policy node says of itself; other nodes' words are passed over."""
-        for status in message.status:
-            values = {item.key: item.value for item in status.values}
-            if 'acceptance length [tokens/pass]' in values:
-                self._state, self._diagnostics = status.message, values
+        for state, values in of_policies(message):
+            self._state, self._diagnostics = state, values
 
     def view(self, now: float) -> View:
         """Sum up."""
