@@ -79,12 +79,14 @@ class GeneratePeer:
             prompt_ids = checkpoint.prompt_ids(instruction)
             pixel_values = checkpoint.pixel_values(image)
         with trace.stage('vision', device):
-            prompt = checkpoint.model.embed(prompt_ids, pixel_values)
+            patches = checkpoint.model.embed_image(pixel_values)
+            prompt = checkpoint.model.multimodal_prompt(prompt_ids, patches)
         with trace.stage('generate', device):
             ids = self._llama.generate(
                 inputs_embeds=prompt, generation_config=self._config,
                 attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=device))
             tokens = ids[0].tolist()
+        trace.settle()
         trace.stage_ms['total'] = 1e3 * (time.perf_counter() - started)
         normalized = layout.tokenizer.decode(
             np.array(tokens).reshape(layout.chunk, layout.action_dim))

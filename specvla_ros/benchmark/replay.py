@@ -8,15 +8,17 @@ are refused, except for plain autoregression, which has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from tokenizers import models, pre_tokenizers, Tokenizer
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.benchmark.projection import Acceptance, check_memory
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout, Path
+from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -47,22 +49,20 @@ class ReplayedRule(AcceptanceRule):
         self._shares = tuple(shares)
         self._random = np.random.default_rng(seed)
 
-    def allows(self, draft: int, own: int, position: int, layout: ActionLayout) -> bool:
+    def allows(
+        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+    ) -> Tensor:
         """Any draft may stay; how many do is drawn."""
-        return True
+        return torch.ones_like(drafts, dtype=torch.bool)
 
-    def accept(
+    def scores(
         self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
-    ) -> Path:
-        """Keep the first path that is as long as the draw, or as the tree is deep."""
-        node = -1
-        if len(tree):
-            drawn = self._random.choice(len(self._shares), p=self._shares)
-            depth = min(drawn, tree.depth.max())
-            node = int(np.argmax(tree.depth == depth)) if depth else -1
-        nodes = tree.path_to(node)
-        return Path(tuple(nodes), tuple(int(tree.tokens[i]) for i in nodes),
-                    verified.argmax[node + 1])
+    ) -> Tensor:
+        """Rate highest the first path that is as long as the draw, or as the tree is deep."""
+        drawn = int(self._random.choice(len(self._shares), p=self._shares))
+        wanted = tree.depth.max().clamp(max=drawn)
+        first = torch.arange(len(tree), 0, -1, device=wanted.device)
+        return first.masked_fill(tree.depth != wanted, -1)
 
 
 class DeepDrafter(Drafter):
@@ -82,7 +82,8 @@ class DeepDrafter(Drafter):
         tree = self._drafter.propose(context)
         depth = min(self._longest, context.max_depth, len(tree))
         parents = [*range(-1, depth - 1), *[-1] * (len(tree) - depth)]
-        return TokenTree(tree.tokens, np.array(parents, np.int64), tree.sources)
+        deep = TokenTree.of(parents, parents, tree.sources).to(tree.tokens.device)
+        return replace(deep, tokens=tree.tokens, finite=tree.finite)
 
     def reset(self) -> None:
         """Let the drafter forget."""
@@ -113,7 +114,7 @@ class RandomCheckpoint(Checkpoint):
                 f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
                 'the drafts of eagle, so give decoders of eagle or none')
         shares = self._acceptance.of(config)
-        longest = max(np.flatnonzero(shares))
+        longest = int(max(np.flatnonzero(shares)))
         return Decoder(Target(self.model), DeepDrafter(drafter, longest),
                        ReplayedRule(shares, self._seed), self.layout)
 

@@ -14,7 +14,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from specvla_ros.configuration import build
 from specvla_ros.errors import SpecVLAError
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
     from .target import Verified
     from .tree import TokenTree
+
+# A level of a path counts more than any sum of bin distances along it.
+_LONGER = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +57,9 @@ class ActionLayout:
         """L: tokens of an action."""
         return self.action_dim * self.chunk
 
-    def is_gripper(self, position: int) -> bool:
-        """Whether the token at this position is the gripper's."""
-        return position % self.action_dim == self.action_dim - 1
+    def is_gripper(self, positions: Any) -> Any:
+        """Whether tokens at these positions are the gripper's: elementwise, or of an int."""
+        return positions % self.action_dim == self.action_dim - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,15 @@ class AcceptanceRule(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def allows(self, draft: int, own: int, position: int, layout: ActionLayout) -> bool:
-        """Whether ``draft`` may stand at ``position`` where the target would have said ``own``."""
+    def allows(
+        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+    ) -> Tensor:
+        """
+        Whether each draft may stand where it does, bool [N].
+
+        drafts, own: int64 [N] its token and what the target would have said there; positions:
+        int64 [N] which of the action's L tokens that is.
+        """
 
     def accept(
         self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
@@ -85,38 +99,59 @@ class AcceptanceRule(ABC):
         Take the longest acceptable path; of equally long ones the closest to the target's own.
 
         position: of the root's children in the action, that is the number of tokens known.
-        Closeness is the sum of bin distances to the target's argmax at each parent; what is
-        still equal then goes to the first node of the tree.
+        Decided on the device; the host gets the path in the one copy of the pass.
         """
-        own = verified.argmax
-        distance_to = layout.tokenizer.bins
-        # (depth, -total distance) of each node that may stay; the root is node -1.
-        score: dict[int, tuple[int, int]] = {-1: (0, 0)}
-        best = -1
-        for node, (token, parent) in enumerate(
-            zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True)
-        ):
-            if parent not in score:
-                continue
-            depth, closeness = score[parent]
-            target = own[parent + 1]
-            if not self.allows(token, target, position + depth, layout):
-                continue
-            distance = abs(distance_to(token) - distance_to(target))
-            score[node] = (depth + 1, closeness - distance)
-            if score[node] > score[best]:
-                best = node
-        nodes = tree.path_to(best)
-        return Path(tuple(nodes), tuple(int(tree.tokens[i]) for i in nodes), own[best + 1])
+        n = len(tree)
+        if not n:
+            return Path((), (), *verified.read(verified.argmax))
+        scores = self.scores(tree, verified, position, layout)
+        # Row 0 is the root, with no node on its path and nothing to beat but refusals.
+        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
+        paths = functional.pad(tree.ancestor_mask, (0, 0, 1, 0))
+        bonus, *rest = verified.read(torch.cat((
+            verified.argmax.index_select(0, best), tree.tokens, paths.index_select(0, best)[0])))
+        nodes = tuple(node for node in range(n) if rest[n + node])
+        return Path(nodes, tuple(rest[node] for node in nodes), bonus)
+
+    def scores(
+        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
+    ) -> Tensor:
+        """
+        Rate the path that ends at each node, int64 [N]: higher is better, negative is refused.
+
+        Longer is better, then closer: by the sum of bin distances to the target's argmax at each
+        parent. What is still equal then goes to the first node of the tree.
+        """
+        own = verified.argmax.index_select(0, tree.parents + 1)
+        allowed = self.allows(tree.tokens, own, tree.depth + (position - 1), layout)
+        refused = (tree.ancestor_mask & ~allowed).any(1)
+        bins = layout.tokenizer.bins
+        distance = (bins(tree.tokens) - bins(own)).abs()
+        scores = tree.depth * _LONGER - (tree.ancestor_mask * distance).sum(1)
+        first = torch.arange(len(tree), 0, -1, device=scores.device)
+        return (scores * len(tree) + first).masked_fill_(refused, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Strict(AcceptanceRule):
     """Only the target's own token may stay: lossless, whatever the drafter says."""
 
-    def allows(self, draft: int, own: int, position: int, layout: ActionLayout) -> bool:
-        """Whether the draft is the target's own token."""
-        return draft == own
+    def allows(
+        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+    ) -> Tensor:
+        """Whether a draft is the target's own token."""
+        return drafts == own
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse(AcceptanceRule):
+    """Nothing may stay: the same tokens as ``strict``, a pass each. For warming up."""
+
+    def allows(
+        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+    ) -> Tensor:
+        """Say no."""
+        return torch.zeros_like(drafts, dtype=torch.bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +174,18 @@ class Bins(AcceptanceRule):
                 f'gripper_exact of the rule bins is {self.gripper_exact!r}, must be true or false'
             )
 
-    def allows(self, draft: int, own: int, position: int, layout: ActionLayout) -> bool:
-        """Whether the draft is near enough, both being action tokens."""
+    def allows(
+        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+    ) -> Tensor:
+        """Whether a draft is near enough, both being action tokens."""
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target, so r = 0 tells them
         # apart.
-        if draft == own:
-            return True
-        if abs(draft - own) > self.r or (self.gripper_exact and layout.is_gripper(position)):
-            return False
         is_action = layout.tokenizer.is_action
-        return is_action(draft) and is_action(own)
+        near = ((drafts - own).abs() <= self.r) & is_action(drafts) & is_action(own)
+        if self.gripper_exact:
+            near &= ~layout.is_gripper(positions)
+        return near | (drafts == own)
 
 
 RULES: Mapping[str, type[AcceptanceRule]] = {'strict': Strict, 'bins': Bins}

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_STEP = 32  # entries
+
 
 class StaticCache:
     """
     Committed entries first, then those of the pass under way; only ``commit`` moves the border.
 
-    A pass writes behind the border and reads everything up to its own end. Of a tree pass only
-    the accepted path stays: one gather over all layers closes the gaps, and the rest is
+    A pass writes its entries to slots behind the border; its mask says who sees what. Of a tree
+    pass only the accepted path stays: one gather over all layers closes the gaps, and the rest is
     overwritten by the next pass. So a rejected draft costs nothing to take back.
 
-    storage: [layers, 2 (key, value), 1, key/value heads, capacity, head_dim].
+    storage: [layers, 2 (key, value), 1, key/value heads, capacity, head_dim]. The last slot is
+    never committed: it takes what is written for padding.
     """
 
     def __init__(
@@ -26,75 +29,85 @@ class StaticCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
-        capacity: int = 64,
+        capacity: int = _STEP,
     ) -> None:
-        self.storage = torch.zeros(
-            (layers, 2, 1, heads, capacity, head_dim), dtype=dtype, device=device
-        )
         self.length = 0
-        self._write: tuple[tuple[Tensor, Tensor], ...] = ()
-        self._read: tuple[tuple[Tensor, Tensor], ...] = ()
+        self._allocate(
+            torch.zeros((layers, 2, 1, heads, capacity, head_dim), dtype=dtype, device=device)
+        )
+
+    def _allocate(self, storage: Tensor) -> None:
+        self.storage = storage
+        self._layers = tuple(layer.unbind(0) for layer in storage.unbind(0))
 
     @property
     def capacity(self) -> int:
-        """Entries there is room for."""
+        """Slots there are."""
         return self.storage.shape[4]
+
+    @property
+    def spare(self) -> int:
+        """The slot for padding."""
+        return self.capacity - 1
 
     def reset(self) -> None:
         """Forget everything; the memory stays."""
         self.length = 0
 
-    def reserve(self, entries: int) -> None:
-        """Make room for this many entries, keeping the committed ones."""
-        if entries <= self.capacity:
-            return
-        # The next multiple of 64 and one more: after the first prefill nothing grows any more.
+    def reserve(self, entries: int) -> bool:
+        """
+        Make room for this many entries, keeping the committed ones.
+
+        Returns whether the memory has moved.
+        """
+        if entries < self.capacity:
+            return False
+        # With room for the passes that follow: after the first prefill nothing grows any more.
         shape = list(self.storage.shape)
-        shape[4] = (entries // 64 + 2) * 64
+        shape[4] = (entries // _STEP + 2) * _STEP
         grown = self.storage.new_zeros(shape)
         grown[..., : self.length, :] = self.storage[..., : self.length, :]
-        self.storage = grown
+        self._allocate(grown)
+        return True
 
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *_: object
-    ) -> tuple[Tensor, Tensor]:
-        """
-        Write a layer's new entries [1, heads, S, d]; return its [1, heads, length + S, d].
+    def at(self, slots: Tensor) -> CacheWriter:
+        """Return what a pass writes through: its row i goes to slot ``slots[i]``, int64 [S]."""
+        return CacheWriter(self._layers, slots)
 
-        The contract of transformers' ``Cache.update``. Layers come in order, from 0.
-        """
-        if layer_idx == 0:
-            self._open(key.shape[2])
-        written_key, written_value = self._write[layer_idx]
-        written_key.copy_(key)
-        written_value.copy_(value)
-        return self._read[layer_idx]
-
-    def _open(self, entries: int) -> None:
-        """Make the views of a pass for all layers at once: a slice per layer costs more."""
-        start, stop = self.length, self.length + entries
-        self.reserve(stop)
-        read = self.storage[..., :stop, :]
-        write = read[..., start:, :]
-        self._read = tuple(layer.unbind(0) for layer in read.unbind(0))
-        self._write = tuple(layer.unbind(0) for layer in write.unbind(0))
+    def columns(self) -> Tensor:
+        """Slots as the columns of a mask, int64 [capacity]."""
+        return torch.arange(self.capacity, device=self.storage.device)
 
     def commit(self, entries: Sequence[int]) -> None:
         """
         Keep these entries of the last pass, in this order, behind the committed ones.
 
-        entries: ascending indices, 0 = the first entry the pass wrote.
+        entries: ascending indices, 0 = the first slot behind the border.
         """
         start, count = self.length, len(entries)
         if count and entries[-1] != count - 1:  # else they stand where they belong already
-            source = torch.tensor(entries, device=self.storage.device) + start
+            source = torch.tensor(entries).to(self.storage.device, non_blocking=True) + start
             self.storage[..., start : start + count, :] = self.storage.index_select(4, source)
         self.length += count
 
     def advance(self, entries: int) -> None:
-        """Keep the first ``entries`` of the last pass."""
+        """Keep the first ``entries`` behind the border."""
         self.length += entries
 
-    def truncate(self, length: int) -> None:
-        """Take back everything from this entry on."""
-        self.length = length
+
+class CacheWriter:
+    """Where a pass puts its keys and values; the contract of transformers' ``Cache.update``."""
+
+    __slots__ = ('_layers', '_slots')
+
+    def __init__(self, layers: tuple[tuple[Tensor, Tensor], ...], slots: Tensor) -> None:
+        self._layers, self._slots = layers, slots
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write a layer's new entries [1, heads, S, d]; return all its [1, heads, capacity, d]."""
+        keys, values = self._layers[layer_idx]
+        keys.index_copy_(2, self._slots, key)
+        values.index_copy_(2, self._slots, value)
+        return keys, values

@@ -8,13 +8,13 @@ bonus token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from .acceptance import AcceptanceRule, ActionLayout
+from .acceptance import AcceptanceRule, ActionLayout, Refuse
 from .drafters.drafter import DraftContext, Drafter
 from .target import Target
 from .trace import DecodeTrace
@@ -59,4 +59,18 @@ class Decoder:
                 tree = drafter.propose(draft)
             with stage('verify'):
                 verified = target.verify(tree)
+        trace.settle()
         return tokens, trace
+
+    def warm_up(self, prompt_ids: Tensor, pixel_values: Tensor) -> None:
+        """
+        Decode two actions without accepting anything, and forget them.
+
+        So every pass and draft there can be is run once: what is captured or allocated at its
+        first use is then there, but for prompts of another length.
+        """
+        nothing = replace(self, rule=Refuse())
+        for _ in range(2):  # what guesses from earlier actions has one after the first
+            tokens, _ = nothing.decode(prompt_ids, pixel_values)
+            self.drafter.remember(tokens)
+        self.drafter.reset()

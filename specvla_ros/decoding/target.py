@@ -1,11 +1,14 @@
 """
 The target: one decoding session on an OpenVLA.
 
-It turns trees into passes. Prefill and verification are one thing here: a pass over
-[what is known and not yet cached, …, root, draft nodes] behind the committed entries. In the
-prefill the first part is the prompt, whose last token is the root; later it is the root alone,
-the bonus token of the pass before. Plain autoregression verifies just the root, so its passes
-are of one token.
+It turns trees into passes. Prefill and verification are one thing here: a pass over a chain whose
+last token is the root, and the draft nodes below it, behind the committed entries. In the prefill
+the chain is the prompt; later it is the root alone, the bonus token of the pass before. Plain
+autoregression verifies just the root, so its passes are of one token.
+
+What a pass computes has shapes that depend on the numbers of rows only, and it asks for no
+tensor's value: so it can be a graph (see ``graphs``). The host waits for the device once a pass,
+when the acceptance rule reads what may stay.
 
 Decoding is greedy over the action tokens: the logits of the others are not computed. An action
 consists of action tokens only, a fine-tuned OpenVLA's argmax is one, and 256 rows of the
@@ -16,9 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +29,7 @@ from specvla_ros.openvla.model import OpenVLA
 
 from .acceptance import Path
 from .cache import StaticCache
+from .graphs import Padded, Runner, runner_on
 from .tree import TokenTree
 
 
@@ -36,17 +38,39 @@ class Verified:
     """
     What the target says after the root (row 0) and after each of a tree's N nodes (row i + 1).
 
-    argmax: N + 1 token ids, on the host.
+    argmax: int64 [N + 1] token ids, on the device.
     logits: [N + 1, action tokens], on the device, in the model's data type.
+    finite: bool [], whether the logits were.
+    drafter_finite: the same of the drafter that guessed the tree; None = it computes nothing.
     """
 
-    argmax: list[int]
+    argmax: Tensor
     logits: Tensor
+    finite: Tensor
+    drafter_finite: Tensor | None = None
 
     @property
     def log_probs(self) -> Tensor:
         """Log-probabilities over the action tokens, float32 [N + 1, action tokens]."""
         return functional.log_softmax(self.logits, dim=-1, dtype=torch.float32)
+
+    def read(self, values: Tensor) -> list[int]:
+        """
+        Values int64 [n] on the host: the one copy of a pass.
+
+        Raises SpecVLAError if the numbers they come from were not finite.
+        """
+        drafter_finite = self.finite if self.drafter_finite is None else self.drafter_finite
+        faults = torch.stack((self.finite, drafter_finite))
+        *values, finite, drafter_finite = torch.cat((values, faults)).tolist()
+        if not finite:
+            raise SpecVLAError(
+                f'the target gave logits that are not finite (data type {self.logits.dtype}); '
+                'check the checkpoint, or load it in float32 or bfloat16'
+            )
+        if not drafter_finite:
+            raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
+        return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,12 +90,12 @@ class FeaturePairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
-    """The last pass: its inputs and hidden states [1, S, h]; the root stands at row ``root``."""
+    """The last pass: its chain [1, root + 1, h], and hidden states of the chain and the nodes."""
 
     start: int
-    inputs: Tensor
+    chain: Tensor
     hidden: Tensor
-    root: int
+    nodes: Tensor
 
 
 class Target:
@@ -80,13 +104,16 @@ class Target:
 
     Call ``embed``, ``prefill``, then ``commit`` and ``verify`` in turns, under
     ``torch.inference_mode``. A new prefill starts a new action.
+
+    runner: how passes are run; None = as graphs where the device has them.
     """
 
-    def __init__(self, model: OpenVLA) -> None:
+    def __init__(self, model: OpenVLA, runner: Runner | None = None) -> None:
         text, tokenizer = model.config.text_config, model.action_tokenizer
         self.model = model
         self._llama = model.fused_llama
         self.device = model.device
+        self.runner = runner or runner_on(model.device)
         self.cache = StaticCache(
             text.num_hidden_layers,
             text.num_key_value_heads,
@@ -95,7 +122,7 @@ class Target:
             model.device,
         )
         self.n_action_tokens = tokenizer.n_bins
-        self._first_id = tokenizer.first_id
+        self.first_id = tokenizer.first_id
         action_rows = slice(tokenizer.first_id, tokenizer.last_id + 1)
         self._action_head = model.lm_head.weight.detach()[action_rows]
         self._root = -1
@@ -104,11 +131,12 @@ class Target:
 
     def embed(self, prompt_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """Prompt embeddings [1, P + T, h] of ids [1, T] and pixel values [1, 6, H, W]."""
-        return self.model.embed(prompt_ids, pixel_values)
+        patches = self.runner.run(self.model.embed_image, pixel_values)
+        return self.model.multimodal_prompt(prompt_ids, patches)
 
     def embed_tokens(self, tokens: Sequence[int]) -> Tensor:
         """Embeddings [1, n, h] of n token ids."""
-        return self.model.embed_tokens(torch.tensor([tokens], device=self.device))
+        return self.model.embed_tokens(self._on_device([tokens]))
 
     def action_logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., action tokens] of hidden states [..., h]; column 0 is the first id."""
@@ -116,20 +144,17 @@ class Target:
 
     def action_embeds(self, columns: Tensor) -> Tensor:
         """Embeddings [..., h] of action tokens [...], 0 being the first action id."""
-        return self.model.embed_tokens(columns + self._first_id)
+        return self.model.embed_tokens(columns + self.first_id)
 
     def prefill(self, prompt: Tensor, tree: TokenTree) -> Verified:
         """Run the prompt [1, S, h] and the guesses of what follows it in one pass."""
         self.cache.reset()
         self._committed.clear()
-        root = prompt.shape[1] - 1
-        if len(tree):
-            prompt = torch.cat((prompt, self.embed_tokens(tree.tokens.tolist())), dim=1)
-        return self._run(prompt, root, tree)
+        return self._run(prompt, tree)
 
     def verify(self, tree: TokenTree) -> Verified:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
-        return self._run(self.embed_tokens([self._root, *tree.tokens.tolist()]), 0, tree)
+        return self._run(self.embed_tokens([self._root]), tree)
 
     def commit(self, path: Path) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
@@ -143,52 +168,67 @@ class Target:
             return None
         features, embeds = [], []
         for done, path in self._committed:
-            features.append(done.hidden[:, : done.root + 1])
+            features.append(done.hidden)
             if path.nodes:
-                features.append(done.hidden[:, [done.root + 1 + node for node in path.nodes]])
-            next_tokens = self.embed_tokens([*path.tokens, path.bonus])
-            embeds += [done.inputs[:, 1 : done.root + 1], next_tokens]
+                features.append(done.nodes.index_select(1, self._on_device(path.nodes)))
+            embeds += [done.chain[:, 1:], self.embed_tokens([*path.tokens, path.bonus])]
         start = self._committed[0][0].start
         self._committed.clear()
         return FeaturePairs(start, torch.cat(features, dim=1), torch.cat(embeds, dim=1))
 
-    def _run(self, inputs: Tensor, root: int, tree: TokenTree) -> Verified:
-        """One pass over ``inputs`` [1, S, h]: up to the root a chain, below it the tree."""
-        start = self.cache.length
-        chain = np.arange(start, start + root + 1)
-        positions = np.concatenate((chain, start + root + tree.depth))
-        hidden = self._llama(
-            inputs,
-            torch.from_numpy(positions).to(self.device),
-            self._mask(start, root, tree),
-            self.cache,
+    def _run(self, chain: Tensor, tree: TokenTree) -> Verified:
+        """One pass over a chain [1, S, h], whose last row is the root, and the tree below it."""
+        tree, n = tree.to(self.device), len(tree)
+        start, root = self.cache.length, chain.shape[1] - 1
+        if self.cache.reserve(start + self.runner.size(root + 1) + self.runner.size(n)):
+            self.runner.clear()
+        hidden, nodes, logits, own, finite = self.runner.run(
+            self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
+            Padded(tree.ancestor_mask, (0, 1)), start, root,
         )
-        self._last = _Pass(start, inputs, hidden, root)
+        self._last = _Pass(start, chain, hidden[:, : root + 1].clone(), nodes[:, :n].clone())
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
-        return self._read(self.action_logits(hidden[0, root:]))
+        return Verified(own[: n + 1], logits[: n + 1], finite, tree.finite)
 
-    def _mask(self, start: int, root: int, tree: TokenTree) -> Tensor | None:
+    def _forward(
+        self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,
+        start: int | Tensor, root: int | Tensor,
+    ) -> tuple[Tensor, ...]:
         """
-        Who attends to whom, bool [1, 1, S, start + S]; None is causal.
+        Compute a pass: hidden states of chain and nodes, and what root and nodes say.
 
-        Everybody sees what is committed. A node sees the chain up to the root, its ancestors
-        and itself; nodes never see their siblings' branches.
+        chain: [1, C, h]; tokens, depth: int64 [G]; ancestors: bool [G, G]. Rows of the chain
+        behind ``root`` are padding, and so may the last nodes be.
         """
-        if not len(tree) and (root == 0 or start == 0):
-            return None
-        rows = root + 1 + len(tree)
-        attends = np.tri(rows, start + rows, start, dtype=bool)
-        attends[root + 1 :, start + root + 1 :] = tree.ancestor_mask
-        return torch.from_numpy(attends)[None, None].to(self.device)
+        rows, n = chain.shape[1], len(tokens)
+        steps, nodes = self._arange(rows), self._arange(n)
+        first = start + root + 1  # slot of the first node
+        slots, positions, seen = start + steps, start + steps, start + steps
+        inputs = chain
+        if rows > 1:
+            slots = torch.where(steps <= root, slots, self.cache.spare)
+        if n:
+            slots = torch.cat((slots, first + nodes))
+            positions = torch.cat((positions, start + root + depth))
+            seen = torch.cat((seen, start + root + torch.zeros_like(nodes)))
+            inputs = torch.cat((chain, self.model.embed_tokens(tokens)[None]), dim=1)
+        # Everybody sees what stands before it in the chain; a node the chain up to the root, its
+        # ancestors and itself, but never its siblings' branches.
+        attends = self.cache.columns() <= seen[:, None]
+        if n:
+            attends[rows:].scatter_(1, (first + nodes).expand(n, n), ancestors)
+        hidden = self._llama(inputs, positions, attends[None, None], self.cache.at(slots))
+        root_hidden = hidden[0].index_select(0, self._arange(1) + root)
+        logits = self.action_logits(torch.cat((root_hidden, hidden[0, rows:])))
+        best, own = logits.max(dim=-1)
+        return (
+            hidden[:, :rows], hidden[:, rows:], logits, own + self.first_id,
+            best.isfinite().all(),
+        )
 
-    def _read(self, logits: Tensor) -> Verified:
-        """Argmax to the host: the one copy of a pass, the maxima with it to see NaN and inf."""
-        values, columns = logits.max(dim=-1)
-        values, columns = torch.stack((values.float(), columns.float())).tolist()
-        if not all(map(math.isfinite, values)):
-            raise SpecVLAError(
-                f'the target gave logits that are not finite (data type {logits.dtype}); check '
-                'the checkpoint, or load it in float32 or bfloat16'
-            )
-        return Verified([self._first_id + int(column) for column in columns], logits)
+    def _arange(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.device)
+
+    def _on_device(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values).to(self.device, non_blocking=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import time
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import torch
 
@@ -42,6 +42,7 @@ class DecodeTrace:
     stage_ms: dict[str, float] = field(
         default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
     )
+    _spans: list[tuple[str, Any, Any]] = field(default_factory=list, repr=False, compare=False)
 
     def record(self, tree: TokenTree, path: Path) -> None:
         """Count one target pass: the tree it verified and the path that was accepted."""
@@ -57,18 +58,32 @@ class DecodeTrace:
     @contextmanager
     def stage(self, name: str, device: torch.device) -> Iterator[None]:
         """
-        Add the wall time of the block to ``stage_ms[name]``.
+        Time the block, as a part of ``stage_ms[name]`` once the trace is settled.
 
-        The device is waited for before each look at the clock: a GPU's kernels run after the
-        call that started them has returned.
+        On a GPU the time is that of its work, by marks in its stream: nothing waits for them.
         """
-        started = _now_ms(device)
+        started = _mark(device)
         yield
-        self.stage_ms[name] = self.stage_ms.get(name, 0.0) + _now_ms(device) - started
+        self._spans.append((name, started, _mark(device)))
+
+    def settle(self) -> None:
+        """Sum up the stages; their work must be done or is waited for."""
+        for name, started, ended in self._spans:
+            self.stage_ms[name] = self.stage_ms.get(name, 0.0) + _ms_between(started, ended)
+        self._spans.clear()
 
 
-def _now_ms(device: torch.device) -> float:
-    """Milliseconds, everything started on the device being done."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    return time.perf_counter() * 1e3
+def _mark(device: torch.device) -> float | torch.cuda.Event:
+    """Return the time, s; on a GPU a mark behind everything started so far."""
+    if device.type != 'cuda':
+        return time.perf_counter()
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record(torch.cuda.current_stream(device))
+    return mark
+
+
+def _ms_between(started: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
+    if isinstance(started, float):
+        return 1e3 * (ended - started)
+    ended.synchronize()
+    return started.elapsed_time(ended)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,7 +19,9 @@ from torch import nn, Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from .quantization import is_quantized
+from .joined import joined
+
+_joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
 
 
 class KeyValueCache(Protocol):
@@ -62,20 +65,18 @@ class FusedLlama:
             self._layers = [_layer(layer) for layer in llama.layers]
 
     def __call__(
-        self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache
+        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache
     ) -> Tensor:
         """
         Hidden states [1, S, h] after the final norm.
 
         inputs: [1, S, h]; positions: int64 [S]. mask: bool [1, 1, S, K], True = attend, K what
-        the cache returns; None is causal, right only where nothing is cached yet or S is 1.
+        the cache returns.
         """
         x = inputs[0]
         rows, rotated = x.shape[0], self._heads + self._kv_heads
         cos, sin = self._angles(positions, x.dtype)
-        causal = mask is None and rows > 1
-        if mask is not None:
-            mask = additive(mask, x.dtype)
+        mask = additive(mask, x.dtype)
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._rms_norm(x, layer.input_norm)).view(rows, -1, self._head_dim)
             qk = qkv[:, :rotated]
@@ -86,8 +87,7 @@ class FusedLlama:
             )
             key, value = cache.update(key, value, index)
             mixed = functional.scaled_dot_product_attention(
-                query, key, value, mask, is_causal=causal,
-                enable_gqa=self._heads != self._kv_heads,
+                query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
             )
             x = x + layer.out(mixed[0].transpose(0, 1).reshape(rows, -1))
             gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, -1)
@@ -131,18 +131,3 @@ def _layer(layer: nn.Module) -> _Layer:
         _joined(mlp.gate_proj, mlp.up_proj),
         _joined(mlp.down_proj),
     )
-
-
-def _joined(*linears: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """One product for several of the same input, [S, in] → [S, sum of their out]; no biases."""
-    if any(is_quantized(linear.weight) for linear in linears):
-        # Their kernels want the weights as they were packed: several products, joined behind.
-        return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
-    weight = torch.cat([linear.weight for linear in linears])
-    if weight.device.type == 'cpu':
-        # Column-major: a CPU reads it faster where the input has few rows.
-        weight = weight.t().contiguous().t()
-    parts = weight.split([linear.out_features for linear in linears])
-    for linear, part in zip(linears, parts, strict=True):
-        linear.weight = nn.Parameter(part, linear.weight.requires_grad)
-    return lambda x: functional.linear(x, weight)

@@ -23,6 +23,7 @@ from .checkpoint import read_config, read_norm_stats, read_weights, write_config
 from .config import OpenVLAConfig
 from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
+from .fused_vision import FusedTowers
 from .layout import slots
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
@@ -216,14 +217,21 @@ class OpenVLA(nn.Module):
         """Projected patches [B, P, h] of pixel values [B, 6, H, W]."""
         return self.projector(self.vision(pixel_values.to(self.dtype)))
 
+    def embed_image(self, pixel_values: Tensor) -> Tensor:
+        """Projected patches [1, P, h] of one image [1, 6, H, W], for inference."""
+        return self.projector(self.fused_towers(pixel_values.to(self.dtype)))
+
     def embed(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """
         The multimodal prompt [B, P + T, h]: BOS, the projected patches, the rest of the text.
 
         input_ids: int64 [B, T], BOS first; pixel_values: float [B, 6, H, W].
         """
+        return self.multimodal_prompt(input_ids, self.embed_patches(pixel_values))
+
+    def multimodal_prompt(self, input_ids: Tensor, patches: Tensor) -> Tensor:
+        """Set projected patches [B, P, h] right after the BOS of ids [B, T]: [B, P + T, h]."""
         tokens = self.embed_tokens(input_ids)
-        patches = self.embed_patches(pixel_values)
         return torch.cat((tokens[:, :1], patches, tokens[:, 1:]), dim=1)
 
     def forward(
@@ -270,6 +278,11 @@ class OpenVLA(nn.Module):
         """
         return FusedLlama(self.language_model)
 
+    @cached_property
+    def fused_towers(self) -> FusedTowers:
+        """The vision towers for inference, as ``fused_llama`` is the language model."""
+        return FusedTowers(self.vision)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary with padding rows] of hidden states [..., h]."""
         return self.lm_head(hidden)
@@ -288,7 +301,8 @@ class OpenVLA(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenVLA:
         """Move or convert the module (``to``, ``half`` …), frequencies kept in float32."""
         super()._apply(fn, recurse)
-        self.__dict__.pop('fused_llama', None)  # its weights are those from before
+        for fused in ('fused_llama', 'fused_towers'):
+            self.__dict__.pop(fused, None)  # its weights are those from before
         if self.language_model.rotary_emb.inv_freq.dtype != torch.float32:
             self._make_buffers()
         return self

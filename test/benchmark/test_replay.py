@@ -18,6 +18,11 @@ from specvla_ros.policy import Policy
 GOAL_RELAXED = (23.01, 18.98, 39.99, 15.41, 2.53, 0.08)
 
 
+def said(*tokens):
+    """What a target says after the root and after each node."""
+    return Verified(torch.tensor(tokens), torch.empty(0), torch.tensor(True))
+
+
 @pytest.fixture(scope='module')
 def checkpoint(tiny_checkpoint):
     return random_checkpoint(
@@ -47,7 +52,7 @@ def test_the_rule_reproduces_its_distribution():
     shares = read_acceptance('libero_goal:relaxed').of(load_preset('relaxed'))
     rule, n = ReplayedRule(shares, seed=0), 20_000
     tree = TokenTree.from_paths([[1, 2, 3, 4, 5], [1, 9], [7]])
-    verified = Verified(list(range(100, 101 + len(tree))), torch.empty(0))
+    verified = said(*range(100, 101 + len(tree)))
     counts = Counter(len(rule.accept(tree, verified, 1, None).nodes) for _ in range(n))
     # Three standard deviations of a share of 40 % in 20,000 draws.
     assert [counts[k] / n for k in range(6)] == pytest.approx(shares, abs=0.0105)
@@ -56,16 +61,16 @@ def test_the_rule_reproduces_its_distribution():
 def test_the_accepted_path_is_one_of_the_tree_and_the_bonus_follows_it():
     rule = ReplayedRule((0, 0, 1.0), seed=0)  # always two
     tree = TokenTree.from_paths([[1], [7, 8, 9]])
-    verified = Verified([100, 101, 102, 103, 104], torch.empty(0))
+    verified = said(100, 101, 102, 103, 104)
     path = rule.accept(tree, verified, 1, None)
     assert path.nodes == (1, 2) and path.tokens == (7, 8) and path.bonus == 103
 
 
 def test_no_more_is_accepted_than_the_tree_is_deep():
     rule = ReplayedRule((0, 0, 0, 1.0), seed=0)
-    verified = Verified([100, 101], torch.empty(0))
+    verified = said(100, 101)
     assert len(rule.accept(TokenTree.chain([5]), verified, 1, None).nodes) == 1
-    assert rule.accept(TokenTree.empty(), verified, 1, None).bonus == 100
+    assert rule.accept(TokenTree.empty(), said(100), 1, None).bonus == 100
 
 
 def test_a_deep_tree_has_the_nodes_of_the_flat_one():

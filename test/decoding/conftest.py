@@ -9,13 +9,15 @@ in the decoder. In float64 such a tie does not happen in a lifetime of test runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -30,6 +32,7 @@ from specvla_ros.decoding.drafters import (
     EagleHead,
     NoDrafter,
 )
+from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.openvla.config import OpenVLAConfig, VisionConfig, ViTConfig
@@ -125,19 +128,52 @@ class Guesser(Drafter):
         return TokenTree.from_paths(paths, source='guesser')
 
 
+class TracedGraphs(GraphRunner):
+    """
+    CUDA graphs on a CPU: what a graph does and forbids, without a GPU.
+
+    A function is traced once to a list of tensor operations, and each replay runs that list: no
+    line of its Python runs again, what it read from ints or objects is baked in, and asking for a
+    tensor's value fails. So what is right here depends on nothing but its inputs and the tensors
+    it was captured with, as in a CUDA graph, and inputs are padded as for one. Outputs stand in
+    the same memory every time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.device('cpu'))
+        self.captures = 0
+
+    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        self.captures += 1
+        traced = make_fx(function)()
+        outputs = traced()
+
+        def replay() -> None:
+            news = traced()
+            news = news if isinstance(news, tuple) else (news,)
+            olds = outputs if isinstance(outputs, tuple) else (outputs,)
+            for output, new in zip(olds, news, strict=True):
+                output.copy_(new)
+
+        return replay, outputs
+
+
 class Lab:
     """A model, a prompt and a layout; decodes with any drafter and rule."""
+
+    runners = {'plain': Runner, 'graphs': TracedGraphs}
 
     def __init__(self, seed: int, action_dim: int, chunk: int, kv_heads: int = 4) -> None:
         self.model = model(seed, kv_heads)
         self.layout = ActionLayout(self.model.action_tokenizer, action_dim, chunk)
         self.prompt = prompt(seed)
+        self.longer_prompt = prompt(seed + 1, words=50)
 
-    def decoder(self, drafter: Drafter, rule: object) -> Decoder:
-        return Decoder(Target(self.model), drafter, rule, self.layout)
+    def decoder(self, drafter: Drafter, rule: object, runner: str = 'plain') -> Decoder:
+        return Decoder(Target(self.model, self.runners[runner]()), drafter, rule, self.layout)
 
-    def decode(self, drafter: Drafter, rule: object) -> tuple:
-        return self.decoder(drafter, rule).decode(*self.prompt)
+    def decode(self, drafter: Drafter, rule: object, runner: str = 'plain') -> tuple:
+        return self.decoder(drafter, rule, runner).decode(*self.prompt)
 
     def ar(self) -> list[int]:
         return self.decode(NoDrafter(), Strict())[0]

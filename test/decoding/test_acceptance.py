@@ -18,7 +18,14 @@ rules = st.one_of(
 
 
 def accept(rule, tree, own, position=0, layout=LAYOUT):
-    return rule.accept(tree, Verified(own, torch.empty(0)), position, layout)
+    # One word per row of the tree, as the target gives them.
+    verified = Verified(torch.tensor(own[: len(tree) + 1]), torch.empty(0), torch.tensor(True))
+    return rule.accept(tree, verified, position, layout)
+
+
+def allows(rule, *draft):
+    """Ask a rule about one draft: its token, the target's, its position."""
+    return bool(rule.allows(*(torch.tensor([number]) for number in draft), LAYOUT))
 
 
 @st.composite
@@ -35,14 +42,14 @@ def verified_trees(draw):
 def reference(rule, tree, own, position):
     """Judge every path of the tree by itself."""
     def distance(node):
-        target = own[tree.parents[node] + 1]
+        target = own[int(tree.parents[node]) + 1]
         return abs(TOKENIZER.bins(int(tree.tokens[node])) - TOKENIZER.bins(target))
 
     paths = [()]
     for node in range(len(tree)):
         path = tree.path_to(node)
         if all(
-            rule.allows(int(tree.tokens[n]), own[tree.parents[n] + 1], position + level, LAYOUT)
+            allows(rule, int(tree.tokens[n]), own[int(tree.parents[n]) + 1], position + level)
             for level, n in enumerate(path)
         ):
             paths.append(tuple(path))

@@ -20,20 +20,37 @@ def new_cache():
     return StaticCache(LAYERS, HEADS, DIM, torch.float32, torch.device('cpu'), capacity=8)
 
 
+def write(cache, new):
+    """Write entries [layers, 2, 1, heads, S, d] behind the border."""
+    size = new.shape[4]
+    cache.reserve(cache.length + size)
+    writer = cache.at(cache.length + torch.arange(size))
+    return [writer.update(*new[layer], layer) for layer in range(LAYERS)]
+
+
 @given(passes())
 def test_it_holds_what_concatenation_would(passes):
     cache = new_cache()
     committed = torch.empty(LAYERS, 2, 1, HEADS, 0, DIM)
     for size, kept in passes:
         new = torch.randn(LAYERS, 2, 1, HEADS, size, DIM)
-        for layer in range(LAYERS):
-            key, value = cache.update(new[layer, 0], new[layer, 1], layer)
-            assert torch.equal(key, torch.cat((committed[layer, 0], new[layer, 0]), dim=-2))
-            assert torch.equal(value, torch.cat((committed[layer, 1], new[layer, 1]), dim=-2))
+        stop = cache.length + size
+        for layer, (key, value) in enumerate(write(cache, new)):
+            for held, was, came in zip((key, value), committed[layer], new[layer], strict=True):
+                assert torch.equal(held[..., :stop, :], torch.cat((was, came), dim=-2))
         cache.commit(kept)
         committed = torch.cat((committed, new[..., kept, :]), dim=-2)
-        assert cache.length == committed.shape[-2]
+        assert cache.length == committed.shape[-2] <= cache.spare
     assert torch.equal(cache.storage[..., : cache.length, :], committed)
+
+
+def test_what_is_written_to_the_spare_slot_is_never_committed():
+    cache = new_cache()
+    write(cache, torch.ones(LAYERS, 2, 1, HEADS, 7, DIM))
+    cache.at(torch.tensor([cache.spare] * 2)).update(*torch.full((2, 1, HEADS, 2, DIM), 9.0), 0)
+    cache.advance(7)
+    assert (cache.storage[..., : cache.length, :] == 1).all()
+    assert cache.reserve(8) and cache.spare > 8
 
 
 def test_one_action_after_another_needs_no_new_memory():
@@ -41,9 +58,8 @@ def test_one_action_after_another_needs_no_new_memory():
     for _ in range(3):
         cache.reset()
         for size in (200, 20, 20):
-            for layer in range(LAYERS):
-                cache.update(*torch.zeros(2, 1, HEADS, size, DIM), layer)
+            write(cache, torch.zeros(LAYERS, 2, 1, HEADS, size, DIM))
             cache.advance(2 if size == 20 else size)
         memory = cache.storage.data_ptr()
     assert cache.storage.data_ptr() == memory
-    assert cache.capacity < 400
+    assert cache.capacity < 300

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import Path
+from specvla_ros.decoding.acceptance import Path, Strict
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
@@ -27,18 +27,24 @@ def from_scratch(model, prompt, tokens):
         text.num_hidden_layers, text.num_key_value_heads, text.head_dim, model.dtype, model.device
     )
     inputs = torch.cat((prompt, model.embed_tokens(torch.tensor([tokens]).long())), dim=1)
-    hidden = model(inputs, cache=cache)
-    cache.advance(inputs.shape[1])
+    rows = torch.arange(inputs.shape[1])
+    cache.reserve(len(rows))
+    causal = (cache.columns() <= rows[:, None])[None, None]
+    hidden = model(inputs, attention_mask=causal, cache=cache.at(rows))
+    cache.advance(len(rows))
     return inputs, hidden, cache
 
 
-@given(seed=st.integers(0, 2**20), kv_heads=st.sampled_from([2, 4]))
+@given(
+    seed=st.integers(0, 2**20), kv_heads=st.sampled_from([2, 4]),
+    runner=st.sampled_from(['plain', 'graphs']),
+)
 @settings(max_examples=40, deadline=None)
 @torch.inference_mode()
-def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, lab):
+def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, lab):
     random = np.random.default_rng(seed)
     it = lab(seed % 4, 7, 1, kv_heads)
-    model, target = it.model, Target(it.model)
+    model, target = it.model, Target(it.model, lab.runners[runner]())
     first_id = model.action_tokenizer.first_id
     prompt, tokens = target.embed(*it.prompt), []
     tree = random_tree(random, first_id)
@@ -51,7 +57,7 @@ def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, lab):
             _, hidden, _ = from_scratch(model, prompt, tokens + path)
             logits = target.action_logits(hidden[0, -1])
             torch.testing.assert_close(verified.logits[node + 1], logits, rtol=1e-6, atol=1e-6)
-            assert verified.argmax[node + 1] == first_id + int(logits.argmax())
+            assert int(verified.argmax[node + 1]) == first_id + int(logits.argmax())
         # Keep any path and any bonus: what a rule decides is not the target's business.
         nodes = tree.path_to(int(random.integers(-1, len(tree))))
         accepted = tree.tokens[nodes].tolist()
@@ -92,5 +98,7 @@ def test_a_pass_that_is_not_finite_is_an_error(lab, bad):
     target = Target(it.model)
     prompt = target.embed(*it.prompt)
     prompt[0, 0, 0] = bad
+    tree = TokenTree.empty()
+    verified = target.prefill(prompt, tree)
     with pytest.raises(ValueError, match='not finite.*float64'):
-        target.prefill(prompt, TokenTree.empty())
+        Strict().accept(tree, verified, 0, it.layout)

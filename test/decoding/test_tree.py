@@ -16,7 +16,7 @@ def prefixes(paths):
 @given(paths)
 def test_paths_share_their_common_beginnings(paths):
     tree = TokenTree.from_paths(paths, source='eagle')
-    nodes = [tuple(tree.tokens[tree.path_to(node)]) for node in range(len(tree))]
+    nodes = [tuple(tree.tokens[tree.path_to(node)].tolist()) for node in range(len(tree))]
     assert nodes == prefixes(paths)
     assert tree.depth.tolist() == [len(node) for node in nodes]
     assert tree.sources == ('eagle',) * len(nodes)
@@ -29,19 +29,12 @@ def test_a_node_attends_to_its_ancestors_and_itself_only(paths):
         assert np.flatnonzero(tree.ancestor_mask[node]).tolist() == tree.path_to(node)
 
 
-@given(paths, st.integers(0, 6))
-def test_within_cuts_what_is_deeper(paths, depth):
-    tree = TokenTree.from_paths(paths).within(depth)
-    nodes = [tuple(tree.tokens[tree.path_to(node)]) for node in range(len(tree))]
-    assert nodes == [prefix for prefix in prefixes(paths) if len(prefix) <= depth]
-
-
 def test_the_empty_tree_and_a_chain():
     assert len(TokenTree.empty()) == 0
     assert TokenTree.empty().ancestor_mask.shape == (0, 0)
     chain = TokenTree.chain([5, 6, 7])
     assert chain.parents.tolist() == [-1, 0, 1]
-    assert (chain.ancestor_mask == np.tri(3, dtype=bool)).all()
+    assert (chain.ancestor_mask.numpy() == np.tri(3, dtype=bool)).all()
 
 
 @pytest.mark.parametrize('parents', [[0], [-2], [-1, 1], [-1, 5]])
@@ -51,5 +44,5 @@ def test_a_parent_after_its_child_is_refused(parents):
 
 
 def test_as_many_parents_as_tokens():
-    with pytest.raises(ValueError, match=r'tokens \(2,\), parents \(1,\)'):
+    with pytest.raises(ValueError, match='2 tokens, 1 parents'):
         TokenTree.of([1, 2], [-1], 'draft')

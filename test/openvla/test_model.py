@@ -131,26 +131,28 @@ def test_the_fused_llama_says_the_same(model, published, embeds, tree, scale):
     embeds = embeds[:1] * scale
     positions, mask = tree
     causal = torch.ones_like(mask).tril()
-    for where, given, whole in (
-        (torch.arange(12), None, causal), (torch.arange(12) + 900, mask, mask),
-        (positions[0], mask, mask),
+    for where, whole in (
+        (torch.arange(12), causal), (torch.arange(12) + 900, mask), (positions[0], mask),
     ):
-        said = model.fused_llama(embeds, where, given, FixedCache(12))
+        said = model.fused_llama(embeds, where, whole, FixedCache(12))
         close(said, llama(published.tensors, embeds, where[None].double(), whole))
 
 
 @torch.no_grad()
 def test_the_fused_llama_goes_on_from_a_cache(model, embeds):
     whole, cache = model(embeds[:1]), DynamicCache()
-    first = model.fused_llama(embeds[:1, :11], torch.arange(11), None, cache)
-    last = model.fused_llama(embeds[:1, 11:], torch.tensor([11]), None, cache)
+    causal = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+    first = model.fused_llama(embeds[:1, :11], torch.arange(11), causal[..., :11, :11], cache)
+    last = model.fused_llama(embeds[:1, 11:], torch.tensor([11]), causal[..., 11:, :], cache)
     close(torch.cat((first, last), 1), whole)
 
 
 def test_the_fused_llama_shares_the_weights(model, embeds, tmp_path):
+    causal = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+
     def hidden(model):
         with torch.no_grad():
-            return model.fused_llama(embeds[:1], torch.arange(12), None, FixedCache(12))
+            return model.fused_llama(embeds[:1], torch.arange(12), causal, FixedCache(12))
 
     before = hidden(model)
     layer = model.language_model.layers[1]

@@ -65,9 +65,29 @@ def test_features_are_those_of_the_second_to_last_blocks(published, pixel_values
     model = OpenVLA.from_pretrained(published.write())
     with torch.no_grad():
         ours = model.vision(pixel_values)
+        fused = torch.cat([model.fused_towers(image[None]) for image in pixel_values])
     expected = features(published.tensors, pixel_values)
-    assert ours.shape == (2, 9, 24 + 16)
-    torch.testing.assert_close(ours.double(), expected, atol=2e-5, rtol=1e-4)
+    assert ours.shape == fused.shape == (2, 9, 24 + 16)
+    for said in (ours, fused):
+        torch.testing.assert_close(said.double(), expected, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_fused_towers_share_the_weights(published, pixel_values, tmp_path):
+    model, image = OpenVLA.from_pretrained(published.folder), pixel_values[:1]
+    before = model.fused_towers(image)
+    for attention in (model.vision.dino.encoder.layer[0].attention,
+                      model.vision.siglip.encoder.layers[0].self_attn):
+        attention.v_proj.weight.mul_(2)
+        attention.k_proj.bias.add_(1)
+        attention.v_proj.bias.add_(1)
+    after = model.fused_towers(image)
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(after, model.vision(image), atol=2e-5, rtol=1e-4)
+    # A checkpoint of it is like any other.
+    model.save_pretrained(tmp_path)
+    assert torch.equal(OpenVLA.from_pretrained(tmp_path).fused_towers(image), after)
+    assert all(parameter.requires_grad for parameter in model.vision.parameters())
 
 
 def test_patches_are_projected_with_exact_gelu(published, pixel_values):
@@ -91,6 +111,9 @@ def test_a_single_backbone_reads_the_first_three_channels(published, pixel_value
     model = OpenVLA.from_pretrained(published.write())
     with torch.no_grad():
         ours = model.embed_patches(pixel_values)
+        for image, said in zip(pixel_values, ours, strict=True):
+            fused = model.embed_image(image[None])[0]
+            torch.testing.assert_close(fused, said, atol=2e-4, rtol=1e-3)
     t = {k: v.double() for k, v in t.items()}
     dino = tower(t, 'vision_backbone.featurizer.', pixel_values[:, :3], 2, 2)
     expected = linear(gelu(linear(dino, t, 'projector.fc1')), t, 'projector.fc2')

@@ -9,15 +9,14 @@ guesses is dropped, and the target's features take their place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.decoding.target import FeaturePairs, Target
+from specvla_ros.decoding.graphs import Padded
+from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
 
@@ -50,21 +49,6 @@ class DynamicTree:
                 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Candidates:
-    """
-    Nodes guessed at one level, before the best are chosen.
-
-    columns: int64 [C] action tokens, counted from the first action id.
-    scores: float32 [C] log-probabilities accumulated from the root.
-    parents: int64 [C] indices among the candidates of all levels, -1 = the root.
-    """
-
-    columns: Tensor
-    scores: Tensor
-    parents: Tensor
-
-
 class EagleDrafter(Drafter):
     """Draft with an EAGLE network; guesses nothing before the prefill: there are no features."""
 
@@ -75,87 +59,101 @@ class EagleDrafter(Drafter):
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess a tree below the last known token."""
+        target, cache = context.target, self._cache
         depth = min(self.budget.depth, self.budget.max_nodes - 1, context.max_depth)
-        pairs = context.target.new_pairs() if depth > 0 else None
+        pairs = target.new_pairs() if depth > 0 else None
         if pairs is None:
             return TokenTree.empty()
-        feature = self._absorb(pairs)
-        return self._best(self._expand(context.target, feature, depth), context)
-
-    def _absorb(self, pairs: FeaturePairs) -> Tensor:
-        """Take in what was committed; return the feature guessed at the root [1, 1, h]."""
-        cache, length = self._cache, pairs.features.shape[1]
         if pairs.start == 0:
             cache.reset()
-        positions = torch.arange(length, device=pairs.features.device)[None] + cache.length
-        # One query sees all that is cached, itself included: no mask.
-        guessed = self.head(pairs.features, pairs.embeds, positions, None, cache, queries=1)
-        cache.advance(length)
-        return guessed
+        start, count = cache.length, pairs.features.shape[1]
+        if cache.reserve(start + count + depth * self.budget.top_k):
+            target.runner.clear()
+        cache.advance(count)
+        # One size for all that a verification can commit: a row more costs a graph nothing.
+        features, embeds = (
+            Padded(part, (1,), at_end=True, least=2) for part in (pairs.features, pairs.embeds)
+        )
+        *nodes, finite = target.runner.run(
+            self._draft, features, embeds, start, count, target=target, depth=depth)
+        return TokenTree(*nodes, ('eagle',) * len(nodes[0]), finite)
 
-    def _expand(self, target: Target, feature: Tensor, depth: int) -> list[_Candidates]:
+    def _draft(
+        self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor, *,
+        target: Target, depth: int,
+    ) -> tuple[Tensor, ...]:
         """
-        Grow the tree level by level.
+        Take in what was committed, grow the tree level by level, choose the best nodes.
 
-        Of the frontier's k nodes, ``seen`` [k, drafted so far] says which entries of the cache
-        behind the committed ones are a node's ancestors (or itself).
+        features, embeds: [1, M, h], of which the last ``count`` pairs are new. Of the frontier's
+        k nodes, ``seen`` [k, drafted so far] says which slots of the cache behind the committed
+        ones are a node's ancestors (or itself). Returns tokens, parents, depth, ancestor mask
+        and whether all probabilities were finite.
         """
-        cache, k = self._cache, min(self.budget.top_k, target.n_action_tokens)
-        start, device = cache.length, feature.device
-        scores, columns = _log_probs(target, feature).flatten().topk(k)
-        # The frontier: its nodes' index among all candidates, tokens, scores and features.
-        nodes = torch.arange(k, device=device)
-        levels = [_Candidates(columns, scores, torch.full_like(nodes, -1))]
-        features = feature.expand(1, k, -1)
-        itself = torch.eye(k, dtype=torch.bool, device=device)
-        committed = itself.new_ones(k, start)
-        seen = itself
+        k = min(self.budget.top_k, target.n_action_tokens)
+        guessed = self._absorb(features, embeds, start, count)
+        base = start + count
+        nodes = torch.arange(k, device=guessed.device)
+        committed = self._cache.columns() < base
+        itself = torch.eye(k, dtype=torch.bool, device=guessed.device)
+        scores, columns = _log_probs(target, guessed).flatten().topk(k)
+        # Of all candidates: tokens, log-probabilities from the root, parents, depth.
+        levels = [(columns, scores, torch.full_like(nodes, -1), torch.ones_like(nodes))]
+        features, frontier, seen = guessed.expand(1, k, -1), nodes, itself
         for level in range(depth - 1):
+            slots = base + torch.arange(k * (level + 1), device=guessed.device)
+            attends = committed.expand(k, -1).scatter(1, slots.expand(k, -1), seen)
             guessed = self.head(
                 features,
                 target.action_embeds(columns)[None],
                 # After the prefix, wherever the node stands in its level.
-                torch.full((1, k), start + level, device=device),
-                None if k == 1 else torch.cat((committed, seen), dim=1),
-                cache,
+                torch.zeros_like(nodes)[None] + base + level,
+                attends,
+                self._cache.at(slots[-k:]),
             )
-            cache.advance(k)
             gains, children = _log_probs(target, guessed)[0].topk(k)
             children, totals = children.flatten(), (scores[:, None] + gains).flatten()
-            levels.append(_Candidates(children, totals, nodes.repeat_interleave(k)))
+            depths = torch.full_like(children, level + 2)
+            parents = frontier[:, None].expand(k, k).flatten()
+            levels.append((children, totals, parents, depths))
             scores, best = totals.topk(k)
             row = best // k
             columns, features = children[best], guessed[:, row]
-            nodes = best + (k + level * k * k)
+            frontier = best + (k + level * k * k)
             seen = torch.cat((seen[row], itself), dim=1)
-        cache.truncate(start)
-        return levels
+        return self._best(*map(torch.cat, zip(*levels, strict=True)), target.first_id)
 
-    def _best(self, levels: Sequence[_Candidates], context: DraftContext) -> TokenTree:
-        """Choose the ``max_nodes - 1`` most probable candidates; one copy to the host."""
-        columns, scores, parents = (
-            torch.stack(
-                [
-                    torch.cat([getattr(level, name) for level in levels]).double()
-                    for name in ('columns', 'scores', 'parents')
-                ]
-            )
-            .cpu()
-            .numpy()
-        )
-        if not np.isfinite(scores).all():
-            raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
+    def _absorb(
+        self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
+    ) -> Tensor:
+        """Take in what was committed; return the feature guessed at the root [1, 1, h]."""
+        cache, rows = self._cache, features.shape[1]
+        steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
+        slots = torch.where(steps < 0, cache.spare, steps + start)
+        positions = (steps.clamp_min(0) + start)[None]
+        attends = (cache.columns() < start + count)[None]
+        return self.head(features, embeds, positions, attends, cache.at(slots), queries=1)
+
+    def _best(
+        self, columns: Tensor, scores: Tensor, parents: Tensor, depth: Tensor, first_id: int
+    ) -> tuple[Tensor, ...]:
+        """Choose the ``max_nodes - 1`` most probable candidates."""
+        n = min(self.budget.max_nodes - 1, len(columns))
         # A parent is at least as probable as its child and stands before it, so a stable sort
         # never keeps a child without its parent.
-        keep = np.sort(np.argsort(-scores, kind='stable')[: self.budget.max_nodes - 1])
-        index = np.full(columns.size + 1, -1)  # [-1] is the root's
-        index[keep] = np.arange(keep.size)
-        first_id = context.layout.tokenizer.first_id
-        return TokenTree.of(
-            columns[keep].astype(np.int64) + first_id,
-            index[parents[keep].astype(np.int64)],
-            source='eagle',
-        )
+        order = scores.sort(stable=True, descending=True).indices
+        keep = order[:n].sort().values
+        nodes = torch.arange(n, device=keep.device)
+        index = torch.full((len(columns) + 1,), -1, device=keep.device)  # [-1] is the root's
+        parents = index.scatter(0, keep, nodes)[parents[keep]]
+        # Ancestors, a generation at a time; -1, the root, is nobody's node and its own parent.
+        ancestor = nodes
+        mask = torch.eye(n, dtype=torch.bool, device=keep.device)
+        above = functional.pad(parents, (0, 1), value=-1)
+        for _ in range(self.budget.depth - 1):
+            ancestor = above[ancestor]
+            mask |= ancestor[:, None] == nodes
+        return columns[keep] + first_id, parents, depth[keep], mask, scores.isfinite().all()
 
 
 def _log_probs(target: Target, features: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def ids(layout, *values):
 
 def values(layout, tokens):
     """Normalised values of token ids."""
-    return layout.tokenizer.decode(np.array(tokens)).tolist()
+    return layout.tokenizer.decode(np.array(list(tokens))).tolist()
 
 
 def context(it, *known):

@@ -1,0 +1,164 @@
+"""
+Work of a fixed shape: recorded once as a CUDA graph, then replayed with one call.
+
+A pass of a fast GPU is over before Python has started its last kernel. Replayed from a graph it
+costs one launch, whatever the number of layers. That needs shapes and addresses that never
+change: inputs are padded to a few sizes and copied to where the graph reads them, and nothing in
+it may ask for a tensor's value. On a CPU, where every row is paid for, nothing is padded and the
+function is simply called: the same function.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Rows of a pass: a token alone, a chain of history, EAGLE-2's tree; prompts in steps of 32.
+_SIZES = (0, 1, 8, 16, 32, 64)
+_STEP = 32
+_WARM_UPS = 2  # before a capture: kernels are loaded and chosen at their first runs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Padded:
+    """
+    An input whose ``dims`` may grow to the next size; what stands in the padding is undefined.
+
+    at_end: the tensor stands at the end of the padded one instead of its beginning.
+    least: of fewer rows no size of their own is made.
+    """
+
+    tensor: Tensor
+    dims: tuple[int, ...] = (0,)
+    at_end: bool = False
+    least: int = 0
+
+
+Input = Tensor | Padded | int
+
+
+class Runner:
+    """Calls functions as they are: on a CPU, and wherever else there are no graphs."""
+
+    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Hashable) -> Any:
+        """
+        Return ``function(*inputs, **fixed)``.
+
+        Ints among the inputs may be tensors [] instead, so the function must only do arithmetic
+        with them; ``fixed`` is what does not change from one run to the next. Where graphs are,
+        what is returned is overwritten by the next run.
+        """
+        return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
+
+    def size(self, rows: int) -> int:
+        """Rows that so many are padded to."""
+        return rows
+
+    def clear(self) -> None:
+        """Forget what depends on addresses: a tensor that is no input was replaced."""
+
+
+class GraphRunner(Runner, ABC):
+    """Captures each function once per shape of its inputs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._captured: dict[tuple, _Captured] = {}
+
+    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Hashable) -> Any:
+        """Replay the function on these inputs; capture it if it is new."""
+        shapes = tuple(map(self._shape, inputs))
+        key = (function.__qualname__, shapes, *sorted(fixed.items()))
+        captured = self._captured.get(key)
+        if captured is None:
+            buffers = tuple(map(self._buffer, inputs, shapes))
+            _load(buffers, inputs)
+            replay, outputs = self._capture(lambda: function(*buffers, **fixed))
+            captured = self._captured[key] = _Captured(buffers, replay, outputs)
+        _load(captured.buffers, inputs)
+        captured.replay()
+        return captured.outputs
+
+    def size(self, rows: int) -> int:
+        """Rows that so many are padded to: 0, 1, 8, 16, 32, 64, then steps of 32."""
+        return next((s for s in _SIZES if s >= rows), -(-rows // _STEP) * _STEP)
+
+    def clear(self) -> None:
+        """Forget all graphs."""
+        self._captured.clear()
+
+    @abstractmethod
+    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """Record a function; return what replays it, and its outputs."""
+
+    def _shape(self, given: Input) -> tuple[int, ...]:
+        if isinstance(given, int):
+            return ()
+        if isinstance(given, Tensor):
+            return tuple(given.shape)
+        shape = list(given.tensor.shape)
+        for dim in given.dims:
+            shape[dim] = self.size(max(shape[dim], given.least))
+        return tuple(shape)
+
+    def _buffer(self, given: Input, shape: tuple[int, ...]) -> Tensor:
+        dtype = torch.int64 if isinstance(given, int) else _tensor(given).dtype
+        return torch.zeros(shape, dtype=dtype, device=self._device)
+
+
+class CudaGraphs(GraphRunner):
+    """Graphs of a GPU, in one pool of memory: they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        # Elsewhere than on the default stream, as capturing is.
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                function()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = function()
+        return graph.replay, outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Captured:
+    """A recorded function: where it reads, how it runs, where its results are."""
+
+    buffers: tuple[Tensor, ...]
+    replay: Callable[[], None]
+    outputs: Any
+
+
+def runner_on(device: torch.device) -> Runner:
+    """Graphs on a CUDA device, plain calls elsewhere."""
+    return CudaGraphs(device) if device.type == 'cuda' else Runner()
+
+
+def _tensor(given: Tensor | Padded) -> Tensor:
+    return given.tensor if isinstance(given, Padded) else given
+
+
+def _load(buffers: tuple[Tensor, ...], inputs: tuple[Input, ...]) -> None:
+    """Copy inputs to where a graph reads them; an int needs no copy from the host's memory."""
+    for buffer, given in zip(buffers, inputs, strict=True):
+        if isinstance(given, int):
+            buffer.fill_(given)
+            continue
+        tensor, at_end = _tensor(given), isinstance(given, Padded) and given.at_end
+        place = tuple(
+            slice(size - rows, size) if at_end else slice(rows)
+            for rows, size in zip(tensor.shape, buffer.shape, strict=True)
+        )
+        buffer[place].copy_(tensor, non_blocking=True)
