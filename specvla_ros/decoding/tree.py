@@ -51,15 +51,15 @@ class TokenTree:
 
     @classmethod
     def of(
-        cls, tokens: Sequence[int], parents: Sequence[int], sources: str | Sequence[str]
+        cls, tokens: Sequence[int], parents: Sequence[int], source: str | Sequence[str]
     ) -> TokenTree:
         """
-        Tree of these nodes, by one drafter or with a source each.
+        Tree of these nodes, all by one drafter or each with its own.
 
         Raises SpecVLAError if the numbers differ or a parent does not stand before its child.
         """
         n = len(tokens)
-        sources = (sources,) * n if isinstance(sources, str) else tuple(sources)
+        sources = (source,) * n if isinstance(source, str) else tuple(source)
         if len(parents) != n or len(sources) != n:
             raise SpecVLAError(
                 f'a token tree has {n} tokens, {len(parents)} parents and {len(sources)} sources; '

@@ -13,12 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import CheckpointError
+
+
+@lru_cache
+def _edges(n_bins: int) -> NDArray[np.float64]:
+    """Edges of the bins: asked for by drafters several times an action."""
+    return np.linspace(-1.0, 1.0, n_bins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +56,14 @@ class ActionTokenizer:
 
         Raises ValueError for NaN, which ``digitize`` would take for the largest value.
         """
-        edges = np.linspace(-1.0, 1.0, self.n_bins)
         clipped = np.clip(np.asarray(normalised, dtype=np.float64), -1.0, 1.0)
         if np.isnan(clipped).any():
             raise ValueError('an action to encode holds NaN, must be numbers')
-        return (self.vocab_size - np.digitize(clipped, edges)).astype(np.int64)
+        return (self.vocab_size - np.digitize(clipped, _edges(self.n_bins))).astype(np.int64)
 
     def decode(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Normalised bin centres of ids; an id that is no action token gives the nearest."""
-        edges = np.linspace(-1.0, 1.0, self.n_bins)
+        edges = _edges(self.n_bins)
         centres = (edges[:-1] + edges[1:]) / 2
         return centres[self.bins(np.asarray(ids))].astype(np.float32)
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.hashing import folder_sha256
@@ -65,18 +66,16 @@ def test_every_guess_is_the_one_a_draft_chain_makes(case):
         causal = case.head(features[None, :real], embeds[None, :real], torch.arange(real)[None])
         torch.testing.assert_close(prompt[row, -real:], causal[0], atol=1e-5, rtol=1e-4)
         for root in range(6):
-            cache = case.head.new_cache()
+            cache = DynamicCache()
             known = real + root + 1
             guessed = case.head(features[None, :known], embeds[None, :known],
                                 torch.arange(known)[None], None, cache, queries=1)
-            cache.advance(known)
             for depth in range(6 - root):
                 torch.testing.assert_close(
                     depths[depth][row, root], guessed[0, 0], atol=1e-5, rtol=1e-4)
                 if depth < 5 - root:
                     guessed = case.head(guessed, embeds[None, known:known + 1],
                                         torch.tensor([[known]]), None, cache)
-                    cache.advance(1)
                     known += 1
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.openvla.fused_llama import rotate
+from specvla_ros.openvla.fused_llama import KeyValueCache, rotate
 from specvla_ros.openvla.model import OpenVLA
 
 # A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
@@ -116,7 +116,7 @@ class _Attention(nn.Module):
         queries: int,
         angles: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: StaticCache | None,
+        cache: KeyValueCache | None,
     ) -> Tensor:
         """
         Keys and values of all of x [B, S, h], attention for its last ``queries``.
@@ -200,7 +200,7 @@ class EagleHead(nn.Module):
         embeds: Tensor,
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
-        cache: StaticCache | None = None,
+        cache: KeyValueCache | None = None,
         queries: int | None = None,
     ) -> Tensor:
         """
@@ -210,8 +210,9 @@ class EagleHead(nn.Module):
         embeds: [B, S, h], the target's embedding of the token after each feature's.
         position_ids: int64 [B or 1, S], position of the feature in the sequence.
         attention_mask: bool [B or 1, 1, S, K], True = attend, or additive; K = S, or what the
-            cache returns. None is causal, right for one query or where nothing is cached.
-        cache: a StaticCache of one layer; None keeps nothing (training).
+            cache returns. None is causal, right where nothing is cached or where one query sees
+            all that is.
+        cache: takes and returns keys and values; None keeps nothing (training).
         queries: guess only after the last this many pairs, [B, queries, h]; the others just
             leave their keys and values. S in the mask is then this. None is all.
         """

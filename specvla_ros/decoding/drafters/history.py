@@ -66,6 +66,7 @@ class HistoryDrafter(Drafter):
     def __init__(self, motion: Motion) -> None:
         self.motion = motion
         self._tokens: tuple[int, ...] = ()
+        self._ahead: list[int] = []
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess the action from its first token on; nothing before the first action."""
@@ -75,17 +76,24 @@ class HistoryDrafter(Drafter):
         """Guess the tokens after those known, whatever these are."""
         if not self._tokens:
             return TokenTree.empty()
-        layout, known = context.layout, len(context.tokens)
+        if not self._ahead:
+            self._ahead = self._predict(context.layout)
+        known = len(context.tokens)
+        return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
+
+    def _predict(self, layout: ActionLayout) -> list[int]:
+        """Return the tokens of the action that follows those remembered, [L]."""
         steps = np.array(self._tokens).reshape(-1, layout.action_dim)[-_STEPS:]
-        action = np.concatenate(
+        return np.concatenate(
             [self.motion.ahead(steps, count, layout) for count in range(1, layout.chunk + 1)]
-        )
-        return TokenTree.chain(action[known : known + context.max_depth], self.motion.name)
+        ).tolist()
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens; two of them hold two control steps at least."""
         self._tokens = (*self._tokens[-len(tokens) :], *tokens)
+        self._ahead = []
 
     def reset(self) -> None:
         """Forget all actions."""
         self._tokens = ()
+        self._ahead = []
