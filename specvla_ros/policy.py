@@ -33,6 +33,7 @@ from specvla_ros.rotation import rotation_vectors
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
 _MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
+_PROMPT_LENGTHS = (32, 64)  # tokens; LIBERO's instructions make 25 to 45 of Llama-2's
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -124,7 +125,11 @@ class Checkpoint:
 
 
 class Policy:
-    """A checkpoint under a decoder. Not for two threads at once."""
+    """
+    A checkpoint under a decoder. Not for two threads at once.
+
+    On a GPU it is warmed up when it is made: the first action is as fast as the others.
+    """
 
     def __init__(self, checkpoint: Checkpoint, config: DecoderConfig) -> None:
         self.checkpoint = checkpoint
@@ -132,6 +137,8 @@ class Policy:
         self._decoder = checkpoint.decoder(config)
         self._instruction: str | None = None
         self._stamp: float | None = None
+        if checkpoint.model.device.type == 'cuda':
+            self.warm_up()
 
     @classmethod
     def load(
@@ -181,6 +188,15 @@ class Policy:
     def action_length(self) -> int:
         """L: tokens of an action."""
         return self.checkpoint.layout.length
+
+    def warm_up(self) -> None:
+        """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""
+        config, device = self.checkpoint.model.config, self.checkpoint.model.device
+        image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
+        for length in _PROMPT_LENGTHS:
+            ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
+            self._decoder.warm_up(ids, image)
+        self.reset()
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""

@@ -45,7 +45,8 @@ class Decoder:
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)
         with stage('draft'):
-            tree = drafter.guess(draft)  # before any feature is known; often no guess at all
+            # Before any feature is known; often no guess at all.
+            tree = drafter.guess(draft).to(target.device)
         with stage('prefill'):
             verified = target.prefill(prompt, tree)  # prompt and guesses in one pass
         while True:
@@ -56,7 +57,7 @@ class Decoder:
                 break  # never verify what is already known
             target.commit(path)
             with stage('draft'):
-                tree = drafter.propose(draft)
+                tree = drafter.propose(draft).to(target.device)
             with stage('verify'):
                 verified = target.verify(tree)
         trace.settle()
@@ -64,13 +65,14 @@ class Decoder:
 
     def warm_up(self, prompt_ids: Tensor, pixel_values: Tensor) -> None:
         """
-        Decode two actions without accepting anything, and forget them.
+        Decode a few actions without accepting anything, and forget them.
 
         So every pass and draft there can be is run once: what is captured or allocated at its
         first use is then there, but for prompts of another length.
         """
         nothing = replace(self, rule=Refuse())
-        for _ in range(2):  # what guesses from earlier actions has one after the first
+        # What guesses from earlier actions has none, one, and then two that differ.
+        for step in (1, -1, 1):
             tokens, _ = nothing.decode(prompt_ids, pixel_values)
-            self.drafter.remember(tokens)
+            self.drafter.remember(tokens[::step])
         self.drafter.reset()

@@ -127,7 +127,8 @@ class CudaGraphs(GraphRunner):
                 function()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Another thread may go on acting while a new decoder is captured.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local'):
             outputs = function()
         return graph.replay, outputs
 

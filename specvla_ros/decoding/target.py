@@ -103,7 +103,7 @@ class Target:
     Verify trees on a model, keep what is accepted.
 
     Call ``embed``, ``prefill``, then ``commit`` and ``verify`` in turns, under
-    ``torch.inference_mode``. A new prefill starts a new action.
+    ``torch.inference_mode``, with trees on its device. A new prefill starts a new action.
 
     runner: how passes are run; None = as graphs where the device has them.
     """
@@ -178,8 +178,7 @@ class Target:
 
     def _run(self, chain: Tensor, tree: TokenTree) -> Verified:
         """One pass over a chain [1, S, h], whose last row is the root, and the tree below it."""
-        tree, n = tree.to(self.device), len(tree)
-        start, root = self.cache.length, chain.shape[1] - 1
+        start, root, n = self.cache.length, chain.shape[1] - 1, len(tree)
         if self.cache.reserve(start + self.runner.size(root + 1) + self.runner.size(n)):
             self.runner.clear()
         hidden, nodes, logits, own, finite = self.runner.run(

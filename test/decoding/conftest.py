@@ -162,6 +162,7 @@ class Lab:
     """A model, a prompt and a layout; decodes with any drafter and rule."""
 
     runners = {'plain': Runner, 'graphs': TracedGraphs}
+    new_model = staticmethod(model.__wrapped__)
 
     def __init__(self, seed: int, action_dim: int, chunk: int, kv_heads: int = 4) -> None:
         self.model = model(seed, kv_heads)
@@ -170,7 +171,8 @@ class Lab:
         self.longer_prompt = prompt(seed + 1, words=50)
 
     def decoder(self, drafter: Drafter, rule: object, runner: str = 'plain') -> Decoder:
-        return Decoder(Target(self.model, self.runners[runner]()), drafter, rule, self.layout)
+        runs = None if self.model.device.type == 'cuda' else self.runners[runner]()
+        return Decoder(Target(self.model, runs), drafter, rule, self.layout)
 
     def decode(self, drafter: Drafter, rule: object, runner: str = 'plain') -> tuple:
         return self.decoder(drafter, rule, runner).decode(*self.prompt)

@@ -1,0 +1,79 @@
+"""On a GPU: graphs say what plain calls say; what waits and allocates is counted."""
+
+import warnings
+
+import pytest
+import torch
+
+from specvla_ros.decoding.acceptance import Bins, Strict
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.drafters import DynamicTree, EagleDrafter, NoDrafter
+from specvla_ros.decoding.graphs import CudaGraphs, Runner
+from specvla_ros.decoding.target import Target
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
+
+
+@pytest.fixture
+def it(lab):
+    """Return a lab whose model, in float64, and prompts are on the GPU."""
+    made = lab(0, 7, 1)
+    made.model = lab.new_model(0).cuda()
+    made.prompt, made.longer_prompt = (
+        tuple(part.cuda() for part in prompt) for prompt in (made.prompt, made.longer_prompt)
+    )
+    return made
+
+
+def eagle(it):
+    """Return a drafter on the GPU; its cache is made where its weights are."""
+    drafter = it.eagle(3, DynamicTree(3, 4, 12))
+    return EagleDrafter(drafter.head.cuda(), drafter.budget)
+
+
+@pytest.mark.parametrize('rule', [Strict(), Bins(9)])
+@pytest.mark.parametrize('make', [eagle, lambda it: it.guesser(5), lambda it: NoDrafter()])
+def test_graphs_say_what_plain_calls_say(it, make, rule):
+    plain, graphs = (
+        Decoder(Target(it.model, runner), make(it), rule, it.layout)
+        for runner in (Runner(), CudaGraphs(it.model.device))
+    )
+    for prompt in (it.prompt, it.longer_prompt, it.prompt):
+        expected, trace = plain.decode(*prompt)
+        tokens, other = graphs.decode(*prompt)
+        assert (tokens, other.drafts) == (expected, trace.drafts)
+        assert all(ms > 0 for ms in other.stage_ms.values())
+
+
+def test_strict_is_ar(it):
+    expected = it.ar()
+    assert it.decode(eagle(it), Strict())[0] == expected
+    assert it.decode(it.guesser(2), Strict())[0] == expected
+
+
+def test_the_host_waits_once_a_pass_and_nothing_is_allocated(it):
+    decoder = Decoder(Target(it.model), eagle(it), Bins(9), it.layout)
+    decoder.warm_up(*it.prompt)
+    for _ in range(3):
+        decoder.decode(*it.prompt)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()['num_device_alloc']
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter('always')
+            _, trace = decoder.decode(*it.prompt)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    waits = [wait for wait in waits if 'synchronizing' in str(wait.message)]
+    assert len(waits) == trace.target_passes
+    assert torch.cuda.memory_stats()['num_device_alloc'] == before
+
+
+def test_a_policy_is_captured_before_it_acts(it):
+    decoder = Decoder(Target(it.model), eagle(it), Bins(9), it.layout)
+    decoder.warm_up(*it.prompt)
+    captured = len(decoder.target.runner._captured)
+    for _ in range(5):
+        decoder.decode(*it.prompt)
+    assert len(decoder.target.runner._captured) == captured > 3
