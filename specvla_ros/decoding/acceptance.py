@@ -103,15 +103,20 @@ class AcceptanceRule(ABC):
         """
         n = len(tree)
         if not n:
-            return Path((), (), *verified.read(verified.argmax))
+            return Path((), (), verified.check(*verified.argmax.tolist()))
         scores = self.scores(tree, verified, position, layout)
         # Row 0 is the root, with no node on its path and nothing to beat but refusals.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
         paths = functional.pad(tree.ancestor_mask, (0, 0, 1, 0))
-        bonus, *rest = verified.read(torch.cat((
-            verified.argmax.index_select(0, best), tree.tokens, paths.index_select(0, best)[0])))
+        bonus, path = verified.argmax.index_select(0, best), paths.index_select(0, best)[0]
+        asked = [bonus, tree.tokens, path]
+        if tree.finite is not None:
+            asked.append(tree.finite)
+        bonus, *rest = torch.cat(asked).tolist()
+        if tree.finite is not None and not rest.pop():
+            raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
         nodes = tuple(node for node in range(n) if rest[n + node])
-        return Path(nodes, tuple(rest[node] for node in nodes), bonus)
+        return Path(nodes, tuple(rest[node] for node in nodes), verified.check(bonus))
 
     def scores(
         self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout

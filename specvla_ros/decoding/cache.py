@@ -20,6 +20,7 @@ class StaticCache:
 
     storage: [layers, 2 (key, value), 1, key/value heads, capacity, head_dim]. The last slot is
     never committed: it takes what is written for padding.
+    columns: int64 [capacity], the slots' numbers: compared with rows they make a mask.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class StaticCache:
 
     def _allocate(self, storage: Tensor) -> None:
         self.storage = storage
+        self.columns = torch.arange(storage.shape[4], device=storage.device)
         self._layers = tuple(layer.unbind(0) for layer in storage.unbind(0))
 
     @property
@@ -73,10 +75,6 @@ class StaticCache:
     def at(self, slots: Tensor) -> CacheWriter:
         """Return what a pass writes through: its row i goes to slot ``slots[i]``, int64 [S]."""
         return CacheWriter(self._layers, slots)
-
-    def columns(self) -> Tensor:
-        """Slots as the columns of a mask, int64 [capacity]."""
-        return torch.arange(self.capacity, device=self.storage.device)
 
     def commit(self, entries: Sequence[int]) -> None:
         """

@@ -59,6 +59,10 @@ class Runner:
         """Rows that so many are padded to."""
         return rows
 
+    def kept(self, output: Tensor) -> Tensor:
+        """Return an output such that the next run leaves it alone."""
+        return output
+
     def clear(self) -> None:
         """Forget what depends on addresses: a tensor that is no input was replaced."""
 
@@ -87,6 +91,10 @@ class GraphRunner(Runner, ABC):
     def size(self, rows: int) -> int:
         """Rows that so many are padded to: 0, 1, 8, 16, 32, 64, then steps of 32."""
         return next((s for s in _SIZES if s >= rows), -(-rows // _STEP) * _STEP)
+
+    def kept(self, output: Tensor) -> Tensor:
+        """Copy an output: its memory is the graph's."""
+        return output.clone()
 
     def clear(self) -> None:
         """Forget all graphs."""

@@ -38,39 +38,26 @@ class Verified:
     """
     What the target says after the root (row 0) and after each of a tree's N nodes (row i + 1).
 
-    argmax: int64 [N + 1] token ids, on the device.
+    argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
-    finite: bool [], whether the logits were.
-    drafter_finite: the same of the drafter that guessed the tree; None = it computes nothing.
     """
 
     argmax: Tensor
     logits: Tensor
-    finite: Tensor
-    drafter_finite: Tensor | None = None
 
     @property
     def log_probs(self) -> Tensor:
         """Log-probabilities over the action tokens, float32 [N + 1, action tokens]."""
         return functional.log_softmax(self.logits, dim=-1, dtype=torch.float32)
 
-    def read(self, values: Tensor) -> list[int]:
-        """
-        Values int64 [n] on the host: the one copy of a pass.
-
-        Raises SpecVLAError if the numbers they come from were not finite.
-        """
-        drafter_finite = self.finite if self.drafter_finite is None else self.drafter_finite
-        faults = torch.stack((self.finite, drafter_finite))
-        *values, finite, drafter_finite = torch.cat((values, faults)).tolist()
-        if not finite:
+    def check(self, bonus: int) -> int:
+        """Return a bonus token; raise SpecVLAError if it is none."""
+        if bonus < 0:
             raise SpecVLAError(
                 f'the target gave logits that are not finite (data type {self.logits.dtype}); '
                 'check the checkpoint, or load it in float32 or bfloat16'
             )
-        if not drafter_finite:
-            raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        return values
+        return bonus
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,19 +168,21 @@ class Target:
         start, root, n = self.cache.length, chain.shape[1] - 1, len(tree)
         if self.cache.reserve(start + self.runner.size(root + 1) + self.runner.size(n)):
             self.runner.clear()
-        hidden, nodes, logits, own, finite = self.runner.run(
+        run = self.runner.run(
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
             Padded(tree.ancestor_mask, (0, 1)), start, root,
         )
-        self._last = _Pass(start, chain, hidden[:, : root + 1].clone(), nodes[:, :n].clone())
+        hidden, logits, own = map(self.runner.kept, run)
+        nodes = hidden.shape[1] - self.runner.size(n)
+        self._last = _Pass(start, chain, hidden[:, : root + 1], hidden[:, nodes : nodes + n])
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
-        return Verified(own[: n + 1], logits[: n + 1], finite, tree.finite)
+        return Verified(own[: n + 1], logits[: n + 1])
 
     def _forward(
         self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,
         start: int | Tensor, root: int | Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Compute a pass: hidden states of chain and nodes, and what root and nodes say.
 
@@ -201,30 +190,28 @@ class Target:
         behind ``root`` are padding, and so may the last nodes be.
         """
         rows, n = chain.shape[1], len(tokens)
-        steps, nodes = self._arange(rows), self._arange(n)
-        first = start + root + 1  # slot of the first node
-        slots, positions, seen = start + steps, start + steps, start + steps
-        inputs = chain
+        positions = start + self._arange(rows)
+        slots, seen, inputs = positions, positions, chain
         if rows > 1:
-            slots = torch.where(steps <= root, slots, self.cache.spare)
+            slots = slots.where(positions <= start + root, self.cache.spare)
         if n:
-            slots = torch.cat((slots, first + nodes))
+            places = start + root + 1 + self._arange(n)
+            slots = torch.cat((slots, places))
             positions = torch.cat((positions, start + root + depth))
-            seen = torch.cat((seen, start + root + torch.zeros_like(nodes)))
+            seen = torch.cat((seen, start + root + torch.zeros_like(depth)))
             inputs = torch.cat((chain, self.model.embed_tokens(tokens)[None]), dim=1)
         # Everybody sees what stands before it in the chain; a node the chain up to the root, its
         # ancestors and itself, but never its siblings' branches.
-        attends = self.cache.columns() <= seen[:, None]
+        attends = self.cache.columns <= seen[:, None]
         if n:
-            attends[rows:].scatter_(1, (first + nodes).expand(n, n), ancestors)
+            attends[rows:].scatter_(1, places.expand(n, n), ancestors)
         hidden = self._llama(inputs, positions, attends[None, None], self.cache.at(slots))
-        root_hidden = hidden[0].index_select(0, self._arange(1) + root)
-        logits = self.action_logits(torch.cat((root_hidden, hidden[0, rows:])))
+        says = hidden[0]  # of these rows those of the root and the nodes
+        if rows > 1:
+            says = torch.cat((says.index_select(0, self._arange(1) + root), says[rows:]))
+        logits = self.action_logits(says)
         best, own = logits.max(dim=-1)
-        return (
-            hidden[:, :rows], hidden[:, rows:], logits, own + self.first_id,
-            best.isfinite().all(),
-        )
+        return hidden, logits, (own + self.first_id).where(best.isfinite(), -1)
 
     def _arange(self, n: int) -> Tensor:
         return torch.arange(n, device=self.device)

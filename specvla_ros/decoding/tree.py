@@ -29,7 +29,7 @@ class TokenTree:
     ancestor_mask: bool [N, N], row i true at i's ancestors and at i itself: whom i attends to,
         besides the committed prefix and the root.
     sources: [N] name of the drafter that guessed each node.
-    finite: bool [], whether the drafter's numbers were; asked for when the pass is read.
+    finite: bool [1], whether the drafter's numbers were; None = it computes none.
 
     ``of`` and its kin make trees on the host and check them; this constructor trusts.
     """

@@ -58,8 +58,9 @@ class FusedLlama:
         self._eps = config.rms_norm_eps
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim
-        self._inv_freq = llama.rotary_emb.inv_freq
         self._norm = llama.norm.weight.detach()
+        self._cos, self._sin = _rotations(
+            llama.rotary_emb.inv_freq, config.max_position_embeddings, self._norm.dtype)
         # Parameters made in inference mode could never be trained again.
         with torch.inference_mode(False), torch.no_grad():
             self._layers = [_layer(layer) for layer in llama.layers]
@@ -70,12 +71,12 @@ class FusedLlama:
         """
         Hidden states [1, S, h] after the final norm.
 
-        inputs: [1, S, h]; positions: int64 [S]. mask: bool [1, 1, S, K], True = attend, K what
-        the cache returns.
+        inputs: [1, S, h]; positions: int64 [S], below the model's limit. mask: bool [1, 1, S, K],
+        True = attend, K what the cache returns.
         """
         x = inputs[0]
         rows, rotated = x.shape[0], self._heads + self._kv_heads
-        cos, sin = self._angles(positions, x.dtype)
+        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         mask = additive(mask, x.dtype)
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._rms_norm(x, layer.input_norm)).view(rows, -1, self._head_dim)
@@ -97,11 +98,13 @@ class FusedLlama:
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, self._dim, weight, self._eps)
 
-    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [S, 1, d] for ``rotate``, in float32 until they are known."""
-        angles = (positions[:, None].float() * self._inv_freq)[:, None]
-        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+def _rotations(inv_freq: Tensor, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [positions, 1, d] for ``rotate``, in float32 until they are known."""
+    numbers = torch.arange(positions, device=inv_freq.device)
+    angles = (numbers[:, None].float() * inv_freq)[:, None]
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

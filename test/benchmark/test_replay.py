@@ -20,7 +20,7 @@ GOAL_RELAXED = (23.01, 18.98, 39.99, 15.41, 2.53, 0.08)
 
 def said(*tokens):
     """What a target says after the root and after each node."""
-    return Verified(torch.tensor(tokens), torch.empty(0), torch.tensor(True))
+    return Verified(torch.tensor(tokens), torch.empty(0))
 
 
 @pytest.fixture(scope='module')

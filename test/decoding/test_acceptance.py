@@ -19,7 +19,7 @@ rules = st.one_of(
 
 def accept(rule, tree, own, position=0, layout=LAYOUT):
     # One word per row of the tree, as the target gives them.
-    verified = Verified(torch.tensor(own[: len(tree) + 1]), torch.empty(0), torch.tensor(True))
+    verified = Verified(torch.tensor(own[: len(tree) + 1]), torch.empty(0))
     return rule.accept(tree, verified, position, layout)
 
 

@@ -29,7 +29,7 @@ def from_scratch(model, prompt, tokens):
     inputs = torch.cat((prompt, model.embed_tokens(torch.tensor([tokens]).long())), dim=1)
     rows = torch.arange(inputs.shape[1])
     cache.reserve(len(rows))
-    causal = (cache.columns() <= rows[:, None])[None, None]
+    causal = (cache.columns <= rows[:, None])[None, None]
     hidden = model(inputs, attention_mask=causal, cache=cache.at(rows))
     cache.advance(len(rows))
     return inputs, hidden, cache

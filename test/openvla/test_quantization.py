@@ -70,7 +70,7 @@ def test_the_fused_llama_computes_what_the_modules_do_and_leaves_them_quantised(
     model = OpenVLA.from_pretrained(published.folder, quantization='int8')
     inputs, cache = torch.randn(1, 5, 32), StaticCache(2, 2, 8, torch.float32, CPU)
     rows = torch.arange(5)
-    causal = (cache.columns() <= rows[:, None])[None, None]
+    causal = (cache.columns <= rows[:, None])[None, None]
     with torch.inference_mode():
         fused = model.fused_llama(inputs, rows, causal, cache.at(rows))
         torch.testing.assert_close(fused, model(inputs), rtol=1e-4, atol=1e-5)

@@ -94,7 +94,7 @@ class EagleDrafter(Drafter):
         guessed = self._absorb(features, embeds, start, count)
         base = start + count
         nodes = torch.arange(k, device=guessed.device)
-        committed = self._cache.columns() < base
+        committed = self._cache.columns < base
         itself = torch.eye(k, dtype=torch.bool, device=guessed.device)
         scores, columns = _log_probs(target, guessed).flatten().topk(k)
         # Of all candidates: tokens, log-probabilities from the root, parents, depth.
@@ -131,7 +131,7 @@ class EagleDrafter(Drafter):
         steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
         slots = torch.where(steps < 0, cache.spare, steps + start)
         positions = (steps.clamp_min(0) + start)[None]
-        attends = (cache.columns() < start + count)[None]
+        attends = (cache.columns < start + count)[None]
         return self.head(features, embeds, positions, attends, cache.at(slots), queries=1)
 
     def _best(
@@ -153,7 +153,7 @@ class EagleDrafter(Drafter):
         for _ in range(self.budget.depth - 1):
             ancestor = above[ancestor]
             mask |= ancestor[:, None] == nodes
-        return columns[keep] + first_id, parents, depth[keep], mask, scores.isfinite().all()
+        return columns[keep] + first_id, parents, depth[keep], mask, scores.isfinite().all(0, True)
 
 
 def _log_probs(target: Target, features: Tensor) -> Tensor:
