@@ -112,8 +112,12 @@ def resident_mb(pid):
     return pages * 4096 / 1e6
 
 
-def test_cleaning_up_gives_the_memory_back(start, go, state):
+def test_cleaning_up_gives_the_memory_back_also_after_acting(robot, start, until, go, state):
     node = start(NODE, FAKE_MB=str(MB))
+    robot.connect(until)
+    robot.say('pick up')
+    robot.see(1, 2, 3)
+    robot.wait_for_actions(1)
     assert state() == 'active'
     full = resident_mb(node.popen.pid)
     assert go('deactivate') and go('cleanup')

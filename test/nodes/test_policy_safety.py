@@ -140,6 +140,8 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
     node.says('no image for more than 0.3 s (deadline_s); fallback: hold')
     until(lambda: 'no image for more than 0.3 s (deadline_s)' in [
         message.status[0].message for message in robot.probe.heard['/diagnostics']], 'a warning')
+    values = robot.probe.heard['/diagnostics'][-1].status[0].values
+    assert ('deadline misses', '1') in [(pair.key, pair.value) for pair in values]
     assert [action.translation[0].x for action in robot.actions[1:4]] == [0, 0, 0]
     assert [action.sequence for action in robot.actions[:4]] == [0, 1, 2, 3]
     robot.see(100, 2, 3)
