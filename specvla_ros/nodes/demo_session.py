@@ -156,12 +156,11 @@ class SessionNode(Node):
                 status = message
             self._emit_steps(round_, recording, is_over=False)
         self._wait_for_last_report(round_, recording)
-        crashed = not status.success and status.step < status.max_steps
-        facts |= {'success': status.success, 'crashed': crashed,
-                  'message': self._processes[1].last_line('ERROR') if crashed else ''}
+        facts |= {'success': status.success, 'crashed': status.crashed,
+                  'message': self._processes[1].last_line('ERROR') if status.crashed else ''}
         self._emit({'event': 'episode_end', 'index': round_.index, **facts, 'steps': status.step,
                     'npz': self._save(recording, facts)})
-        return 'success' if status.success else 'crash' if crashed else 'failure'
+        return 'crash' if status.crashed else 'success' if status.success else 'failure'
 
     def _emit_steps(self, round_: Round, recording: Recording, is_over: bool) -> None:
         for step in recording.new_steps(is_over):

@@ -25,7 +25,9 @@ _IN_WORDS = {
     Reason.EMERGENCY_STOP: 'emergency stop',
     Reason.DEACTIVATED: 'the node was deactivated',
     Reason.SUCCESS: 'the task is done',
+    Reason.SHUTDOWN: 'the process was told to end',
 }
+_PATIENCE = 1.0  # s for an executor that may have died
 
 
 class Follower(Protocol):
@@ -62,7 +64,8 @@ class InstructionGoals:
     """
 
     def __init__(self, node: Node, group: CallbackGroup, refusal: Callable[[], str]) -> None:
-        self._logger, self._refusal = node.get_logger(), refusal
+        self._node, self._logger, self._refusal = node, node.get_logger(), refusal
+        self._is_over = False
         self.follower: Follower | None = None
         self._goal: _Goal | None = None
         self._results: dict[bytes, ExecuteInstruction.Result] = {}
@@ -103,8 +106,28 @@ class InstructionGoals:
         """End the goal, if there is one, whose instruction holds no more."""
         self._finish(self._replace(None), reason)
 
+    def shut_down(self) -> None:
+        """
+        End the goal, accept none any more, and wait until the client has been sent the result.
+
+        For the thread that ends the process, while the executor's still runs.
+        """
+        told = threading.Event()
+        self._node.executor.create_task(self._shut_down, told)
+        told.wait(_PATIENCE)
+
+    def _shut_down(self, told: threading.Event) -> None:
+        self._is_over, goal = True, self._goal
+        if goal is None:
+            told.set()
+            return
+        self.stop(Reason.SHUTDOWN)
+        # Asked for after the client did, so it comes after the client's answer.
+        self._server._result_futures[bytes(goal.handle.goal_id.uuid)].add_done_callback(
+            lambda _: told.set())
+
     def _consider(self, goal: ExecuteInstruction.Goal) -> GoalResponse:
-        reason = self._refusal()
+        reason = _IN_WORDS[Reason.SHUTDOWN] if self._is_over else self._refusal()
         if not reason and not goal.instruction.strip():
             reason = 'the instruction is empty'
         if not reason and not 0 <= goal.time_limit < math.inf:

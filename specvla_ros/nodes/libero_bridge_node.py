@@ -141,13 +141,14 @@ class LiberoBridgeNode(Node):
             play(environment, observation, status)
         except EpisodeCrash as error:
             self.get_logger().error(f'episode {index + 1} crashed: {error}')
+            status.crashed = True
         except Exception:  # the simulator's: it ends the episode, not the run
             self.get_logger().error(f'episode {index + 1} crashed: {traceback.format_exc()}')
+            status.crashed = True
             self.close()  # whatever state it is in, the next episode starts clean
-        crashed = not status.success and status.step < status.max_steps
         status.done = True
         self._publish_status(status)
-        return 'success' if status.success else 'crash' if crashed else 'failure'
+        return 'crash' if status.crashed else 'success' if status.success else 'failure'
 
     def _play_lockstep(self, environment: 'LiberoEnv', observation: 'Observation',
                        status: EpisodeStatus) -> None:

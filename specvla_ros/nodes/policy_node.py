@@ -80,8 +80,13 @@ class PolicyNode(LifecycleNode):
         Diagnostics(self, self._acting, self._statistics, self._describe)
 
     def work(self) -> None:
-        """Load and infer, whenever that is asked for."""
-        self._main.run()
+        """Load and infer, whenever that is asked for; at the end stop, and tell who waits."""
+        try:
+            self._main.run()
+        finally:
+            if (actor := self._actor) is not None:
+                actor.pause()
+            self._goals.shut_down()
 
     def close(self) -> None:
         """Stop acting."""

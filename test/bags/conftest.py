@@ -45,7 +45,7 @@ class BagMaker:
     def episode(self, received, number):
         self.send('/episode', frames.EPISODE, received, header=self.header(received),
                   suite='libero_object', task=0, instruction='x', episode=number, initial_state=0,
-                  step=0, max_steps=9, success=False, done=False)
+                  step=0, max_steps=9, success=False, done=False, crashed=False)
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ class Recorder:
     def status(self, now, environment, step, success, done):
         self.write('/episode', now, header=self.header(now), suite=SUITE, task=TASK,
                    instruction=environment.instruction, episode=0, initial_state=STATE, step=step,
-                   max_steps=environment.max_steps, success=success, done=done)
+                   max_steps=environment.max_steps, success=success, done=done,
+                   crashed=False)
 
     def frame(self, now, image):
         """Send a frame and return what a subscriber makes of it."""

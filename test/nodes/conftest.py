@@ -245,6 +245,24 @@ def robot(probe, make_image):
 
 
 @pytest.fixture
+def flood():
+    """Give a function that publishes on a topic, at 500 Hz or so, in a thread until the end."""
+    stop, threads = threading.Event(), []
+
+    def flood(publisher, make_message, period=0.002):
+        def run():
+            while not stop.wait(period):
+                publisher.publish(make_message())
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield flood
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
 def wait_for_act(tmp_path, until):
     """Give a function that waits until the fake policy is about to act."""
     log = tmp_path / 'fake.log'

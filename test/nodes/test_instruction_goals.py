@@ -1,5 +1,6 @@
 """`~/execute_instruction`: what a goal gives while it holds, and every way it can end."""
 import math
+import signal
 import time
 
 from action_msgs.msg import GoalStatus
@@ -60,8 +61,12 @@ class Client:
 
 
 @pytest.fixture
-def client(robot, start, until):
-    start(NODE)
+def node(start):
+    return start(NODE)
+
+
+@pytest.fixture
+def client(robot, node, until):
     robot.connect(until)
     client = Client(robot, until)
     yield client
@@ -150,3 +155,17 @@ def test_a_goal_that_means_nothing_is_rejected(client):
     assert not client.send('  ').accepted
     for time_limit in (-1.0, math.nan, math.inf):
         assert not client.send('pick up', time_limit).accepted
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_told_to_end_says_so_to_whoever_waits_for_a_goal(client, node, number):
+    handle = client.send('pick up')
+    client.act(2)
+    future = client.ask(handle.get_result_async)
+    assert node.interrupt(number) == 0
+    client.until(future.done, 'the end of the goal')
+    status, result = future.result().status, future.result().result
+    assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, Reason.SHUTDOWN)
+    assert result.message == 'the process was told to end'
+    assert result.actions == len(client.robot.actions)
+    assert 'Traceback' not in node.output

@@ -112,6 +112,7 @@ def test_an_episode_that_runs_out_of_steps_has_failed(brain, start):
     bridge = start(NODE)
     assert bridge.wait() == 0
     assert summary(brain.statuses[-1]) == (0, 0, 0, 8, False, True)
+    assert not any(status.crashed for status in brain.statuses)
     assert '0 successes, 1 failures, 0 crashes' in bridge.output
 
 
@@ -179,6 +180,7 @@ def test_no_action_in_time_is_a_crash_not_a_failure(brain, start):
     assert bridge.wait() == 0
     assert [summary(s) for s in brain.statuses if s.done] == [
         (0, 0, 0, 0, False, True), (0, 1, 1, 0, False, True)]
+    assert all(status.crashed == status.done for status in brain.statuses)
     assert 'no action answered an image within 0.5 s' in bridge.output
     assert '0 successes, 0 failures, 2 crashes' in bridge.output
 
@@ -187,6 +189,8 @@ def test_a_simulator_that_breaks_costs_one_episode(brain, start, log):
     bridge = start(NODE, dict(episodes="'0:0 1:0 1:1 2:0'"), FAKE_BREAK='1')
     assert bridge.wait() == 0
     assert '4 episodes, 2 successes, 0 failures, 2 crashes' in bridge.output
+    assert [status.crashed for status in brain.statuses if status.done] == [
+        False, True, True, False]
     assert log('make') == [['libero_object', task] for task in (0, 1, 1, 2)]
 
 

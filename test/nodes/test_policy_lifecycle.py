@@ -6,6 +6,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
 
+from specvla_ros.configuration import config_folder
+
 NODE = 'fake_policy_node.py'
 MB = 100
 
@@ -77,6 +79,27 @@ def test_what_went_wrong_is_said_and_can_be_set_right(
     assert go('activate')
 
 
+def test_an_activation_that_fails_says_why_leaves_nothing_behind_and_can_be_tried_again(
+        robot, start, until, go, state, tmp_path):
+    envelope = tmp_path / 'envelope.yaml'
+    good = (config_folder() / 'safety.yaml').read_text()
+    envelope.write_text(good)
+    node = start(NODE, dict(autostart='false', safety=envelope))
+    assert go('configure')
+    envelope.write_text(good.replace('fallback: none', 'fallback: jump'))
+    assert not go('activate')
+    node.says(f'could not activate: {envelope}: ')
+    node.says("fallback is 'jump', must be one of none, hold, zero")
+    assert state() == 'inactive'
+    assert not robot.probe.node.count_publishers('action')
+    envelope.write_text(good)
+    assert go('activate')
+    robot.connect(until)
+    robot.say('pick up')
+    robot.see(1, 2, 3)
+    robot.wait_for_actions(1)
+
+
 def test_a_transition_that_there_is_not_is_refused_and_harms_nothing(start, go, state):
     node = start(NODE)
     assert not go('configure')  # it started by itself
@@ -89,8 +112,12 @@ def resident_mb(pid):
     return pages * 4096 / 1e6
 
 
-def test_cleaning_up_gives_the_memory_back(start, go, state):
+def test_cleaning_up_gives_the_memory_back_also_after_acting(robot, start, until, go, state):
     node = start(NODE, FAKE_MB=str(MB))
+    robot.connect(until)
+    robot.say('pick up')
+    robot.see(1, 2, 3)
+    robot.wait_for_actions(1)
     assert state() == 'active'
     full = resident_mb(node.popen.pid)
     assert go('deactivate') and go('cleanup')

@@ -46,13 +46,10 @@ def test_the_emergency_stop_latches_until_it_is_reset(robot, start, until, butto
     assert not reset().success
     robot.say('pick up')
     until(lambda: robot.see(1, 2, 3) and len(robot.actions) > 2, 'it acts')
-    stopped = time.time()
     button.publish(Bool(data=True))
     robot.watch(1, 2, 3, seconds=0.5)
     node.says('EMERGENCY STOP')
     count = len(robot.actions)
-    last = robot.actions[-1].header.stamp
-    assert last.sec + last.nanosec * 1e-9 < stopped + PERIOD
     button.publish(Bool(data=False))
     robot.watch(1, 2, 3, seconds=0.5)
     assert len(robot.actions) == count
@@ -143,6 +140,8 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
     node.says('no image for more than 0.3 s (deadline_s); fallback: hold')
     until(lambda: 'no image for more than 0.3 s (deadline_s)' in [
         message.status[0].message for message in robot.probe.heard['/diagnostics']], 'a warning')
+    values = robot.probe.heard['/diagnostics'][-1].status[0].values
+    assert ('deadline misses', '1') in [(pair.key, pair.value) for pair in values]
     assert [action.translation[0].x for action in robot.actions[1:4]] == [0, 0, 0]
     assert [action.sequence for action in robot.actions[:4]] == [0, 1, 2, 3]
     robot.see(100, 2, 3)
@@ -158,25 +157,6 @@ def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, unti
     assert node.interrupt() == 0
     assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
         pytest.approx(0.01), 0]
-
-
-def test_the_emergency_stop_does_not_wait_while_a_change_loads(
-        robot, start, until, button, tmp_path):
-    start(NODE, FAKE_DECODER_S='10')
-    robot.connect(until)
-    robot.probe.wait_for_subscribers(button, count=2)
-    robot.say('pick up')
-    change, log = robot.probe.begin_to_set_parameters(decoder='ar'), tmp_path / 'fake.log'
-    until(lambda: log.exists() and 'load a decoder' in log.read_text(), 'a load under way')
-    until(lambda: robot.see(1, 2, 3) and len(robot.actions) > 2, 'it acts meanwhile')
-    stopped = time.time()
-    button.publish(Bool(data=True))
-    robot.watch(1, 2, 3, seconds=0.5)
-    last = robot.actions[-1].header.stamp
-    assert last.sec + last.nanosec * 1e-9 < stopped + PERIOD
-    assert not change.done()
-    until(change.done, 'the answer to the change')
-    assert change.result().result.successful
 
 
 def step_of(action):
