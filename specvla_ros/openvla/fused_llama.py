@@ -9,7 +9,7 @@ stays the reference and what training differentiates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,11 +32,21 @@ class KeyValueCache(Protocol):
         ...
 
 
+class Dimensions(Protocol):
+    """What is asked of a Llama's configuration."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
     """A layer's norms [h] and its products [S, in] → [S, out]."""
 
-    input_norm: Tensor
+    input_norm: Tensor | None
     qkv: Callable[[Tensor], Tensor]
     out: Callable[[Tensor], Tensor]
     mlp_norm: Tensor
@@ -44,26 +54,76 @@ class _Layer:
     down: Callable[[Tensor], Tensor]
 
 
-class FusedLlama:
+class FusedLayers:
     """
-    A Llama's layers and final norm, for one sequence at a time.
+    Layers of a Llama, for one sequence at a time; EAGLE's, without an input norm, is one.
 
-    The module's parameters are replaced by views of the joined weights: nothing is held twice,
+    The modules' parameters are replaced by views of the joined weights: nothing is held twice,
     and a change in place of either is one of both.
+
+    cos, sin: rotations for ``rotate``, [positions, 1, d].
     """
 
-    def __init__(self, llama: LlamaModel) -> None:
-        config = llama.config
-        self._dim = (config.hidden_size,)
-        self._eps = config.rms_norm_eps
+    def __init__(
+        self, layers: Iterable[nn.Module], config: Dimensions, cos: Tensor, sin: Tensor
+    ) -> None:
+        self._dim, self._eps = (config.hidden_size,), config.rms_norm_eps
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim
-        self._norm = llama.norm.weight.detach()
-        self._cos, self._sin = _rotations(
-            llama.rotary_emb.inv_freq, config.max_position_embeddings, self._norm.dtype)
+        self._cos, self._sin = cos, sin
         # Parameters made in inference mode could never be trained again.
         with torch.inference_mode(False), torch.no_grad():
-            self._layers = [_layer(layer) for layer in llama.layers]
+            self._layers = [_layer(layer) for layer in layers]
+
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KeyValueCache,
+        queries: int | None = None,
+    ) -> Tensor:
+        """
+        Hidden states [S, h] of inputs [S, h].
+
+        positions: int64 [S], below the table's length. mask: bool [1, 1, S, K], True = attend, K
+        what the cache returns. queries: of a single layer, only the last this many rows go on
+        behind its keys and values; S in the mask and in what comes out is then this.
+        """
+        rows, rotated = x.shape[0], self._heads + self._kv_heads
+        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+        mask = additive(mask, x.dtype)
+        for index, layer in enumerate(self._layers):
+            normed = x if layer.input_norm is None else self.rms_norm(x, layer.input_norm)
+            qkv = layer.qkv(normed).view(rows, -1, self._head_dim)
+            qk = rotate(qkv[:, :rotated], cos, sin)
+            query, key, value = (
+                part.transpose(0, 1)[None]
+                for part in (qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
+            )
+            key, value = cache.update(key, value, index)
+            if queries is not None:
+                query, x, rows = query[:, :, -queries:], x[-queries:], queries
+            mixed = functional.scaled_dot_product_attention(
+                query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
+            )
+            x = x + layer.out(mixed[0].transpose(0, 1).reshape(rows, -1))
+            gate, up = layer.gate_up(self.rms_norm(x, layer.mlp_norm)).chunk(2, -1)
+            x = x + layer.down(functional.silu(gate) * up)
+        return x
+
+    def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Llama's norm of [S, h]."""
+        return functional.rms_norm(x, self._dim, weight, self._eps)
+
+
+class FusedLlama:
+    """A Llama's layers and final norm, for one sequence at a time."""
+
+    def __init__(self, llama: LlamaModel) -> None:
+        self._norm = llama.norm.weight.detach()
+        self._layers = FusedLayers(llama.layers, llama.config, *_rotations(
+            llama.rotary_emb.inv_freq, llama.config.max_position_embeddings, self._norm.dtype))
 
     def __call__(
         self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache
@@ -74,29 +134,8 @@ class FusedLlama:
         inputs: [1, S, h]; positions: int64 [S], below the model's limit. mask: bool [1, 1, S, K],
         True = attend, K what the cache returns.
         """
-        x = inputs[0]
-        rows, rotated = x.shape[0], self._heads + self._kv_heads
-        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        mask = additive(mask, x.dtype)
-        for index, layer in enumerate(self._layers):
-            qkv = layer.qkv(self._rms_norm(x, layer.input_norm)).view(rows, -1, self._head_dim)
-            qk = qkv[:, :rotated]
-            qk = rotate(qk, cos, sin)
-            query, key, value = (
-                part.transpose(0, 1)[None]
-                for part in (qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
-            )
-            key, value = cache.update(key, value, index)
-            mixed = functional.scaled_dot_product_attention(
-                query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
-            )
-            x = x + layer.out(mixed[0].transpose(0, 1).reshape(rows, -1))
-            gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, -1)
-            x = x + layer.down(functional.silu(gate) * up)
-        return self._rms_norm(x, self._norm)[None]
-
-    def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, self._dim, weight, self._eps)
+        hidden = self._layers(inputs[0], positions, mask, cache)
+        return self._layers.rms_norm(hidden, self._norm)[None]
 
 
 def _rotations(inv_freq: Tensor, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -126,8 +165,9 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _layer(layer: nn.Module) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
+    input_norm = getattr(layer, 'input_layernorm', None)
     return _Layer(
-        layer.input_layernorm.weight.detach(),
+        None if input_norm is None else input_norm.weight.detach(),
         _joined(attention.q_proj, attention.k_proj, attention.v_proj),
         _joined(attention.o_proj),
         layer.post_attention_layernorm.weight.detach(),

@@ -55,6 +55,7 @@ class EagleDrafter(Drafter):
     def __init__(self, head: EagleHead, budget: DynamicTree) -> None:
         self.head = head
         self.budget = budget
+        self._network = head.fused
         self._cache = head.new_cache()
 
     def propose(self, context: DraftContext) -> TokenTree:
@@ -90,35 +91,34 @@ class EagleDrafter(Drafter):
         ones are a node's ancestors (or itself). Returns tokens, parents, depth, ancestor mask
         and whether all probabilities were finite.
         """
-        k = min(self.budget.top_k, target.n_action_tokens)
-        guessed = self._absorb(features, embeds, start, count)
-        base = start + count
-        nodes = torch.arange(k, device=guessed.device)
-        committed = self._cache.columns < base
-        itself = torch.eye(k, dtype=torch.bool, device=guessed.device)
+        k, device = min(self.budget.top_k, target.n_action_tokens), features.device
+        guessed = self._absorb(features[0], embeds[0], start, count)
+        nodes, base = torch.arange(k, device=device), start + count
+        # Behind the prefix: a slot for each node, a position for each level.
+        slots = base + torch.arange(k * (depth - 1), device=device)
+        positions = base + torch.zeros_like(nodes)
+        committed = (self._cache.columns < base).expand(k, -1)
+        itself = torch.eye(k, dtype=torch.bool, device=device)
         scores, columns = _log_probs(target, guessed).flatten().topk(k)
-        # Of all candidates: tokens, log-probabilities from the root, parents, depth.
-        levels = [(columns, scores, torch.full_like(nodes, -1), torch.ones_like(nodes))]
-        features, frontier, seen = guessed.expand(1, k, -1), nodes, itself
+        # Of all candidates: tokens, log-probabilities from the root, parents.
+        levels = [(columns, scores, torch.full_like(nodes, -1))]
+        features, frontier, seen = guessed.expand(k, -1), nodes, itself
         for level in range(depth - 1):
-            slots = base + torch.arange(k * (level + 1), device=guessed.device)
-            attends = committed.expand(k, -1).scatter(1, slots.expand(k, -1), seen)
-            guessed = self.head(
+            drafted = slots[: k * (level + 1)]
+            guessed = self._network(
                 features,
-                target.action_embeds(columns)[None],
-                # After the prefix, wherever the node stands in its level.
-                torch.zeros_like(nodes)[None] + base + level,
-                attends,
-                self._cache.at(slots[-k:]),
+                target.action_embeds(columns),
+                positions + level,
+                committed.scatter(1, drafted.expand(k, -1), seen),
+                self._cache.at(drafted[-k:]),
             )
-            gains, children = _log_probs(target, guessed)[0].topk(k)
-            children, totals = children.flatten(), (scores[:, None] + gains).flatten()
-            depths = torch.full_like(children, level + 2)
+            gains, children = _log_probs(target, guessed).topk(k)
+            totals = (scores[:, None] + gains).flatten()
             parents = frontier[:, None].expand(k, k).flatten()
-            levels.append((children, totals, parents, depths))
+            levels.append((children.flatten(), totals, parents))
             scores, best = totals.topk(k)
             row = best // k
-            columns, features = children[best], guessed[:, row]
+            columns, features = levels[-1][0][best], guessed[row]
             frontier = best + (k + level * k * k)
             seen = torch.cat((seen[row], itself), dim=1)
         return self._best(*map(torch.cat, zip(*levels, strict=True)), target.first_id)
@@ -126,34 +126,32 @@ class EagleDrafter(Drafter):
     def _absorb(
         self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
     ) -> Tensor:
-        """Take in what was committed; return the feature guessed at the root [1, 1, h]."""
-        cache, rows = self._cache, features.shape[1]
+        """Take in what was committed, pairs [M, h]; return the feature guessed at the root."""
+        cache, rows = self._cache, features.shape[0]
         steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
-        slots = torch.where(steps < 0, cache.spare, steps + start)
-        positions = (steps.clamp_min(0) + start)[None]
+        slots = (steps + start).where(steps >= 0, cache.spare)
         attends = (cache.columns < start + count)[None]
-        return self.head(features, embeds, positions, attends, cache.at(slots), queries=1)
+        return self._network(
+            features, embeds, steps.clamp_min(0) + start, attends, cache.at(slots), queries=1)
 
     def _best(
-        self, columns: Tensor, scores: Tensor, parents: Tensor, depth: Tensor, first_id: int
+        self, columns: Tensor, scores: Tensor, parents: Tensor, first_id: int
     ) -> tuple[Tensor, ...]:
         """Choose the ``max_nodes - 1`` most probable candidates."""
         n = min(self.budget.max_nodes - 1, len(columns))
         # A parent is at least as probable as its child and stands before it, so a stable sort
         # never keeps a child without its parent.
-        order = scores.sort(stable=True, descending=True).indices
-        keep = order[:n].sort().values
+        keep = scores.sort(stable=True, descending=True).indices[:n].sort().values
         nodes = torch.arange(n, device=keep.device)
         index = torch.full((len(columns) + 1,), -1, device=keep.device)  # [-1] is the root's
         parents = index.scatter(0, keep, nodes)[parents[keep]]
         # Ancestors, a generation at a time; -1, the root, is nobody's node and its own parent.
-        ancestor = nodes
+        ancestor, above = nodes, functional.pad(parents, (0, 1), value=-1)
         mask = torch.eye(n, dtype=torch.bool, device=keep.device)
-        above = functional.pad(parents, (0, 1), value=-1)
         for _ in range(self.budget.depth - 1):
             ancestor = above[ancestor]
             mask |= ancestor[:, None] == nodes
-        return columns[keep] + first_id, parents, depth[keep], mask, scores.isfinite().all(0, True)
+        return columns[keep] + first_id, parents, mask.sum(1), mask, scores.isfinite().all(0, True)
 
 
 def _log_probs(target: Target, features: Tensor) -> Tensor:
