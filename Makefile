@@ -1,6 +1,6 @@
 # Everything a clone needs: `make demo` and `make test` set up .venv first, the second time in
 # seconds. PYTHON=python3.12 chooses the interpreter.
-.PHONY: help setup demo test soak lint clean
+.PHONY: help setup demo test soak gpu lint clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -18,11 +18,18 @@ setup:  ## make .venv, install the dependencies, build the messages, fetch the L
 demo: setup  ## play LIBERO over ROS 2 with the embedded checkpoint; results under runs/
 	@$(PY) -m specvla_ros demo
 
+# The nodes under test share the cores with each other: see docs/on_a_robot.md, "Without a GPU"
+test: export OMP_NUM_THREADS := 1
 test: setup lint  ## run all tests, in ROS 2 isolated from the network
 	@$(PY) -m pytest
 
 soak: setup  ## run the policy for MINUTES=30 while others are killed; memory must stay flat
 	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/test_soak.py
+
+gpu: setup  ## on a CUDA GPU: its tests, and what it does with a 7B (random weights, 16 GB)
+	@$(PY) -m pytest test/decoding/test_cuda.py
+	@$(PY) -m specvla_ros bench --random-weights --shape 7b --device cuda \
+		--accept-from libero_goal --peer generate --peer generate-sdpa --observations 20
 
 lint: setup  ## check style with ruff
 	@.venv/bin/ruff check .

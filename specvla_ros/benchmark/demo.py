@@ -46,7 +46,7 @@ class DemoArgs(PolicyArgs):
     """Preset of config/decoders or a YAML file; give it again for more, up to four. Default: ar,
     strict and relaxed."""
     threads: int = 0
-    """Torch threads of the policy; 0 = torch's own choice."""
+    """Torch threads of the policy; 0 = one less than there are cores."""
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit."""
     video: bool = True

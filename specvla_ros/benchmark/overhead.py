@@ -56,7 +56,7 @@ class OverheadArgs(PolicyArgs):
     instruction: str = 'pick up the milk and place it in the basket'
     """What the policy is told."""
     threads: int = 0
-    """Torch threads of the policy; 0 = torch's own choice."""
+    """Torch threads of the policy; 0 = one less than there are cores."""
     out: Path | None = None
     """Folder for report.json and plot.png. Default: runs/overhead-<date and time>."""
     json: Path | None = None

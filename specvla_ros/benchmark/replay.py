@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from tokenizers import models, pre_tokenizers, Tokenizer
@@ -65,6 +66,13 @@ class ReplayedRule(AcceptanceRule):
         return first.masked_fill(tree.depth != wanted, -1)
 
 
+@lru_cache
+def _deep_tree(nodes: int, depth: int, device: torch.device) -> TokenTree:
+    """Tree of so many nodes: one path of this depth, the others below the root; made once."""
+    parents = [*range(-1, depth - 1), *[-1] * (nodes - depth)]
+    return TokenTree.of(parents, parents, '').to(device)
+
+
 class DeepDrafter(Drafter):
     """
     Drafts with another drafter, then sets its nodes in one long path with twigs at the root.
@@ -81,9 +89,8 @@ class DeepDrafter(Drafter):
         """Guess a tree of the drafter's nodes in another order."""
         tree = self._drafter.propose(context)
         depth = min(self._longest, context.max_depth, len(tree))
-        parents = [*range(-1, depth - 1), *[-1] * (len(tree) - depth)]
-        deep = TokenTree.of(parents, parents, tree.sources).to(tree.tokens.device)
-        return replace(deep, tokens=tree.tokens, finite=tree.finite)
+        deep = _deep_tree(len(tree), depth, tree.tokens.device)
+        return replace(deep, tokens=tree.tokens, sources=tree.sources, finite=tree.finite)
 
     def reset(self) -> None:
         """Let the drafter forget."""

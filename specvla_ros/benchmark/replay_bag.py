@@ -53,7 +53,7 @@ class ReplayArgs(PolicyArgs):
     """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
     relaxed. `ar` is the baseline that speed-ups and errors are against."""
     threads: int = 0
-    """Torch threads of the policy; 0 = torch's own choice."""
+    """Torch threads of the policy; 0 = torch's own choice, with --live the node's."""
     image_topic: str = ''
     """Camera in the bag, sensor_msgs Image or CompressedImage. Default: /image, or the only camera
     there is."""

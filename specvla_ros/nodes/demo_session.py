@@ -19,7 +19,7 @@ Specification, one JSON object; everything but `decoders` has the default shown:
      "resolution": 256,             # pixels, square
      "action_timeout_s": 60.0,      # no action within this: the episode counts as crashed
      "start_timeout_s": 300.0,      # both nodes must be up within this
-     "threads": 0,                  # torch threads of the policy process; 0 = torch's own choice
+     "threads": 0,                  # torch threads of the policy process; 0 = a core is left
      "domain_id": null}             # null = the first free ROS domain
 
 Play order: grouped by task (making another simulator scene costs seconds), then by state, then the
