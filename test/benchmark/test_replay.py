@@ -101,7 +101,7 @@ def test_decoders_on_random_weights_gain_what_the_table_says(checkpoint):
 
 
 def test_drafters_of_which_nothing_is_published_are_refused(checkpoint):
-    with pytest.raises(ValueError, match=r'hybrid drafts with history\+velocity\+eagle'):
+    with pytest.raises(ValueError, match=r'hybrid drafts with velocity\+history\+eagle'):
         Policy(checkpoint, load_preset('hybrid'))
 
 
