@@ -33,7 +33,7 @@ from specvla_ros.rotation import rotation_vectors
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
 _MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
-_PROMPT_LENGTHS = (32, 64)  # tokens; LIBERO's instructions make 25 to 45 of Llama-2's
+_PROMPT_LENGTHS = (64, 32)  # tokens; LIBERO's instructions make 25 to 45 of Llama-2's
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -193,7 +193,8 @@ class Policy:
         """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""
         config, device = self.checkpoint.model.config, self.checkpoint.model.device
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
-        for length in _PROMPT_LENGTHS:
+        # Twice: should a cache grow on the way, what was captured before is captured again.
+        for length in 2 * _PROMPT_LENGTHS:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
         self.reset()

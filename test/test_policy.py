@@ -112,6 +112,15 @@ def test_all_decoders_share_the_weights_and_strict_gives_what_ar_does(policy):
         assert ar.act(frame, INSTRUCTION).tokens == strict.act(frame, INSTRUCTION).tokens
 
 
+@pytest.mark.parametrize('decoder', ['strict', 'history', 'hybrid'])
+def test_warming_up_leaves_nothing_behind(policy, decoder):
+    fresh, warm = policy.with_decoder(decoder), policy.with_decoder(decoder)
+    warm.warm_up()
+    for seed in (0, 0, 1):
+        action, other = (it.act(fake_frame(seed), INSTRUCTION) for it in (fresh, warm))
+        assert (action.tokens, action.trace.drafts) == (other.tokens, other.trace.drafts)
+
+
 def test_strict_gives_what_ar_does_on_the_same_quantised_weights(folder):
     ar = Policy.load(folder, decoder='ar', device='cpu', quantization='int8')
     for decoder in ('strict', 'hybrid'):

@@ -55,18 +55,20 @@ class StaticCache:
     def reset(self) -> None:
         """Forget everything; the memory stays."""
         self.length = 0
+        # What no mask shows is still multiplied by zero, and a NaN of an action before stays one.
+        self.storage.zero_()
 
-    def reserve(self, entries: int) -> bool:
+    def reserve(self, entries: int, room: int = _STEP) -> bool:
         """
         Make room for this many entries, keeping the committed ones.
 
-        Returns whether the memory has moved.
+        room: entries to leave beyond them when it has to grow, for the passes that follow.
+        Returns whether the memory has moved. It never shrinks.
         """
         if entries < self.capacity:
             return False
-        # With room for the passes that follow: after the first prefill nothing grows any more.
         shape = list(self.storage.shape)
-        shape[4] = (entries // _STEP + 2) * _STEP
+        shape[4] = ((entries + room) // _STEP + 1) * _STEP
         grown = self.storage.new_zeros(shape)
         grown[..., : self.length, :] = self.storage[..., : self.length, :]
         self._allocate(grown)

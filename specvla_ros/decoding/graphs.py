@@ -11,8 +11,10 @@ function is simply called: the same function.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+import threading
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor
 _SIZES = (0, 1, 8, 16, 32, 64)
 _STEP = 32
 _WARM_UPS = 2  # before a capture: kernels are loaded and chosen at their first runs
+_CAPTURING = threading.Lock()  # a process captures one graph at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,7 @@ class Padded:
     An input whose ``dims`` may grow to the next size; what stands in the padding is undefined.
 
     at_end: the tensor stands at the end of the padded one instead of its beginning.
-    least: of fewer rows no size of their own is made.
+    least: fewer rows are padded as if they were so many.
     """
 
     tensor: Tensor
@@ -45,15 +48,17 @@ Input = Tensor | Padded | int
 class Runner:
     """Calls functions as they are: on a CPU, and wherever else there are no graphs."""
 
-    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Hashable) -> Any:
+    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
         """
         Return ``function(*inputs, **fixed)``.
 
         Ints among the inputs may be tensors [] instead, so the function must only do arithmetic
-        with them; ``fixed`` is what does not change from one run to the next. Where graphs are,
-        what is returned is overwritten by the next run.
+        with them; ``fixed`` is what a graph was captured with. Where graphs are, what is
+        returned is overwritten by the next run of the same function on the same shapes.
         """
         return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
+
+    room = 32  # slots of a cache to leave for the passes that follow
 
     def size(self, rows: int) -> int:
         """Rows that so many are padded to."""
@@ -68,21 +73,26 @@ class Runner:
 
 
 class GraphRunner(Runner, ABC):
-    """Captures each function once per shape of its inputs."""
+    """Captures each method once per shape of its inputs."""
+
+    room = 128
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._captured: dict[tuple, _Captured] = {}
 
-    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Hashable) -> Any:
+    def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
         """Replay the function on these inputs; capture it if it is new."""
         shapes = tuple(map(self._shape, inputs))
-        key = (function.__qualname__, shapes, *sorted(fixed.items()))
+        # By identity: a reference would keep alive what owns this runner, and its memory.
+        whose = (function.__qualname__, id(function.__self__))
+        settings = (v if isinstance(v, int) else id(v) for _, v in sorted(fixed.items()))
+        key = (*whose, shapes, *settings)
         captured = self._captured.get(key)
         if captured is None:
             buffers = tuple(map(self._buffer, inputs, shapes))
             _load(buffers, inputs)
-            replay, outputs = self._capture(lambda: function(*buffers, **fixed))
+            replay, outputs = self._capture(partial(function, **fixed), buffers)
             captured = self._captured[key] = _Captured(buffers, replay, outputs)
         _load(captured.buffers, inputs)
         captured.replay()
@@ -100,9 +110,16 @@ class GraphRunner(Runner, ABC):
         """Forget all graphs."""
         self._captured.clear()
 
+    @property
+    def captures(self) -> int:
+        """How many graphs there are."""
+        return len(self._captured)
+
     @abstractmethod
-    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Record a function; return what replays it, and its outputs."""
+    def _capture(
+        self, function: Callable[..., Any], buffers: tuple[Tensor, ...]
+    ) -> tuple[Callable[[], None], Any]:
+        """Record a function of these buffers; return what replays it, and its outputs."""
 
     def _shape(self, given: Input) -> tuple[int, ...]:
         if isinstance(given, int):
@@ -120,24 +137,32 @@ class GraphRunner(Runner, ABC):
 
 
 class CudaGraphs(GraphRunner):
-    """Graphs of a GPU, in one pool of memory: they never run at the same time."""
+    """
+    Graphs of a GPU, in one pool of memory.
+
+    They may share it, as they never run at the same time and their outputs are held.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        # Elsewhere than on the default stream, as capturing is.
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+    def clear(self) -> None:
+        """Forget all graphs, and their pool: one without graphs can't be captured to again."""
+        super().clear()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def _capture(
+        self, function: Callable[..., Any], buffers: tuple[Tensor, ...]
+    ) -> tuple[Callable[[], None], Any]:
+        # A capture is of the current device, whatever its tensors are on. Another thread may go
+        # on acting meanwhile: that only replays.
+        with _CAPTURING, torch.cuda.device(self._device):
             for _ in range(_WARM_UPS):
-                function()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may go on acting while a new decoder is captured.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local'):
-            outputs = function()
+                function(*buffers)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local'):
+                outputs = function(*buffers)
         return graph.replay, outputs
 
 

@@ -166,7 +166,8 @@ class Target:
     def _run(self, chain: Tensor, tree: TokenTree) -> Verified:
         """One pass over a chain [1, S, h], whose last row is the root, and the tree below it."""
         start, root, n = self.cache.length, chain.shape[1] - 1, len(tree)
-        if self.cache.reserve(start + self.runner.size(root + 1) + self.runner.size(n)):
+        rows = self.runner.size(root + 1) + self.runner.size(n)
+        if self.cache.reserve(start + rows, self.runner.room):
             self.runner.clear()
         run = self.runner.run(
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
@@ -204,6 +205,8 @@ class Target:
         # ancestors and itself, but never its siblings' branches.
         attends = self.cache.columns <= seen[:, None]
         if n:
+            # The mask's padding may be an older tree's. Ancestors stand before their nodes in any
+            # tree, so none of it is seen by a node of this one.
             attends[rows:].scatter_(1, places.expand(n, n), ancestors)
         hidden = self._llama(inputs, positions, attends[None, None], self.cache.at(slots))
         says = hidden[0]  # of these rows those of the root and the nodes

@@ -116,8 +116,8 @@ class TokenTree:
         return cls.of(tokens, parents, sources)
 
     def to(self, device: torch.device) -> TokenTree:
-        """Move the tree to a device."""
-        if self.tokens.device == device:
+        """Move the tree to a device; of an empty one nobody reads anything."""
+        if self.tokens.device == device or not len(self):
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)
         return TokenTree(

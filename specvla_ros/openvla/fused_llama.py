@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from .joined import joined
 
 _joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
+_PADDING = 128  # positions beyond the model's that padded rows of a pass may have
 
 
 class KeyValueCache(Protocol):
@@ -122,8 +123,9 @@ class FusedLlama:
 
     def __init__(self, llama: LlamaModel) -> None:
         self._norm = llama.norm.weight.detach()
+        positions = llama.config.max_position_embeddings + _PADDING
         self._layers = FusedLayers(llama.layers, llama.config, *_rotations(
-            llama.rotary_emb.inv_freq, llama.config.max_position_embeddings, self._norm.dtype))
+            llama.rotary_emb.inv_freq, positions, self._norm.dtype))
 
     def __call__(
         self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache

@@ -134,22 +134,24 @@ def _norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 
 
 class _Beside:
-    """Run a block's work in a stream of its own, on a GPU; elsewhere as it comes."""
+    """Records a block's work beside what follows it, in a CUDA graph; elsewhere it just runs."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+            self._stream = torch.cuda.Stream(device)
+        # Of None this is a context that does nothing.
+        self._context = torch.cuda.stream(self._stream)
 
     def __enter__(self) -> _Beside:
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-            self._context = torch.cuda.stream(self._stream)
-            self._context.__enter__()
+        self._context.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._stream is not None:
-            self._context.__exit__(*error)
+        self._context.__exit__(*error)
 
     def join(self) -> None:
         """Let what follows wait for it."""

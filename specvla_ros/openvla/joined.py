@@ -16,7 +16,8 @@ def joined(*linears: nn.Linear, column_major: bool = False) -> Callable[[Tensor]
     Join layers of the same input: [S, in] → [S, sum of their out]. All have biases, or none.
 
     The layers' parameters are replaced by views of the joined ones: nothing is held twice, and a
-    change in place of either is one of both.
+    change in place of either is one of both. An optimizer made before holds the old ones, and
+    torch's fused optimizers can't step views that are column-major: train, then decode.
 
     column_major: how a CPU holds the joined weight; faster where the input has few rows.
     """

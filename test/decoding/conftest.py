@@ -133,23 +133,26 @@ class TracedGraphs(GraphRunner):
     CUDA graphs on a CPU: what a graph does and forbids, without a GPU.
 
     A function is traced once to a list of tensor operations, and each replay runs that list: no
-    line of its Python runs again, what it read from ints or objects is baked in, and asking for a
-    tensor's value fails. So what is right here depends on nothing but its inputs and the tensors
-    it was captured with, as in a CUDA graph, and inputs are padded as for one. Outputs stand in
-    the same memory every time.
+    line of its Python runs again, what it read from objects is baked in, asking for a tensor's
+    value fails, and so does a constant made on the host. So what is right here depends on nothing
+    but its inputs and the tensors it was captured with, as in a CUDA graph, and inputs are padded
+    as for one. Outputs stand in the same memory every time.
     """
+
+    FORBIDDEN = {'aten.lift_fresh_copy.default', 'aten._local_scalar_dense.default'}
 
     def __init__(self) -> None:
         super().__init__(torch.device('cpu'))
-        self.captures = 0
 
-    def _capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        self.captures += 1
-        traced = make_fx(function)()
-        outputs = traced()
+    def _capture(
+        self, function: Callable[..., Any], buffers: tuple[torch.Tensor, ...]
+    ) -> tuple[Callable[[], None], Any]:
+        traced = make_fx(function)(*buffers)
+        assert not self.FORBIDDEN & {str(node.target) for node in traced.graph.nodes}
+        outputs = traced(*buffers)
 
         def replay() -> None:
-            news = traced()
+            news = traced(*buffers)
             news = news if isinstance(news, tuple) else (news,)
             olds = outputs if isinstance(outputs, tuple) else (outputs,)
             for output, new in zip(olds, news, strict=True):

@@ -191,17 +191,36 @@ def test_decoding_by_graphs_is_decoding(data, seed, drafter, lab):
             assert (again, other.drafts, other.sources) == (tokens, trace.drafts, trace.sources)
 
 
-def test_nothing_is_captured_after_the_warm_up(lab):
+@pytest.mark.parametrize('budget', [DynamicTree(3, 5, 12), DynamicTree(8, 4, 50)])
+def test_nothing_is_captured_after_the_warm_up(budget, lab):
+    it = lab(0, 7, 1)
+    right = it.ar()
+    eagle, held = it.eagle(3, budget), HistoryDrafter(Held())
+    for drafter in (eagle, held, RelayDrafter([held, eagle]), NoDrafter()):
+        decoder = it.decoder(drafter, Strict(), 'graphs')
+        for prompt in 2 * (it.longer_prompt, it.prompt):  # as Policy.warm_up
+            decoder.warm_up(*prompt)
+        captures = decoder.target.runner.captures
+        assert captures > 2
+        for known in range(8):  # of a held action so many tokens are right
+            drafter.remember([*right[:known], *(token ^ 1 for token in right[known:])])
+            assert decoder.decode(*it.prompt)[0] == right
+            decoder.decode(*lab(1, 7, 1).prompt)
+        assert decoder.target.runner.captures == captures
+
+
+@pytest.mark.parametrize('runner', ['plain', 'graphs'])
+def test_an_action_that_was_not_finite_leaves_nothing_behind(runner, lab):
     it = lab(0, 7, 1)
     eagle = it.eagle(3, DynamicTree(3, 5, 12))
-    for drafter in (eagle, RelayDrafter([HistoryDrafter(Held()), eagle]), NoDrafter()):
-        decoder = it.decoder(drafter, Bins(9), 'graphs')
-        decoder.warm_up(*it.prompt)
-        captures = decoder.target.runner.captures
-        assert captures > 1
-        for prompt in (it.prompt, lab(1, 7, 1).prompt) * 3:
-            drafter.remember(decoder.decode(*prompt)[0])
-        assert decoder.target.runner.captures == captures
+    for drafter in (NoDrafter(), eagle, RelayDrafter([HistoryDrafter(Held()), eagle])):
+        decoder = it.decoder(drafter, Strict(), runner)
+        ids, pixels = it.longer_prompt
+        drafter.remember(it.ar())
+        with pytest.raises(ValueError, match='not finite'):
+            decoder.decode(ids, pixels * float('nan'))
+        drafter.reset()
+        assert decoder.decode(*it.prompt)[0] == it.ar()
 
 
 def test_the_cache_is_allocated_once(lab):

@@ -68,32 +68,48 @@ class EagleDrafter(Drafter):
         if pairs.start == 0:
             cache.reset()
         start, count = cache.length, pairs.features.shape[1]
-        if cache.reserve(start + count + depth * self.budget.top_k):
+        if cache.reserve(start + count + depth * self.budget.top_k, target.runner.room):
             target.runner.clear()
         cache.advance(count)
         # One size for all that a verification can commit: a row more costs a graph nothing.
         features, embeds = (
             Padded(part, (1,), at_end=True, least=2) for part in (pairs.features, pairs.embeds)
         )
+        feature = target.runner.run(self._absorb, features, embeds, start, count)
         *nodes, finite = target.runner.run(
-            self._draft, features, embeds, start, count, target=target, depth=depth)
+            self._expand, feature, cache.length, target=target, depth=depth)
         return TokenTree(*nodes, ('eagle',) * len(nodes[0]), finite)
 
-    def _draft(
-        self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor, *,
-        target: Target, depth: int,
+    def _absorb(
+        self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
+    ) -> Tensor:
+        """
+        Take in what was committed; return the feature guessed at the root [1, h].
+
+        features, embeds: [1, M, h], of which the last ``count`` pairs are new.
+        """
+        cache, rows = self._cache, features.shape[1]
+        steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
+        slots = (steps + start).where(steps >= 0, cache.spare)
+        attends = (cache.columns < start + count)[None]
+        return self._network(
+            features[0], embeds[0], steps.clamp_min(0) + start, attends, cache.at(slots),
+            queries=1,
+        )
+
+    def _expand(
+        self, guessed: Tensor, base: int | Tensor, *, target: Target, depth: int
     ) -> tuple[Tensor, ...]:
         """
-        Take in what was committed, grow the tree level by level, choose the best nodes.
+        Grow the tree level by level, choose the best nodes.
 
-        features, embeds: [1, M, h], of which the last ``count`` pairs are new. Of the frontier's
-        k nodes, ``seen`` [k, drafted so far] says which slots of the cache behind the committed
+        guessed: [1, h] the feature at the root; base: slots committed. Of the frontier's k
+        nodes, ``seen`` [k, drafted so far] says which slots of the cache behind the committed
         ones are a node's ancestors (or itself). Returns tokens, parents, depth, ancestor mask
         and whether all probabilities were finite.
         """
-        k, device = min(self.budget.top_k, target.n_action_tokens), features.device
-        guessed = self._absorb(features[0], embeds[0], start, count)
-        nodes, base = torch.arange(k, device=device), start + count
+        k, device = min(self.budget.top_k, target.n_action_tokens), guessed.device
+        nodes = torch.arange(k, device=device)
         # Behind the prefix: a slot for each node, a position for each level.
         slots = base + torch.arange(k * (depth - 1), device=device)
         positions = base + torch.zeros_like(nodes)
@@ -121,21 +137,11 @@ class EagleDrafter(Drafter):
             columns, features = levels[-1][0][best], guessed[row]
             frontier = best + (k + level * k * k)
             seen = torch.cat((seen[row], itself), dim=1)
-        return self._best(*map(torch.cat, zip(*levels, strict=True)), target.first_id)
-
-    def _absorb(
-        self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
-    ) -> Tensor:
-        """Take in what was committed, pairs [M, h]; return the feature guessed at the root."""
-        cache, rows = self._cache, features.shape[0]
-        steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
-        slots = (steps + start).where(steps >= 0, cache.spare)
-        attends = (cache.columns < start + count)[None]
-        return self._network(
-            features, embeds, steps.clamp_min(0) + start, attends, cache.at(slots), queries=1)
+        candidates = map(torch.cat, zip(*levels, strict=True))
+        return self._best(*candidates, depth, target.first_id)
 
     def _best(
-        self, columns: Tensor, scores: Tensor, parents: Tensor, first_id: int
+        self, columns: Tensor, scores: Tensor, parents: Tensor, depth: int, first_id: int
     ) -> tuple[Tensor, ...]:
         """Choose the ``max_nodes - 1`` most probable candidates."""
         n = min(self.budget.max_nodes - 1, len(columns))
@@ -148,7 +154,7 @@ class EagleDrafter(Drafter):
         # Ancestors, a generation at a time; -1, the root, is nobody's node and its own parent.
         ancestor, above = nodes, functional.pad(parents, (0, 1), value=-1)
         mask = torch.eye(n, dtype=torch.bool, device=keep.device)
-        for _ in range(self.budget.depth - 1):
+        for _ in range(depth - 1):
             ancestor = above[ancestor]
             mask |= ancestor[:, None] == nodes
         return columns[keep] + first_id, parents, mask.sum(1), mask, scores.isfinite().all(0, True)
