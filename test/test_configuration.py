@@ -44,6 +44,8 @@ def test_every_preset_can_be_made(name, device):
     class Head:
         """In place of weights."""
 
+        fused = None
+
         def new_cache(self):
             return None
 
