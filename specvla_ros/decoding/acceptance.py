@@ -109,14 +109,13 @@ class AcceptanceRule(ABC):
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
         paths = functional.pad(tree.ancestor_mask, (0, 0, 1, 0))
         bonus, path = verified.argmax.index_select(0, best), paths.index_select(0, best)[0]
-        asked = [bonus, tree.tokens, path]
-        if tree.finite is not None:
-            asked.append(tree.finite)
-        bonus, *rest = torch.cat(asked).tolist()
-        if tree.finite is not None and not rest.pop():
+        finite = torch.ones_like(path[:1]) if tree.finite is None else tree.finite
+        is_finite, bonus, *rest = torch.cat((finite, bonus, tree.tokens, path)).tolist()
+        if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        nodes = tuple(node for node in range(n) if rest[n + node])
-        return Path(nodes, tuple(rest[node] for node in nodes), verified.check(bonus))
+        tokens, on_path = rest[:n], rest[n:]
+        nodes = tuple(node for node in range(n) if on_path[node])
+        return Path(nodes, tuple(tokens[node] for node in nodes), verified.check(bonus))
 
     def scores(
         self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout

@@ -46,7 +46,13 @@ Input = Tensor | Padded | int
 
 
 class Runner:
-    """Calls functions as they are: on a CPU, and wherever else there are no graphs."""
+    """
+    Calls functions as they are: on a CPU, and wherever else there are no graphs.
+
+    room: slots of a cache to leave for the passes that follow, when it has to grow.
+    """
+
+    room = 32
 
     def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
         """
@@ -57,8 +63,6 @@ class Runner:
         returned is overwritten by the next run of the same function on the same shapes.
         """
         return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
-
-    room = 32  # slots of a cache to leave for the passes that follow
 
     def size(self, rows: int) -> int:
         """Rows that so many are padded to."""
