@@ -62,8 +62,7 @@ class ReplayedRule(AcceptanceRule):
         """Rate highest the first path that is as long as the draw, or as the tree is deep."""
         drawn = int(self._random.choice(len(self._shares), p=self._shares))
         wanted = tree.depth.max().clamp(max=drawn)
-        first = torch.arange(len(tree), 0, -1, device=wanted.device)
-        return first.masked_fill(tree.depth != wanted, -1)
+        return torch.ones_like(tree.depth).masked_fill(tree.depth != wanted, -1)
 
 
 @lru_cache

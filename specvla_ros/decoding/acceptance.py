@@ -105,7 +105,8 @@ class AcceptanceRule(ABC):
         if not n:
             return Path((), (), verified.check(*verified.argmax.tolist()))
         scores = self.scores(tree, verified, position, layout)
-        # Row 0 is the root, with no node on its path and nothing to beat but refusals.
+        # Row 0 is the root, with no node on its path and nothing to beat but refusals. Of equal
+        # scores argmax takes the first.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
         paths = functional.pad(tree.ancestor_mask, (0, 0, 1, 0))
         bonus, path = verified.argmax.index_select(0, best), paths.index_select(0, best)[0]
@@ -124,7 +125,7 @@ class AcceptanceRule(ABC):
         Rate the path that ends at each node, int64 [N]: higher is better, negative is refused.
 
         Longer is better, then closer: by the sum of bin distances to the target's argmax at each
-        parent. What is still equal then goes to the first node of the tree.
+        parent; what is still equal goes to the first node of the tree.
         """
         own = verified.argmax.index_select(0, tree.parents + 1)
         allowed = self.allows(tree.tokens, own, tree.depth + (position - 1), layout)
@@ -132,8 +133,7 @@ class AcceptanceRule(ABC):
         bins = layout.tokenizer.bins
         distance = (bins(tree.tokens) - bins(own)).abs()
         scores = tree.depth * _LONGER - (tree.ancestor_mask * distance).sum(1)
-        first = torch.arange(len(tree), 0, -1, device=scores.device)
-        return (scores * len(tree) + first).masked_fill_(refused, -1)
+        return scores.masked_fill_(refused, -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -65,19 +66,7 @@ class TokenTree:
                 f'a token tree has {n} tokens, {len(parents)} parents and {len(sources)} sources; '
                 'give one of each per node'
             )
-        depth, mask = [0] * n, [[False] * n for _ in range(n)]
-        for node, parent in enumerate(parents):
-            if not -1 <= parent < node:
-                raise SpecVLAError(
-                    f'parent of tree node {node} is {parent}, must be -1 (the root) to {node - 1}'
-                )
-            depth[node] = 1
-            if parent >= 0:
-                depth[node] += depth[parent]
-                mask[node] = mask[parent].copy()
-            mask[node][node] = True
-        whole = torch.tensor([list(tokens), list(parents), depth], dtype=torch.int64)
-        return cls(*whole, torch.tensor(mask, dtype=torch.bool).view(n, n), sources)
+        return cls(torch.tensor(tokens, dtype=torch.int64), *_structure(tuple(parents)), sources)
 
     @classmethod
     def chain(cls, tokens: Iterable[int], source: str = 'draft') -> TokenTree:
@@ -131,6 +120,25 @@ class TokenTree:
             path.append(node)
             node = parents[node]
         return path[::-1]
+
+
+@lru_cache(maxsize=1024)
+def _structure(parents: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Parents, depth and ancestor mask; a drafter's trees differ in their tokens, seldom here."""
+    n = len(parents)
+    depth, mask = [0] * n, [[False] * n for _ in range(n)]
+    for node, parent in enumerate(parents):
+        if not -1 <= parent < node:
+            raise SpecVLAError(
+                f'parent of tree node {node} is {parent}, must be -1 (the root) to {node - 1}'
+            )
+        depth[node] = 1
+        if parent >= 0:
+            depth[node] += depth[parent]
+            mask[node] = mask[parent].copy()
+        mask[node][node] = True
+    chains = torch.tensor([parents, depth], dtype=torch.int64)
+    return *chains, torch.tensor(mask, dtype=torch.bool).view(n, n)
 
 
 _EMPTY = TokenTree.of([], [], 'draft')
