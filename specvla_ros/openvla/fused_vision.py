@@ -100,30 +100,29 @@ def _add(x: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _dino_block(layer: nn.Module) -> _Block:
-    attention, mlp = layer.attention, layer.mlp
-    return _Block(
-        _norm(layer.norm1),
-        joined(attention.q_proj, attention.k_proj, attention.v_proj),
-        joined(attention.o_proj),
-        layer.layer_scale1.lambda1.detach(),
-        _norm(layer.norm2),
-        joined(mlp.fc1),
-        joined(mlp.fc2),
-        layer.layer_scale2.lambda1.detach(),
-    )
+    scales = layer.layer_scale1.lambda1.detach(), layer.layer_scale2.lambda1.detach()
+    attention = layer.attention
+    return _block(attention, attention.o_proj, layer.mlp, (layer.norm1, layer.norm2), scales)
 
 
 def _siglip_block(layer: nn.Module) -> _Block:
-    attention, mlp = layer.self_attn, layer.mlp
+    attention, norms = layer.self_attn, (layer.layer_norm1, layer.layer_norm2)
+    return _block(attention, attention.out_proj, layer.mlp, norms, (None, None))
+
+
+def _block(
+    attention: nn.Module, out: nn.Linear, mlp: nn.Module,
+    norms: tuple[nn.LayerNorm, nn.LayerNorm], scales: tuple[Tensor | None, Tensor | None],
+) -> _Block:
     return _Block(
-        _norm(layer.layer_norm1),
+        _norm(norms[0]),
         joined(attention.q_proj, attention.k_proj, attention.v_proj),
-        joined(attention.out_proj),
-        None,
-        _norm(layer.layer_norm2),
+        joined(out),
+        scales[0],
+        _norm(norms[1]),
         joined(mlp.fc1),
         joined(mlp.fc2),
-        None,
+        scales[1],
     )
 
 
