@@ -56,6 +56,8 @@ COMMANDS = {
                           'let a target label the data its drafter learns from'),
     'train drafter': Command('specvla_ros.training.train_drafter', 'TrainDrafterArgs',
                              'train a drafter on what its target says'),
+    'train glance': Command('specvla_ros.training.train_glance', 'TrainGlanceArgs',
+                            "train a network that guesses from the image's patches"),
 }
 
 

@@ -21,7 +21,13 @@ from torch import Tensor
 from specvla_ros.configuration import DatasetConfig, DecoderConfig, load_dataset, load_preset
 from specvla_ros.decoding.acceptance import ActionLayout, make_rule
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, EagleHead, make_drafter
+from specvla_ros.decoding.drafters import (
+    check_drafter,
+    EagleHead,
+    GLANCE_FOLDER,
+    GlanceHead,
+    make_drafter,
+)
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.errors import SpecVLAError
@@ -62,8 +68,8 @@ class Checkpoint:
     Loaded weights and what belongs to them: everything that decoders share.
 
     unnorm_key: data set whose statistics hold; None takes the only one there is.
-    drafter: folder of an EAGLE drafter, read when the first decoder needs it; None = there is
-        none.
+    drafter: folder of an EAGLE drafter, and in it of a glance; read when the first decoder
+        needs it. None = there is none.
     chunk: control steps per action.
     Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
     """
@@ -91,8 +97,13 @@ class Checkpoint:
 
     @cached_property
     def eagle_head(self) -> EagleHead:
-        """The drafter's weights."""
+        """Weights of the drafter ``eagle``."""
         return EagleHead.from_pretrained(self.drafter, self.model)
+
+    @cached_property
+    def glance_head(self) -> GlanceHead:
+        """Weights of the drafter ``glance``."""
+        return GlanceHead.from_pretrained(self.drafter / GLANCE_FOLDER, self.model)
 
     def decoder(self, config: DecoderConfig) -> Decoder:
         """Decoder on these weights, with caches of its own."""
@@ -100,7 +111,7 @@ class Checkpoint:
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
-            lambda: self.eagle_head,
+            {'eagle': lambda: self.eagle_head, 'glance': lambda: self.glance_head},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         return Decoder(Target(self.model), drafter, rule, self.layout)

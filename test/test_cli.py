@@ -89,8 +89,10 @@ def test_settings_reach_the_command_and_its_exit_code_comes_back(command):
 
 @pytest.mark.parametrize('words, said', [
     (['evla'], "error: no command 'evla', did you mean eval?"),
-    (['train'], "error: no command 'train', did you mean train target or train drafter?"),
-    (['train', 'x'], "error: no command 'train x', did you mean train target or train drafter?"),
+    (['train'], "error: no command 'train', did you mean train target or train drafter or train "
+     'glance?'),
+    (['train', 'x'], "error: no command 'train x', did you mean train target or train drafter or "
+     'train glance?'),
     (['probe', '--trials', 'x'],
      'error: Error parsing --trials: invalid literal for int() with base 10: '
      "'x'; see `specvla probe --help`"),

@@ -51,7 +51,8 @@ def test_every_preset_can_be_made(name, device):
 
     config = load_preset(name)
     make_rule(config.rule.name, config.rule.settings)
-    make_drafter(config.drafter.name, config.drafter.settings_on(device), Head)
+    make_drafter(config.drafter.name, config.drafter.settings_on(device),
+                 {'eagle': Head, 'glance': Head})
 
 
 def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):

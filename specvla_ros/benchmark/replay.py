@@ -113,12 +113,12 @@ class RandomCheckpoint(Checkpoint):
 
         :raises SpecVLAError: its drafter is one that nothing is published of
         """
-        settings = config.drafter.settings_on(self.model.device.type)
-        drafter = make_drafter(config.drafter.name, settings, lambda: self.eagle_head)
         if config.drafter.name not in ('none', 'eagle'):
             raise SpecVLAError(
                 f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
                 'the drafts of eagle, so give decoders of eagle or none')
+        settings = config.drafter.settings_on(self.model.device.type)
+        drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self.eagle_head})
         shares = self._acceptance.of(config)
         longest = int(max(np.flatnonzero(shares)))
         return Decoder(Target(self.model), DeepDrafter(drafter, longest),

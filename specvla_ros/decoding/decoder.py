@@ -38,14 +38,14 @@ class Decoder:
         """
         target, drafter, rule, layout = self.target, self.drafter, self.rule, self.layout
         tokens: list[int] = []
-        draft = DraftContext(target, layout, tokens)
         trace = DecodeTrace()
         stage = partial(trace.stage, device=target.device)
 
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)
+        draft = DraftContext(target, layout, prompt, tokens)
         with stage('draft'):
-            # Before any feature is known; often no guess at all.
+            # Before the target has read the prompt; often no guess at all.
             tree = drafter.guess(draft).to(target.device)
         with stage('prefill'):
             verified = target.prefill(prompt, tree)  # prompt and guesses in one pass

@@ -8,7 +8,7 @@ bonus token of the pass before); the tree holds what may follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -82,11 +82,30 @@ class TokenTree:
         return cls.merge([cls.chain(path, source) for path in paths])
 
     @classmethod
+    def beside(cls, paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTree:
+        """
+        Continuations int64 [B, depth] side by side, on their device; nothing is shared.
+
+        finite: bool [1], whether the numbers behind them were; None = there are none.
+        """
+        branches, depth = paths.shape
+        structure = _chains_beside(branches, depth, paths.device)
+        return cls(paths.flatten(), *structure, (source,) * paths.numel(), finite)
+
+    @classmethod
     def merge(cls, trees: Iterable[TokenTree]) -> TokenTree:
-        """All branches of several trees; what they have in common at the start is shared."""
+        """
+        All branches of several trees.
+
+        On the host what they have in common at the start is shared. On another device their
+        tokens aren't known here, so they stand side by side: there a row costs next to nothing.
+        """
         trees = [tree for tree in trees if len(tree)]
         if len(trees) < 2:
             return trees[0] if trees else cls.empty()
+        device = next((it.tokens.device for it in trees if it.tokens.device.type != 'cpu'), None)
+        if device is not None:
+            return cls._unshared([tree.to(device) for tree in trees])
         tokens: list[int] = []
         parents: list[int] = []
         sources: list[str] = []
@@ -102,7 +121,23 @@ class TokenTree:
                     tokens.append(token)
                     sources.append(source)
                 place[node] = child[key]
-        return cls.of(tokens, parents, sources)
+        return replace(cls.of(tokens, parents, sources), finite=_all_finite(trees))
+
+    @classmethod
+    def _unshared(cls, trees: list[TokenTree]) -> TokenTree:
+        """Trees of one device side by side."""
+        parents, nodes = [], 0
+        for tree in trees:
+            parents.append(tree.parents.where(tree.parents < 0, tree.parents + nodes))
+            nodes += len(tree)
+        return cls(
+            torch.cat([tree.tokens for tree in trees]),
+            torch.cat(parents),
+            torch.cat([tree.depth for tree in trees]),
+            torch.block_diag(*(tree.ancestor_mask for tree in trees)),
+            sum((tree.sources for tree in trees), ()),
+            _all_finite(trees),
+        )
 
     def to(self, device: torch.device) -> TokenTree:
         """Move the tree to a device; of an empty one nobody reads anything."""
@@ -120,6 +155,21 @@ class TokenTree:
             path.append(node)
             node = parents[node]
         return path[::-1]
+
+
+def _all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
+    """Whether all numbers behind some trees are finite, bool [1]; None = there are none."""
+    known = [tree.finite for tree in trees if tree.finite is not None]
+    return torch.cat(known).all(0, keepdim=True) if known else None
+
+
+@lru_cache(maxsize=64)
+def _chains_beside(
+    branches: int, depth: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Structure of equally long chains side by side, on the device."""
+    parents = [node - 1 if node % depth else -1 for node in range(branches * depth)]
+    return tuple(part.to(device) for part in _structure(tuple(parents)))
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from specvla_ros.configuration import load_preset
+from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import DraftContext, Drafter
+from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode, Frames
@@ -38,11 +40,14 @@ class Accuracy:
         """Mean over the tokens, a depth each."""
         return [sum(row[depth:]) / len(row[depth:]) for depth, row in enumerate(shares)]
 
+    def point(self) -> dict[str, list[float]]:
+        """Shares by depth, for the learning curve."""
+        return {'held_out_exact': self.by_depth(self.exact),
+                'held_out_within_9': self.by_depth(self.near)}
+
     def lines(self, action_dim: int) -> list[str]:
         """Table for people: a line a depth, exact/near percent of each token."""
-        names = ['x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper'] if action_dim == 7 \
-            else [str(number) for number in range(action_dim)]
-        tokens = [names[number % action_dim] for number in range(1, len(self.exact) + 1)]
+        tokens = token_names(action_dim, len(self.exact) + 1)[1:]
         lines = [f'held out, % exact/within {NEAR}' + ''.join(f'{name:>10}' for name in tokens)]
         for depth, (exact, near) in enumerate(zip(self.exact, self.near, strict=True)):
             cells = [f'{100 * a:.0f}/{100 * b:.0f}' if token >= depth else ''
@@ -50,6 +55,39 @@ class Accuracy:
             lines.append(f'depth {depth + 1}'.ljust(len(lines[0]) - 10 * len(tokens))
                          + ''.join(f'{cell:>10}' for cell in cells))
         return lines
+
+
+def token_names(action_dim: int, length: int) -> list[str]:
+    """What each of an action's tokens says."""
+    names = ['x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper'] if action_dim == 7 \
+        else [str(number) for number in range(action_dim)]
+    return [names[number % action_dim] for number in range(length)]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAccuracy:
+    """Share of guesses at each of L tokens that are the target's, and within `NEAR` bins of it."""
+
+    exact: list[float]
+    near: list[float]
+
+    @classmethod
+    def of(cls, off: Tensor) -> 'TokenAccuracy':
+        """From distances int [N, L]."""
+        return cls(*((off <= most).float().mean(0).tolist() for most in (0, NEAR)))
+
+    def point(self) -> dict[str, list[float]]:
+        """Shares by token, for the learning curve."""
+        return {'held_out_exact': self.exact, 'held_out_within_9': self.near}
+
+    def lines(self, action_dim: int) -> list[str]:
+        """Table for people: exact/near percent of each token."""
+        title = f'held out, % exact/within {NEAR}'
+        cells = [f'{100 * a:.0f}/{100 * b:.0f}'
+                 for a, b in zip(self.exact, self.near, strict=True)]
+        names = token_names(action_dim, len(cells))
+        return [title + ''.join(f'{name:>10}' for name in names),
+                ' ' * len(title) + ''.join(f'{cell:>10}' for cell in cells)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +133,25 @@ def acceptance_lengths(
     decoders = {name: checkpoint.decoder(load_preset(name)) for name in presets}
     decoders |= {f'{name} constant': replace(decoder, drafter=constant)
                  for name, decoder in decoders.items()}
-    gained: dict[str, list[int]] = {name: [] for name in decoders}
+    means = {name: float(np.mean(sum((trace.acceptance_lengths for trace in traces), [])))
+             for name, traces in _decoded(checkpoint, decoders, episodes, frames).items()}
+    return {name: AcceptanceLength(means[name], means[f'{name} constant']) for name in presets}
+
+
+def passes(
+    checkpoint: Checkpoint, episodes: list[Episode], frames: int, presets: tuple[str, ...]
+) -> dict[str, float]:
+    """Mean passes of the target per action, the prefill counted, for each preset."""
+    decoders = {name: checkpoint.decoder(load_preset(name)) for name in presets}
+    return {name: float(np.mean([trace.target_passes for trace in traces]))
+            for name, traces in _decoded(checkpoint, decoders, episodes, frames).items()}
+
+
+def _decoded(
+    checkpoint: Checkpoint, decoders: dict[str, Decoder], episodes: list[Episode], frames: int
+) -> dict[str, list[DecodeTrace]]:
+    """What decoding up to so many frames, spread evenly over the episodes, cost each decoder."""
+    traces: dict[str, list[DecodeTrace]] = {name: [] for name in decoders}
     held_out = Frames.of(episodes)
     chosen = np.linspace(0, len(held_out) - 1, min(frames, len(held_out))).astype(np.int64)
     for index in chosen:
@@ -104,6 +160,5 @@ def acceptance_lengths(
         pixel_values = checkpoint.transform.normalise(pixels)[None]
         prompt_ids = checkpoint.prompt_ids(episode.instruction)
         for name, decoder in decoders.items():
-            gained[name] += decoder.decode(prompt_ids, pixel_values)[1].acceptance_lengths
-    means = {name: float(np.mean(lengths)) for name, lengths in gained.items()}
-    return {name: AcceptanceLength(means[name], means[f'{name} constant']) for name in presets}
+            traces[name].append(decoder.decode(prompt_ids, pixel_values)[1])
+    return traces

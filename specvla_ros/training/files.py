@@ -24,8 +24,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     Give an empty folder to fill; it becomes `folder` if nothing is raised.
 
-    What `folder` held before is gone then. The swap is two renames: between them, for an instant,
-    there is no folder, never half of one.
+    What `folder` held before is gone then, but for folders in it that the new one doesn't have:
+    they are somebody else's. The swap is two renames: between them, for an instant, there is no
+    folder, never half of one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f'{folder.name}.{os.getpid()}.part')
@@ -34,6 +35,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for other in folder.glob('*/'):
+            if not (temporary / other.name).exists():
+                shutil.copytree(other, temporary / other.name)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)

@@ -30,6 +30,10 @@ from specvla_ros.decoding.drafters import (
     EagleConfig,
     EagleDrafter,
     EagleHead,
+    Glance,
+    GlanceConfig,
+    GlanceDrafter,
+    GlanceHead,
     NoDrafter,
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
@@ -87,6 +91,16 @@ def eagle_head(openvla: OpenVLA, seed: int) -> EagleHead:
             sharp = 2.0 if 'q_proj' in name or 'k_proj' in name else 0.7
             parameter.normal_(std=sharp * parameter.shape[1] ** -0.5)
     return head
+
+
+def glance_head(openvla: OpenVLA, seed: int, length: int) -> GlanceHead:
+    """Random glance of a model: what it says depends on the image and the text."""
+    torch.manual_seed(seed)
+    head = GlanceHead(GlanceConfig.like(openvla, length, rank=3, width=16)).double()
+    for parameter in head.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=2 * parameter.shape[1] ** -0.5)
+    return head.eval().requires_grad_(False)
 
 
 def prompt(seed: int, words: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +199,10 @@ class Lab:
 
     def eagle(self, seed: int, budget: DynamicTree) -> EagleDrafter:
         return EagleDrafter(eagle_head(self.model, seed), budget)
+
+    def glance(self, seed: int, settings: Glance | None = None) -> GlanceDrafter:
+        head = glance_head(self.model, seed, self.layout.length)
+        return GlanceDrafter(head, settings or Glance())
 
     def guesser(self, seed: int) -> Guesser:
         return Guesser(self.ar(), seed)

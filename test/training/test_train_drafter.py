@@ -74,7 +74,7 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
     args = replace(args, dtype=dtype)
     whole = replace(args, out=tmp_path / 'whole')
     run(whole)
-    step = train_drafter.DrafterTraining._step
+    step = train_drafter.EagleTraining._step
 
     def interrupted(self, done):
         if self.optimizer.steps == 7:
@@ -82,10 +82,10 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
             raise KeyboardInterrupt
         return step(self, done)
 
-    monkeypatch.setattr(train_drafter.DrafterTraining, '_step', interrupted)
+    monkeypatch.setattr(train_drafter.EagleTraining, '_step', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(args)
-    monkeypatch.setattr(train_drafter.DrafterTraining, '_step', step)
+    monkeypatch.setattr(train_drafter.EagleTraining, '_step', step)
     run(replace(args, resume=True))
     assert_same(weights(whole.out), weights(args.out))
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from specvla_ros.decoding.tree import TokenTree
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from specvla_ros.decoding.acceptance import ActionLayout
     from specvla_ros.decoding.target import Target
 
@@ -19,12 +21,14 @@ class DraftContext:
     """
     What is known while one action is decoded.
 
+    prompt: [1, S, h] the embedded prompt: BOS, the image's patches, the text.
     tokens: the action's tokens so far; grows as the loop goes on, and its last one is the root
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
     """
 
     target: Target
     layout: ActionLayout
+    prompt: Tensor
     tokens: Sequence[int]
 
     @property

@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
@@ -30,13 +26,13 @@ from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache, rotate
 from specvla_ros.openvla.joined import joined
 from specvla_ros.openvla.model import OpenVLA
 
+from .head_files import load_head, save_head
+
 # A published drafter carries a copy of the target's embedding; ours leaves it out. The target's
 # own is used either way.
 _EMBEDDING = 'embed_tokens.weight'
 # Rotary angles are tabulated: Llama-2's context, ten times a prompt and its action.
 _POSITIONS = 4096
-# What safetensors and torch.load raise for a file that isn't theirs.
-_UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,33 +243,14 @@ class EagleHead(nn.Module):
         Raises FileNotFoundError if a file is missing, and SpecVLAError, naming the tensor and
         the shapes, if the weights don't fit the configuration or the target.
         """
-        folder = Path(folder)
-        path = folder / 'config.json'
-        if not path.is_file():
-            raise FileNotFoundError(f'{path}: no such file; a drafter folder has one')
-        try:
-            head = cls(EagleConfig.from_dict(json.loads(path.read_text(encoding='utf-8'))))
-        except ValueError as error:
-            raise SpecVLAError(f'{path}: {error}') from error
-        if head.config.hidden_size != target.config.hidden_size:
-            raise SpecVLAError(
-                f'{path}: hidden_size is {head.config.hidden_size}, must be the '
-                f"target's {target.config.hidden_size}: this drafter is another model's"
-            )
-        weights_file, weights = _read_weights(folder)
-        weights.pop(_EMBEDDING, None)
-        _check(weights_file, weights, head.state_dict())
-        head.load_state_dict(weights)
-        return head.to(target.device, target.dtype).eval().requires_grad_(False)
+        return load_head(
+            Path(folder), target, lambda content: cls(EagleConfig.from_dict(content)), {_EMBEDDING}
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {'model_type': 'eagle', 'num_hidden_layers': 1, **asdict(self.config)}
-        (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+        save_head(Path(folder), self, config)
 
 
 class FusedEagle:
@@ -301,37 +278,3 @@ class FusedEagle:
         """
         x = self._fc(torch.cat((embeds, features), dim=-1))
         return self._layers(x, positions, mask[None, None], cache, queries)
-
-
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """Weights of a drafter folder and the file they stand in."""
-    for name, read in (('model.safetensors', load_file), ('pytorch_model.bin', _unpickle)):
-        path = folder / name
-        if path.is_file():
-            try:
-                return path, dict(read(path))
-            except _UNREADABLE as error:
-                raise SpecVLAError(
-                    f'{path} can not be read ({path.stat().st_size} bytes); it is damaged, a Git '
-                    'LFS pointer, or holds more than tensors'
-                ) from error
-    raise FileNotFoundError(f'{folder}: has neither model.safetensors nor pytorch_model.bin')
-
-
-def _unpickle(path: Path) -> dict[str, Tensor]:
-    """Read tensors and nothing else: a downloaded file must not run code."""
-    return torch.load(path, map_location='cpu', weights_only=True)
-
-
-def _check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not exactly those of the network."""
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise SpecVLAError(f'{path}: tensor {name} {list(tensor.shape)} is missing')
-        if found[name].shape != tensor.shape:
-            raise SpecVLAError(
-                f'{path}: tensor {name} is {list(found[name].shape)}, its config.json says '
-                f'{list(tensor.shape)}'
-            )
-    if unknown := sorted(set(found) - set(wanted)):
-        raise SpecVLAError(f'{path}: tensors {", ".join(unknown)} belong to no EAGLE drafter')

@@ -75,7 +75,7 @@ def test_it_is_eagle_2_before_and_after_commits(seed, budget, accepted, kv_heads
     prompt = target.embed(*it.prompt)
     target.prefill(prompt, TokenTree.empty())
     target.commit(Path((), (), 70))
-    context = DraftContext(target, it.layout, tokens)
+    context = DraftContext(target, it.layout, prompt, tokens)
     for count in accepted:
         tree = drafter.propose(context)
         depth = min(budget.depth, 14 - len(tokens) - 1)
@@ -154,7 +154,7 @@ def test_a_drafter_that_is_not_finite_is_an_error(lab):
 @pytest.mark.parametrize(
     ('name', 'given', 'message'),
     [
-        ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'history', 'none', 'vel"),
+        ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'glance', 'history', 'n"),
         ('none', {'depth': 3}, 'drafter none has no setting depth; it has none'),
         ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_n'),
         ('eagle', {'top_k': 0}, 'top_k of the drafter eagle is 0, must be a whole number >= 1'),
@@ -164,4 +164,4 @@ def test_a_drafter_that_is_not_finite_is_an_error(lab):
 )
 def test_what_a_drafter_can_not_be(name, given, message):
     with pytest.raises(ValueError, match=message):
-        make_drafter(name, given, lambda: pytest.fail('weights read for nothing'))
+        make_drafter(name, given, {'eagle': lambda: pytest.fail('weights read for nothing')})

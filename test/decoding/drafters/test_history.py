@@ -32,7 +32,7 @@ def values(layout, tokens):
 
 def context(it, *known):
     """Return a context with some tokens known; these drafters never look at the target."""
-    return DraftContext(None, it.layout, list(known))
+    return DraftContext(None, it.layout, None, list(known))
 
 
 def test_nothing_is_guessed_before_the_first_action(lab):
@@ -89,7 +89,7 @@ def test_a_reset_forgets(lab):
 
 def test_a_relay_merges_the_guesses_and_the_last_one_goes_on(lab):
     it = lab(0, 4, 1)
-    relay = make_drafter('history+velocity', {}, lambda: None)
+    relay = make_drafter('history+velocity', {}, {})
     relay.remember(ids(it.layout, 0.0, 0.0, 0.0, 1.0))
     relay.remember(ids(it.layout, 0.0, 0.5, 0.0, 1.0))
     tree = relay.guess(context(it))
@@ -143,11 +143,11 @@ def test_the_presets_name_relays():
 
 
 @pytest.mark.parametrize(('name', 'settings', 'message'), [
-    ('history+nonsense', {}, r"drafter is 'nonsense', must be one of \['eagle', 'history'"),
+    ('history+nonsense', {}, r"drafter is 'nonsense', must be one of \['eagle', 'glance'"),
     ('history+velocity', {'eagle': {}}, r"settings for \['eagle'\], must be for some of"),
     ('history+velocity', {'history': 3}, r'settings of the drafter history are 3'),
     ('history', {'depth': 3}, r'drafter history has no setting depth'),
 ])
 def test_bad_configuration_gets_one_clear_line(name, settings, message):
     with pytest.raises(SpecVLAError, match=message):
-        make_drafter(name, settings, lambda: None)
+        make_drafter(name, settings, {})

@@ -1,0 +1,110 @@
+"""
+A guess at first glance: from the image's patches, before the target has read them.
+
+The prefill has to run anyway; a guess that stands in it costs its rows and nothing else, and
+where it holds, an action is one pass. What is left after that pass is guessed from the same
+glance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.decoding.graphs import Padded
+from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.errors import SpecVLAError
+
+from .drafter import DraftContext, Drafter
+from .glance_head import GlanceConfig, GlanceHead
+
+__all__ = ['Glance', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """
+    How a glance is made a tree.
+
+    within: guess the middle of the most probable stretch of 2 · within + 1 bins; 0 = the most
+    probable bin. An acceptance rule of r bins is served best by within = r.
+    branches: so many guesses at the action's first token, in the prefill; each goes on alike.
+    """
+
+    within: int = 0
+    branches: int = 1
+
+    def __post_init__(self) -> None:
+        for setting, least in zip(fields(self), (0, 1), strict=True):
+            value = getattr(self, setting.name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SpecVLAError(
+                    f'{setting.name} of the drafter glance is {value!r}, must be a whole number '
+                    f'>= {least}'
+                )
+
+
+class GlanceDrafter(Drafter):
+    """Guess a whole action from what the towers see."""
+
+    def __init__(self, head: GlanceHead, settings: Glance) -> None:
+        self.head = head
+        self.settings = settings
+        self._guessed: Tensor | None = None  # int64 [branches, L]
+        self._finite: Tensor | None = None
+
+    def guess(self, context: DraftContext) -> TokenTree:
+        """Look at the prompt; guess the action from its first token on."""
+        prompt = context.prompt
+        guessed, finite = context.target.runner.run(
+            self._look, Padded(prompt, (1,)), prompt.shape[1], layout=context.layout)
+        self._guessed, self._finite = map(context.target.runner.kept, (guessed, finite))
+        return self._tree(context, self.settings.branches)
+
+    def propose(self, context: DraftContext) -> TokenTree:
+        """Guess the tokens after those known, whatever these are."""
+        return self._tree(context, 1)
+
+    def _tree(self, context: DraftContext, branches: int) -> TokenTree:
+        """So many guesses at the next token, each with the same guesses behind it."""
+        known, (most, length) = len(context.tokens), self._guessed.shape
+        end = min(known + context.max_depth, length)
+        if known >= end:
+            return TokenTree.empty()
+        branches = min(branches, most)
+        paths = self._guessed[:1, known:end].repeat(branches, 1)
+        paths[:, 0] = self._guessed[:branches, known]
+        return TokenTree.beside(paths, 'glance', self._finite)
+
+    def _look(
+        self, prompt: Tensor, rows: int | Tensor, *, layout: ActionLayout
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Guess at each token of the action, the best guesses first: ids int64 [branches, L].
+
+        prompt: [1, S, h], of which the first ``rows`` are no padding. Also returns whether the
+        network's numbers are finite, bool [1].
+        """
+        patches = self.head.config.patches
+        text = prompt[:, 1 + patches :]
+        real = torch.arange(text.shape[1], device=text.device) < rows - (1 + patches)
+        text = text.masked_fill(~real[:, None], 0).sum(1) / real.sum()
+        logits = self.head(prompt[:, 1 : 1 + patches], text)[0].float()
+        chances = logits.softmax(-1)
+        reach = self.settings.within
+        if reach:
+            near = 2 * reach + 1
+            around = functional.avg_pool1d(chances, near, 1, reach, count_include_pad=True)
+            gripper = layout.is_gripper(torch.arange(len(chances), device=chances.device))
+            chances = chances.where(gripper[:, None], around)
+        bins = torch.arange(chances.shape[1], device=chances.device)
+        guesses = []
+        for _ in range(self.settings.branches):
+            best = chances.argmax(-1, keepdim=True)
+            guesses.append(best[:, 0])
+            chances = chances.masked_fill((bins - best).abs() <= reach, -1)
+        return torch.stack(guesses) + layout.tokenizer.first_id, logits.isfinite().all()[None]

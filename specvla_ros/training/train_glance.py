@@ -1,0 +1,168 @@
+"""
+`specvla train glance`: teach a glance network to guess its target's actions from the patches.
+
+It learns from `specvla regenerate`'s data: the projected patches, the instruction, and what the
+target itself said. The labels are blurred over neighbouring bins, so that a guess which is one
+bin off costs less than one that is far off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+from torch.nn import functional
+import tyro
+
+from specvla_ros.decoding.drafters import GLANCE_FOLDER, GlanceConfig, GlanceHead
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.policy import Checkpoint
+from specvla_ros.training.dataset import Episode
+from specvla_ros.training.draft_batches import ShardFrames
+from specvla_ros.training.drafter_measures import passes, TokenAccuracy
+from specvla_ros.training.drafter_training import DrafterTraining, DrafterTrainingArgs
+from specvla_ros.training.optimizer import OptimizerSettings
+
+Help = tyro.conf.arg
+
+
+@dataclass(frozen=True, slots=True)
+class TrainGlanceArgs(DrafterTrainingArgs):
+    """Train a glance network for a target on what `specvla regenerate` made with it."""
+
+    drafter: Annotated[Path | None, Help(
+        help='drafter folder that gets it, as its folder glance; default: TARGET/drafter')] = None
+    epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 60.0
+    batch: Annotated[int, Help(help='frames a step, over all lanes')] = 128
+    rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 24
+    width: Annotated[int, Help(help='of the layers behind them')] = 256
+    dropout: Annotated[float, Help(help='share of those that a step leaves out')] = 0.1
+    blur: Annotated[float, Help(help='of the labels, standard deviation in bins')] = 1.5
+    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(
+        learning_rate=2e-3, decay=0.8, weight_decay=0.05))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Cross entropy with the blurred labels, nats a token."""
+
+    tokens: Tensor
+
+
+def run(args: TrainGlanceArgs) -> int:
+    """
+    Train, measure and save until the end; returns an exit code.
+
+    :raises SpecVLAError: no data of this target, settings that can't be, or an unfinished training
+        in the way
+    """
+    _check(args)
+    training = GlanceTraining(args)
+    with training.progress:
+        training.run()
+    return 0
+
+
+class GlanceTraining(DrafterTraining):
+    """One training of a glance network."""
+
+    name = 'train glance'
+
+    def __init__(self, args: TrainGlanceArgs) -> None:
+        self.drafter = args.drafter or args.target / 'drafter'
+        state = args.drafter.with_name(args.drafter.name + '.glance.training') if args.drafter \
+            else args.target.with_name(args.target.name + '.glance.training')
+        self._texts: dict[str, Tensor] = {}
+        super().__init__(args, args.optimizer, self.drafter / GLANCE_FOLDER, state)
+        self._blurred = _blurred(self.model.action_tokenizer.n_bins, args.blur).to(args.device)
+
+    def new_head(self) -> GlanceHead:
+        """Return a network that fits the target."""
+        config = GlanceConfig.like(
+            self.model, self.manifest.length, rank=self.args.rank, width=self.args.width)
+        return GlanceHead(config)
+
+    def loss(
+        self, chosen: NDArray[np.int64], random: np.random.Generator
+    ) -> tuple[Tensor, Loss]:
+        """Cross entropy of frames."""
+        patches, text, columns = self._batch(self.frames, chosen)
+        kept = self._kept(len(chosen), random)
+        logits = self.optimizer.replica(
+            patches.to(self.dtype), text.to(self.dtype), kept.to(self.dtype)).float()
+        # Both come in the form [frames · L, bins].
+        loss = functional.cross_entropy(logits.flatten(0, 1), self._blurred[columns.flatten()])
+        return loss, Loss(loss.detach())
+
+    def curve(self, losses: Sequence[Loss]) -> dict[str, float]:
+        """Return the mean loss."""
+        return {'loss': float(torch.stack([loss.tokens for loss in losses]).mean())}
+
+    def measure(self) -> TokenAccuracy:
+        """Hold the likeliest tokens against the target's."""
+        head: GlanceHead = self.optimizer.averaged
+
+        @torch.no_grad()
+        def lane(indices: NDArray[np.int64]) -> Tensor:
+            patches, text, columns = self._batch(self.held_out, indices)
+            return (head(patches, text).argmax(-1) - columns).abs().cpu()
+
+        return TokenAccuracy.of(torch.cat(self.optimizer.map(lane, self.held_out_parts())))
+
+    def verdict(self, episodes: list[Episode]) -> str:
+        """Say the passes an action takes, each frame on its own: no action before it is known."""
+        key = self.args.unnorm_key or self.args.suite
+        found = passes(Checkpoint(self.model, key, self.drafter), episodes,
+                       self.args.decode_frames, ('glance', 'glance_relaxed'))
+        return 'held-out passes an action, each frame on its own: ' + ', '.join(
+            f'{name} {mean:.2f}' for name, mean in found.items())
+
+    def own_settings(self) -> dict:
+        """Dimensions, dropout and blur."""
+        return {name: getattr(self.args, name) for name in ('rank', 'width', 'dropout', 'blur')}
+
+    def _kept(self, batch: int, random: np.random.Generator) -> Tensor:
+        """Dropout [2, B, width], drawn by numpy: which lane is first must not matter."""
+        share = 1 - self.args.dropout
+        drawn = random.random((2, batch, self.args.width), np.float32) < share
+        return torch.from_numpy(drawn).to(self.model.device) / share
+
+    def _batch(
+        self, frames: ShardFrames, indices: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches [B, P, h], mean text embeddings [B, h], the target's own columns [B, L]."""
+        located = [frames.locate(int(index)) for index in indices]
+        patches = np.stack([shard.records['patches'][frame] for shard, frame in located])
+        tokens = np.stack([shard.records['tokens'][frame, 0] for shard, frame in located])
+        text = torch.stack([self._text(shard.instruction) for shard, _ in located])
+        columns = torch.from_numpy(tokens).long() - self.model.action_tokenizer.first_id
+        device = self.model.device
+        return torch.from_numpy(patches).to(device).float(), text, columns.to(device)
+
+    def _text(self, instruction: str) -> Tensor:
+        """Mean embedding [h] of a prompt's text behind BOS and the patches."""
+        if instruction not in self._texts:
+            ids = self.model.prompt_ids(instruction)
+            self._texts[instruction] = self.model.embed_tokens(ids[1:]).float().mean(0)
+        return self._texts[instruction]
+
+
+def _blurred(bins: int, deviation: float) -> Tensor:
+    """Label of each bin [bins, bins]: a Gaussian around it."""
+    if not deviation:
+        return torch.eye(bins)
+    numbers = torch.arange(bins)
+    labels = torch.exp(-0.5 * ((numbers[:, None] - numbers) / deviation) ** 2)
+    return labels / labels.sum(1, keepdim=True)
+
+
+def _check(args: TrainGlanceArgs) -> None:
+    """Refuse settings that can't be."""
+    if not 0 <= args.dropout < 1:
+        raise SpecVLAError(f'dropout is {args.dropout}, must be at least 0 and below 1')
+    if not args.blur >= 0:
+        raise SpecVLAError(f'blur is {args.blur}, must be at least 0 bins')
