@@ -40,7 +40,7 @@ class StaticCache:
     def _allocate(self, storage: Tensor) -> None:
         self.storage = storage
         self.columns = torch.arange(storage.shape[4], device=storage.device)
-        self._layers = tuple(layer.unbind(0) for layer in storage.unbind(0))
+        self._layers = storage.unbind(0)
 
     @property
     def capacity(self) -> int:
@@ -96,18 +96,24 @@ class StaticCache:
 
 
 class CacheWriter:
-    """Where a pass puts its keys and values; the contract of transformers' ``Cache.update``."""
+    """Where a pass puts its keys and values; ``update`` is transformers' ``Cache.update``."""
 
     __slots__ = ('_layers', '_slots')
 
-    def __init__(self, layers: tuple[tuple[Tensor, Tensor], ...], slots: Tensor) -> None:
+    def __init__(self, layers: tuple[Tensor, ...], slots: Tensor) -> None:
         self._layers, self._slots = layers, slots
+
+    def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write new entries [S, 2, heads, d], keys first, at once; return as ``update``."""
+        layer = self._layers[layer_idx]
+        layer.index_copy_(3, self._slots, entries.permute(1, 2, 0, 3)[:, None])
+        return layer[0], layer[1]
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: object
     ) -> tuple[Tensor, Tensor]:
         """Write a layer's new entries [1, heads, S, d]; return all its [1, heads, capacity, d]."""
-        keys, values = self._layers[layer_idx]
+        keys, values = self._layers[layer_idx].unbind(0)
         keys.index_copy_(2, self._slots, key)
         values.index_copy_(2, self._slots, value)
         return keys, values

@@ -9,7 +9,7 @@ stays the reference and what training differentiates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from .joined import joined
+from .joined import joined, Product
 
 _joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
 _PADDING = 128  # positions beyond the model's that padded rows of a pass may have
@@ -30,6 +30,14 @@ class KeyValueCache(Protocol):
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Take a layer's new [B, heads, S, d] and return all it holds, [B, heads, K, d]."""
+        ...
+
+
+class JoinedCache(Protocol):
+    """What a fused pass asks of a cache."""
+
+    def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Take a layer's new [S, 2, heads, d], keys first; return all it holds as ``update``."""
         ...
 
 
@@ -48,11 +56,11 @@ class _Layer:
     """A layer's norms [h] and its products [S, in] → [S, out]."""
 
     input_norm: Tensor | None
-    qkv: Callable[[Tensor], Tensor]
-    out: Callable[[Tensor], Tensor]
+    qkv: Product
+    out: Product
     mlp_norm: Tensor
-    gate_up: Callable[[Tensor], Tensor]
-    down: Callable[[Tensor], Tensor]
+    gate_up: Product
+    down: Product
 
 
 class FusedLayers:
@@ -81,7 +89,7 @@ class FusedLayers:
         x: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KeyValueCache,
+        cache: JoinedCache,
         queries: int | None = None,
     ) -> Tensor:
         """
@@ -94,23 +102,22 @@ class FusedLayers:
         rows, rotated = x.shape[0], self._heads + self._kv_heads
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         mask = additive(mask, x.dtype)
+        x = x.clone()  # the sum that the layers add to, in place
         for index, layer in enumerate(self._layers):
             normed = x if layer.input_norm is None else self.rms_norm(x, layer.input_norm)
             qkv = layer.qkv(normed).view(rows, -1, self._head_dim)
-            qk = rotate(qkv[:, :rotated], cos, sin)
-            query, key, value = (
-                part.transpose(0, 1)[None]
-                for part in (qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
-            )
-            key, value = cache.update(key, value, index)
+            rotate_(qkv[:, :rotated], cos, sin)
+            query = qkv[:, : self._heads].transpose(0, 1)[None]
+            key, value = cache.put(
+                qkv[:, self._heads :].view(rows, 2, self._kv_heads, self._head_dim), index)
             if queries is not None:
                 query, x, rows = query[:, :, -queries:], x[-queries:], queries
             mixed = functional.scaled_dot_product_attention(
                 query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
             )
-            x = x + layer.out(mixed[0].transpose(0, 1).reshape(rows, -1))
+            layer.out.add_to(x, mixed[0].transpose(0, 1).reshape(rows, -1))
             gate, up = layer.gate_up(self.rms_norm(x, layer.mlp_norm)).chunk(2, -1)
-            x = x + layer.down(functional.silu(gate) * up)
+            layer.down.add_to(x, functional.silu(gate) * up)
         return x
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -128,7 +135,7 @@ class FusedLlama:
             llama.rotary_emb.inv_freq, positions, self._norm.dtype))
 
     def __call__(
-        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache
+        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: JoinedCache
     ) -> Tensor:
         """
         Hidden states [1, S, h] after the final norm.
@@ -156,6 +163,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     swapped one multiply-add, given the signs.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """``rotate``, in place."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    x.mul_(cos).addcmul_(swapped, sin)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

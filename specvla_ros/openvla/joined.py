@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
@@ -11,7 +9,43 @@ from torch.nn import functional
 from .quantization import is_quantized
 
 
-def joined(*linears: nn.Linear, column_major: bool = False) -> Callable[[Tensor], Tensor]:
+class Product:
+    """A product with a weight [out, in], and a bias [out] or none."""
+
+    __slots__ = ('_bias', '_weight')
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[S, in] → [S, out]."""
+        return functional.linear(x, self._weight, self._bias)
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """Add the product of x [S, in] to a total [S, out], in place, in one operation."""
+        if self._bias is not None:
+            return total.add_(self(x))
+        return total.addmm_(x, self._weight.t())
+
+
+class SeparateProducts(Product):
+    """Products whose weights can't be joined, of one input."""
+
+    __slots__ = ('_linears',)
+
+    def __init__(self, linears: tuple[nn.Linear, ...]) -> None:
+        self._linears = linears
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[S, in] → [S, sum of their out]."""
+        return torch.cat([linear(x) for linear in self._linears], dim=-1)
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """Add them to a total, in place."""
+        return total.add_(self(x))
+
+
+def joined(*linears: nn.Linear, column_major: bool = False) -> Product:
     """
     Join layers of the same input: [S, in] → [S, sum of their out]. All have biases, or none.
 
@@ -23,7 +57,7 @@ def joined(*linears: nn.Linear, column_major: bool = False) -> Callable[[Tensor]
     """
     if any(is_quantized(linear.weight) for linear in linears):
         # Their kernels want the weights as they were packed: several products, joined behind.
-        return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
+        return SeparateProducts(linears)
     weight = torch.cat([linear.weight for linear in linears])
     if column_major and weight.device.type == 'cpu':
         weight = weight.t().contiguous().t()
@@ -36,4 +70,4 @@ def joined(*linears: nn.Linear, column_major: bool = False) -> Callable[[Tensor]
         linear.weight = nn.Parameter(weight[rows], linear.weight.requires_grad)
         if bias is not None:
             linear.bias = nn.Parameter(bias[rows], linear.bias.requires_grad)
-    return lambda x: functional.linear(x, weight, bias)
+    return Product(weight, bias)

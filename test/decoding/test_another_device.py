@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from specvla_ros.decoding.acceptance import Bins, Strict
+from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
@@ -31,6 +32,7 @@ from specvla_ros.decoding.drafters import (
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.target import Target
+from specvla_ros.openvla.fused_llama import FusedLayers
 
 NAME = 'elsewhere'
 COPIES = ('aten::_to_copy', 'aten::copy_')
@@ -58,11 +60,13 @@ class Device(TorchDispatchMode):
     The device, while it is switched on.
 
     crossed: copies to the device ('up') and back ('down', the host waits for them).
+    kernels: what ran there, in order.
     """
 
     def __init__(self):
         super().__init__()
         self.crossed = Counter()
+        self.kernels = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), func._schema.name
@@ -81,16 +85,25 @@ class Device(TorchDispatchMode):
             raise RuntimeError(f'{name}: operands on different devices')
         if name == 'aten::_local_scalar_dense' and any(where):
             self.crossed['down'] += 1
-        held = tree_map(lambda it: it.held if isinstance(it, There) else it, (args, kwargs))
-        result = func(*held[0], **held[1])
+        args_held, kwargs_held = held((args, kwargs))
+        result = func(*args_held, **kwargs_held)
+        if to_there and not func.is_view:
+            self.kernels.append(name)
         if func._schema.is_mutable and isinstance(args[0], There):
             return args[0]
         return tree_map(
             lambda it: There(it) if to_there and isinstance(it, Tensor) else it, result)
 
 
+def held(values):
+    """Numbers of the tensors that are there."""
+    return tree_map(lambda it: it.held if isinstance(it, There) else it, values)
+
+
 class HostSide(TorchFunctionMode):
-    """What torch does before it asks the device: reading out lists, choosing an attention."""
+    """What torch does before it asks the device: reading out lists, choosing one kernel."""
+
+    ONE_KERNEL = (functional.scaled_dot_product_attention, functional.rms_norm)
 
     def __init__(self, device):
         super().__init__()
@@ -100,17 +113,12 @@ class HostSide(TorchFunctionMode):
         if func is Tensor.tolist and isinstance(args[0], There):
             self.device.crossed['down'] += 1
             return args[0].held.tolist()
-        if func is functional.scaled_dot_product_attention:
-            return attention(*args, **kwargs or {})
+        if func in self.ONE_KERNEL and isinstance(args[0], There):
+            tensors = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
+            assert all(isinstance(it, There) for it in tensors)
+            self.device.kernels.append(func.__name__)
+            return There(func(*held(args), **held(kwargs or {})))
         return func(*args, **kwargs or {})
-
-
-def attention(query, key, value, mask=None, enable_gqa=False):
-    if enable_gqa:
-        times = query.shape[1] // key.shape[1]
-        key, value = (it.repeat_interleave(times, 1) for it in (key, value))
-    weights = query @ key.mT * query.shape[-1] ** -0.5
-    return (weights if mask is None else weights + mask).softmax(-1) @ value
 
 
 class Padding(GraphRunner):
@@ -237,3 +245,24 @@ def test_a_look_at_a_value_is_counted(device):
     assert bool(there[0] > 0)
     assert there.tolist() == [1, 1]
     assert device.crossed == {'up': 1, 'down': 2}
+
+
+def test_a_layer_of_a_single_token_pass_is_few_kernels(lab, device):
+    """On a fast GPU each takes about as long as reading a few MB of weights."""
+    text = (llama := moved(lab.new_model(0)).language_model).config
+    numbers = torch.arange(8, device=NAME)
+    cos, sin = (torch.rand(8, 1, text.head_dim, dtype=torch.float64).to(NAME) for _ in range(2))
+    cache = StaticCache(
+        2, text.num_key_value_heads, text.head_dim, torch.float64, torch.device(NAME, 0))
+    counts = []
+    for layers in (llama.layers[:1], llama.layers):
+        fused = FusedLayers(layers, text, cos, sin)
+        device.kernels.clear()
+        mask = (cache.columns <= numbers[:1, None])[None, None]
+        fused(torch.rand(1, text.hidden_size).to(NAME, torch.float64), numbers[:1], mask,
+              cache.at(numbers[:1]))
+        counts.append(Counter(device.kernels))
+    assert counts[1] - counts[0] == {
+        'rms_norm': 2, 'aten::mm': 2, 'aten::addmm_': 2,  # four products, two add to the sum
+        'aten::roll': 1, 'aten::mul_': 1, 'aten::addcmul_': 1, 'aten::index_copy_': 1,
+        'scaled_dot_product_attention': 1, 'aten::silu': 1, 'aten::mul': 1}

@@ -73,6 +73,17 @@ class FixedCache:
         return self.keys[layer_idx], self.values[layer_idx]
 
 
+class Joining:
+    """A cache for a fused pass, which gives keys and values as one."""
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def put(self, entries, layer_idx):
+        key, value = entries.permute(1, 2, 0, 3)[:, None]
+        return self.cache.update(key, value, layer_idx)
+
+
 @pytest.fixture
 def model(published):
     return OpenVLA.from_pretrained(published.folder)
@@ -134,13 +145,13 @@ def test_the_fused_llama_says_the_same(model, published, embeds, tree, scale):
     for where, whole in (
         (torch.arange(12), causal), (torch.arange(12) + 900, mask), (positions[0], mask),
     ):
-        said = model.fused_llama(embeds, where, whole, FixedCache(12))
+        said = model.fused_llama(embeds, where, whole, Joining(FixedCache(12)))
         close(said, llama(published.tensors, embeds, where[None].double(), whole))
 
 
 @torch.no_grad()
 def test_the_fused_llama_goes_on_from_a_cache(model, embeds):
-    whole, cache = model(embeds[:1]), DynamicCache()
+    whole, cache = model(embeds[:1]), Joining(DynamicCache())
     causal = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
     first = model.fused_llama(embeds[:1, :11], torch.arange(11), causal[..., :11, :11], cache)
     last = model.fused_llama(embeds[:1, 11:], torch.tensor([11]), causal[..., 11:, :], cache)
@@ -152,7 +163,7 @@ def test_the_fused_llama_shares_the_weights(model, embeds, tmp_path):
 
     def hidden(model):
         with torch.no_grad():
-            return model.fused_llama(embeds[:1], torch.arange(12), causal, FixedCache(12))
+            return model.fused_llama(embeds[:1], torch.arange(12), causal, Joining(FixedCache(12)))
 
     before = hidden(model)
     layer = model.language_model.layers[1]
