@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.benchmark.projection import Acceptance, check_memory
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout
+from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout, Path
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -56,12 +56,18 @@ class ReplayedRule(AcceptanceRule):
         """Any draft may stay; how many do is drawn."""
         return torch.ones_like(drafts, dtype=torch.bool)
 
-    def scores(
+    def accept(
         self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
+    ) -> Path:
+        """Draw how many drafts stay; the device is told by way of the position."""
+        drawn = int(self._random.choice(len(self._shares), p=self._shares))
+        return super().accept(tree, verified, drawn, layout)
+
+    def scores(
+        self, tree: TokenTree, argmax: Tensor, position: int | Tensor, layout: ActionLayout
     ) -> Tensor:
         """Rate highest the first path that is as long as the draw, or as the tree is deep."""
-        drawn = int(self._random.choice(len(self._shares), p=self._shares))
-        wanted = tree.depth.max().clamp(max=drawn)
+        wanted = tree.depth.max().minimum(torch.zeros_like(tree.depth[0]) + position)
         return torch.ones_like(tree.depth).masked_fill(tree.depth != wanted, -1)
 
 

@@ -23,11 +23,13 @@ from torch.nn import functional
 from specvla_ros.configuration import build
 from specvla_ros.errors import SpecVLAError
 
+from .graphs import Padded
+from .tree import TokenTree
+
 if TYPE_CHECKING:
     from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 
     from .target import Verified
-    from .tree import TokenTree
 
 # A level of a path counts more than any sum of bin distances along it.
 _LONGER = 2**20
@@ -99,41 +101,61 @@ class AcceptanceRule(ABC):
         Take the longest acceptable path; of equally long ones the closest to the target's own.
 
         position: of the root's children in the action, that is the number of tokens known.
-        Decided on the device; the host gets the path in the one copy of the pass.
+        Decided on the device, in a graph where there are any; the host gets the path in the one
+        copy of the pass.
         """
         n = len(tree)
         if not n:
             return Path((), (), verified.check(*verified.argmax.tolist()))
-        scores = self.scores(tree, verified, position, layout)
-        # Row 0 is the root, with no node on its path and nothing to beat but refusals. Of equal
-        # scores argmax takes the first.
-        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
-        paths = functional.pad(tree.ancestor_mask, (0, 0, 1, 0))
-        bonus, path = verified.argmax.index_select(0, best), paths.index_select(0, best)[0]
-        finite = torch.ones_like(path[:1]) if tree.finite is None else tree.finite
-        is_finite, bonus, *rest = torch.cat((finite, bonus, tree.tokens, path)).tolist()
+        # Any node attends to itself: where nothing was computed, all of it was finite.
+        finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
+        decided = verified.runner.run(
+            self._decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
+            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(verified.argmax), n, position,
+            layout=layout,
+        )
+        is_finite, bonus, *rest = decided.tolist()
         if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        tokens, on_path = rest[:n], rest[n:]
+        tokens, on_path = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         nodes = tuple(node for node in range(n) if on_path[node])
         return Path(nodes, tuple(tokens[node] for node in nodes), verified.check(bonus))
 
+    def _decide(
+        self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
+        argmax: Tensor, n: int | Tensor, position: int | Tensor, *, layout: ActionLayout,
+    ) -> Tensor:
+        """
+        Choose a path on the device: finite, bonus, tokens [G], whether on the path [G], int64.
+
+        Of the G nodes of a tree the first n are no padding.
+        """
+        real = torch.arange(len(tokens), device=tokens.device) < n
+        tree = TokenTree(tokens, parents, depth.where(real, 0), ancestors & real, ())
+        scores = self.scores(tree, argmax, position, layout).where(real, -1)
+        # Row 0 is the root, with no node on its path and nothing to beat but refusals. Of equal
+        # scores argmax takes the first.
+        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
+        path = functional.pad(tree.ancestor_mask, (0, 0, 1, 0)).index_select(0, best)[0]
+        return torch.cat((finite, argmax.index_select(0, best), tokens, path))
+
     def scores(
-        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
+        self, tree: TokenTree, argmax: Tensor, position: int | Tensor, layout: ActionLayout
     ) -> Tensor:
         """
         Rate the path that ends at each node, int64 [N]: higher is better, negative is refused.
 
-        Longer is better, then closer: by the sum of bin distances to the target's argmax at each
+        argmax: int64 [N + 1 or more] what the target says after the root and after each node.
+        Longer is better, then closer: by the sum of bin distances to the target's own at each
         parent; what is still equal goes to the first node of the tree.
         """
-        own = verified.argmax.index_select(0, tree.parents + 1)
+        own = argmax.index_select(0, tree.parents + 1)
         allowed = self.allows(tree.tokens, own, tree.depth + (position - 1), layout)
         refused = (tree.ancestor_mask & ~allowed).any(1)
         bins = layout.tokenizer.bins
         distance = (bins(tree.tokens) - bins(own)).abs()
         scores = tree.depth * _LONGER - (tree.ancestor_mask * distance).sum(1)
-        return scores.masked_fill_(refused, -1)
+        return scores.masked_fill(refused, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +171,22 @@ class Strict(AcceptanceRule):
 
 @dataclass(frozen=True, slots=True)
 class Refuse(AcceptanceRule):
-    """Nothing may stay: the same tokens as ``strict``, a pass each. For warming up."""
+    """Nothing may stay, whatever a rule decides: as ``strict``, a pass each. For warming up."""
+
+    rule: AcceptanceRule
 
     def allows(
         self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
     ) -> Tensor:
         """Say no."""
         return torch.zeros_like(drafts, dtype=torch.bool)
+
+    def accept(
+        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
+    ) -> Path:
+        """Let the rule decide, and take the target's own token."""
+        self.rule.accept(tree, verified, position, layout)
+        return Path((), (), verified.check(verified.argmax[:1].tolist()[0]))
 
 
 @dataclass(frozen=True, slots=True)

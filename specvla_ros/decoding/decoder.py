@@ -70,7 +70,7 @@ class Decoder:
         So every pass and draft there can be is run once: what is captured or allocated at its
         first use is then there, but for prompts of another length.
         """
-        nothing = replace(self, rule=Refuse())
+        nothing = replace(self, rule=Refuse(self.rule))
         # What guesses from earlier actions has none, one, and then two that differ.
         for step in (1, -1, 1):
             tokens, _ = nothing.decode(prompt_ids, pixel_values)

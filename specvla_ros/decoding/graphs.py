@@ -88,10 +88,8 @@ class GraphRunner(Runner, ABC):
     def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
         """Replay the function on these inputs; capture it if it is new."""
         shapes = tuple(map(self._shape, inputs))
-        # By identity: a reference would keep alive what owns this runner, and its memory.
-        whose = (function.__qualname__, id(function.__self__))
-        settings = (v if isinstance(v, int) else id(v) for _, v in sorted(fixed.items()))
-        key = (*whose, shapes, *settings)
+        given = (function.__self__, *(value for _, value in sorted(fixed.items())))
+        key = (function.__qualname__, shapes, *map(_known_by, given))
         captured = self._captured.get(key)
         if captured is None:
             buffers = tuple(map(self._buffer, inputs, shapes))
@@ -182,6 +180,16 @@ class _Captured:
 def runner_on(device: torch.device) -> Runner:
     """Graphs on a CUDA device, plain calls elsewhere."""
     return CudaGraphs(device) if device.type == 'cuda' else Runner()
+
+
+def _known_by(value: Any) -> Any:
+    """
+    Value that equals only what would be captured alike.
+
+    Settings by their content. What is an object of its own by identity: a reference would keep
+    alive what owns the runner, and its memory.
+    """
+    return id(value) if type(value).__hash__ is object.__hash__ else value
 
 
 def _tensor(given: Tensor | Padded) -> Tensor:

@@ -40,10 +40,12 @@ class Verified:
 
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
+    runner: what ran the pass; what is decided on its words runs alike.
     """
 
     argmax: Tensor
     logits: Tensor
+    runner: Runner = Runner()
 
     @property
     def log_probs(self) -> Tensor:
@@ -178,7 +180,7 @@ class Target:
         self._last = _Pass(start, chain, hidden[:, : root + 1], hidden[:, nodes : nodes + n])
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
-        return Verified(own[: n + 1], logits[: n + 1])
+        return Verified(own[: n + 1], logits[: n + 1], self.runner)
 
     def _forward(
         self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,

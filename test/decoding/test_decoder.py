@@ -1,11 +1,14 @@
 """The one loop, on random models: what it promises holds for every drafter and every rule."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from specvla_ros.benchmark.replay import ReplayedRule
 from specvla_ros.decoding.acceptance import Bins, Strict
 from specvla_ros.decoding.drafters import (
     DynamicTree,
@@ -189,6 +192,29 @@ def test_decoding_by_graphs_is_decoding(data, seed, drafter, lab):
             tokens, trace = plain.decode(*prompt)
             again, other = graphs.decode(*prompt)
             assert (again, other.drafts, other.sources) == (tokens, trace.drafts, trace.sources)
+
+
+def test_rules_of_one_target_have_graphs_of_their_own(lab):
+    it = lab(2, 7, 1)
+    decoder = it.decoder(it.guesser(4), Strict(), 'graphs')
+    for r in (0, 9, 200, 9, 0):
+        # A rule that is gone may leave its place in memory to the next one.
+        rule = Bins(r)
+        again = replace(decoder, drafter=it.guesser(4), rule=rule).decode(*it.prompt)
+        tokens, trace = it.decode(it.guesser(4), Bins(r))
+        assert (again[0], again[1].drafts) == (tokens, trace.drafts)
+
+
+def test_a_replayed_acceptance_is_drawn_anew_in_a_graph(lab):
+    it = lab(0, 7, 2)
+
+    def drafts(runner):
+        rule = ReplayedRule((0.25, 0.25, 0.25, 0.25), seed=3)
+        decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), rule, runner)
+        return [decoder.decode(*it.prompt)[1].drafts for _ in range(6)]
+
+    assert drafts('graphs') == drafts('plain')
+    assert len({str(drafts) for drafts in drafts('graphs')}) > 3
 
 
 @pytest.mark.parametrize('budget', [DynamicTree(3, 5, 12), DynamicTree(8, 4, 50)])

@@ -1,0 +1,271 @@
+"""
+On a device that isn't the host's: every operand there, one copy back a pass.
+
+No GPU is needed. Torch lets a device be written in Python; this one computes on the CPU, so
+values are right, and refuses what a GPU refuses: operands on different devices, a look at a
+tensor's memory. What crosses between host and device is counted.
+
+A device can't be unregistered, so all this runs in a process of its own: `test_another_device.py`
+starts it.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from specvla_ros.decoding.acceptance import Bins, Strict
+from specvla_ros.decoding.cache import StaticCache
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.drafters import (
+    ConstantVelocity,
+    DynamicTree,
+    EagleDrafter,
+    Glance,
+    GlanceDrafter,
+    HistoryDrafter,
+    NoDrafter,
+    RelayDrafter,
+)
+from specvla_ros.decoding.graphs import GraphRunner, Runner
+from specvla_ros.decoding.target import Target
+from specvla_ros.openvla.fused_llama import FusedLayers
+
+NAME = 'elsewhere'
+COPIES = ('aten::_to_copy', 'aten::copy_')
+
+
+class There(Tensor):
+    """A tensor that says it is on the device; ``held`` are its numbers."""
+
+    @staticmethod
+    def __new__(cls, held):
+        return Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
+            dtype=held.dtype, device=torch.device(NAME, 0))
+
+    def __init__(self, held):
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError(f'{func}: the device is switched off')
+
+
+class Device(TorchDispatchMode):
+    """
+    The device, while it is switched on.
+
+    crossed: copies to the device ('up') and back ('down', the host waits for them).
+    kernels: what ran there, in order.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.crossed = Counter()
+        self.kernels = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs, name = dict(kwargs or {}), func._schema.name
+        tensors = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
+        where = [isinstance(it, There) for it in tensors]
+        to_there = any(where)
+        if kwargs.get('device') is not None:
+            to_there = torch.device(kwargs['device']).type == NAME
+            kwargs['device'] = torch.device('cpu')
+        if name in COPIES:
+            to_there = where[0] if name == 'aten::copy_' else to_there
+            from_there = where[-1]
+            if to_there != from_there:
+                self.crossed['up' if to_there else 'down'] += 1
+        elif len({it for it, tensor in zip(where, tensors, strict=True) if tensor.ndim}) > 1:
+            raise RuntimeError(f'{name}: operands on different devices')
+        if name == 'aten::_local_scalar_dense' and any(where):
+            self.crossed['down'] += 1
+        args_held, kwargs_held = held((args, kwargs))
+        result = func(*args_held, **kwargs_held)
+        if to_there and not func.is_view:
+            self.kernels.append(name)
+        if func._schema.is_mutable and isinstance(args[0], There):
+            return args[0]
+        return tree_map(
+            lambda it: There(it) if to_there and isinstance(it, Tensor) else it, result)
+
+
+def held(values):
+    """Numbers of the tensors that are there."""
+    return tree_map(lambda it: it.held if isinstance(it, There) else it, values)
+
+
+class HostSide(TorchFunctionMode):
+    """What torch does before it asks the device: reading out lists, choosing one kernel."""
+
+    ONE_KERNEL = (functional.scaled_dot_product_attention, functional.rms_norm)
+
+    def __init__(self, device):
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.tolist and isinstance(args[0], There):
+            self.device.crossed['down'] += 1
+            return args[0].held.tolist()
+        if func in self.ONE_KERNEL and isinstance(args[0], There):
+            tensors = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
+            assert all(isinstance(it, There) for it in tensors)
+            self.device.kernels.append(func.__name__)
+            return There(func(*held(args), **held(kwargs or {})))
+        return func(*args, **kwargs or {})
+
+
+class Padding(GraphRunner):
+    """Pads as graphs do and writes to the same memory each time, but runs the Python."""
+
+    def _capture(self, function, buffers):
+        outputs = function(*buffers)
+
+        def replay():
+            news = function(*buffers)
+            for old, new in zip(tree_leaves(outputs), tree_leaves(news), strict=True):
+                old.copy_(new)
+
+        return replay, outputs
+
+
+@pytest.fixture(scope='module')
+def registered():
+    _setup_privateuseone_for_python_backend(NAME)
+
+
+@pytest.fixture
+def device(registered, monkeypatch):
+    """Switch the device on; decode without inference mode, which knows no such tensors."""
+    monkeypatch.setattr(Decoder, 'decode', Decoder.decode.__wrapped__)
+    with torch.no_grad(), Device() as device, HostSide(device):
+        yield device
+
+
+def moved(module):
+    """Move a module's parameters and buffers; what was made of them before is forgotten."""
+    for part in module.modules():
+        for name, tensor in part.named_parameters(recurse=False):
+            part._parameters[name] = nn.Parameter(There(tensor.detach()), requires_grad=False)
+        for name, tensor in part.named_buffers(recurse=False):
+            part._buffers[name] = There(tensor)
+        for fused in ('fused', 'fused_llama', 'fused_towers'):
+            part.__dict__.pop(fused, None)
+    return module
+
+
+def eagle(it):
+    return it.eagle(3, DynamicTree(3, 4, 12))
+
+
+def eagle_there(it):
+    drafter = eagle(it)
+    return EagleDrafter(moved(drafter.head), drafter.budget)
+
+
+def glance(it):
+    return it.glance(4, Glance(within=3, branches=2))
+
+
+def glance_there(it):
+    drafter = glance(it)
+    return GlanceDrafter(moved(drafter.head), drafter.settings)
+
+
+def history(it):
+    return HistoryDrafter(ConstantVelocity())
+
+
+def relay(*makes):
+    return lambda it: RelayDrafter([make(it) for make in (history, *makes)])
+
+
+def guesser(it):
+    return it.guesser(5)
+
+
+DRAFTERS = {
+    'none': 2 * (lambda it: NoDrafter(),),
+    'guesser': (guesser, guesser),
+    'eagle': (eagle, eagle_there),
+    'history': (history, history),
+    'glance': (glance, glance_there),
+    'history+eagle': (relay(eagle), relay(eagle_there)),
+    'history+eagle+glance': (relay(eagle, glance), relay(eagle_there, glance_there)),
+}
+
+
+def play(decoder, it):
+    """Decode three actions in a row, each remembered; tokens and drafts of each."""
+    decoder.warm_up(*it.prompt)
+    played = []
+    for prompt in (it.prompt, it.longer_prompt, it.prompt):
+        tokens, trace = decoder.decode(*prompt)
+        decoder.drafter.remember(tokens)
+        played.append((tokens, trace.drafts))
+    return played
+
+
+@pytest.mark.parametrize('runner', [lambda: Runner(), lambda: Padding(torch.device(NAME, 0))])
+@pytest.mark.parametrize('rule', [Strict(), Bins(60)])
+@pytest.mark.parametrize('name', DRAFTERS)
+def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, runner):
+    make, make_there = DRAFTERS[name]
+    here = lab(0, 7, 1)
+    expected = play(Decoder(Target(here.model), make(here), rule, here.layout), here)
+    there = lab(0, 7, 1)
+    drafter_here = guesser(there) if name == 'guesser' else None
+    monkeypatch.setattr(Decoder, 'decode', Decoder.decode.__wrapped__)
+    with torch.no_grad(), Device() as device, HostSide(device):
+        there.model = moved(lab.new_model(0))
+        there.prompt, there.longer_prompt = (
+            tuple(map(There, prompt)) for prompt in (there.prompt, there.longer_prompt))
+        decoder = Decoder(
+            Target(there.model, runner()), drafter_here or make_there(there), rule, there.layout)
+        assert play(decoder, there) == expected
+        device.crossed.clear()
+        _, trace = decoder.decode(*there.prompt)
+    assert device.crossed['down'] == trace.target_passes
+
+
+def test_operands_on_two_devices_are_refused(device):
+    there = torch.zeros(3, device=NAME)
+    with pytest.raises(RuntimeError, match='different devices'):
+        there.index_select(0, torch.arange(2))
+
+
+def test_a_look_at_a_value_is_counted(device):
+    there = torch.ones(2).to(NAME)
+    assert bool(there[0] > 0)
+    assert there.tolist() == [1, 1]
+    assert device.crossed == {'up': 1, 'down': 2}
+
+
+def test_a_layer_of_a_single_token_pass_is_few_kernels(lab, device):
+    """On a fast GPU each takes about as long as reading a few MB of weights."""
+    text = (llama := moved(lab.new_model(0)).language_model).config
+    numbers = torch.arange(8, device=NAME)
+    cos, sin = (torch.rand(8, 1, text.head_dim, dtype=torch.float64).to(NAME) for _ in range(2))
+    cache = StaticCache(
+        2, text.num_key_value_heads, text.head_dim, torch.float64, torch.device(NAME, 0))
+    counts = []
+    for layers in (llama.layers[:1], llama.layers):
+        fused = FusedLayers(layers, text, cos, sin)
+        device.kernels.clear()
+        mask = (cache.columns <= numbers[:1, None])[None, None]
+        fused(torch.rand(1, text.hidden_size).to(NAME, torch.float64), numbers[:1], mask,
+              cache.at(numbers[:1]))
+        counts.append(Counter(device.kernels))
+    assert counts[1] - counts[0] == {
+        'rms_norm': 2, 'aten::mm': 2, 'aten::addmm_': 2,  # four products, two add to the sum
+        'aten::roll': 1, 'aten::mul_': 1, 'aten::addcmul_': 1, 'aten::index_copy_': 1,
+        'scaled_dot_product_attention': 1, 'aten::silu': 1, 'aten::mul': 1}
