@@ -75,7 +75,15 @@ def checkpoint_folders(checkpoint: Path | None, drafter: Path | None) -> tuple[P
 
 
 def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str, str | None]:
-    """Return the hashes of target and drafter as the report names them."""
+    """Return the hashes of target, drafter and, where there is one, glance, by their names."""
     target, beside = checkpoint_folders(checkpoint, drafter)
-    return {'target_sha256': folder_sha256(target),
-            'drafter_sha256': folder_sha256(beside) if beside is not None else None}
+    hashes = {'target_sha256': folder_sha256(target),
+              'drafter_sha256': folder_sha256(beside) if _is_network(beside) else None}
+    if beside is not None and _is_network(beside / 'glance'):
+        hashes['glance_sha256'] = folder_sha256(beside / 'glance')
+    return hashes
+
+
+def _is_network(folder: Path | None) -> bool:
+    """Whether a folder holds a network: one of glance alone holds no drafter of its own."""
+    return folder is not None and (folder / 'config.json').is_file()

@@ -36,10 +36,11 @@ class TrainGlanceArgs(DrafterTrainingArgs):
 
     drafter: Annotated[Path | None, Help(
         help='drafter folder that gets it, as its folder glance; default: TARGET/drafter')] = None
-    epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 60.0
+    epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 20.0
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 128
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 24
     width: Annotated[int, Help(help='of the layers behind them')] = 256
+    shapes: Annotated[int, Help(help='curves over the bins that logits are mixed of')] = 64
     dropout: Annotated[float, Help(help='share of those that a step leaves out')] = 0.1
     blur: Annotated[float, Help(help='of the labels, standard deviation in bins')] = 1.5
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(
@@ -82,9 +83,10 @@ class GlanceTraining(DrafterTraining):
 
     def new_head(self) -> GlanceHead:
         """Return a network that fits the target."""
-        config = GlanceConfig.like(
-            self.model, self.manifest.length, rank=self.args.rank, width=self.args.width)
-        return GlanceHead(config)
+        args = self.args
+        return GlanceHead(GlanceConfig.like(
+            self.model, self.manifest.length, rank=args.rank, width=args.width,
+            shapes=args.shapes))
 
     def loss(
         self, chosen: NDArray[np.int64], random: np.random.Generator
@@ -123,7 +125,8 @@ class GlanceTraining(DrafterTraining):
 
     def own_settings(self) -> dict:
         """Dimensions, dropout and blur."""
-        return {name: getattr(self.args, name) for name in ('rank', 'width', 'dropout', 'blur')}
+        names = ('rank', 'width', 'shapes', 'dropout', 'blur')
+        return {name: getattr(self.args, name) for name in names}
 
     def _kept(self, batch: int, random: np.random.Generator) -> Tensor:
         """Dropout [2, B, width], drawn by numpy: which lane is first must not matter."""

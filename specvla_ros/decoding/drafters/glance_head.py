@@ -33,7 +33,8 @@ class GlanceConfig:
     Dimensions of a glance network.
 
     hidden_size, patches, bins: of its target: width, image tokens, action tokens. length: L, the
-    tokens it guesses. rank: numbers a patch is condensed to; width: of the layers behind them.
+    tokens it guesses. rank: numbers a patch is condensed to; width: of the layers behind them;
+    shapes: curves over the bins that a token's logits are mixed of.
     """
 
     hidden_size: int
@@ -42,6 +43,7 @@ class GlanceConfig:
     length: int
     rank: int = 24
     width: int = 256
+    shapes: int = 64
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -83,7 +85,9 @@ class GlanceHead(nn.Module):
         self.text = nn.Linear(config.hidden_size, config.rank)
         self.first = nn.Linear((config.patches + 1) * config.rank, config.width)
         self.second = nn.Linear(config.width, config.width)
-        self.out = nn.Linear(config.width, config.length * config.bins)
+        # Bins are neighbours: what is likely for one is for the next, and few curves say it all.
+        self.mixture = nn.Linear(config.width, config.length * config.shapes)
+        self.shapes = nn.Linear(config.shapes, config.bins)
 
     def forward(self, patches: Tensor, text: Tensor, kept: Tensor | None = None) -> Tensor:
         """
@@ -95,10 +99,11 @@ class GlanceHead(nn.Module):
         """
         condensed = self.patch(self.norm(patches)).flatten(1)
         seen = torch.cat((condensed, self.text(self.norm(text))), dim=1)
-        first, second = (1, 1) if kept is None else kept
         x = functional.gelu(self.first(functional.gelu(seen)))
-        x = x + functional.gelu(self.second(x * first))
-        return self.out(x * second).view(-1, self.config.length, self.config.bins)
+        first, second = (None, None) if kept is None else kept
+        x = x + functional.gelu(self.second(_times(x, first)))
+        mixture = self.mixture(_times(x, second))
+        return self.shapes(mixture.view(-1, self.config.length, self.config.shapes))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, target: OpenVLA) -> GlanceHead:
@@ -121,3 +126,7 @@ class GlanceHead(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them."""
         save_head(Path(folder), self, {'model_type': _MODEL_TYPE, **asdict(self.config)})
+
+
+def _times(x: Tensor, kept: Tensor | None) -> Tensor:
+    return x if kept is None else x * kept

@@ -26,9 +26,12 @@ from specvla_ros.errors import SpecVLAError
 
 def says(drafter, layout, logits):
     """Let a drafter's head say these logits [L, bins], whatever it sees."""
-    out = drafter.head.out
-    out.weight.zero_()
-    out.bias.copy_(logits.flatten())
+    mixture, shapes = drafter.head.mixture, drafter.head.shapes
+    for parameter in (mixture.weight, mixture.bias, shapes.weight, shapes.bias):
+        parameter.zero_()
+    for token, said in enumerate(logits):  # a shape of its own for each
+        mixture.bias.view(len(logits), -1)[token, token] = 1
+        shapes.weight[:, token] = said
     return drafter
 
 
@@ -120,6 +123,9 @@ def test_within_guesses_the_middle_of_the_likeliest_stretch_but_not_of_the_gripp
         drafter = says(it.glance(0, Glance(within=within)), it.layout, logits)
         guess, _ = trees(it, drafter, [first])
         assert (guess.tokens - first).tolist() == expected
+    sure = surely(it.layout, [first + 50, first + 60, first + 70, first + 80])
+    guess, _ = trees(it, says(it.glance(0, Glance(within=9)), it.layout, sure), [first])
+    assert (guess.tokens - first).tolist() == [50, 60, 70]  # not the end of a stretch around it
     drafter = says(it.glance(0, Glance(within=4, branches=2)), it.layout, logits)
     guess, _ = trees(it, drafter, [first])
     assert abs(int(guess.tokens[3]) - first - 104) > 4  # the next guess is another stretch
@@ -165,7 +171,7 @@ def test_saved_and_loaded_it_says_the_same(lab, tmp_path):
 
 @pytest.mark.parametrize(('change', 'message'), [
     ({'hidden_size': 64}, 'hidden_size is 64, must be the target'),
-    ({'bins': 128}, 'tensor out.weight'),
+    ({'bins': 128}, 'tensor shapes.weight'),
     ({'model_type': 'eagle'}, "is no glance network .model_type 'eagle'"),
     ({'width': 0}, 'glance width is 0, must be a positive whole number'),
     ({'rank': None}, 'glance rank is None'),
