@@ -89,6 +89,7 @@ class DeepDrafter(Drafter):
     def __init__(self, drafter: Drafter, longest: int) -> None:
         """Take the drafter and the most drafts that are ever accepted."""
         self._drafter, self._longest = drafter, longest
+        self.reads_features = drafter.reads_features
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess a tree of the drafter's nodes in another order."""

@@ -48,7 +48,8 @@ class Decoder:
             # Before the target has read the prompt; often no guess at all.
             tree = drafter.guess(draft).to(target.device)
         with stage('prefill'):
-            verified = target.prefill(prompt, tree)  # prompt and guesses in one pass
+            # Prompt and guesses in one pass.
+            verified = target.prefill(prompt, tree, drafter.reads_features)
         while True:
             path = rule.accept(tree, verified, len(tokens), layout)
             tokens += [*path.tokens, path.bonus]

@@ -79,11 +79,15 @@ class FeaturePairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
-    """The last pass: its chain [1, root + 1, h], and hidden states of the chain and the nodes."""
+    """
+    The last pass: its chain [1, root + 1, h], and hidden states of the chain and the nodes.
+
+    hidden: None of a prefill that kept no features.
+    """
 
     start: int
     chain: Tensor
-    hidden: Tensor
+    hidden: Tensor | None
     nodes: Tensor
 
 
@@ -135,11 +139,16 @@ class Target:
         """Embeddings [..., h] of action tokens [...], 0 being the first action id."""
         return self.model.embed_tokens(columns + self.first_id)
 
-    def prefill(self, prompt: Tensor, tree: TokenTree) -> Verified:
-        """Run the prompt [1, S, h] and the guesses of what follows it in one pass."""
+    def prefill(self, prompt: Tensor, tree: TokenTree, features: bool = True) -> Verified:
+        """
+        Run the prompt [1, S, h] and the guesses of what follows it in one pass.
+
+        features: keep those of the prompt for ``new_pairs``. Without, the last layer leaves out
+        the rows that nobody asks: all but the root's and the guesses'.
+        """
         self.cache.reset()
         self._committed.clear()
-        return self._run(prompt, tree)
+        return self._run(prompt, tree, features)
 
     def verify(self, tree: TokenTree) -> Verified:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
@@ -152,9 +161,15 @@ class Target:
         self._root = path.bonus
 
     def new_pairs(self) -> FeaturePairs | None:
-        """Pairs committed since the last call; None if nothing was."""
+        """
+        Pairs committed since the last call; None if nothing was.
+
+        Raises RuntimeError if the prefill kept no features.
+        """
         if not self._committed:
             return None
+        if self._committed[0][0].hidden is None:
+            raise RuntimeError('the prefill kept no features: the drafter lacks reads_features')
         features, embeds = [], []
         for done, path in self._committed:
             features.append(done.hidden)
@@ -165,7 +180,7 @@ class Target:
         self._committed.clear()
         return FeaturePairs(start, torch.cat(features, dim=1), torch.cat(embeds, dim=1))
 
-    def _run(self, chain: Tensor, tree: TokenTree) -> Verified:
+    def _run(self, chain: Tensor, tree: TokenTree, features: bool = True) -> Verified:
         """One pass over a chain [1, S, h], whose last row is the root, and the tree below it."""
         start, root, n = self.cache.length, chain.shape[1] - 1, len(tree)
         rows = self.runner.size(root + 1) + self.runner.size(n)
@@ -173,24 +188,27 @@ class Target:
             self.runner.clear()
         run = self.runner.run(
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), start, root,
+            Padded(tree.ancestor_mask, (0, 1)), start, root, features=features,
         )
         hidden, logits, own = map(self.runner.kept, run)
         nodes = hidden.shape[1] - self.runner.size(n)
-        self._last = _Pass(start, chain, hidden[:, : root + 1], hidden[:, nodes : nodes + n])
+        self._last = _Pass(
+            start, chain, hidden[:, : root + 1] if features else None,
+            hidden[:, nodes : nodes + n])
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
         return Verified(own[: n + 1], logits[: n + 1], self.runner)
 
     def _forward(
         self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,
-        start: int | Tensor, root: int | Tensor,
+        start: int | Tensor, root: int | Tensor, *, features: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Compute a pass: hidden states of chain and nodes, and what root and nodes say.
 
         chain: [1, C, h]; tokens, depth: int64 [G]; ancestors: bool [G, G]. Rows of the chain
-        behind ``root`` are padding, and so may the last nodes be.
+        behind ``root`` are padding, and so may the last nodes be. Without ``features`` the hidden
+        states are those of the root and the nodes only.
         """
         rows, n = chain.shape[1], len(tokens)
         positions = start + self._arange(rows)
@@ -210,10 +228,15 @@ class Target:
             # The mask's padding may be an older tree's. Ancestors stand before their nodes in any
             # tree, so none of it is seen by a node of this one.
             attends[rows:].scatter_(1, places.expand(n, n), ancestors)
-        hidden = self._llama(inputs, positions, attends[None, None], self.cache.at(slots))
-        says = hidden[0]  # of these rows those of the root and the nodes
+        asked = None  # rows of the root and the nodes; of a chain of one these are all
         if rows > 1:
-            says = torch.cat((says.index_select(0, self._arange(1) + root), says[rows:]))
+            asked = torch.cat((self._arange(1) + root, self._arange(n) + rows))
+        hidden = self._llama(
+            inputs, positions, attends[None, None], self.cache.at(slots),
+            None if features else asked)
+        says = hidden[0]
+        if features and asked is not None:
+            says = says.index_select(0, asked)
         logits = self.action_logits(says)
         best, own = logits.max(dim=-1)
         return hidden, logits, (own + self.first_id).where(best.isfinite(), -1)

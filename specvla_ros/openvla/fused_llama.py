@@ -90,14 +90,14 @@ class FusedLayers:
         positions: Tensor,
         mask: Tensor,
         cache: JoinedCache,
-        queries: int | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """
         Hidden states [S, h] of inputs [S, h].
 
         positions: int64 [S], below the table's length. mask: bool [1, 1, S, K], True = attend, K
-        what the cache returns. queries: of a single layer, only the last this many rows go on
-        behind its keys and values; S in the mask and in what comes out is then this.
+        what the cache returns. kept: int64 [R], the rows to compute; of the others the last layer
+        leaves keys and values only, and they don't come out. None = all.
         """
         rows, rotated = x.shape[0], self._heads + self._kv_heads
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
@@ -110,8 +110,10 @@ class FusedLayers:
             query = qkv[:, : self._heads].transpose(0, 1)[None]
             key, value = cache.put(
                 qkv[:, self._heads :].view(rows, 2, self._kv_heads, self._head_dim), index)
-            if queries is not None:
-                query, x, rows = query[:, :, -queries:], x[-queries:], queries
+            if kept is not None and layer is self._layers[-1]:
+                x, query, mask = (
+                    part.index_select(dim, kept) for part, dim in ((x, 0), (query, 2), (mask, 2)))
+                rows = len(kept)
             mixed = functional.scaled_dot_product_attention(
                 query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
             )
@@ -135,15 +137,20 @@ class FusedLlama:
             llama.rotary_emb.inv_freq, positions, self._norm.dtype))
 
     def __call__(
-        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: JoinedCache
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: JoinedCache,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """
-        Hidden states [1, S, h] after the final norm.
+        Hidden states [1, S or R, h] after the final norm.
 
         inputs: [1, S, h]; positions: int64 [S], below the model's limit. mask: bool [1, 1, S, K],
-        True = attend, K what the cache returns.
+        True = attend, K what the cache returns. kept: int64 [R], rows to compute; None = all.
         """
-        hidden = self._layers(inputs[0], positions, mask, cache)
+        hidden = self._layers(inputs[0], positions, mask, cache, kept)
         return self._layers.rms_norm(hidden, self._norm)[None]
 
 

@@ -205,13 +205,17 @@ DRAFTERS = {
 
 
 def play(decoder, it):
-    """Decode three actions in a row, each remembered; tokens and drafts of each."""
+    """
+    Decode three actions in a row, each remembered; tokens and accepted drafts of each.
+
+    How many are drafted may differ: only on the host do merged trees share their beginnings.
+    """
     decoder.warm_up(*it.prompt)
     played = []
     for prompt in (it.prompt, it.longer_prompt, it.prompt):
         tokens, trace = decoder.decode(*prompt)
         decoder.drafter.remember(tokens)
-        played.append((tokens, trace.drafts))
+        played.append((tokens, [accepted for _, accepted in trace.drafts]))
     return played
 
 

@@ -37,18 +37,18 @@ def from_scratch(model, prompt, tokens):
 
 @given(
     seed=st.integers(0, 2**20), kv_heads=st.sampled_from([2, 4]),
-    runner=st.sampled_from(['plain', 'graphs']),
+    runner=st.sampled_from(['plain', 'graphs']), features=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 @torch.inference_mode()
-def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, lab):
+def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, features, lab):
     random = np.random.default_rng(seed)
     it = lab(seed % 4, 7, 1, kv_heads)
     model, target = it.model, Target(it.model, lab.runners[runner]())
     first_id = model.action_tokenizer.first_id
     prompt, tokens = target.embed(*it.prompt), []
     tree = random_tree(random, first_id)
-    verified = target.prefill(prompt, tree)
+    verified = target.prefill(prompt, tree, features)
     pairs = []
     for _ in range(4):
         # Row 0 follows all that is known; row i + 1 follows node i's path.
@@ -70,7 +70,10 @@ def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, la
             target.cache.storage[..., :stop, :], cache.storage[..., :stop, :], rtol=1e-6, atol=1e-6
         )
         tokens += [*accepted, bonus]
-        if random.random() < 0.7:  # a drafter may leave a pass out: nothing is lost
+        if not features:
+            with pytest.raises(RuntimeError, match='kept no features'):
+                target.new_pairs()
+        elif random.random() < 0.7:  # a drafter may leave a pass out: nothing is lost
             pairs.append(target.new_pairs())
             embeds = torch.cat((inputs[:, 1:], model.embed_tokens(torch.tensor([[bonus]]))), 1)
             for name, whole in (('features', hidden), ('embeds', embeds)):

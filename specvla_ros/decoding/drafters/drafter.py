@@ -47,7 +47,11 @@ class Drafter(ABC):
     Guesses the tokens of an action, cheaply.
 
     A tree never goes deeper than ``context.max_depth``.
+
+    reads_features: whether it asks the target for ``new_pairs``; else the prefill keeps none.
     """
+
+    reads_features: bool = False
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess from the start of the action, before the target has seen the image."""

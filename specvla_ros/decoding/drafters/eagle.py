@@ -52,6 +52,8 @@ class DynamicTree:
 class EagleDrafter(Drafter):
     """Draft with an EAGLE network; guesses nothing before the prefill: there are no features."""
 
+    reads_features = True
+
     def __init__(self, head: EagleHead, budget: DynamicTree) -> None:
         self.head = head
         self.budget = budget
@@ -91,11 +93,10 @@ class EagleDrafter(Drafter):
         cache, rows = self._cache, features.shape[1]
         steps = torch.arange(rows, device=features.device) - rows + count  # negative: padding
         slots = (steps + start).where(steps >= 0, cache.spare)
-        attends = (cache.columns < start + count)[None]
+        attends = (cache.columns < start + count).expand(rows, -1)
+        last = torch.arange(rows - 1, rows, device=features.device)
         return self._network(
-            features[0], embeds[0], steps.clamp_min(0) + start, attends, cache.at(slots),
-            queries=1,
-        )
+            features[0], embeds[0], steps.clamp_min(0) + start, attends, cache.at(slots), last)
 
     def _expand(
         self, guessed: Tensor, base: int | Tensor, *, target: Target, depth: int

@@ -269,12 +269,13 @@ class FusedEagle:
         positions: Tensor,
         mask: Tensor,
         cache: KeyValueCache,
-        queries: int | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """
-        Guessed features [S, h] from pairs [S, h]; see ``EagleHead.forward``.
+        Guessed features [S or R, h] from pairs [S, h]; see ``EagleHead.forward``.
 
-        positions: int64 [S]; mask: bool [S or queries, K], K what the cache returns.
+        positions: int64 [S]; mask: bool [S, K], K what the cache returns; kept: int64 [R], the
+        pairs to guess after, None = all.
         """
         x = self._fc(torch.cat((embeds, features), dim=-1))
-        return self._layers(x, positions, mask[None, None], cache, queries)
+        return self._layers(x, positions, mask[None, None], cache, kept)

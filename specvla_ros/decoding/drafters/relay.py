@@ -19,6 +19,7 @@ class RelayDrafter(Drafter):
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         self.drafters = tuple(drafters)
+        self.reads_features = any(drafter.reads_features for drafter in drafters)
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Merge what each guesses before the target has seen the image."""
