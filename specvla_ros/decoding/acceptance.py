@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TYPE_CHECKING
 
 import torch
@@ -128,11 +128,15 @@ class AcceptanceRule(ABC):
         """
         Choose a path on the device: finite, bonus, tokens [G], whether on the path [G], int64.
 
-        Of the G nodes of a tree the first n are no padding.
+        Of the G nodes of a tree the first n are no padding; all of them if n is a plain number.
         """
-        real = torch.arange(len(tokens), device=tokens.device) < n
-        tree = TokenTree(tokens, parents, depth.where(real, 0), ancestors & real, ())
-        scores = self.scores(tree, argmax, position, layout).where(real, -1)
+        tree = TokenTree(tokens, parents, depth, ancestors, ())
+        if isinstance(n, Tensor):
+            real = torch.arange(len(tokens), device=tokens.device) < n
+            tree = replace(tree, depth=depth.where(real, 0), ancestor_mask=ancestors & real)
+        scores = self.scores(tree, argmax, position, layout)
+        if isinstance(n, Tensor):
+            scores = scores.where(real, -1)
         # Row 0 is the root, with no node on its path and nothing to beat but refusals. Of equal
         # scores argmax takes the first.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
@@ -216,11 +220,13 @@ class Bins(AcceptanceRule):
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target, so r = 0 tells them
         # apart.
-        is_action = layout.tokenizer.is_action
-        near = ((drafts - own).abs() <= self.r) & is_action(drafts) & is_action(own)
+        tokenizer = layout.tokenizer
+        near = (drafts - own).abs() <= self.r
+        near &= drafts.minimum(own) >= tokenizer.first_id
+        near &= drafts.maximum(own) <= tokenizer.last_id
         if self.gripper_exact:
             near &= ~layout.is_gripper(positions)
-        return near | (drafts == own)
+        return near.logical_or_(drafts == own)
 
 
 RULES: Mapping[str, type[AcceptanceRule]] = {'strict': Strict, 'bins': Bins}
