@@ -60,7 +60,7 @@ class Runner:
 
         Ints among the inputs may be tensors [] instead, so the function must only do arithmetic
         with them; ``fixed`` is what a graph was captured with. Where graphs are, what is
-        returned is overwritten by the next run of the same function on the same shapes.
+        returned may be overwritten by the next run of any function.
         """
         return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
 
@@ -69,7 +69,7 @@ class Runner:
         return rows
 
     def kept(self, output: Tensor) -> Tensor:
-        """Return an output such that the next run leaves it alone."""
+        """Return an output such that later runs leave it alone."""
         return output
 
     def clear(self) -> None:
@@ -142,7 +142,9 @@ class CudaGraphs(GraphRunner):
     """
     Graphs of a GPU, in one pool of memory.
 
-    They may share it, as they never run at the same time and their outputs are held.
+    They may share it, as they never run at the same time and their outputs are held. But where a
+    graph computes between, a later one may have its outputs: what is read after another graph's
+    run has to be ``kept``.
     """
 
     def __init__(self, device: torch.device) -> None:

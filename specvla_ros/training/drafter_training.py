@@ -1,10 +1,10 @@
 """
 What the trainings of all drafters have in common: frames, steps, measurements, files.
 
-A drafter learns from `specvla regenerate`'s data. `--out` holds a whole folder from the first
-measurement on, each replaced in one go; beside it `<out>.training/` keeps the state to resume
-from and the learning curve (`curve.jsonl`). At the end the deployed decoder tells the acceptance
-length on held-out frames, which neither the target nor the drafter was trained on.
+A drafter learns from `specvla regenerate`'s data. Its folder is whole from the first measurement
+on, each replaced in one go; beside it a folder `….training/` keeps the state to resume from and
+the learning curve (`curve.jsonl`). At the end the deployed decoder tells what it makes of the
+drafter on held-out frames, which neither the target nor the drafter was trained on.
 """
 
 from abc import ABC, abstractmethod
@@ -55,7 +55,7 @@ class DrafterTrainingArgs:
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'float32'
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of weights, order, paths and noise')] = 0
-    resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
+    resume: Annotated[bool, Help(help='go on with an interrupted training')] = False
     holdout: Annotated[float, Help(help="share of episodes for measuring; the target's")] = 0.03
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 1.0
     decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 150
@@ -82,9 +82,16 @@ class Measured(Protocol):
 
 
 class DrafterTraining(ABC):
-    """One training of a drafter, from the target's words to a folder; `name` is the command's."""
+    """
+    One training of a drafter, from the target's words to a folder.
+
+    name: of the command; option: of its that says where the drafter goes; keep: folders in that
+    place which are not this training's.
+    """
 
     name: ClassVar[str]
+    option: ClassVar[str]
+    keep: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, args: DrafterTrainingArgs, optimizer: OptimizerSettings, out: Path, state: Path
@@ -212,7 +219,7 @@ class DrafterTraining(ABC):
 
     def _save(self, point: dict) -> None:
         """Write the averaged weights as a drafter, and the state to resume from."""
-        with replace_folder(self.out) as folder:
+        with replace_folder(self.out, self.keep) as folder:
             self.optimizer.averaged.save_pretrained(folder)
             (folder / 'training.json').write_text(json.dumps(
                 {'target_sha256': self.target_sha256, 'measured': point}, indent=1) + '\n')
@@ -238,7 +245,7 @@ class DrafterTraining(ABC):
             if path.exists():
                 raise SpecVLAError(
                     f'{self.state_folder} holds a training: add --resume to go on with it, '
-                    'choose another --out, or delete that folder')
+                    f'choose another {self.option}, or delete that folder')
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
@@ -249,7 +256,7 @@ class DrafterTraining(ABC):
             if saved[name] != value:
                 raise SpecVLAError(
                     f'--resume with {name} {value!r}, but the training in {self.state_folder} '
-                    f'began with {saved[name]!r}: use that, or another --out')
+                    f'began with {saved[name]!r}: use that, or another {self.option}')
 
     def _settings(self) -> dict:
         """What a resumed training must have in common with the interrupted one."""

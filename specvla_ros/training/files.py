@@ -1,6 +1,6 @@
 """Files and folders that are either whole or not there."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
@@ -20,13 +20,13 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """
     Give an empty folder to fill; it becomes `folder` if nothing is raised.
 
-    What `folder` held before is gone then, but for folders in it that the new one doesn't have:
-    they are somebody else's. The swap is two renames: between them, for an instant, there is no
-    folder, never half of one.
+    What `folder` held before is gone then, but for the folders in it that `keep` names: they are
+    somebody else's. The swap is two renames: between them, for an instant, there is no folder,
+    never half of one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f'{folder.name}.{os.getpid()}.part')
@@ -35,9 +35,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for other in folder.glob('*/'):
-            if not (temporary / other.name).exists():
-                shutil.copytree(other, temporary / other.name)
+        for other in keep:
+            if (folder / other).is_dir():
+                shutil.copytree(folder / other, temporary / other)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 import tyro
 
+from specvla_ros.decoding.drafters import GLANCE_FOLDER
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
@@ -61,7 +62,7 @@ def run(args: TrainDrafterArgs) -> int:
 class EagleTraining(DrafterTraining):
     """One training of an EAGLE network."""
 
-    name = 'train drafter'
+    name, option, keep = 'train drafter', '--out', (GLANCE_FOLDER,)
 
     def __init__(self, args: TrainDrafterArgs) -> None:
         out = args.out or args.target / 'drafter'

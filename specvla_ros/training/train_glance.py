@@ -71,7 +71,7 @@ def run(args: TrainGlanceArgs) -> int:
 class GlanceTraining(DrafterTraining):
     """One training of a glance network."""
 
-    name = 'train glance'
+    name, option = 'train glance', '--drafter'
 
     def __init__(self, args: TrainGlanceArgs) -> None:
         self.drafter = args.drafter or args.target / 'drafter'

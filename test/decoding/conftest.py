@@ -150,13 +150,15 @@ class TracedGraphs(GraphRunner):
     line of its Python runs again, what it read from objects is baked in, asking for a tensor's
     value fails, and so does a constant made on the host. So what is right here depends on nothing
     but its inputs and the tensors it was captured with, as in a CUDA graph, and inputs are padded
-    as for one. Outputs stand in the same memory every time.
+    as for one. Outputs stand in the same memory every time, and graphs share a pool: a replay may
+    overwrite what another graph has returned, so here it does.
     """
 
     FORBIDDEN = {'aten.lift_fresh_copy.default', 'aten._local_scalar_dense.default'}
 
     def __init__(self) -> None:
         super().__init__(torch.device('cpu'))
+        self._returned: list[tuple[torch.Tensor, ...]] = []
 
     def _capture(
         self, function: Callable[..., Any], buffers: tuple[torch.Tensor, ...]
@@ -164,12 +166,16 @@ class TracedGraphs(GraphRunner):
         traced = make_fx(function)(*buffers)
         assert not self.FORBIDDEN & {str(node.target) for node in traced.graph.nodes}
         outputs = traced(*buffers)
+        mine = outputs if isinstance(outputs, tuple) else (outputs,)
+        self._returned.append(mine)
 
         def replay() -> None:
             news = traced(*buffers)
+            for theirs in self._returned:
+                for output in theirs:
+                    output.fill_(torch.nan if output.is_floating_point() else 1 << 40)
             news = news if isinstance(news, tuple) else (news,)
-            olds = outputs if isinstance(outputs, tuple) else (outputs,)
-            for output, new in zip(olds, news, strict=True):
+            for output, new in zip(mine, news, strict=True):
                 output.copy_(new)
 
         return replay, outputs

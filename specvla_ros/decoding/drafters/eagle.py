@@ -78,8 +78,9 @@ class EagleDrafter(Drafter):
             Padded(part, (1,), at_end=True, least=2) for part in (pairs.features, pairs.embeds)
         )
         feature = target.runner.run(self._absorb, features, embeds, start, count)
-        *nodes, finite = target.runner.run(
+        grown = target.runner.run(
             self._expand, feature, cache.length, target=target, depth=depth)
+        *nodes, finite = map(target.runner.kept, grown)  # read after the pass that verifies them
         return TokenTree(*nodes, ('eagle',) * len(nodes[0]), finite)
 
     def _absorb(

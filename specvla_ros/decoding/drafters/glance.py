@@ -104,7 +104,7 @@ class GlanceDrafter(Drafter):
         if reach:
             near = 2 * reach + 1
             around = functional.avg_pool1d(chances, near, 1, reach) * near + _OWN * chances
-            for position in range(len(chances) - 1):  # the last token is never guessed
+            for position in range(len(chances)):
                 if layout.is_gripper(position):
                     around[position] = chances[position]
             chances = around
