@@ -30,7 +30,7 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
 from specvla_ros.training.files import replace_file, replace_folder
-from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
+from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
@@ -96,7 +96,7 @@ class DrafterTraining(ABC):
     def __init__(
         self, args: DrafterTrainingArgs, optimizer: OptimizerSettings, out: Path, state: Path
     ) -> None:
-        check(args)
+        check_schedule(args)
         self.args, self.out, self.state_folder = args, out, state
         self.progress = TrainingProgress(self.name, Console())
         saved = self._saved_state()
@@ -263,16 +263,3 @@ class DrafterTraining(ABC):
         names = ('suite', 'batch', 'lanes', 'dtype', 'seed', 'holdout')
         return {name: getattr(self.args, name) for name in names} | {
             'target_sha256': self.target_sha256, 'frames': len(self.frames)} | self.own_settings()
-
-
-def check(args: DrafterTrainingArgs) -> None:
-    """Refuse settings that can't be."""
-    for name in ('batch', 'lanes'):
-        if getattr(args, name) < 1:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
-    if args.batch % args.lanes:
-        raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
-    if args.dtype not in ('bfloat16', 'float32'):
-        raise SpecVLAError(f'dtype is {args.dtype!r}, must be bfloat16 or float32')
-    if args.minutes <= 0 and args.epochs <= 0:
-        raise SpecVLAError('minutes and epochs are both 0: one must be positive')

@@ -37,7 +37,7 @@ from specvla_ros.training.objective import (
     target_loss,
     vision_loss,
 )
-from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
+from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
 from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.shape import new_target, TargetShape
@@ -341,15 +341,7 @@ class Training:
 
 def _check(args: TrainTargetArgs) -> None:
     """Refuse settings that can't be."""
-    for name in ('batch', 'lanes'):
-        if getattr(args, name) < 1:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
-    if args.batch % args.lanes:
-        raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
-    if args.dtype not in ('bfloat16', 'float32'):
-        raise SpecVLAError(f'dtype is {args.dtype!r}, must be bfloat16 or float32')
-    if args.minutes <= 0 and args.epochs <= 0:
-        raise SpecVLAError('minutes and epochs are both 0: one must be positive')
+    check_schedule(args)
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 

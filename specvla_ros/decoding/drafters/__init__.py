@@ -80,7 +80,8 @@ def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
         if place is None or not place.is_dir():
             raise SpecVLAError(
                 f'decoder {config.name} drafts with {name}, but there is no drafter folder'
-                f'{f" {place}" if place else ""}; give one, or use the decoder ar'
+                f'{f" {place}" if place else ""}; give one, or use the decoder ar (`specvla train '
+                f'{"drafter" if name == "eagle" else name}` makes one)'
             )
 
 
