@@ -39,7 +39,9 @@ from specvla_ros.rotation import rotation_vectors
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
 _MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
-_PROMPT_LENGTHS = (64, 32)  # tokens; LIBERO's instructions make 25 to 45 of Llama-2's
+# Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
+_LONGEST_PROMPT, _PROMPT_STEP = 64, 32
+_SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -204,8 +206,10 @@ class Policy:
         """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""
         config, device = self.checkpoint.model.config, self.checkpoint.model.device
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
+        shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
+        lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
         # Twice: should a cache grow on the way, what was captured before is captured again.
-        for length in 2 * _PROMPT_LENGTHS:
+        for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
         self.reset()

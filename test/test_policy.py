@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.configuration import Component, DecoderConfig, load_dataset, load_preset
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint, Policy, to_si
@@ -119,6 +120,37 @@ def test_warming_up_leaves_nothing_behind(policy, decoder):
     for seed in (0, 0, 1):
         action, other = (it.act(fake_frame(seed), INSTRUCTION) for it in (fresh, warm))
         assert (action.tokens, action.trace.drafts) == (other.tokens, other.trace.drafts)
+
+
+class CountingRunner(GraphRunner):
+    """Counts captures and computes anew at each replay."""
+
+    def _capture(self, function, buffers):
+        outputs = function(*buffers)
+
+        def replay():
+            news = function(*buffers)
+            pairs = [(outputs, news)] if isinstance(outputs, torch.Tensor) else zip(outputs, news)
+            for output, new in pairs:
+                output.copy_(new)
+
+        return replay, outputs
+
+
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'history'])
+@pytest.mark.parametrize('instruction', ['take action', INSTRUCTION, 8 * 'pick up the milk '])
+def test_no_prompt_of_a_usual_length_is_captured_while_acting(
+    policy, decoder, instruction, monkeypatch,
+):
+    monkeypatch.setattr('specvla_ros.decoding.target.runner_on', CountingRunner)
+    policy = policy.with_decoder(decoder)
+    policy.warm_up()
+    runner = policy._decoder.target.runner
+    captures = runner.captures
+    assert captures > 2
+    for seed in (0, 1, 1):
+        policy.act(fake_frame(seed), instruction)
+    assert runner.captures == captures
 
 
 def test_strict_gives_what_ar_does_on_the_same_quantised_weights(folder):

@@ -11,9 +11,11 @@ function is simply called: the same function.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+import gc
 import threading
 from typing import Any
 
@@ -140,16 +142,17 @@ class GraphRunner(Runner, ABC):
 
 class CudaGraphs(GraphRunner):
     """
-    Graphs of a GPU, in one pool of memory.
+    Graphs of a GPU, in one pool of memory, which holds all that they compute in.
 
-    They may share it, as they never run at the same time and their outputs are held. But where a
-    graph computes between, a later one may have its outputs: what is read after another graph's
-    run has to be ``kept``.
+    They may share it, as they never run at the same time and their outputs are held. But a later
+    graph may overwrite these outputs: ``kept`` copies what is read after another graph has run.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._pool = torch.cuda.graph_pool_handle()
+        # torch's default stream for captures is on the device that captured first.
+        self._stream = torch.cuda.Stream(device)
 
     def clear(self) -> None:
         """Forget all graphs, and their pool: one without graphs can't be captured to again."""
@@ -161,11 +164,13 @@ class CudaGraphs(GraphRunner):
     ) -> tuple[Callable[[], None], Any]:
         # A capture is of the current device, whatever its tensors are on. Another thread may go
         # on acting meanwhile: that only replays.
-        with _CAPTURING, torch.cuda.device(self._device):
+        with _CAPTURING, torch.cuda.device(self._device), _no_collection():
             for _ in range(_WARM_UPS):
                 function(*buffers)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local'):
+            with _own_workspaces(), torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode='thread_local',
+            ):
                 outputs = function(*buffers)
         return graph.replay, outputs
 
@@ -177,6 +182,36 @@ class _Captured:
     buffers: tuple[Tensor, ...]
     replay: Callable[[], None]
     outputs: Any
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """
+    Let a graph's cuBLAS compute in the graph's pool.
+
+    cuBLAS takes a workspace per stream, 32 MiB on Hopper, at its first product there, and torch
+    holds it for good. In a graph it would be memory of nobody's: `torch.compile` gives these
+    workspaces back, and the next replay wrote where others had their tensors (an illegal access
+    on an H200, beside `generate-compiled`). And one stayed behind for each stream that was ever
+    captured. Without a workspace a capture takes one in its own pool.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage: a dead policy's graphs can't end in a capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def runner_on(device: torch.device) -> Runner:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn, Tensor
@@ -132,6 +133,12 @@ def _norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
     return lambda x: functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream beside a device's others: libraries hold memory for each."""
+    return torch.cuda.Stream(device)
+
+
 class _Beside:
     """Records a block's work beside what follows it, in a CUDA graph; elsewhere it just runs."""
 
@@ -139,7 +146,7 @@ class _Beside:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-            self._stream = torch.cuda.Stream(device)
+            self._stream = _side_stream(device)
         # Of None this is a context that does nothing.
         self._context = torch.cuda.stream(self._stream)
 

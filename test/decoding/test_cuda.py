@@ -1,5 +1,6 @@
 """On a GPU: graphs say what plain calls say; what waits and allocates is counted."""
 
+import gc
 import warnings
 
 import pytest
@@ -81,12 +82,49 @@ def test_nothing_is_captured_after_the_warm_up_not_even_where_the_cache_has_grow
     assert decoder.target.runner.captures == captures > 3
 
 
-def test_graphs_in_bfloat16(it, lab):
-    model = lab.new_model(0).to('cuda', torch.bfloat16)
-    it.model, tokenizer = model, it.layout.tokenizer
+@pytest.fixture
+def in_bfloat16(it, lab):
+    """Return a decoder as a 7B has it."""
+    it.model = lab.new_model(0).to('cuda', torch.bfloat16)
     drafter = it.eagle(3, DynamicTree(3, 4, 12))
     drafter = EagleDrafter(drafter.head.to('cuda', torch.bfloat16), drafter.budget)
-    decoder = Decoder(Target(model), drafter, Bins(9), it.layout)
+    return Decoder(Target(it.model), drafter, Bins(9), it.layout)
+
+
+def test_graphs_leave_no_workspace_of_cublas_behind(it, in_bfloat16):
+    in_bfloat16.warm_up(*it.prompt)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch._C._cuda_clearCublasWorkspaces()  # as `torch.compile` does before it captures
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_graphs_need_no_memory_that_others_may_take_back(it, in_bfloat16):
+    in_bfloat16.warm_up(*it.prompt)
+    expected = in_bfloat16.decode(*it.prompt)[0]
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = [torch.full((2**24,), torch.nan, device='cuda') for _ in range(8)]
+    assert in_bfloat16.decode(*it.prompt)[0] == expected
+    assert all(other.isnan().all() for other in others)
+
+
+def test_a_decoder_that_is_gone_leaves_no_memory_behind(it, in_bfloat16):
+    def reserved():
+        decoder = Decoder(Target(it.model), NoDrafter(), Bins(9), it.layout)
+        decoder.warm_up(*it.prompt)
+        del decoder
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    first = reserved()
+    assert [reserved() for _ in range(3)] == 3 * [first]
+
+
+def test_graphs_in_bfloat16(it, in_bfloat16):
+    decoder, tokenizer = in_bfloat16, it.layout.tokenizer
     first = decoder.decode(*it.prompt)[0]
     assert all(tokenizer.is_action(token) for token in first)
     assert decoder.decode(*it.prompt)[0] == first
