@@ -109,6 +109,10 @@ class CacheWriter:
         layer.index_copy_(3, self._slots, entries.permute(1, 2, 0, 3)[:, None])
         return layer[0], layer[1]
 
+    def slots(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's storage [2, 1, heads, capacity, d] and the slots to write, [S]."""
+        return self._layers[layer_idx], self._slots
+
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: object
     ) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@ The Llama as inference runs it: the same weights in fewer and larger operations.
 
 A pass over one token is over so soon on a small model, or on a fast GPU, that calling modules
 costs more than multiplying matrices. Here q, k and v are one product, gate and up another, and
-one rotation turns queries and keys; what a layer computes is transformers' `LlamaModel`, which
-stays the reference and what training differentiates.
+what lies between the products is a few ``small_operations``. What a layer computes is
+transformers' `LlamaModel`, which stays the reference and what training differentiates.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from .joined import joined, Product
+from .small_operations import Place, small_operations
 
 _joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
 _PADDING = 128  # positions beyond the model's that padded rows of a pass may have
@@ -30,14 +31,6 @@ class KeyValueCache(Protocol):
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Take a layer's new [B, heads, S, d] and return all it holds, [B, heads, K, d]."""
-        ...
-
-
-class JoinedCache(Protocol):
-    """What a fused pass asks of a cache."""
-
-    def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Take a layer's new [S, 2, heads, d], keys first; return all it holds as ``update``."""
         ...
 
 
@@ -70,13 +63,13 @@ class FusedLayers:
     The modules' parameters are replaced by views of the joined weights: nothing is held twice,
     and a change in place of either is one of both.
 
-    cos, sin: rotations for ``rotate``, [positions, 1, d].
+    cos, sin: rotations for ``small_operations.rotate``, [positions, 1, d].
     """
 
     def __init__(
         self, layers: Iterable[nn.Module], config: Dimensions, cos: Tensor, sin: Tensor
     ) -> None:
-        self._dim, self._eps = (config.hidden_size,), config.rms_norm_eps
+        self._eps, self._small = config.rms_norm_eps, small_operations(cos.device)
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim
         self._cos, self._sin = cos, sin
@@ -89,7 +82,7 @@ class FusedLayers:
         x: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: JoinedCache,
+        cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
         """
@@ -99,17 +92,15 @@ class FusedLayers:
         what the cache returns. kept: int64 [R], the rows to compute; of the others the last layer
         leaves keys and values only, and they don't come out. None = all.
         """
-        rows, rotated = x.shape[0], self._heads + self._kv_heads
+        rows, small = x.shape[0], self._small
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         mask = additive(mask, x.dtype)
         x = x.clone()  # the sum that the layers add to, in place
         for index, layer in enumerate(self._layers):
             normed = x if layer.input_norm is None else self.rms_norm(x, layer.input_norm)
             qkv = layer.qkv(normed).view(rows, -1, self._head_dim)
-            rotate_(qkv[:, :rotated], cos, sin)
+            key, value = small.rotate_and_put(qkv, self._heads, cos, sin, cache, index)
             query = qkv[:, : self._heads].transpose(0, 1)[None]
-            key, value = cache.put(
-                qkv[:, self._heads :].view(rows, 2, self._kv_heads, self._head_dim), index)
             if kept is not None and layer is self._layers[-1]:
                 x, query, mask = (
                     part.index_select(dim, kept) for part, dim in ((x, 0), (query, 2), (mask, 2)))
@@ -118,13 +109,12 @@ class FusedLayers:
                 query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
             )
             layer.out.add_to(x, mixed[0].transpose(0, 1).reshape(rows, -1))
-            gate, up = layer.gate_up(self.rms_norm(x, layer.mlp_norm)).chunk(2, -1)
-            layer.down.add_to(x, functional.silu(gate) * up)
+            layer.down.add_to(x, small.gated(layer.gate_up(self.rms_norm(x, layer.mlp_norm))))
         return x
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """Llama's norm of [S, h]."""
-        return functional.rms_norm(x, self._dim, weight, self._eps)
+        return self._small.rms_norm(x, weight, self._eps)
 
 
 class FusedLlama:
@@ -141,7 +131,7 @@ class FusedLlama:
         inputs: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: JoinedCache,
+        cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
         """
@@ -160,22 +150,6 @@ def _rotations(inv_freq: Tensor, positions: int, dtype: torch.dtype) -> tuple[Te
     angles = (numbers[:, None].float() * inv_freq)[:, None]
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """
-    Llama's rotary embedding of heads [..., d], ``sin`` negative in its first half.
-
-    It turns (x, y), the halves of a head, to (x cos - y sin, y cos + x sin): with the halves
-    swapped one multiply-add, given the signs.
-    """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """``rotate``, in place."""
-    swapped = x.roll(x.shape[-1] // 2, -1)
-    x.mul_(cos).addcmul_(swapped, sin)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

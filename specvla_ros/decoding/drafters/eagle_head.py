@@ -22,9 +22,10 @@ from torch.nn import functional
 
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache, rotate
+from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache
 from specvla_ros.openvla.joined import joined
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.small_operations import rotate
 
 from .head_files import load_head, save_head
 

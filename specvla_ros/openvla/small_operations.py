@@ -1,0 +1,99 @@
+"""
+What a Llama layer computes between its products: norm, rotation, gate.
+
+On a fast GPU a small kernel of a single-token pass takes a microsecond to start and two to run,
+whatever it computes: ten a layer were a quarter of a 7B's pass on an H200. Triton, which comes
+with torch for CUDA, makes one kernel of each of these operations. Elsewhere they are torch's own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Place(Protocol):
+    """Where a pass puts its keys and values; see ``decoding.cache.CacheWriter``."""
+
+    def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Take a layer's new [S, 2, heads, d], keys first; return all it holds."""
+        ...
+
+    def slots(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's storage [2, 1, heads, K, d] and the slots of the new rows, [S]."""
+        ...
+
+
+class SmallOperations:
+    """The operations, by torch: what any other implementation is held against."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Llama's norm of [S, h], with weights [h]."""
+        return functional.rms_norm(x, weight.shape, weight, eps)
+
+    def rotate_and_put(
+        self, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor, place: Place, layer_idx: int,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Turn queries and keys, and put keys and values where they belong.
+
+        qkv: [S, heads + 2 · kv_heads, d], turned in place; keys may be left unturned there.
+        heads: of the queries. cos, sin: [S, 1, d], as for ``rotate``.
+        Returns all keys and values of the layer, each [1, kv_heads, K, d].
+        """
+        rows, all_heads, dim = qkv.shape
+        kv_heads = (all_heads - heads) // 2
+        rotate_(qkv[:, : heads + kv_heads], cos, sin)
+        return place.put(qkv[:, heads:].view(rows, 2, kv_heads, dim), layer_idx)
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) · up, [S, n], of both side by side, [S, 2 n]."""
+        gate, up = gate_up.chunk(2, -1)
+        return functional.silu(gate) * up
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """
+    Llama's rotary embedding of heads [..., d], ``sin`` negative in its first half.
+
+    It turns (x, y), the halves of a head, to (x cos - y sin, y cos + x sin): with the halves
+    swapped one multiply-add, given the signs.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """``rotate``, in place."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    x.mul_(cos).addcmul_(swapped, sin)
+
+
+@cache
+def small_operations(device: torch.device) -> SmallOperations:
+    """
+    Return the fastest implementation that runs on a device.
+
+    Triton compiles its kernels here, with the C compiler of the machine. Where it can't, a
+    warning says why and torch's are taken.
+    """
+    if device.type != 'cuda':
+        return SmallOperations()
+    try:
+        from .triton_operations import TritonOperations
+
+        made = TritonOperations()
+        with torch.cuda.device(device), torch.inference_mode():
+            made.gated(torch.ones(1, 4, device=device))
+    except Exception as error:  # what Triton raises is of many kinds, and none stops the model
+        reason = ' '.join(str(error).split())[:200]
+        warnings.warn(
+            f'Triton does not run on {device} ({type(error).__name__}: {reason}): small kernels '
+            "are torch's, and a pass of a 7B takes about a tenth longer; install torch's own "
+            'triton and a C compiler', stacklevel=2)
+        return SmallOperations()
+    return made
