@@ -28,7 +28,7 @@ ROSDEP = {
     'numpy': 'python3-numpy', 'matplotlib': 'python3-matplotlib', 'rich': 'python3-rich',
 }
 # Stand-ins: on wheels these are not to be had, on a robot they come with ROS.
-ONLY_WITH_APT = {'control_msgs', 'cv_bridge', 'launch', 'launch_ros'}
+ONLY_WITH_APT = {'control_msgs', 'launch', 'launch_ros'}
 # Too big to come along for what it does; without it the node says what to install.
 BY_HAND = {'rerun'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
