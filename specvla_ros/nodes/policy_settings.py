@@ -153,12 +153,17 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
     """
     Load the weights, warm up, and see that the model acts.
 
-    :raises ValueError, FileNotFoundError: the checkpoint, drafter, preset or key can't be used
+    :raises ValueError, FileNotFoundError: the checkpoint, drafter, preset or key can't be used, or
+        a library can't be loaded
     """
     config = settings.decoder_config  # the cheapest check first
-    import torch
+    try:
+        import torch
 
-    from specvla_ros.policy import Policy
+        from specvla_ros.policy import Policy
+    except ImportError as error:  # a library that was built for another numpy, say
+        raise SpecVLAError(f"the policy's libraries can't be loaded ({error}): `specvla doctor` "
+                           'says which and what to do') from error
     torch.set_num_threads(settings.threads or free_cores())
     policy = Policy.load(
         settings.checkpoint or None, decoder=config, drafter=settings.drafter or None,
