@@ -41,9 +41,10 @@ TOPIC_PARAMETERS = (
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
               'sensor_msgs/CompressedImage (JPEG, PNG) on `image/compressed`',
               choices=('raw', 'compressed'), reloadable=True),
-    Parameter('camera_reliability', 'best_effort', 'reliability asked of the camera: best_effort '
-              'hears every camera; reliable only those that offer it',
-              choices=('best_effort', 'reliable'), reloadable=True),
+    Parameter('camera_reliability', 'auto', 'reliability asked of the camera; auto: what it '
+              'offers; best_effort hears every camera, but loses large frames; reliable hears '
+              'only those that offer it', choices=('auto', 'best_effort', 'reliable'),
+              reloadable=True),
     Parameter('publish_twist', False, 'publish velocities for MoveIt Servo on delta_twist_cmds',
               reloadable=True),
     Parameter('publish_pose', False, 'publish poses on target_pose, where current_pose is known',

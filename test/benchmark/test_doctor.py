@@ -86,7 +86,8 @@ def test_an_opencv_that_was_built_for_another_numpy_is_one_line(module, tmp_path
 
 
 def test_a_second_opencv_is_noted(module, tmp_path):
-    module('cv2', f'import sys; sys.path.remove({str(tmp_path)!r}); del sys.modules["cv2"]; import cv2')
+    module('cv2', f'import sys; sys.path.remove({str(tmp_path)!r}); del sys.modules["cv2"]\n'
+                  'import cv2')
     finding = doctor.check_opencv()
     assert finding.state == 'note' and f'{tmp_path}/cv2 hides ' in finding.detail
     assert 'keep one' in finding.todo
@@ -95,7 +96,7 @@ def test_a_second_opencv_is_noted(module, tmp_path):
 @pytest.mark.parametrize('text, state, found', [
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): pass', 'ok', 'with numpy 2'),
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
-     'raise ImportError("numpy.core.multiarray failed to import")', 'note', 'does not work: numpy'),
+     'raise ImportError("numpy.core.multiarray failed")', 'note', 'does not work: numpy'),
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
      'import os; os.kill(os.getpid(), 11)', 'note', 'the process crashes in cv_bridge'),
 ])
