@@ -37,15 +37,17 @@ assert (cv2.imdecode(cv2.imencode('.png', rgb)[1], cv2.IMREAD_COLOR) == rgb).all
 print(cv2.__version__, 'with', with_numpy, '|', ', '.join(map(str, copies)))
 """
 CV_BRIDGE = """
-import sys
-import cv_bridge, numpy
+import importlib.util, sys
+import numpy
 from types import SimpleNamespace
-found = f'{cv_bridge.__file__}, with numpy {numpy.__version__} in {numpy.__file__}'
+found = (f'{importlib.util.find_spec("cv_bridge").origin}, with numpy {numpy.__version__} in '
+         f'{numpy.__file__}')
 print('the process crashes in cv_bridge,', found, flush=True)
 try:
+    from cv_bridge import CvBridge
     image = SimpleNamespace(height=4, width=4, encoding='bayer_rggb8', is_bigendian=0, step=4,
                             data=bytes(16))
-    cv_bridge.CvBridge().imgmsg_to_cv2(image, 'rgb8')
+    CvBridge().imgmsg_to_cv2(image, 'rgb8')
 except Exception as error:
     sys.exit(f'cv_bridge, {found}, does not work: ' + ' '.join(str(error).split()))
 print(found)

@@ -99,6 +99,7 @@ def test_a_second_opencv_is_noted(module, tmp_path):
      'raise ImportError("numpy.core.multiarray failed")', 'note', 'does not work: numpy'),
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
      'import os; os.kill(os.getpid(), 11)', 'note', 'the process crashes in cv_bridge'),
+    ('raise AttributeError("_ARRAY_API not found")', 'note', '_ARRAY_API not found'),
 ])
 def test_a_cv_bridge_that_was_built_for_another_numpy_is_noted(module, text, state, found):
     module('cv_bridge', text)

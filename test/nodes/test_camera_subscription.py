@@ -1,6 +1,8 @@
 """A camera is asked for what it offers, also when it comes late or back with another offer."""
 import array
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -11,6 +13,7 @@ from std_msgs.msg import String
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.camera_subscription import CameraSubscription
 
+ROOT = Path(__file__).parents[2]
 BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
 
 
@@ -172,3 +175,13 @@ def test_large_frames_come_through_and_a_change_of_camera_is_noticed(probe, star
     frame.height, frame.data = 8, array.array('B', bytes(8 * 1920))
     probe.wait_for_subscribers(camera)
     answered(camera)
+
+
+def test_a_frame_of_4k_is_one_message_and_several_fit_the_segment():
+    name = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds_large_images.xml').getroot()
+    segment, message = (int(root.find(f'.//{name}{tag}').text)
+                        for tag in ('segment_size', 'maxMessageSize'))
+    assert message > 3840 * 2160 * 3 and segment >= 4 * message
+    made = [element.text for element in root.iter(f'{name}transport_id')]
+    assert made[:2] == made[2:] and len(made) == 4
