@@ -148,13 +148,16 @@ def check_opencv() -> Finding:
                       f'{SETUP}')
     if finding.state != 'ok':
         return finding
-    version, _, copies = finding.detail.partition(' | ')
+    version, copies, wheels = finding.detail.split(' | ')
     used, *others = copies.split(', ')
     detail = f'{version}; {used}'
-    if not others:
-        return Finding('OpenCV', 'ok', detail)
-    return Finding('OpenCV', 'note', f'{detail} hides {", ".join(others)}', 'what was built for '
-                   f'one of them can crash with the other: keep one; {ROBOT_SETUP}')
+    if others:
+        return Finding('OpenCV', 'note', f'{detail} hides {", ".join(others)}', 'what was built '
+                       f'for one of them can crash with the other: keep one; {ROBOT_SETUP}')
+    if ', ' in wheels:
+        return Finding('OpenCV', 'note', f'{detail} is mixed of {wheels}', 'uninstall all of them '
+                       'with pip, then install the one you need again')
+    return Finding('OpenCV', 'ok', detail)
 
 
 def check_cv_bridge() -> Finding:

@@ -14,9 +14,11 @@ if gpus:
 print(torch.__version__, '|', ', '.join(gpus))
 """
 # What is printed first is what is left to say where the next lines crash the process. A second
-# OpenCV is found by its files: pip doesn't know of apt's.
+# OpenCV is found by its files, as pip doesn't know of apt's; two wheels (opencv-python and
+# opencv-python-headless, say) overwrite each other's files.
 OPENCV = """
 import sys
+from importlib import metadata
 from pathlib import Path
 import numpy
 copies = [found for folder in dict.fromkeys(sys.path) for found in Path(folder or '.').glob('cv2*')
@@ -34,7 +36,10 @@ mosaic[::2, ::2] = 200
 rgb = cv2.cvtColor(mosaic, cv2.COLOR_BayerBG2RGB)
 assert rgb[4, 4].tolist() == [200, 0, 0], f'a red light came out as {rgb[4, 4]}'
 assert (cv2.imdecode(cv2.imencode('.png', rgb)[1], cv2.IMREAD_COLOR) == rgb).all(), 'wrong PNG'
-print(cv2.__version__, 'with', with_numpy, '|', ', '.join(map(str, copies)))
+wheels = {f'{wheel.name} {wheel.version}' for wheel in metadata.distributions()
+          if (wheel.name or '').lower().replace('_', '-').startswith('opencv-')}
+print(cv2.__version__, 'with', with_numpy, '|', ', '.join(map(str, copies)), '|',
+      ', '.join(sorted(wheels)) or 'no wheel')
 """
 CV_BRIDGE = """
 import importlib.util, sys

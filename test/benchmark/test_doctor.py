@@ -93,6 +93,17 @@ def test_a_second_opencv_is_noted(module, tmp_path):
     assert 'keep one' in finding.todo
 
 
+def test_two_wheels_of_opencv_are_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    info = tmp_path / 'opencv_python-4.9.0.80.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: opencv-python\n'
+                                   'Version: 4.9.0.80\n')
+    finding = doctor.check_opencv()
+    assert finding.state == 'note' and 'pip' in finding.todo
+    assert 'is mixed of opencv-python 4.9.0.80, opencv-python-headless 5' in finding.detail
+
+
 @pytest.mark.parametrize('text, state, found', [
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): pass', 'ok', 'with numpy 2'),
     ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
