@@ -3,25 +3,25 @@ Camera messages → RGB frames and time stamps; needs no ROS.
 
 So a bag is read exactly as a live topic is. A message is anything with the fields of
 `sensor_msgs/msg/Image` or `CompressedImage`: rclpy's own classes and a bag reader's alike.
+
+A robot moves on what comes out here. Whatever is not surely a colour picture is refused, and
+nothing but SpecVLAError leaves: a node logs it as one line and publishes nothing.
 """
 
-from dataclasses import dataclass
+from numbers import Integral
+import re
 from typing import Any, Protocol
 
 import numpy as np
 
+from specvla_ros.encodings import Encoding, find_encoding
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.pictures import decode_picture, in_one_line, MOST_PIXELS, refuse_grey
 
-_JPEG = b'\xff\xd8'  # how every JPEG begins, one that was cut off too
-# Encodings that only need their channels picked, and OpenCV's name for that: numpy takes over 1 ms
-# for a frame of 640 x 480, OpenCV a fiftieth. Everything else goes through a library.
-_CHANNELS = {
-    'rgb8': (3, None),
-    'bgr8': (3, 'COLOR_BGR2RGB'),
-    'rgba8': (4, 'COLOR_RGBA2RGB'),
-    'bgra8': (4, 'COLOR_BGRA2RGB'),
-    'mono8': (1, 'COLOR_GRAY2RGB'),
-}
+# Words of `CompressedImage.format` that name depth or channels without colour: the encodings
+# 16UC1, 32FC1, 8UC3 ..., and `compressedDepth` of compressed_depth_image_transport.
+_NO_COLOUR = re.compile(r'\d+[usf](c\d*)?|compresseddepth|depth|rvl|z16|y16')
+_GREY = re.compile(r'mono\d*|gr[ae]y\d*|y8')
 
 
 class ImageMessage(Protocol):
@@ -42,61 +42,60 @@ class CompressedMessage(Protocol):
     data: Any
 
 
-@dataclass(slots=True)
-class _PackedImage:
-    """An image without row padding, in the shape rosbags-image reads."""
-
-    height: int
-    width: int
-    encoding: str
-    is_bigendian: bool
-    data: np.ndarray
-
-
 def to_rgb(message: ImageMessage) -> np.ndarray:
     """
     Return a camera message as uint8 [H, W, 3] RGB, top row first; a view where that is possible.
 
-    rgb8, bgr8, rgba8, bgra8 and mono8 are read here; any other encoding goes through cv_bridge
-    where it is installed, else through rosbags-image. Row padding (`step`) is respected.
+    The colour encodings of sensor_msgs but nv24 are read: rgb8, bgr8, rgba8, bgra8 and their 16
+    bits, Bayer patterns, packed YUV 4:2:2, nv12 and nv21. Row padding (`step`) is respected; alpha
+    is ignored.
 
-    :raises SpecVLAError: size and data disagree, or the encoding cannot be turned into RGB
+    :raises SpecVLAError: size, step and data disagree, or the encoding is none of a colour picture
     """
-    if message.encoding in _CHANNELS:
-        n_channels, conversion = _CHANNELS[message.encoding]
-        pixels = _rows(message, message.width * n_channels).reshape(
-            message.height, message.width, n_channels)
-        if conversion is None:
-            return pixels
-        import cv2
-        return cv2.cvtColor(pixels, getattr(cv2, conversion))
-    return _convert(message)
+    encoding = find_encoding(message.encoding)
+    rows = _rows(message, encoding)
+    try:
+        return encoding.rgb(rows, bool(message.is_bigendian))
+    except SpecVLAError:
+        raise
+    except Exception as error:  # cv2.error, MemoryError: whatever a conversion raises
+        raise SpecVLAError(f'a {message.width} x {message.height} {message.encoding} image cannot '
+                           f'be turned into RGB: {in_one_line(error)}') from error
 
 
 def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:
     """
-    Return a compressed camera message as uint8 [H, W, 3] RGB: JPEG, or what OpenCV reads (PNG).
+    Return a compressed camera message, JPEG or PNG, as uint8 [H, W, 3] RGB.
 
-    :raises SpecVLAError: it holds depth, or the data can't be read as such an image
+    Both have to say that it is a colour picture: `format` (see `check_format`) and the data.
+
+    :raises SpecVLAError: one of them says it is none, or the data can't be read
     """
-    import simplejpeg
-    data = bytes(message.data)
-    if 'compresseddepth' in message.format.lower().replace(' ', ''):
-        raise SpecVLAError(f'a compressed image of format {message.format!r} holds depth; '
-                           'name a colour camera')
-    try:
-        if data.startswith(_JPEG):
-            return simplejpeg.decode_jpeg(data, colorspace='RGB')
-    except ValueError as error:
-        raise SpecVLAError(f'the compressed image is no valid JPEG: {error}') from error
-    import cv2
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise SpecVLAError(
-            f'the compressed image, {len(data)} bytes of format {message.format!r}, is neither '
-            'JPEG nor PNG')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    check_format(message.format)
+    return decode_picture(bytes(_bytes(message.data)),
+                          f'the compressed image of format {message.format!r}')
+
+
+def check_format(text: str) -> None:
+    """
+    See whether `CompressedImage.format` names anything that is no colour picture.
+
+    image_transport writes `ENCODING; CODEC compressed PIXELS` or
+    `ENCODING; compressedDepth CODEC`, other nodes `jpeg`, `png` or nothing. One word for grey or
+    depth is enough, whatever the others say. A Bayer or YUV encoding may have been turned into
+    colour before it was compressed: there the data decides.
+
+    :raises SpecVLAError: it names grey, depth or channels without colours
+    """
+    if not isinstance(text, str):
+        raise SpecVLAError(f'the format of the compressed image is {text!r}, must be a text')
+    what = f'a compressed image of format {text!r}'
+    for word in re.split(r'[^a-z0-9]+', text.lower()):
+        if _NO_COLOUR.fullmatch(word):
+            raise SpecVLAError(f'{what} holds depth or channels without colours; name a colour '
+                               'camera')
+        if _GREY.fullmatch(word):
+            raise refuse_grey(f'{what} is grey')
 
 
 def to_nanoseconds(stamp: Any) -> int:
@@ -104,55 +103,44 @@ def to_nanoseconds(stamp: Any) -> int:
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
-def _rows(message: ImageMessage, row_bytes: int) -> np.ndarray:
-    """Return the rows without their padding: uint8 [H, row_bytes], a view of the message."""
-    height, width, step = message.height, message.width, message.step
+def _rows(message: ImageMessage, encoding: Encoding) -> np.ndarray:
+    """Return the rows without their padding: uint8 [n_rows, row_bytes], a view of the message."""
+    height, width = _whole(message, 'height'), _whole(message, 'width')
+    step, data = _whole(message, 'step'), _bytes(message.data)
     if height < 1 or width < 1:
         raise SpecVLAError(f'the image is empty: {width} x {height} pixels')
-    if step < row_bytes or len(message.data) < step * height - (step - row_bytes):
+    name = f'a {width} x {height} {message.encoding} image'
+    try:
+        encoding.check(height, width)
+    except SpecVLAError as error:
+        raise SpecVLAError(f'{name} cannot be turned into RGB: {error}') from error
+    row_bytes, n_rows = encoding.row_bytes(width), encoding.n_rows(height)
+    # The padding of the last row may be missing. More than the rows is another picture than said.
+    if step < row_bytes or not step * (n_rows - 1) + row_bytes <= len(data) <= step * n_rows:
         raise SpecVLAError(
-            f'a {width} x {height} {message.encoding} image needs rows of at least {row_bytes} '
-            f'bytes, {row_bytes * height} bytes in all; got step {step} and '
-            f'{len(message.data)} bytes')
-    data = np.frombuffer(message.data, np.uint8)
+            f'{name} needs rows of at least {row_bytes} bytes (step), {n_rows} of them; got step '
+            f'{step} and {len(data)} bytes, where {max(step, row_bytes) * n_rows} belong')
+    if height * width > MOST_PIXELS:
+        raise SpecVLAError(f'{name} is too large: {MOST_PIXELS} pixels at most')
     return np.lib.stride_tricks.as_strided(
-        data, shape=(height, row_bytes), strides=(step, 1), writeable=False)
+        np.frombuffer(data, np.uint8), shape=(n_rows, row_bytes), strides=(step, 1),
+        writeable=False)
 
 
-def _convert(message: ImageMessage) -> np.ndarray:
-    if 'C' in message.encoding or not message.encoding:  # 8UC3, 16UC1, 32FC1: depth or no colour
-        raise SpecVLAError(_unsupported(message, "doesn't say which channel is which colour"))
+def _whole(message: ImageMessage, name: str) -> int:
+    value = getattr(message, name)
+    if not isinstance(value, Integral):
+        raise SpecVLAError(f'{name} of the image is {value!r}, must be a whole number')
+    return int(value)
+
+
+def _bytes(data: Any) -> memoryview:
+    """Return data of bytes (array, bytes, uint8 array, memoryview) as flat bytes; no copy."""
     try:
-        from cv_bridge import CvBridge, CvBridgeError
-    except ImportError:
-        return _convert_with_rosbags(message)
-    try:
-        return CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
-    except CvBridgeError as error:
-        raise SpecVLAError(_unsupported(message, str(error))) from error
-
-
-def _convert_with_rosbags(message: ImageMessage) -> np.ndarray:
-    try:
-        from rosbags.image import ImageError, message_to_cvimage
-        from rosbags.image.image import to_cvtype
-    except ImportError as error:
-        raise SpecVLAError(_unsupported(
-            message, 'needs cv_bridge or rosbags-image, and neither is installed')) from error
-    import cv2
-    if message.encoding in ('nv12', 'nv21'):  # rosbags-image takes `height` for all planes' rows
-        raise SpecVLAError(_unsupported(message, 'needs cv_bridge, which is not installed'))
-    try:
-        _, _, dtype, n_channels = to_cvtype(message.encoding)
-        # rosbags-image ignores `step`: padded rows would come out skewed.
-        rows = _rows(message, message.width * n_channels * np.dtype(dtype).itemsize)
-        packed = _PackedImage(message.height, message.width, message.encoding,
-                              bool(message.is_bigendian), np.ascontiguousarray(rows))
-        return message_to_cvimage(packed, 'rgb8')
-    except (ImageError, cv2.error) as error:
-        raise SpecVLAError(_unsupported(message, str(error))) from error
-
-
-def _unsupported(message: ImageMessage, why: str) -> str:
-    return (f'image encoding {message.encoding!r} cannot be turned into RGB ({why}); publish one '
-            f'of {", ".join(_CHANNELS)}, a Bayer pattern or packed YUV 4:2:2')
+        view = memoryview(data)
+        if view.itemsize == 1:
+            return view.cast('B') if view.nbytes else memoryview(b'')
+        found = f'{type(data).__name__} with items of {view.itemsize} bytes'
+    except (TypeError, ValueError, BufferError):  # no buffer, or one that isn't contiguous
+        found = type(data).__name__
+    raise SpecVLAError(f'the data of the image is {found}, must be bytes')

@@ -87,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(f'Python module {error.name} is not installed: run `make setup`, or see '
                          'requirements/ for what it belongs to')
+    except ImportError as error:  # a library that was built for another numpy, say
+        if os.environ.get('SPECVLA_TRACEBACK') or 'specvla_ros' in (error.name or ''):
+            raise
+        return _complain(f"a Python module can't be loaded ({_one_line(error)}): `specvla doctor` "
+                         'says which')
     except (ValueError, OSError) as error:
         if os.environ.get('SPECVLA_TRACEBACK'):
             raise

@@ -120,6 +120,9 @@ def test_an_unknown_command_is_answered_with_those_there_are(capsys):
     (ModuleNotFoundError("No module named 'robosuite'", name='robosuite'),
      'error: Python module robosuite is not installed: run `make setup`, or see requirements/ '
      'for what it belongs to'),
+    (ImportError('numpy.core.multiarray failed\nto import'),
+     "error: a Python module can't be loaded (numpy.core.multiarray failed to import): `specvla "
+     'doctor` says which'),
 ])
 def test_errors_of_the_user_get_one_line_and_code_2(command, error, said, capsys):
     def run(settings):

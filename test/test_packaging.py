@@ -28,7 +28,7 @@ ROSDEP = {
     'numpy': 'python3-numpy', 'matplotlib': 'python3-matplotlib', 'rich': 'python3-rich',
 }
 # Stand-ins: on wheels these are not to be had, on a robot they come with ROS.
-ONLY_WITH_APT = {'control_msgs', 'cv_bridge', 'launch', 'launch_ros'}
+ONLY_WITH_APT = {'control_msgs', 'launch', 'launch_ros'}
 # Too big to come along for what it does; without it the node says what to install.
 BY_HAND = {'rerun'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
@@ -145,6 +145,29 @@ def test_every_requirement_has_one_exact_version(python):
         (specifier,) = valid[0].specifier
         assert specifier.operator == '=='
         assert all(specifier.version in want.specifier for want in alternatives)
+
+
+# The simulator, quantised weights: not for the policy on a robot. scipy comes with the simulator.
+NOT_ON_A_ROBOT = {'scipy', 'libero', 'robosuite', 'mujoco', 'bddl', 'torchao'}
+
+
+@pytest.mark.parametrize('python', ['3.11', '3.12'])
+def test_a_robot_gets_the_same_versions_but_numpy_1_and_no_opencv(python):
+    """Beside numpy 2, apt's OpenCV and cv_bridge do not load, or crash."""
+    robot, pins = requirements('requirements/robot.txt'), requirements('constraints.txt')
+    wanted = {normalised(DISTRIBUTION.get(name, name)) for name in ONLY_WITH_PIP - NOT_ON_A_ROBOT}
+    assert wanted <= set(robot)
+    assert not [name for name in robot if 'opencv' in name]
+    environment = {'python_version': python, 'python_full_version': f'{python}.9'}
+    for name, (requirement,) in robot.items():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == '=='
+        if name == 'numpy':
+            assert specifier.version.startswith('1.')
+            continue
+        (pin,) = (pin for pin in pins[name]
+                  if pin.marker is None or pin.marker.evaluate(environment))
+        assert requirement.specifier == pin.specifier
 
 
 def test_what_runs_is_what_is_pinned():

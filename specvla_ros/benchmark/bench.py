@@ -57,8 +57,8 @@ class BenchArgs(PolicyArgs):
     tasks: tuple[int, ...] = (0, 3, 6)
     """Task numbers; the observations are shared out among them."""
     frames: Path | None = None
-    """Folder of images, or .npz file with `images` uint8 [N, H, W, 3] RGB, in the order of time,
-    to look at instead of LIBERO."""
+    """Folder of colour pictures (PNG, JPEG), or .npz file with `images` uint8 [N, H, W, 3] RGB, in
+    the order of time, to look at instead of LIBERO."""
     instruction: str | None = None
     """Instruction that belongs to --frames."""
     observations: int = 30

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 import fcntl
 import functools
+import importlib.util
 import os
 from pathlib import Path
 import shutil
@@ -28,6 +29,8 @@ SHARED_MEMORY = Path('/dev/shm')
 MUCH_SHARED_MEMORY = 0.25  # of it, in files of processes that are gone
 TIMEOUT_S = 180.0
 SETUP = 'run `make setup`'
+ROBOT_SETUP = ('use a venv with `pip install -r requirements/robot.txt`: numpy 1, for which apt '
+               'builds OpenCV and cv_bridge')
 STATES = {'ok': '[green]ok[/green]', 'missing': '[red]missing[/red]',
           'note': '[yellow]note[/yellow]'}
 # Name, script and what to do where it fails.
@@ -101,6 +104,9 @@ def checks(args: DoctorArgs) -> Iterator[tuple[str, Callable[[], Finding]]]:
     """Yield each check with the name to show while it runs."""
     yield 'Python', check_python
     yield 'torch', check_torch
+    yield 'OpenCV', check_opencv
+    if importlib.util.find_spec('cv_bridge') is not None:
+        yield 'cv_bridge', check_cv_bridge
     for name, script, todo in SCRIPTS:
         yield name, functools.partial(_script, name, script, todo)
     yield 'quantisation', check_quantization
@@ -134,6 +140,31 @@ def check_torch() -> Finding:
     return Finding('torch', 'ok', f'{version} on {machine.cpu_name()}, '
                    f'{machine.available_cores()} cores; no GPU, the embedded checkpoint does not '
                    'need one (a 7B does)')
+
+
+def check_opencv() -> Finding:
+    """Whether OpenCV computes with the numpy that is here, and is the only one."""
+    finding = _script('OpenCV', probes.OPENCV, f'beside ROS from apt {ROBOT_SETUP}; elsewhere '
+                      f'{SETUP}')
+    if finding.state != 'ok':
+        return finding
+    version, copies, wheels = finding.detail.split(' | ')
+    used, *others = copies.split(', ')
+    detail = f'{version}; {used}'
+    if others:
+        return Finding('OpenCV', 'note', f'{detail} hides {", ".join(others)}', 'what was built '
+                       f'for one of them can crash with the other: keep one; {ROBOT_SETUP}')
+    if ', ' in wheels:
+        return Finding('OpenCV', 'note', f'{detail} is mixed of {wheels}', 'uninstall all of them '
+                       'with pip, then install the one you need again')
+    return Finding('OpenCV', 'ok', detail)
+
+
+def check_cv_bridge() -> Finding:
+    """Whether cv_bridge works with this numpy: not needed here, but by other nodes."""
+    finding = _script('cv_bridge', probes.CV_BRIDGE, 'this package does without it, but another '
+                      f'node in this Python would crash: {ROBOT_SETUP}')
+    return replace(finding, state='ok' if finding.state == 'ok' else 'note')
 
 
 def check_quantization() -> Finding:

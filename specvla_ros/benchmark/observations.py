@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from specvla_ros.benchmark.contest import Episode
 from specvla_ros.benchmark.rollout import Actor
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.pictures import decode_picture
 
 MADE_UP_INSTRUCTION = 'pick up the milk and place it in the basket'
 _MADE_UP_SIDE = 256  # pixels, as LIBERO's cameras
@@ -55,9 +55,10 @@ def read(path: Path, instruction: str | None, count: int) -> Episode:
     """
     Read the first `count` frames of a folder of images (by name) or of an .npz file.
 
-    An .npz file holds `images`, uint8 [N, H, W, 3] RGB, and may hold `instruction`.
+    A folder holds PNG or JPEG colour pictures; an .npz file holds `images`, uint8 [N, H, W, 3]
+    RGB, and may hold `instruction`.
 
-    :raises SpecVLAError: no such frames, or no instruction
+    :raises SpecVLAError: no such frames, one that is no colour picture, or no instruction
     """
     if path.is_dir():
         frames = [_image(file) for file in sorted(path.iterdir())
@@ -75,25 +76,28 @@ def read(path: Path, instruction: str | None, count: int) -> Episode:
 
 def _image(file: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(file) as image:
-            return np.array(image.convert('RGB'))
-    except (UnidentifiedImageError, OSError) as error:
-        raise SpecVLAError(f'{file} is not an image that can be read') from error
+        data = file.read_bytes()
+    except OSError as error:
+        raise SpecVLAError(f"{file} can't be read: {error.strerror}") from error
+    return decode_picture(data, str(file))
 
 
 def _npz(path: Path, instruction: str | None, count: int
          ) -> tuple[list[NDArray[np.uint8]], str | None]:
     try:
         with np.load(path, allow_pickle=False) as content:
-            images = content['images'][:count]
-            said = str(content['instruction']) if 'instruction' in content else None
-    except (KeyError, ValueError, OSError) as error:
+            images, said = content['images'], content.get('instruction')
+    except Exception as error:  # KeyError, BadZipFile, zlib.error ...: as the damage has it
         raise SpecVLAError(f"--frames {path} can't be read as an .npz file with an array "
                            "'images'") from error
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 \
+            or 0 in images.shape[1:]:
         raise SpecVLAError(f'--frames {path}: images is {images.dtype} {list(images.shape)}, must '
                            'be uint8 [N, H, W, 3]')
-    return list(images), instruction or said
+    if said is not None and (said.ndim or said.dtype.kind != 'U'):
+        raise SpecVLAError(f'--frames {path}: instruction is {said.dtype} {list(said.shape)}, '
+                           'must be one text')
+    return list(images[:count]), instruction or (str(said) if said is not None else None)
 
 
 def made_up(count: int, side: int = _MADE_UP_SIDE) -> Episode:

@@ -13,6 +13,50 @@ if gpus:
     assert float((x @ x).sum()) == 64.0 ** 3, 'the GPU computes wrongly'
 print(torch.__version__, '|', ', '.join(gpus))
 """
+# What is printed first is what is left to say where the next lines crash the process. A second
+# OpenCV is found by its files, as pip doesn't know of apt's; two wheels (opencv-python and
+# opencv-python-headless, say) overwrite each other's files.
+OPENCV = """
+import sys
+from importlib import metadata
+from pathlib import Path
+import numpy
+copies = [found for folder in dict.fromkeys(sys.path) for found in Path(folder or '.').glob('cv2*')
+          if found.suffix == '.so' or (found / '__init__.py').is_file()]
+assert copies, 'OpenCV (the Python module cv2) is not installed'
+with_numpy = f'numpy {numpy.__version__} in {Path(numpy.__file__).parent.parent}'
+print(f'the process crashes in OpenCV, {copies[0]}, with {with_numpy}', flush=True)
+try:
+    import cv2
+except Exception as error:
+    sys.exit(f'OpenCV, {copies[0]}, was built for another numpy than {with_numpy}: '
+             + ' '.join(str(error).split()))
+mosaic = numpy.zeros((8, 8), numpy.uint8)
+mosaic[::2, ::2] = 200
+rgb = cv2.cvtColor(mosaic, cv2.COLOR_BayerBG2RGB)
+assert rgb[4, 4].tolist() == [200, 0, 0], f'a red light came out as {rgb[4, 4]}'
+assert (cv2.imdecode(cv2.imencode('.png', rgb)[1], cv2.IMREAD_COLOR) == rgb).all(), 'wrong PNG'
+wheels = {f'{wheel.name} {wheel.version}' for wheel in metadata.distributions()
+          if (wheel.name or '').lower().replace('_', '-').startswith('opencv-')}
+print(cv2.__version__, 'with', with_numpy, '|', ', '.join(map(str, copies)), '|',
+      ', '.join(sorted(wheels)) or 'no wheel')
+"""
+CV_BRIDGE = """
+import importlib.util, sys
+import numpy
+from types import SimpleNamespace
+found = (f'{importlib.util.find_spec("cv_bridge").origin}, with numpy {numpy.__version__} in '
+         f'{numpy.__file__}')
+print('the process crashes in cv_bridge,', found, flush=True)
+try:
+    from cv_bridge import CvBridge
+    image = SimpleNamespace(height=4, width=4, encoding='bayer_rggb8', is_bigendian=0, step=4,
+                            data=bytes(16))
+    CvBridge().imgmsg_to_cv2(image, 'rgb8')
+except Exception as error:
+    sys.exit(f'cv_bridge, {found}, does not work: ' + ' '.join(str(error).split()))
+print(found)
+"""
 ROS = """
 import rclpy
 from importlib import metadata

@@ -19,6 +19,7 @@ from std_msgs.msg import String
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.camera_subscription import CameraSubscription
 from specvla_ros.nodes.conversions import CAMERAS, to_nanoseconds
 from specvla_ros.nodes.current_pose import CurrentPose
 from specvla_ros.nodes.diagnostics import Statistics
@@ -78,9 +79,8 @@ class Actor:
                                'publish with reliability reliable')
         kind, suffix, self._read_image = CAMERAS[settings.image_transport]
         camera = node.resolve_topic_name('image') + suffix
-        self._topics.subscribe(
-            kind, camera, self._on_image, qos.camera_subscriber(settings.camera_reliability),
-            'set the parameter camera_reliability of this node to best_effort')
+        CameraSubscription(
+            node, self._topics, kind, camera, self._on_image, settings.camera_reliability)
         self._camera = LonePublisher(node, self._topics, camera)
         self._topics.every(policy.dataset.period_s, self._watch)
 

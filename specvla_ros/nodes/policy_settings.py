@@ -41,9 +41,10 @@ TOPIC_PARAMETERS = (
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
               'sensor_msgs/CompressedImage (JPEG, PNG) on `image/compressed`',
               choices=('raw', 'compressed'), reloadable=True),
-    Parameter('camera_reliability', 'best_effort', 'reliability asked of the camera: best_effort '
-              'hears every camera; reliable only those that offer it',
-              choices=('best_effort', 'reliable'), reloadable=True),
+    Parameter('camera_reliability', 'auto', 'reliability asked of the camera; auto: what it '
+              'offers; best_effort hears every camera, but loses large frames; reliable hears '
+              'only those that offer it', choices=('auto', 'best_effort', 'reliable'),
+              reloadable=True),
     Parameter('publish_twist', False, 'publish velocities for MoveIt Servo on delta_twist_cmds',
               reloadable=True),
     Parameter('publish_pose', False, 'publish poses on target_pose, where current_pose is known',
@@ -153,12 +154,17 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
     """
     Load the weights, warm up, and see that the model acts.
 
-    :raises ValueError, FileNotFoundError: the checkpoint, drafter, preset or key can't be used
+    :raises ValueError, FileNotFoundError: the checkpoint, drafter, preset or key can't be used, or
+        a library can't be loaded
     """
     config = settings.decoder_config  # the cheapest check first
-    import torch
+    try:
+        import torch
 
-    from specvla_ros.policy import Policy
+        from specvla_ros.policy import Policy
+    except ImportError as error:  # a library that was built for another numpy, say
+        raise SpecVLAError(f"the policy's libraries can't be loaded ({error}): `specvla doctor` "
+                           'says which and what to do') from error
     torch.set_num_threads(settings.threads or free_cores())
     policy = Policy.load(
         settings.checkpoint or None, decoder=config, drafter=settings.drafter or None,

@@ -23,6 +23,7 @@ from specvla_ros.camera import to_nanoseconds
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.camera_subscription import AUTO, CameraSubscription
 from specvla_ros.nodes.conversions import CAMERAS
 from specvla_ros.nodes.diagnostics import of_policies
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
@@ -102,15 +103,16 @@ class RerunNode(Node):
         self._heard = {'instruction': '', 'state': ''}
         topics = Topics(self)
         camera, suffix, to_frame = CAMERAS[values['image_transport']]
+        name = self.resolve_topic_name('image') + suffix
+        CameraSubscription(self, topics, camera, name, self._guarded(
+            name, lambda message: self._recording.add_frame(
+                self._stamp(message), to_frame(message))), AUTO)
         for kind, topic, handle, profile in (
-                (camera, self.resolve_topic_name('image') + suffix, lambda message:
-                 self._recording.add_frame(self._stamp(message), to_frame(message)),
-                 qos.SENSOR_SUBSCRIBER),
                 (ActionDelta, 'action', self._recording.add_action, qos.STREAM),
                 (DecodeReport, 'decode_report', self._recording.add_report, qos.STREAM),
                 (DiagnosticArray, '/diagnostics', self._diagnostics, qos.STREAM)):
             topics.subscribe(kind, topic, self._guarded(topic, handle), profile,
-                             'publish with reliability reliable, or best_effort for the camera')
+                             'publish with reliability reliable')
         topics.subscribe_latched(
             String, 'instruction', lambda message: self._say('instruction', message.data))
 

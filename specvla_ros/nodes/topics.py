@@ -69,6 +69,10 @@ class Topics:
             clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._destroy.append(lambda: self._node.destroy_timer(timer))
 
+    def sibling(self) -> 'Topics':
+        """Return an empty one for the same node and callbacks, with an end of its own."""
+        return Topics(self._node, self._group)
+
     def add(self, end: Any) -> None:
         """Take over something else to `destroy`."""
         self._destroy.append(end.destroy)

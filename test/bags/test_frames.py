@@ -88,6 +88,17 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(read):
     assert "'32FC1' cannot be turned into RGB" in skipped.reason
 
 
+@pytest.mark.parametrize('encoding', ['mono8', 'mono16', '16UC1', '8UC3', 'nv24'])
+def test_a_recorded_camera_without_colour_is_skipped_with_the_same_reason(read, encoding):
+    def fill(maker):
+        maker.instruct(1, 'push')
+        maker.image(2, encoding=encoding)
+
+    frames, skipped = read(fill)
+    assert not frames and skipped.unreadable == 1
+    assert f"image encoding '{encoding}'" in skipped.reason and '\n' not in skipped.reason
+
+
 @pytest.mark.parametrize('encoding, first', [('rgb8', 10), ('bgr8', 12)])
 def test_colours_are_in_their_order(read, encoding, first):
     def fill(maker):

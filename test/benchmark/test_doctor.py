@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -52,6 +53,75 @@ def test_a_check_that_crashes_is_a_finding():
 def test_a_check_that_hangs_is_a_finding(monkeypatch):
     monkeypatch.setattr(doctor, 'TIMEOUT_S', 0.5)
     assert 'no answer' in doctor._script('x', 'import time; time.sleep(60)', '').detail
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Give a function that puts a Python package before all others, for other processes too."""
+    def make(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '__init__.py').write_text(text)
+        monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+        monkeypatch.syspath_prepend(tmp_path)
+    return make
+
+
+def test_opencv_is_really_used():
+    finding = doctor.check_opencv()
+    assert finding.state == 'ok' and 'with numpy 2' in finding.detail
+
+
+@pytest.mark.parametrize('text, found', [
+    ("raise ImportError('numpy.core.multiarray failed\\nto import')",
+     'was built for another numpy than numpy 2'),
+    ("raise AttributeError('_ARRAY_API not found')", '_ARRAY_API not found'),
+    ('import os; os.kill(os.getpid(), 11)', 'the process crashes in OpenCV'),
+])
+def test_an_opencv_that_was_built_for_another_numpy_is_one_line(module, tmp_path, text, found):
+    module('cv2', text)
+    finding = doctor.check_opencv()
+    assert finding.state == 'missing' and found in finding.detail
+    assert str(tmp_path / 'cv2') in finding.detail and '\n' not in finding.detail
+    assert 'requirements/robot.txt' in finding.todo
+
+
+def test_a_second_opencv_is_noted(module, tmp_path):
+    module('cv2', f'import sys; sys.path.remove({str(tmp_path)!r}); del sys.modules["cv2"]\n'
+                  'import cv2')
+    finding = doctor.check_opencv()
+    assert finding.state == 'note' and f'{tmp_path}/cv2 hides ' in finding.detail
+    assert 'keep one' in finding.todo
+
+
+def test_two_wheels_of_opencv_are_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    info = tmp_path / 'opencv_python-4.9.0.80.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: opencv-python\n'
+                                   'Version: 4.9.0.80\n')
+    finding = doctor.check_opencv()
+    assert finding.state == 'note' and 'pip' in finding.todo
+    assert 'is mixed of opencv-python 4.9.0.80, opencv-python-headless 5' in finding.detail
+
+
+@pytest.mark.parametrize('text, state, found', [
+    ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): pass', 'ok', 'with numpy 2'),
+    ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
+     'raise ImportError("numpy.core.multiarray failed")', 'note', 'does not work: numpy'),
+    ('class CvBridge:\n    def imgmsg_to_cv2(self, image, encoding): '
+     'import os; os.kill(os.getpid(), 11)', 'note', 'the process crashes in cv_bridge'),
+    ('raise AttributeError("_ARRAY_API not found")', 'note', '_ARRAY_API not found'),
+])
+def test_a_cv_bridge_that_was_built_for_another_numpy_is_noted(module, text, state, found):
+    module('cv_bridge', text)
+    names = [name for name, _ in doctor.checks(DoctorArgs())]
+    assert 'cv_bridge' in names
+    finding = doctor.check_cv_bridge()
+    assert finding.state == state and found in finding.detail
+
+
+def test_cv_bridge_is_not_missed():
+    assert 'cv_bridge' not in [name for name, _ in doctor.checks(DoctorArgs())]
 
 
 def test_the_renderer_is_really_used(monkeypatch):

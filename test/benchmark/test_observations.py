@@ -86,6 +86,11 @@ def test_an_npz_file_may_bring_its_instruction(tmp_path):
     ({'frames': np.zeros((2, 4, 4, 3), np.uint8)}, "with an array 'images'"),
     ({'images': np.zeros((0, 4, 4, 3), np.uint8)}, 'no images in it'),
     ({'images': np.zeros((2, 4, 4, 3), np.uint8)}, 'has no instruction; give it with'),
+    ({'images': np.uint8(3)}, r'uint8 \[\], must be'),
+    ({'images': np.zeros((2, 0, 4, 3), np.uint8)}, r'uint8 \[2, 0, 4, 3\], must be'),
+    ({'images': np.zeros((2, 4, 4, 3), np.uint8), 'instruction': ['a', 'b']},
+     r'instruction is <U1 \[2\], must be one text'),
+    ({'images': np.array([None])}, "with an array 'images'"),
 ])
 def test_what_are_no_frames_is_refused(arrays, message, tmp_path):
     np.savez(tmp_path / 'x.npz', **arrays)
@@ -95,13 +100,37 @@ def test_what_are_no_frames_is_refused(arrays, message, tmp_path):
 
 def test_a_damaged_image_or_file_is_named(tmp_path):
     (tmp_path / 'a.png').write_text('not a picture')
-    with pytest.raises(ValueError, match=r'a\.png is not an image'):
+    with pytest.raises(ValueError, match=r'a\.png, 13 bytes, is neither JPEG nor PNG'):
         read(tmp_path, 'pick up', 5)
     (tmp_path / 'x.npz').write_text('not an archive')
     with pytest.raises(ValueError, match=r'x\.npz can.t be read'):
         read(tmp_path / 'x.npz', 'pick up', 5)
     with pytest.raises(ValueError, match='give a folder of images or an .npz file'):
         read(tmp_path / 'a.png', 'pick up', 5)
+
+
+@pytest.mark.parametrize('name, pixels, reason', [
+    ('a.png', np.full((4, 4), 40_000, np.uint16), 'a grey PNG of 16 bits'),  # came out white
+    ('a.png', np.full((4, 4), 90, np.uint8), 'a grey PNG of 8 bits'),
+    ('a.jpg', np.full((4, 4), 90, np.uint8), 'grey, a JPEG of one channel'),
+])
+def test_a_frame_without_colour_is_refused_by_name(tmp_path, name, pixels, reason):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / '0.png')
+    Image.fromarray(pixels).save(tmp_path / name)
+    with pytest.raises(ValueError, match=f'{name} is {reason}.*trained on colour'):
+        read(tmp_path, 'pick up', 5)
+
+
+def test_what_cannot_be_read_at_all_is_named(tmp_path):
+    (tmp_path / 'a.png').mkdir()
+    with pytest.raises(ValueError, match=r"a\.png can't be read: Is a directory"):
+        read(tmp_path, 'pick up', 5)
+    np.savez_compressed(tmp_path / 'x.npz', images=np.zeros((2, 4, 4, 3), np.uint8))
+    whole = (tmp_path / 'x.npz').read_bytes()
+    for damaged in (whole[:-20], whole[:90] + b'!' * 20 + whole[110:], b''):
+        (tmp_path / 'x.npz').write_bytes(damaged)
+        with pytest.raises(ValueError, match=r'x\.npz can.t be read'):
+            read(tmp_path / 'x.npz', 'pick up', 5)
 
 
 def test_made_up_frames_move_and_are_the_same_each_time():

@@ -76,6 +76,6 @@ def test_ends_that_cannot_meet_are_named_with_the_way_out(probe, start):
         depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
     node = start(NODE, dict(camera_reliability='reliable'))
     node.says('/image: a publisher offers less than is asked for and is not heard (reliability); '
-              'set the parameter camera_reliability of this node to best_effort')
+              'set the parameter camera_reliability of this node to auto')
     node.says('action: a subscriber asks for more than is offered and gets nothing (durability); '
               'subscribe with durability volatile')

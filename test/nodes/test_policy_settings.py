@@ -1,11 +1,13 @@
-"""The self-check of a policy that has just been loaded."""
+"""Loading a policy, and the self-check of one that has just been loaded."""
+import importlib.abc
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.policy_settings import self_check
+from specvla_ros.nodes.policy_settings import load_policy, PolicySettings, self_check
 
 
 class Policy:
@@ -33,3 +35,17 @@ def test_a_policy_that_acts_passes_and_remembers_nothing():
 def test_one_that_does_not_is_refused(si):
     with pytest.raises(SpecVLAError, match='the self-check of the checkpoint failed'):
         self_check(Policy(si))
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
+    """OpenCV was built for another numpy, say."""
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == 'specvla_ros.policy':
+                raise ImportError('numpy.core.multiarray failed to import')
+
+    monkeypatch.delitem(sys.modules, 'specvla_ros.policy', raising=False)
+    monkeypatch.setattr(sys, 'meta_path', [Broken(), *sys.meta_path])
+    settings = PolicySettings('', '', 'ar', 0, '', 'cpu', 'auto', 'none', 1)
+    with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
+        load_policy(settings)

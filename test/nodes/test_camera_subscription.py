@@ -1,0 +1,187 @@
+"""A camera is asked for what it offers, also when it comes late or back with another offer."""
+import array
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from specvla_ros.msg import ActionDelta
+from std_msgs.msg import String
+
+from specvla_ros.nodes import qos
+from specvla_ros.nodes.camera_subscription import CameraSubscription
+
+ROOT = Path(__file__).parents[2]
+BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
+
+
+class Node:
+    """Sees the publishers it is told to see, and keeps its log."""
+
+    def __init__(self):
+        self.log, self.offers, self.kind = [], [], 'sensor_msgs/msg/Image'
+
+    def get_logger(self):
+        return SimpleNamespace(info=self.log.append)
+
+    def get_publishers_info_by_topic(self, topic):
+        assert topic == '/image'
+        return [SimpleNamespace(topic_type=self.kind, qos_profile=QoSProfile(
+            depth=1, reliability=offer)) for offer in self.offers]
+
+
+class Topics:
+    """Keeps what is subscribed, in the order it was."""
+
+    def __init__(self, all_topics=None):
+        self.all_topics = [] if all_topics is None else all_topics
+        self.timers, self.ends, self.callback = [], [], None
+
+    def sibling(self):
+        self.all_topics.append(Topics(self.all_topics))
+        return self.all_topics[-1]
+
+    def add(self, end):
+        self.ends.append(end)
+
+    def every(self, period, callback):
+        assert period <= 1
+        self.timers.append(callback)
+
+    def subscribe(self, kind, topic, callback, profile, way_out):
+        self.callback, self.reliability = callback, profile.reliability
+
+    def destroy(self):
+        self.callback = None
+
+    def hear(self, message):
+        """Deliver a message to all that are subscribed."""
+        for topics in list(self.all_topics):
+            if topics.callback is not None:
+                topics.callback(message)
+
+    @property
+    def subscribed(self):
+        return [t.reliability for t in self.all_topics if t.callback is not None]
+
+    def look(self):
+        for timer in self.timers:
+            timer()
+
+
+@pytest.fixture
+def made():
+    """Give a function that makes a subscription: its node, topics and the frames heard."""
+    def make(*offers, reliability='auto', kind=Image):
+        node, topics, heard = Node(), Topics(), []
+        node.offers = list(offers)
+        CameraSubscription(node, topics, kind, '/image', heard.append, reliability)
+        return node, topics, heard
+    return make
+
+
+@pytest.mark.parametrize('offers, asked', [
+    ([], BEST_EFFORT), ([RELIABLE], RELIABLE), ([BEST_EFFORT], BEST_EFFORT),
+    ([RELIABLE, RELIABLE], RELIABLE), ([RELIABLE, BEST_EFFORT], BEST_EFFORT),
+    ([ReliabilityPolicy.UNKNOWN], BEST_EFFORT)])
+def test_what_all_cameras_offer_is_asked(made, offers, asked):
+    node, topics, _ = made(*offers)
+    assert topics.subscribed == [asked]
+    name = asked.name.lower()
+    assert node.log == ([f'/image: listening with reliability {name}, as the camera offers']
+                        if offers else [])
+
+
+@pytest.mark.parametrize('reliability', ['best_effort', 'reliable'])
+def test_what_the_user_asks_for_is_asked_whatever_is_offered(made, reliability):
+    node, topics, _ = made(RELIABLE, BEST_EFFORT, reliability=reliability)
+    assert topics.subscribed == [ReliabilityPolicy[reliability.upper()]]
+    assert not topics.timers
+
+
+def test_what_another_type_offers_is_nothing_to_us(made):
+    _, topics, _ = made(RELIABLE, kind=CompressedImage)
+    assert topics.subscribed == [BEST_EFFORT]
+
+
+def test_a_camera_that_comes_late_or_back_with_another_offer_is_asked_anew(made):
+    node, topics, heard = made()
+    frames = [Image(height=number) for number in range(10)]
+    asked = []
+    for offers in ([], [RELIABLE], [RELIABLE], [RELIABLE, BEST_EFFORT], [BEST_EFFORT], [],
+                   [RELIABLE]):
+        node.offers = offers
+        topics.look()
+        topics.hear(frames[len(heard)])
+        assert len(topics.subscribed) == 1
+        asked.append(topics.subscribed[0])
+    assert asked == [BEST_EFFORT, RELIABLE, RELIABLE, BEST_EFFORT, BEST_EFFORT, BEST_EFFORT,
+                     RELIABLE]
+    assert heard == frames[:7]  # each once
+    assert [line.split()[4] for line in node.log] == ['reliable,', 'best_effort,', 'reliable,']
+
+
+def test_the_old_subscription_hears_until_the_new_one_does(made):
+    node, topics, heard = made(BEST_EFFORT)
+    old, = topics.all_topics
+    node.offers = [RELIABLE]
+    topics.look()
+    new = topics.all_topics[-1]
+    old.callback(Image(height=1))
+    assert topics.subscribed == [BEST_EFFORT, RELIABLE]
+    new.callback(Image(height=1))  # the same frame
+    new.callback(Image(height=1))  # another one that looks alike: no stamps, nothing moved
+    assert topics.subscribed == [RELIABLE]
+    assert [frame.height for frame in heard] == [1, 1]
+
+
+def test_nothing_is_left_at_the_end(made):
+    node, topics, _ = made(BEST_EFFORT)
+    node.offers = [RELIABLE]
+    topics.look()
+    topics.ends[0].destroy()
+    assert topics.subscribed == []
+
+
+def test_large_frames_come_through_and_a_change_of_camera_is_noticed(probe, start, until):
+    """Of 25 such frames 4 came before, with best effort at this end."""
+    node = start('fake_policy_node.py')
+    boss = probe.node.create_publisher(String, 'instruction', qos.LATCHED)
+    boss.publish(String(data='pick up'))
+    probe.hear(ActionDelta, 'action', qos.STREAM)
+    frame = Image(height=480, width=640, encoding='rgb8', step=1920,
+                  data=array.array('B', bytes(480 * 1920)))
+
+    def answered(camera):
+        """Send a frame once, and wait for its action."""
+        count = len(probe.heard['action'])
+        frame.header.stamp = probe.node.get_clock().now().to_msg()
+        camera.publish(frame)
+        until(lambda: len(probe.heard['action']) > count, 'the answer to a frame sent once')
+
+    camera = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
+    node.says('/image: listening with reliability reliable, as the camera offers')
+    probe.wait_for_subscribers(camera, boss)
+    until(lambda: probe.node.count_publishers('action'), 'the policy')
+    for _ in range(25):
+        answered(camera)
+
+    probe.node.destroy_publisher(camera)
+    camera = probe.node.create_publisher(Image, 'image', QoSProfile(
+        depth=1, reliability=BEST_EFFORT))
+    node.says('/image: listening with reliability best_effort, as the camera offers')
+    frame.height, frame.data = 8, array.array('B', bytes(8 * 1920))
+    probe.wait_for_subscribers(camera)
+    answered(camera)
+
+
+def test_a_frame_of_4k_is_one_message_and_several_fit_the_segment():
+    name = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds_large_images.xml').getroot()
+    segment, message = (int(root.find(f'.//{name}{tag}').text)
+                        for tag in ('segment_size', 'maxMessageSize'))
+    assert message > 3840 * 2160 * 3 and segment >= 4 * message
+    made = [element.text for element in root.iter(f'{name}transport_id')]
+    assert made[:2] == made[2:] and len(made) == 4
