@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
+LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -27,8 +27,9 @@ MAY_IMPORT = {
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
     'hashing': set(),
-    'configuration': {'errors'},
-    'safety': {'errors', 'configuration'},
+    'typed_files': {'errors'},
+    'configuration': {'errors', 'typed_files'},
+    'safety': {'errors', 'configuration', 'typed_files'},
     'camera': {'errors'},
     'rotation': set(),
     '__init__': set(),

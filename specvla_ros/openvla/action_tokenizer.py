@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import CheckpointError
-from .json_file import Fields, finite, shown
+from .json_file import Fields, shown
 
 _MOST = 1e30  # far below float32's end: sums and differences stay finite
+_HUGE = 1e300  # an int of more digits is no float
 
 
 @lru_cache
@@ -104,9 +105,8 @@ class ActionStatistics:
         """
         Read ``norm_stats[key]['action']``. Without a ``mask`` every dimension is scaled.
 
-        q01 = q99 is allowed: a dimension that never moves. Raises CheckpointError, naming data set
-        and field, unless q01, q99 and mask are lists of one length, the first two of finite
-        numbers with q01 <= q99, mask of true and false.
+        Raises CheckpointError, naming data set and field, unless q01, q99 and mask are lists of
+        one length, the first two of numbers, mask of true and false.
         """
         fields = Fields(statistics, f'statistics of {key!r}', 'action')
         q01, q99 = (_numbers(fields, name) for name in ('q01', 'q99'))
@@ -118,11 +118,25 @@ class ActionStatistics:
                 f'statistics of {key!r}: lengths of q01 {len(q01)}, q99 {len(q99)} and mask '
                 f'{len(mask)} differ or are 0, must be one length: the action dimension'
             )
-        for index, (low, high) in enumerate(zip(q01, q99, strict=True)):
-            if low > high:
-                raise fields.error(
-                    f'q01[{index}] is {low!r}, must be at most q99[{index}], {high!r}')
         return cls(np.array(q01), np.array(q99), np.array(mask, dtype=bool))
+
+    def check_numbers(self, key: str) -> None:
+        """
+        Raise CheckpointError, naming data set and field, unless actions can be made of them.
+
+        All must be finite and q01 <= q99. Equal ones are right: a dimension that never moves.
+        """
+        for name, values in (('q01', self.q01), ('q99', self.q99)):
+            for index, value in enumerate(values.tolist()):
+                if not abs(value) <= _MOST:
+                    raise CheckpointError(
+                        f'statistics of {key!r}: action {name}[{index}] is {value!r}, must be a '
+                        f'finite number of at most {_MOST:g} either way')
+        for index, (low, high) in enumerate(zip(self.q01.tolist(), self.q99.tolist(), strict=True)):
+            if low > high:
+                raise CheckpointError(
+                    f'statistics of {key!r}: action q01[{index}] is {low!r}, must be at most '
+                    f'q99[{index}], {high!r}')
 
     @property
     def action_dim(self) -> int:
@@ -150,12 +164,10 @@ class ActionStatistics:
 
 
 def _numbers(fields: Fields, name: str) -> list[float]:
-    """List of numbers that actions, float32, can be made of."""
-    numbers = []
-    for index, value in enumerate(fields.items(name)):
-        number = finite(value)
-        if number is None or abs(number) > _MOST:
-            raise fields.error(f'{name}[{index}] is {shown(value)}, must be a finite number of '
-                               f'at most {_MOST:g} either way')
-        numbers.append(number)
-    return numbers
+    """List of numbers, NaN and infinity among them."""
+    numbers = fields.items(name)
+    for index, value in enumerate(numbers):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise fields.error(f'{name}[{index}] is {shown(value)}, must be a number')
+    return [float(max(-_HUGE, min(value, _HUGE))) if isinstance(value, int) else value
+            for value in numbers]

@@ -98,7 +98,7 @@ def _check_statistics(path: Path, statistics: Mapping[str, Any]) -> None:
                 "{key: {'action': {'q01': [...], 'q99': [...], 'mask': [...]}}}"
             )
         with within(str(path)):
-            ActionStatistics.from_dict(value['action'], key)
+            ActionStatistics.from_dict(value['action'], key).check_numbers(key)
 
 
 def _alike(first: NDArray, second: NDArray) -> bool:
