@@ -108,14 +108,14 @@ class ActionStatistics:
         Raises CheckpointError, naming data set and field, unless q01, q99 and mask are lists of
         one length, the first two of numbers, mask of true and false.
         """
-        fields = Fields(statistics, f'statistics of {key!r}', 'action')
+        fields = Fields(statistics, f'statistics of {shown(key)}', 'action')
         q01, q99 = (_numbers(fields, name) for name in ('q01', 'q99'))
         mask = fields.items('mask', [True] * len(q01))
         if not all(isinstance(flag, bool) for flag in mask):
             fields.refuse('mask', 'a list of true and false')
         if not len(q01) == len(q99) == len(mask) or not q01:
             raise CheckpointError(
-                f'statistics of {key!r}: lengths of q01 {len(q01)}, q99 {len(q99)} and mask '
+                f'statistics of {shown(key)}: lengths of q01 {len(q01)}, q99 {len(q99)} and mask '
                 f'{len(mask)} differ or are 0, must be one length: the action dimension'
             )
         return cls(np.array(q01), np.array(q99), np.array(mask, dtype=bool))
@@ -130,12 +130,13 @@ class ActionStatistics:
             for index, value in enumerate(values.tolist()):
                 if not abs(value) <= _MOST:
                     raise CheckpointError(
-                        f'statistics of {key!r}: action {name}[{index}] is {value!r}, must be a '
-                        f'finite number of at most {_MOST:g} either way')
-        for index, (low, high) in enumerate(zip(self.q01.tolist(), self.q99.tolist(), strict=True)):
+                        f'statistics of {shown(key)}: action {name}[{index}] is {value!r}, must '
+                        f'be a finite number of at most {_MOST:g} either way')
+        for index, (low, high) in enumerate(
+                zip(self.q01.tolist(), self.q99.tolist(), strict=True)):
             if low > high:
                 raise CheckpointError(
-                    f'statistics of {key!r}: action q01[{index}] is {low!r}, must be at most '
+                    f'statistics of {shown(key)}: action q01[{index}] is {low!r}, must be at most '
                     f'q99[{index}], {high!r}')
 
     @property
