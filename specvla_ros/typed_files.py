@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, MISSING
+from functools import lru_cache
 import json
 from pathlib import Path
 import sys
@@ -82,7 +83,7 @@ def typed(cls: type[T], content: object, place: str) -> T:
     """
     if not isinstance(content, Mapping):
         raise SpecVLAError(f'{place}: holds {shown(content)}, must be an object')
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {setting.name: setting for setting in fields(cls)}
     required = {name for name, setting in known.items()
                 if setting.default is MISSING and setting.default_factory is MISSING}
@@ -90,15 +91,21 @@ def typed(cls: type[T], content: object, place: str) -> T:
     if missing or unknown:
         raise SpecVLAError(f'{place}: missing keys {missing}, unknown keys {unknown}; there are '
                            f'{sorted(known)}')
-    values = {}
-    for name, value in content.items():
-        try:
-            values[name] = _of_type(hints[name], value)
-        except TypeError:
-            raise SpecVLAError(f'{place}: {name} is {shown(value)}, must be '
-                               f'{_words(hints[name])}') from None
+    values = {name: value_of(hints[name], value, f'{place}: {name}')
+              for name, value in content.items()}
     with naming(place):
         return cls(**values)
+
+
+def value_of(hint: Any, value: object, name: str) -> Any:
+    """Return a value read from a file as a type; raises SpecVLAError if it is another's."""
+    try:
+        return _of_type(hint, value)
+    except TypeError:
+        raise SpecVLAError(f'{name} is {shown(value)}, must be {_words(hint)}') from None
+
+
+_hints = lru_cache(get_type_hints)
 
 
 def _of_type(hint: Any, value: Any) -> Any:
@@ -146,10 +153,10 @@ def _words(hint: Any) -> str:
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Put the file before the message of a SpecVLAError."""
+    """Put the file before the message of a ValueError, and make it a SpecVLAError."""
     try:
         yield
-    except SpecVLAError as error:
+    except ValueError as error:
         raise SpecVLAError(f'{place}: {error}') from error
 
 

@@ -97,6 +97,9 @@ def _check_statistics(path: Path, statistics: Mapping[str, Any]) -> None:
                 f"{path}: statistics of {shown(key)} have no 'action', must be "
                 "{key: {'action': {'q01': [...], 'q99': [...], 'mask': [...]}}}"
             )
+        counts = Fields(value, str(path), f'statistics of {shown(key)}')
+        for name in ('num_transitions', 'num_trajectories'):
+            counts.integer(name, None, least=0)
         with within(str(path)):
             ActionStatistics.from_dict(value['action'], key).check_numbers(key)
 

@@ -81,6 +81,8 @@ def llama_config(text_config: object, file: str = 'config.json') -> LlamaConfig:
     """
     fields = Fields(text_config, file, 'text_config')
     fields.text('model_type', 'llama', allowed=('llama',))
+    for key in ('torch_dtype', 'dtype', 'transformers_version'):
+        fields.text(key, None)
     theta = rotary_base(fields, LLAMA_2_7B['rope_theta'])
     check_plain(fields, {'vocab_size', *LLAMA_2_7B})
     try:
@@ -109,6 +111,7 @@ def _settings(fields: Fields) -> dict[str, Any]:
     heads = fields.integer('num_attention_heads', known['num_attention_heads'], most=MOST_HEADS)
     groups = fields.integer('num_key_value_heads', None, most=MOST_HEADS)
     head_dim = fields.integer('head_dim', None, most=MOST_WIDTH)
+    pad = fields.integer('pad_token_id', None, least=-1, most=tokens - 1)
     if head_dim is None and hidden % heads:
         fields.refuse('hidden_size', f'a multiple of num_attention_heads, {heads}')
     if (head_dim or hidden // heads) % 2:
@@ -134,9 +137,10 @@ def _settings(fields: Fields) -> dict[str, Any]:
         'rms_norm_eps': fields.number('rms_norm_eps', known['rms_norm_eps'], above=0, most=1),
         'attention_bias': fields.flag('attention_bias', known['attention_bias']),
         'mlp_bias': fields.flag('mlp_bias', known['mlp_bias']),
-        'pad_token_id': fields.integer('pad_token_id', None, least=-1, most=tokens - 1),
+        'pad_token_id': None if pad == -1 else pad,  # both mean: there is none
         'bos_token_id': fields.integer('bos_token_id', known['bos_token_id'], least=0),
-        'eos_token_id': fields.integer('eos_token_id', known['eos_token_id'], least=0),
+        'eos_token_id': fields.integer(
+            'eos_token_id', known['eos_token_id'], least=0, most=tokens - 1),
     }
 
 

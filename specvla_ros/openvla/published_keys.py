@@ -63,6 +63,7 @@ def check_published_keys(fields: Fields, towers: int) -> None:
     for key in ('llm_max_length', 'pad_token_id'):
         fields.integer(key, None, least=-1 if key == 'pad_token_id' else 1)
     fields.flag('output_projector_states', None)
+    fields.text('transformers_version', None)
     _check_classes(fields)
     _check_projector(fields, towers)
     _check_language_model(fields)

@@ -82,7 +82,7 @@ class GlanceConfig:
         missing = [name for name in names if name not in config]
         if missing or config.get('model_type') != _MODEL_TYPE:
             raise SpecVLAError(
-                f'is no glance network (model_type {config.get("model_type")!r}, lacks '
+                f'is no glance network (model_type {shown(config.get("model_type"))}, lacks '
                 f'{missing}); `specvla train glance` makes one'
             )
         content.known({'model_type', *names})

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import nn, Tensor
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.folder_signs import check_folder
 from specvla_ros.openvla.json_file import read_object
 from specvla_ros.openvla.model import OpenVLA
@@ -60,8 +60,8 @@ def load_head(
         hidden = content.get('hidden_size')
         if type(hidden) is int and hidden != target.config.hidden_size:  # before it is built
             raise SpecVLAError(
-                f"hidden_size is {hidden}, must be the target's {target.config.hidden_size}: "
-                "this drafter is another model's"
+                f"hidden_size is {shown(hidden)}, must be the target's "
+                f"{target.config.hidden_size}: this drafter is another model's"
             )
         head = make(content)
     except ValueError as error:
