@@ -30,6 +30,23 @@ _GREEDY: dict[str, tuple[Any, ...]] = {
 }
 
 
+def check_tokenizer_content(fields: Fields) -> None:
+    """
+    Raise CheckpointError for a ``tokenizer.json`` that would end the process, or is ambiguous.
+
+    The library aborts on merges that don't fit a prefix of subwords; no Llama has one.
+    """
+    model = fields.section('model')
+    if model.content.get('type') == 'BPE':
+        model.only('continuing_subword_prefix', '')
+    vocabulary = model.content.get('vocab')
+    if isinstance(vocabulary, dict):
+        ids = [number for number in vocabulary.values() if isinstance(number, int)]
+        if len(set(ids)) < len(ids):
+            twice = next(number for number in ids if ids.count(number) > 1)
+            raise model.error(f'vocab has two tokens of id {twice}: which one is meant?')
+
+
 def check_tokenizer_files(
     folder: Path, tokenizer: PreTrainedTokenizerFast, config: OpenVLAConfig
 ) -> None:
