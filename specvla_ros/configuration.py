@@ -216,13 +216,7 @@ def load_dataset(unnorm_key: str) -> DatasetConfig:
     known: list[str] = []
     files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
     for path in sorted(files, key=lambda path: path.stem != unnorm_key):
-        content = read_yaml(path)
-        names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
-        check_keys(path, content, required=names, optional={'keys'})
-        listed = content.pop('keys', [])
-        if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
-            raise SpecVLAError(f'{path}: keys is {shown(listed)}, must be a list of names')
-        keys = [path.stem, *listed]
+        keys, content = _dataset_file(path)
         if unnorm_key in keys:
             with naming(path):
                 content['image'] = ImagePreparation.of(content['image'])
@@ -232,6 +226,23 @@ def load_dataset(unnorm_key: str) -> DatasetConfig:
         f'no configuration for the data set {unnorm_key!r}, there are {sorted(known)}; '
         f'add {unnorm_key}.yaml to {config_folder() / "unnorm"}'
     )
+
+
+def dataset_names() -> list[str]:
+    """Names of the data sets there are configurations of."""
+    files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
+    return [key for path in files for key in _dataset_file(path)[0]]
+
+
+def _dataset_file(path: Path) -> tuple[list[str], dict[str, object]]:
+    """Names of the data sets a file is for, and its settings."""
+    content = read_yaml(path)
+    names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
+    check_keys(path, content, required=names, optional={'keys'})
+    listed = content.pop('keys', [])
+    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        raise SpecVLAError(f'{path}: keys is {shown(listed)}, must be a list of names')
+    return [path.stem, *listed], content
 
 
 def build(

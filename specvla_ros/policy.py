@@ -124,14 +124,6 @@ class Checkpoint:
         rule = make_rule(config.rule.name, config.rule.settings)
         return Decoder(Target(self.model), drafter, rule, self.layout)
 
-    @property
-    def image_words(self) -> str:
-        """How a frame becomes the network's picture, in words, for reports."""
-        turn = 'mirrored left to right' if self.dataset.mirror_image else 'not mirrored'
-        size = self.model.config.image_size
-        return (f'{turn}, {self.preparation}, resize-naive to {size} x {size} px by Lanczos, '
-                f'{self.model.normalisation}')
-
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
         return self.transform(mirrored(image) if self.dataset.mirror_image else image)[None]
