@@ -27,7 +27,6 @@ _SIGNS = (
     ('action_head*', _OFT),
     ('proprio_projector*', _OFT),
     ('noisy_action_projector*', _OFT),
-    ('film*', _OFT),
     ('vision_backbone--*', 'an OpenVLA-OFT folder: this file replaces the vision towers (FiLM)'),
     ('*--*_checkpoint.pt', _OFT),
     ('lora_adapter*', _LORA),
