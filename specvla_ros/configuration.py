@@ -15,9 +15,8 @@ from pathlib import Path
 import sys
 from typing import TypeVar
 
-import yaml
-
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
@@ -56,7 +55,46 @@ class DecoderConfig:
     @property
     def threshold(self) -> int:
         """Bins a draft may be away from the target's own token; 0 is strict."""
-        return int(self.rule.settings.get('r', 0))
+        reach = self.rule.settings.get('r', 0)
+        return reach if isinstance(reach, int) else 0  # what is none, the rule refuses
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreparation:
+    """
+    How a data set's frames became the network's pictures in training; deployed, it is the same.
+
+    All frames are squeezed to the network's square by an antialiased Lanczos, as OpenVLA's data
+    loader does. The defaults are its own, without image augmentation.
+
+    jpeg: a JPEG round trip (quality 95, 4:2:0) comes first.
+    crop_area: share of the area that is kept, in the centre, and enlarged to the square again:
+        1 = the whole frame; 0.9 for a model that was trained with random crops of this area.
+    """
+
+    jpeg: bool = True
+    crop_area: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.jpeg, bool):
+            raise SpecVLAError(f'image jpeg is {shown(self.jpeg)}, must be true or false')
+        if not is_number(self.crop_area) or not 0 < self.crop_area <= 1:
+            raise SpecVLAError(
+                f'image crop_area is {shown(self.crop_area)}, must be a share above 0, at most 1')
+
+    @classmethod
+    def of(cls, content: object) -> ImagePreparation:
+        """Read what a file says; raises SpecVLAError if it is of another form."""
+        names = {setting.name for setting in fields(cls)}
+        if not isinstance(content, Mapping) or set(content) != names:
+            raise SpecVLAError(f'image is {shown(content)}, must be a mapping with exactly '
+                               f'{sorted(names)}')
+        return cls(**content)
+
+    def __str__(self) -> str:
+        crop = 'whole frame' if self.crop_area == 1 else \
+            f'centre crop of {100 * self.crop_area:g} % of the area'
+        return f'{"JPEG round trip" if self.jpeg else "no JPEG round trip"}, {crop}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +110,7 @@ class DatasetConfig:
     gripper_closed, gripper_open: what the data set calls closed and open.
     period_s: seconds between two actions.
     mirror_image: the model was trained on frames mirrored left to right.
+    image: how its frames were prepared beyond that.
     """
 
     unnorm_key: str
@@ -83,6 +122,7 @@ class DatasetConfig:
     gripper_open: float
     period_s: float
     mirror_image: bool
+    image: ImagePreparation = ImagePreparation()
 
     def __post_init__(self) -> None:
         for name in ('translation_scale_m', 'rotation_scale_rad', 'period_s'):
@@ -176,17 +216,33 @@ def load_dataset(unnorm_key: str) -> DatasetConfig:
     known: list[str] = []
     files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
     for path in sorted(files, key=lambda path: path.stem != unnorm_key):
-        content = read_yaml(path)
-        names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
-        check_keys(path, content, required=names, optional={'keys'})
-        keys = [path.stem, *content.pop('keys', [])]
+        keys, content = _dataset_file(path)
         if unnorm_key in keys:
-            return DatasetConfig(unnorm_key=unnorm_key, **content)
+            with naming(path):
+                content['image'] = ImagePreparation.of(content['image'])
+                return DatasetConfig(unnorm_key=unnorm_key, **content)
         known += keys
     raise SpecVLAError(
         f'no configuration for the data set {unnorm_key!r}, there are {sorted(known)}; '
         f'add {unnorm_key}.yaml to {config_folder() / "unnorm"}'
     )
+
+
+def dataset_names() -> list[str]:
+    """Names of the data sets there are configurations of."""
+    files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
+    return [key for path in files for key in _dataset_file(path)[0]]
+
+
+def _dataset_file(path: Path) -> tuple[list[str], dict[str, object]]:
+    """Names of the data sets a file is for, and its settings."""
+    content = read_yaml(path)
+    names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
+    check_keys(path, content, required=names, optional={'keys'})
+    listed = content.pop('keys', [])
+    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        raise SpecVLAError(f'{path}: keys is {shown(listed)}, must be a list of names')
+    return [path.stem, *listed], content
 
 
 def build(
@@ -203,7 +259,7 @@ def build(
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
         raise SpecVLAError(
-            f'{kind} {name} has no setting {", ".join(unknown)}; it has '
+            f'{kind} {name} has no setting {", ".join(map(str, unknown))}; it has '
             f'{", ".join(allowed) or "none"}'
         )
     return registry[name](**settings)
@@ -212,44 +268,10 @@ def build(
 def _component(path: Path, kind: str, content: object) -> Component:
     """Split a drafter's or rule's entry into name, settings and settings by device."""
     if not isinstance(content, dict) or not isinstance(content.get('name'), str):
-        raise SpecVLAError(f'{path}: {kind} is {content!r}, must be a mapping with a name')
-    settings = {key: value for key, value in content.items() if key != 'name'}
+        raise SpecVLAError(f'{path}: {kind} is {shown(content)}, must be a mapping with a name')
+    settings = {str(key): value for key, value in content.items() if key != 'name'}
     by_device = {device: settings.pop(device) for device in DEVICES if device in settings}
     for device, value in by_device.items():
         if not isinstance(value, dict):
-            raise SpecVLAError(f'{path}: {kind} {device} is {value!r}, must be a mapping')
+            raise SpecVLAError(f'{path}: {kind} {device} is {shown(value)}, must be a mapping')
     return Component(content['name'], settings, by_device)
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Content of a YAML file that holds one mapping."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file')
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
-        raise SpecVLAError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(content, dict):
-        raise SpecVLAError(f'{path}: holds {type(content).__name__}, must be a mapping')
-    return content
-
-
-def check_keys(
-    path: Path,
-    content: Mapping[str, object],
-    required: set[str],
-    optional: set[str] = frozenset(),
-) -> None:
-    """Refuse a mapping that lacks a key or has one that means nothing."""
-    missing = sorted(required - set(content))
-    unknown = sorted(str(key) for key in set(content) - required - optional)
-    if missing or unknown:
-        raise SpecVLAError(
-            f'{path}: missing keys {missing}, unknown keys {unknown}; must have '
-            f'{sorted(required)}'
-        )
-
-
-def is_number(value: object) -> bool:
-    """Whether a YAML value is a number (true and false are not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

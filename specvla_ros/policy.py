@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from specvla_ros.configuration import DatasetConfig, DecoderConfig, load_dataset, load_preset
+from specvla_ros.configuration import (
+    DatasetConfig,
+    DecoderConfig,
+    ImagePreparation,
+    load_dataset,
+    load_preset,
+)
 from specvla_ros.decoding.acceptance import ActionLayout, make_rule
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
@@ -32,7 +38,7 @@ from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
-from specvla_ros.openvla.image_transform import ImageTransform, mirrored
+from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.rotation import rotation_vectors
 
@@ -94,7 +100,9 @@ class Checkpoint:
                 f'{_SI_DIMENSIONS}: translation, rotation and gripper'
             )
         self.layout = ActionLayout(model.action_tokenizer, dimensions, chunk)
-        self.transform = ImageTransform(model.config.image_size, model.device)
+        self.preparation = image_preparation(model, self.dataset)
+        self.transform = model.image_transform(
+            jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
     @cached_property
@@ -285,6 +293,12 @@ def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.flo
     closed, opened = dataset.gripper_closed, dataset.gripper_open
     si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
     return si
+
+
+def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparation:
+    """How this model's frames were prepared: what the checkpoint says, else what the data set."""
+    stated = model.config.image_preparation
+    return dataset.image if stated is None else ImagePreparation.of(stated)
 
 
 def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'pictures'}
+LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
+          'pictures'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -27,8 +28,9 @@ MAY_IMPORT = {
     'cli': LEAVES | {'benchmark', 'training'},
     'errors': set(),
     'hashing': set(),
-    'configuration': {'errors'},
-    'safety': {'errors', 'configuration'},
+    'typed_files': {'errors'},
+    'configuration': {'errors', 'typed_files'},
+    'safety': {'errors', 'configuration', 'typed_files'},
     'camera': {'errors', 'encodings', 'pictures'},
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},

@@ -12,6 +12,7 @@ from specvla_ros.configuration import Component, DecoderConfig, load_dataset, lo
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.openvla.config import OpenVLAConfig
+from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint, Policy, to_si
 
@@ -266,6 +267,25 @@ def test_an_image_that_is_none_is_refused_in_one_line(policy, image, message):
 def test_an_instruction_that_is_none_is_refused(policy, instruction):
     with pytest.raises(ValueError, match='instruction is '):
         policy.act(fake_frame(), instruction)
+
+
+@pytest.mark.parametrize(('key', 'stated', 'jpeg', 'crop_area'), [
+    ('libero_object', None, True, 0.9),
+    ('bridge_orig', None, True, 1.0),
+    ('libero_object', {'jpeg': False, 'crop_area': 1.0}, False, 1.0),  # the checkpoint knows best
+    ('bridge_orig', {'jpeg': True, 'crop_area': 0.5}, True, 0.5),
+])
+def test_frames_are_prepared_as_data_set_and_checkpoint_say(
+        tmp_path, key, stated, jpeg, crop_area):
+    model = small_model(key)
+    model.config = replace(model.config, image_preparation=stated)
+    model.save_pretrained(tmp_path)
+    checkpoint = Policy.load(tmp_path, decoder='ar', device='cpu').checkpoint
+    frame = fake_frame(1)
+    shown = frame[:, ::-1] if load_dataset(key).mirror_image else frame
+    transform = ImageTransform(28, jpeg=jpeg, crop_area=crop_area)
+    expected = transform(np.ascontiguousarray(shown))
+    assert torch.equal(checkpoint.pixel_values(frame)[0], expected)
 
 
 def test_an_action_that_is_not_finite_is_refused():

@@ -4,7 +4,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from specvla_ros.configuration import config_folder, load_dataset, read_yaml
+from specvla_ros.configuration import (
+    config_folder,
+    ImagePreparation,
+    load_dataset,
+    read_yaml,
+)
 from specvla_ros.policy import to_si
 
 FILES = sorted((config_folder() / 'unnorm').glob('*.yaml'))
@@ -33,6 +38,13 @@ def test_a_file_means_what_is_known(path):
         assert (dataset.frame_id, dataset.mirror_image) == (frame, mirrored)
         np.testing.assert_allclose(
             to_si(np.array([values], np.float32), dataset), [si], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(('key', 'crop_area'), [
+    ('libero_object', 0.9), ('libero_10_no_noops', 0.9), ('bridge_orig', 1.0),
+    ('fractal20220817_data', 1.0)])
+def test_only_fine_tunes_with_image_augmentation_crop(key, crop_area):
+    assert load_dataset(key).image == ImagePreparation(jpeg=True, crop_area=crop_area)
 
 
 def test_no_two_files_are_for_the_same_key():

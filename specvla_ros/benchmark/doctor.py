@@ -16,10 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, machine, probes, report, video
+from specvla_ros.benchmark import files, image_preparation, machine, probes, report, video
 
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
 NEEDED_DISK_GIB = 1.0  # for runs: frames, videos
@@ -202,8 +203,15 @@ def check_policy(args: DoctorArgs, name: str, decoder: str) -> Finding:
     todo = 'give --checkpoint or --drafter a whole folder, or restore the embedded one'
     finding = _script(name, probes.POLICY, todo, str(args.checkpoint or ''),
                       str(args.drafter or ''), decoder)
-    return Finding(name, finding.state, f'{folder}, sha256 {sha256[:12]}: {finding.detail}',
-                   finding.todo)
+    images = _images(target) if decoder == 'ar' and finding.state == 'ok' else ''
+    return Finding(name, finding.state,
+                   f'{folder}, sha256 {sha256[:12]}: {finding.detail}{images}', finding.todo)
+
+
+def _images(target: Path) -> str:
+    """How frames become pictures; a data set of its own has one of its own."""
+    described = image_preparation.describe(target)
+    return ''.join(f'; images of {key}: {words}' for key, words in described.items())
 
 
 def check_ffmpeg() -> Finding:
@@ -292,7 +300,7 @@ def _script(name: str, script: str, todo: str, *arguments: str) -> Finding:
     return Finding(name, 'missing', reason, todo)
 
 
-def _hashes(args: DoctorArgs) -> dict[str, str | None]:
+def _hashes(args: DoctorArgs) -> dict[str, Any]:
     try:
         return machine.checkpoint_sha256(args.checkpoint, args.drafter)
     except FileNotFoundError:

@@ -1,11 +1,13 @@
 """What a figure depends on besides the code: the machine, the versions, the weights."""
 
+from contextlib import suppress
 from importlib import metadata
 import os
 from pathlib import Path
 import platform
 from typing import Any
 
+from specvla_ros.benchmark import image_preparation
 from specvla_ros.hashing import folder_sha256
 
 PACKAGES = ('torch', 'transformers', 'torchao', 'safetensors', 'numpy', 'mujoco', 'robosuite',
@@ -74,13 +76,19 @@ def checkpoint_folders(checkpoint: Path | None, drafter: Path | None) -> tuple[P
     return target, beside if beside.is_dir() else None
 
 
-def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str, str | None]:
-    """Return the hashes of target, drafter and, where there is one, glance, by their names."""
+def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str, Any]:
+    """
+    Return the hashes of target, drafter and, where there is one, glance, by their names.
+
+    ``images``, by data set, says how frames become the target's pictures.
+    """
     target, beside = checkpoint_folders(checkpoint, drafter)
     hashes = {'target_sha256': folder_sha256(target),
               'drafter_sha256': folder_sha256(beside) if _is_network(beside) else None}
     if beside is not None and _is_network(beside / 'glance'):
         hashes['glance_sha256'] = folder_sha256(beside / 'glance')
+    with suppress(ValueError):  # a folder that can't be used: whoever loads it says why
+        hashes['images'] = image_preparation.describe(target)
     return hashes
 
 

@@ -17,7 +17,8 @@ from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.workers import Job
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.typed_files import read_json
 
 DECODERS = ('ar', 'strict', 'relaxed')
 
@@ -150,7 +151,7 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     identity = plan.identity()
     path = plan.folder / 'run.json'
     if path.exists():
-        differences = _differences(json.loads(path.read_text()), identity)
+        differences = _differences(read_json(path), identity)
         if differences:
             raise SpecVLAError(f'{plan.folder} holds a run with another {differences}; '
                                'give --out another folder, or leave it out')
@@ -176,6 +177,9 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     names = []
     for part in wanted:
         before, now = found.get(part, {}), wanted[part]
+        if not isinstance(before, dict):
+            names.append(f'{part} ({shown(before)}, must be an object)')
+            continue
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 names.append(f'{part}.{key} ({before.get(key)}, now {now.get(key)})')

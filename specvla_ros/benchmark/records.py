@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.typed_files import typed, value_of
 
 # A microsecond is far below the noise of a stage; more digits only make the file longer.
 MS_DIGITS = 3
@@ -130,9 +131,9 @@ class EpisodeRecord:
             record = json.loads(line)
             sha256 = record.pop('tokens_sha256')
             actions = tuple(_action_from_dict(action) for action in record.pop('actions'))
-            episode = cls(**record, actions=actions)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f'not an episode record: {error!r}') from error
+            episode = typed(cls, {**record, 'actions': actions}, 'episode')
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise ValueError(f'not an episode record: {error}') from error
         if episode.tokens_sha256 != sha256:
             raise ValueError(f'episode {episode.key}: tokens_sha256 does not match the tokens')
         return episode
@@ -150,10 +151,9 @@ def _action_to_dict(action: ActionRecord) -> dict[str, Any]:
 
 
 def _action_from_dict(record: dict[str, Any]) -> ActionRecord:
-    deviation = record.pop('deviation', None)
-    for name in ('tokens', 'acceptance_lengths', 'sources'):
-        record[name] = tuple(record[name])
-    return ActionRecord(**record, deviation=Deviation(*deviation) if deviation else None)
+    deviation = value_of(tuple[int, float, float] | None, record.get('deviation'), 'deviation')
+    return typed(ActionRecord, {
+        **record, 'deviation': None if deviation is None else Deviation(*deviation)}, 'action')
 
 
 class EpisodeLog:

@@ -296,7 +296,8 @@ def provenance(document: Report) -> str:
                          for name in ('device', 'workers', 'threads')
                          if document['config'].get(name) is not None)
     weights = ', '.join(f'{name.removesuffix("_sha256")} {value[:12]}'
-                        for name, value in checkpoint.items() if value)
+                        for name, value in checkpoint.items()
+                        if name.endswith('_sha256') and value)
     packages = ', '.join(f'{name} {found[name]}' for name in ('torch', 'mujoco')
                          if name in found)
     return (f'{host["cpu"]}, {host["cores"]} cores, {gpus}; {settings}\n'

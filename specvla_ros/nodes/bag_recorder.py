@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 import importlib
-import json
 from pathlib import Path
 import queue
 import shutil
@@ -43,6 +42,7 @@ from specvla_ros.bags.writer import BagWriter, offered_qos, Storage
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT, run
+from specvla_ros.typed_files import read_json, typed
 
 NAME = 'bag_recorder'
 _DEPTH = 100  # messages a subscription holds while the disk is slow
@@ -62,9 +62,7 @@ class RecordSpec:
     @classmethod
     def read(cls, path: Path) -> RecordSpec:
         """Read the JSON file, which `specvla record` has checked."""
-        content = json.loads(path.read_text(encoding='utf-8'))
-        return cls(Path(content['out']), tuple(content['topics']), content['storage'],
-                   content['seconds'])
+        return typed(cls, read_json(path), str(path))
 
 
 class BagRecorder(Node):

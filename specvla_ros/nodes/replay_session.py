@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-import json
 import os
 from pathlib import Path
 import sys
@@ -46,6 +45,7 @@ from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_m
 from specvla_ros.nodes.processes import NodeProcess
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.session import play, set_decoder
+from specvla_ros.typed_files import read_json, typed
 
 NAME = 'replay_session'
 POLICY = 'policy_node'
@@ -69,7 +69,7 @@ class ReplaySpec:
     @classmethod
     def read(cls, path: Path) -> ReplaySpec:
         """Read the JSON file, which `specvla replay` has checked."""
-        return cls(**json.loads(path.read_text(encoding='utf-8')))
+        return typed(cls, read_json(path), str(path))
 
 
 class ReplaySession(Node):

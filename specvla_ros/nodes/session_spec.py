@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-import json
 from pathlib import Path
 from typing import Any
 
 from specvla_ros.configuration import load_preset
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.nodes.play_list import Episode
+from specvla_ros.typed_files import naming, read_json, typed, value_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ class SessionSpec:
         for episode in self.episodes:
             if not (0 <= episode.task < n_tasks and 0 <= episode.state < suites.N_INITIAL_STATES):
                 raise SpecVLAError(
-                    f'{self.suite} has no task {episode.task} with state {episode.state}; tasks '
-                    f'are 0 to {n_tasks - 1}, states 0 to {suites.N_INITIAL_STATES - 1}')
+                    f'{self.suite} has no task {shown(episode.task)} with state '
+                    f'{shown(episode.state)}; tasks are 0 to {n_tasks - 1}, '
+                    f'states 0 to {suites.N_INITIAL_STATES - 1}')
 
     @classmethod
     def read(cls, path: Path) -> SessionSpec:
@@ -68,13 +69,9 @@ class SessionSpec:
         :raises SpecVLAError: not JSON, an unknown key, or a value that can't be
         :raises FileNotFoundError: no such file
         """
-        try:
-            content = json.loads(path.read_text(encoding='utf-8'))
-        except json.JSONDecodeError as error:
-            raise SpecVLAError(f'{path}: not JSON: {error}') from error
-        if not isinstance(content, dict):
-            raise SpecVLAError(f'{path}: holds {type(content).__name__}, must be an object')
-        return cls.of(content)
+        content = read_json(path)
+        with naming(path):
+            return cls.of(content)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> SessionSpec:
@@ -84,7 +81,9 @@ class SessionSpec:
         :raises SpecVLAError: see `read`
         """
         content = dict(content)
-        tasks, states = content.pop('tasks', None), content.pop('states', None)
+        tasks, states = (
+            value_of(tuple[int, ...] | None, content.pop(name, None), f'specification: {name}')
+            for name in ('tasks', 'states'))
         if 'episodes' not in content:
             content['episodes'] = [[t, s] for t in tasks or [0] for s in states or [0]]
         elif tasks is not None or states is not None:
@@ -94,12 +93,12 @@ class SessionSpec:
             raise SpecVLAError(f'unknown keys {unknown} in the specification; there are '
                                f'{sorted(allowed | {"tasks", "states"})}')
         try:
-            episodes = tuple(Episode(int(t), int(s)) for t, s in content.pop('episodes'))
-            decoders = tuple(str(name) for name in content.pop('decoders', ()))
-        except (TypeError, ValueError) as error:
-            raise SpecVLAError('episodes must be a list of [task, state] and decoders a list of '
-                               f'names: {error}') from error
-        return cls(decoders=decoders, episodes=episodes, **content)
+            episodes = value_of(tuple[tuple[int, int], ...], content['episodes'], 'episodes')
+        except SpecVLAError as error:
+            raise SpecVLAError(
+                f'{error}: episodes must be a list of [task, state]') from error
+        return typed(cls, content | {'episodes': [Episode(*episode) for episode in episodes]},
+                     'specification')
 
     @property
     def rounds(self) -> list[Round]:

@@ -20,6 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import CheckpointError
+from .json_file import Fields, shown
+
+_MOST = 1e30  # far below float32's end: sums and differences stay finite
+_HUGE = 1e300  # an int of more digits is no float
 
 
 @lru_cache
@@ -101,22 +105,39 @@ class ActionStatistics:
         """
         Read ``norm_stats[key]['action']``. Without a ``mask`` every dimension is scaled.
 
-        Raises CheckpointError if q01, q99 and mask are not vectors of one length.
+        Raises CheckpointError, naming data set and field, unless q01, q99 and mask are lists of
+        one length, the first two of numbers, mask of true and false.
         """
-        try:
-            q01 = np.asarray(statistics['q01'], dtype=np.float64)
-            q99 = np.asarray(statistics['q99'], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+        fields = Fields(statistics, f'statistics of {shown(key)}', 'action')
+        q01, q99 = (_numbers(fields, name) for name in ('q01', 'q99'))
+        mask = fields.items('mask', [True] * len(q01))
+        if not all(isinstance(flag, bool) for flag in mask):
+            fields.refuse('mask', 'a list of true and false')
+        if not len(q01) == len(q99) == len(mask) or not q01:
             raise CheckpointError(
-                f"statistics of {key!r}: action needs numeric lists 'q01' and 'q99' ({error!r})"
-            ) from error
-        mask = np.asarray(statistics.get('mask', np.ones(q01.shape)), dtype=bool)
-        if q01.ndim != 1 or not q01.shape == q99.shape == mask.shape or not q01.size:
-            raise CheckpointError(
-                f'statistics of {key!r}: shapes of q01 {q01.shape}, q99 {q99.shape} and mask '
-                f'{mask.shape} differ or are empty, must be one length: the action dimension'
+                f'statistics of {shown(key)}: lengths of q01 {len(q01)}, q99 {len(q99)} and mask '
+                f'{len(mask)} differ or are 0, must be one length: the action dimension'
             )
-        return cls(q01, q99, mask)
+        return cls(np.array(q01), np.array(q99), np.array(mask, dtype=bool))
+
+    def check_numbers(self, key: str) -> None:
+        """
+        Raise CheckpointError, naming data set and field, unless actions can be made of them.
+
+        All must be finite and q01 <= q99. Equal ones are right: a dimension that never moves.
+        """
+        for name, values in (('q01', self.q01), ('q99', self.q99)):
+            for index, value in enumerate(values.tolist()):
+                if not abs(value) <= _MOST:
+                    raise CheckpointError(
+                        f'statistics of {shown(key)}: action {name}[{index}] is {value!r}, must '
+                        f'be a finite number of at most {_MOST:g} either way')
+        for index, (low, high) in enumerate(
+                zip(self.q01.tolist(), self.q99.tolist(), strict=True)):
+            if low > high:
+                raise CheckpointError(
+                    f'statistics of {shown(key)}: action q01[{index}] is {low!r}, must be at most '
+                    f'q99[{index}], {high!r}')
 
     @property
     def action_dim(self) -> int:
@@ -141,3 +162,13 @@ class ActionStatistics:
         scaled = 2 * (values - self.q01) / np.where(still, 1.0, span) - 1
         scaled = np.where(still, 0.0, scaled)
         return np.clip(np.where(self.mask, scaled, values), -1.0, 1.0).astype(np.float32)
+
+
+def _numbers(fields: Fields, name: str) -> list[float]:
+    """List of numbers, NaN and infinity among them."""
+    numbers = fields.items(name)
+    for index, value in enumerate(numbers):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise fields.error(f'{name}[{index}] is {shown(value)}, must be a number')
+    return [float(max(-_HUGE, min(value, _HUGE))) if isinstance(value, int) else value
+            for value in numbers]

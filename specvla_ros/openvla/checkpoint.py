@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 import json
 import os
 from pathlib import Path
+import re
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 import torch
@@ -22,6 +25,8 @@ from torch import Tensor
 from .action_tokenizer import ActionStatistics
 from .config import VisionConfig
 from .errors import CheckpointError
+from .folder_signs import check_folder, check_shards
+from .json_file import Fields, read_object, shown, within
 from .layout import canonical, is_unused, Slot
 
 __all__ = [
@@ -37,6 +42,7 @@ _CONFIG = 'config.json'
 _STATISTICS = 'dataset_statistics.json'
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+_SHARD = re.compile(r'[\w.-]+\.safetensors')
 _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 
 
@@ -44,14 +50,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     Content of ``config.json``.
 
-    Raises FileNotFoundError if the folder is none, CheckpointError if the file is not usable.
+    Raises FileNotFoundError if the folder is none, CheckpointError if the file is not usable, or
+    if another file in the folder says that the weights are not the whole model.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f'checkpoint folder {str(folder)!r} does not exist: give a folder that holds an '
             f'OpenVLA ({_CONFIG}, {_WEIGHTS}, tokenizer.json)'
         )
-    return _read_json(folder / _CONFIG)
+    content = _read_json(folder / _CONFIG)
+    check_folder(folder)
+    return content
 
 
 def read_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, dict]:
@@ -59,19 +68,45 @@ def read_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, dict]:
     Action statistics by ``unnorm_key``.
 
     Those of ``dataset_statistics.json`` where there is one (fine-tuned checkpoints), else
-    ``norm_stats`` of the config. Raises CheckpointError if an entry can't be used.
+    ``norm_stats`` of the config. Raises CheckpointError if an entry can't be used, or if the two
+    say different things of one data set.
     """
+    stated = Fields(config, str(folder / _CONFIG)).section('norm_stats').content
+    _check_statistics(folder / _CONFIG, stated)
     path = folder / _STATISTICS
-    source = path if path.exists() else folder / _CONFIG
-    statistics = _read_json(path) if path.exists() else config.get('norm_stats') or {}
-    for key, value in statistics.items() if isinstance(statistics, dict) else [('', None)]:
+    if not path.exists():
+        return dict(stated)
+    statistics = _read_json(path)
+    _check_statistics(path, statistics)
+    for key in stated.keys() & statistics.keys():
+        first, second = (ActionStatistics.from_dict(of[key]['action'], key)
+                         for of in (stated, statistics))
+        for name in ('q01', 'q99', 'mask'):
+            if not _alike(getattr(first, name), getattr(second, name)):
+                raise CheckpointError(
+                    f'{path}: {name} of {key!r} is not what {_CONFIG} has under norm_stats: '
+                    'which one holds? keep the one the weights were tuned with')
+    return statistics
+
+
+def _check_statistics(path: Path, statistics: Mapping[str, Any]) -> None:
+    """Refuse statistics that can't be used, by their data sets."""
+    for key, value in statistics.items():
         if not isinstance(value, dict) or not isinstance(value.get('action'), dict):
             raise CheckpointError(
-                f"{source}: statistics of {key!r} have no 'action', must be "
+                f"{path}: statistics of {shown(key)} have no 'action', must be "
                 "{key: {'action': {'q01': [...], 'q99': [...], 'mask': [...]}}}"
             )
-        ActionStatistics.from_dict(value['action'], key)
-    return statistics
+        counts = Fields(value, str(path), f'statistics of {shown(key)}')
+        for name in ('num_transitions', 'num_trajectories'):
+            counts.integer(name, None, least=0)
+        with within(str(path)):
+            ActionStatistics.from_dict(value['action'], key).check_numbers(key)
+
+
+def _alike(first: NDArray, second: NDArray) -> bool:
+    """Whether statistics are the same but for the rounding of their decimals."""
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -184,7 +219,14 @@ def _weight_files(folder: Path) -> list[Path]:
     weight_map = _read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no 'weight_map': can't tell which shards to load")
-    paths = [folder / name for name in sorted(set(weight_map.values()))]
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise CheckpointError(
+                f'{index}: weight_map {shown(tensor)} is {shown(name)}, must be the name of a '
+                '.safetensors file in this folder')
+    names = set(weight_map.values())
+    check_shards(folder, names)
+    paths = [folder / name for name in sorted(names)]
     for path in paths:
         if not path.exists():
             raise CheckpointError(
@@ -216,16 +258,11 @@ def _read_tensors(
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file of a checkpoint."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        return read_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f'{path.parent} has no {path.name}: not an OpenVLA checkpoint, or an incomplete one'
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f'{path} is not valid JSON: {error}') from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds a {type(content).__name__}, must be a JSON object')
-    return content
 
 
 class _replacing:

@@ -9,41 +9,35 @@ dimensions out in the same file, under ``vision_config`` and ``text_config``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
 from .errors import CheckpointError
+from .json_file import Fields, shown, within
+from .llama_config import LLAMA_2_7B, llama_config, MOST_HEADS, MOST_LAYERS, MOST_WIDTH
+from .published_keys import (
+    check_model_type,
+    check_published_keys,
+    dtype_name,
+    image_preparation,
+    is_fused,
+)
 
-# What the published text_config leaves out: the LlamaConfig of transformers 4.40. Newer
-# versions may default otherwise (rms_norm_eps, rope_theta), so every value is spelled out.
-_LLAMA_2_7B: dict[str, Any] = {
-    'hidden_size': 4096,
-    'intermediate_size': 11008,
-    'num_hidden_layers': 32,
-    'num_attention_heads': 32,
-    'num_key_value_heads': None,  # as many as attention heads
-    'head_dim': None,  # hidden_size / num_attention_heads
-    'hidden_act': 'silu',
-    'max_position_embeddings': 2048,
-    'initializer_range': 0.02,
-    'rms_norm_eps': 1e-6,
-    'rope_theta': 10000.0,
-    'attention_bias': False,
-    'mlp_bias': False,
-    'pad_token_id': None,
-    'bos_token_id': 1,
-    'eos_token_id': 2,
-}
+__all__ = ['llama_config', 'OpenVLAConfig', 'VisionConfig', 'ViTConfig']
+
+_MOST_PIXELS, _MOST_REGISTERS = 4096, 256
+_LEAST_TEXT = 32  # positions that a prompt and its action take, at least
+_MOST_OF_A_TOWER = {'hidden_size': MOST_WIDTH, 'depth': MOST_LAYERS, 'num_heads': MOST_HEADS,
+                    'mlp_size': MOST_WIDTH}
 
 
-def _positive(name: str, value: Any) -> int:
-    """Return the value if it is a positive int, else raise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f'config.json: {name} is {value!r}, must be a positive integer')
-    return value
+def _whole(name: str, value: object, most: int) -> None:
+    """Raise CheckpointError unless a value is an int from 1 to the most there is."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise CheckpointError(
+            f'{name} is {shown(value)}, must be a positive integer, at most {most}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +55,8 @@ class ViTConfig:
     mlp_size: int
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _positive(f'vision_config {field.name}', getattr(self, field.name))
+        for name, most in _MOST_OF_A_TOWER.items():
+            _whole(f'vision_config {name}', getattr(self, name), most)
         if self.hidden_size % self.num_heads:
             raise CheckpointError(
                 f'vision_config hidden_size {self.hidden_size} is not a multiple of '
@@ -91,8 +85,14 @@ class VisionConfig:
     registers: int = 4
 
     def __post_init__(self) -> None:
-        _positive('image size', self.image_size)
-        _positive('patch_size', self.patch_size)
+        _whole('image_sizes', self.image_size, _MOST_PIXELS)
+        _whole('vision_config patch_size', self.patch_size, _MOST_PIXELS)
+        _whole('vision_config registers', self.registers, _MOST_REGISTERS)
+        if rest := self.image_size % self.patch_size:
+            raise CheckpointError(
+                f'image_sizes are {self.image_size}, must be a multiple of the patch size '
+                f'{self.patch_size}: {rest} pixels are left over'
+            )
         if self.dino.mlp_size % self.dino.hidden_size:
             raise CheckpointError(
                 f'vision_config dino mlp_size {self.dino.mlp_size} must be a multiple of its '
@@ -101,7 +101,7 @@ class VisionConfig:
 
     @property
     def n_patches(self) -> int:
-        """Patches an image is cut into (a rest at the border is dropped, as timm does)."""
+        """Patches an image is cut into."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
@@ -127,6 +127,8 @@ class OpenVLAConfig:
 
     ``text_config.vocab_size`` counts the ``pad_to_multiple_of`` rows of padding at the end of
     the embedding; the action tokens are the last ``n_action_bins`` ids before them.
+    ``image_preparation`` says how frames were prepared in training, {'jpeg': bool, 'crop_area':
+    float}; None = the data set's configuration knows.
     """
 
     vision_config: VisionConfig
@@ -136,8 +138,18 @@ class OpenVLAConfig:
     vision_backbone_id: str = 'dinosiglip-vit-so-224px'
     llm_backbone_id: str = 'llama2-7b-pure'
     dtype: str = 'float32'
+    image_preparation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        positions = self.text_config.max_position_embeddings
+        if self.n_patches + _LEAST_TEXT > positions:
+            raise CheckpointError(
+                f'text_config max_position_embeddings is {positions}, must be at least '
+                f'{self.n_patches + _LEAST_TEXT}: the image takes {self.n_patches} positions, '
+                f'a prompt and its action {_LEAST_TEXT}'
+            )
+        if self.n_action_bins < 2:
+            raise CheckpointError('n_action_bins is 1, must be at least 2: the ends of the range')
         if self.action_vocab_size <= self.n_action_bins:
             raise CheckpointError(
                 f'text_config vocab_size {self.text_config.vocab_size} less '
@@ -166,25 +178,28 @@ class OpenVLAConfig:
         return self.text_config.vocab_size - self.pad_to_multiple_of
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> OpenVLAConfig:
+    def from_dict(cls, config: Mapping[str, Any], file: str = 'config.json') -> OpenVLAConfig:
         """
         Read the content of ``config.json``.
 
-        Raises CheckpointError, naming the key, for anything that is not an OpenVLA.
+        file: what messages call it. Raises CheckpointError, naming the key, for anything that is
+        not an OpenVLA, or one that is not computed here.
         """
-        if (found := config.get('model_type')) != 'openvla':
-            raise CheckpointError(f"config.json: model_type is {found!r}, must be 'openvla'")
-        return cls(
-            vision_config=_vision_config(config),
-            text_config=llama_config(config.get('text_config') or {}),
-            n_action_bins=_positive('n_action_bins', config.get('n_action_bins', 256)),
-            pad_to_multiple_of=_positive(
-                'pad_to_multiple_of', config.get('pad_to_multiple_of', 64)
-            ),
-            vision_backbone_id=str(config.get('vision_backbone_id')),
-            llm_backbone_id=str(config.get('llm_backbone_id', 'llama2-7b-pure')),
-            dtype=str(config.get('torch_dtype') or config.get('dtype') or 'float32'),
-        )
+        fields = Fields(config, file)
+        check_model_type(fields)
+        towers = 2 if is_fused(fields) else 1
+        check_published_keys(fields, towers)
+        with within(file):
+            return cls(
+                vision_config=_vision_config(fields, towers),
+                text_config=llama_config(fields.section('text_config').content, file),
+                n_action_bins=fields.integer('n_action_bins', 256, most=2**16),
+                pad_to_multiple_of=fields.integer('pad_to_multiple_of', 64, most=2**16),
+                vision_backbone_id=fields.text('vision_backbone_id', 'None'),
+                llm_backbone_id=fields.text('llm_backbone_id', 'llama2-7b-pure'),
+                dtype=dtype_name(fields),
+                image_preparation=image_preparation(fields),
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Content of ``config.json``, every dimension spelled out; ``from_dict`` reads it."""
@@ -208,80 +223,55 @@ class OpenVLAConfig:
             'text_config': {
                 'model_type': 'llama',
                 'vocab_size': text.vocab_size,
-                **{key: getattr(text, key) for key in _LLAMA_2_7B if key != 'rope_theta'},
+                **{key: getattr(text, key) for key in LLAMA_2_7B if key != 'rope_theta'},
                 'rope_theta': text.rope_parameters['rope_theta'],
             },
             'n_action_bins': self.n_action_bins,
             'pad_to_multiple_of': self.pad_to_multiple_of,
             'torch_dtype': self.dtype,
+            **({'image_preparation': dict(self.image_preparation)} if self.image_preparation
+               else {}),
         }
 
 
-def llama_config(text_config: Mapping[str, Any]) -> LlamaConfig:
-    """
-    Spell out the Llama a ``text_config`` means; absent keys are those of the published 7B.
-
-    Both spellings of the rotary base are read: ``rope_theta`` (published) and transformers 5's
-    ``rope_parameters``. Scaled rotary embeddings are refused: no OpenVLA has any.
-    """
-    if (found := text_config.get('model_type', 'llama')) != 'llama':
-        raise CheckpointError(f"config.json: text_config model_type is {found!r}, must be 'llama'")
-    settings = {key: text_config.get(key, default) for key, default in _LLAMA_2_7B.items()}
-    rope = dict(text_config.get('rope_parameters') or {})
-    theta = float(rope.get('rope_theta', settings.pop('rope_theta')))
-    kind = (text_config.get('rope_scaling') or rope).get('rope_type', 'default')
-    if kind != 'default':
-        raise CheckpointError(
-            f"config.json: text_config rope_type is {kind!r}, must be 'default' or absent"
-        )
-    try:
-        return LlamaConfig(
-            vocab_size=_positive('text_config vocab_size', text_config.get('vocab_size', 32064)),
-            rope_parameters={'rope_type': 'default', 'rope_theta': theta},
-            attn_implementation='sdpa',
-            use_cache=False,
-            tie_word_embeddings=False,
-            **settings,
-        )
-    except StrictDataclassError as error:
-        reason = ' '.join(str(error).split())
-        raise CheckpointError(f'config.json: text_config is no Llama: {reason}') from error
-
-
-def _vision_config(config: Mapping[str, Any]) -> VisionConfig:
+def _vision_config(fields: Fields, towers: int) -> VisionConfig:
     """Dimensions of the towers: spelled out in ``vision_config``, else those of the name."""
-    fused = bool(config.get('use_fused_vision_backbone', True))
-    sizes = config.get('image_sizes') or [224]
-    if len(set(sizes)) != 1:
-        raise CheckpointError(
-            f'config.json: image_sizes are {list(sizes)}, must be one size for both towers'
-        )
-    spelled = config.get('vision_config')
-    if spelled:
+    image_size = _image_size(fields, towers)
+    if fields.content.get('vision_config') is not None:
+        spelled = fields.section('vision_config')
+        spelled.known({'patch_size', 'registers', 'dino', 'siglip'})
         return VisionConfig(
             dino=_vit_config(spelled, 'dino'),
-            siglip=_vit_config(spelled, 'siglip') if fused else None,
-            image_size=sizes[0],
-            patch_size=spelled.get('patch_size', 14),
-            registers=spelled.get('registers', 4),
+            siglip=_vit_config(spelled, 'siglip') if towers == 2 else None,
+            image_size=image_size,
+            patch_size=spelled.integer('patch_size', 14, most=_MOST_PIXELS),
+            registers=spelled.integer('registers', 4, most=_MOST_REGISTERS),
         )
-    name = config.get('vision_backbone_id')
-    if name not in _BACKBONES or (_BACKBONES[name].siglip is not None) != fused:
-        raise CheckpointError(
-            f'config.json: vision_backbone_id is {name!r} with use_fused_vision_backbone '
-            f'{fused}, must be one of {sorted(_BACKBONES)} (the first fused, the second not), '
-            'or come with a vision_config that spells the dimensions out'
+    name = fields.content.get('vision_backbone_id')
+    known = _BACKBONES.get(name)
+    if known is None or (known.siglip is not None) != (towers == 2):
+        raise fields.error(
+            f'vision_backbone_id is {name!r} with use_fused_vision_backbone {towers == 2}, must '
+            f'be one of {sorted(_BACKBONES)} (the first fused, the second not), or come with a '
+            'vision_config that spells the dimensions out'
         )
-    known = _BACKBONES[name]
-    return VisionConfig(known.dino, known.siglip, image_size=sizes[0])
+    return replace(known, image_size=image_size)
 
 
-def _vit_config(vision_config: Mapping[str, Any], tower: str) -> ViTConfig:
+def _image_size(fields: Fields, towers: int) -> int:
+    """Side of the network's input: one size, given for each tower."""
+    sizes = fields.items('image_sizes', [224] * towers)
+    if len(sizes) not in (towers, 2) or not all(type(size) is int for size in sizes):
+        fields.refuse('image_sizes', f'a list of {towers}: an integer for each tower')
+    if len(set(sizes)) != 1:
+        raise fields.error(f'image_sizes are {sizes}, must be one size for both towers')
+    return sizes[0]
+
+
+def _vit_config(vision_config: Fields, tower: str) -> ViTConfig:
     """One tower of ``vision_config``."""
-    found = vision_config.get(tower)
-    wanted = [field.name for field in fields(ViTConfig)]
+    found = vision_config.content.get(tower)
+    wanted = list(_MOST_OF_A_TOWER)
     if not isinstance(found, Mapping) or set(found) != set(wanted):
-        raise CheckpointError(
-            f'config.json: vision_config {tower!r} is {found!r}, must have exactly {wanted}'
-        )
+        raise vision_config.error(f'{tower!r} is {shown(found)}, must have exactly {wanted}')
     return ViTConfig(**found)

@@ -1,8 +1,9 @@
 """
-Camera frame → pixel values, as OpenVLA's LIBERO fine-tunes saw their images.
+Camera frame → pixel values, as an OpenVLA saw its images in training.
 
-The reference pipeline is TensorFlow's: JPEG round trip, Lanczos resize, centre crop of 90 % of
-the area, resize back. Here, measured against it: JPEG at quality 95, 4:2:0, decoded with the
+The reference pipeline is TensorFlow's: JPEG round trip, Lanczos resize to a square; and where the
+model was trained with random crops (LIBERO's fine-tunes), the centre crop of 90 % of the area,
+resized back. Here, measured against it: JPEG at quality 95, 4:2:0, decoded with the
 *fast* integer DCT is identical to the bit, and two float matrix products reproduce the
 antialiased Lanczos without the clipping between the passes that puts Pillow off by up to 20 at
 hard edges. The weights are sparse matrices: from 480 rows to 224 a dense product took eight times
@@ -21,12 +22,10 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from .preprocessor import Normalisation
+
 _JPEG_QUALITY = 95
-_CROP_AREA = 0.9
 _LANCZOS_RADIUS = 3.0
-# Mean and standard deviation of R, G, B in [0, 1]: ImageNet's for DINOv2, 0.5 for SigLIP.
-_DINO = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class ImageTransform:
@@ -36,14 +35,31 @@ class ImageTransform:
     The frame must already be turned the way the data set had it (for LIBERO mirrored
     left-right): that belongs to the data set's configuration. ``size`` is in pixels, ``device``
     is where the resize runs and the result lies; the JPEG round trip runs on the host.
+
+    jpeg: whether frames take a JPEG round trip. crop_area: share of the frame that is kept, in the
+    centre; 1 = all of it. The defaults are those of LIBERO's fine-tunes. normalisation: mean and
+    deviation of the checkpoint.
     """
 
-    def __init__(self, size: int = 224, device: torch.device | str = 'cpu') -> None:
+    def __init__(
+        self,
+        size: int = 224,
+        device: torch.device | str = 'cpu',
+        *,
+        jpeg: bool = True,
+        crop_area: float = 0.9,
+        normalisation: Normalisation | None = None,
+    ) -> None:
         self.size = size
         self.device = torch.device(device)
-        self._crop_weights = _sparse(crop_weights(size)).to(self.device)
+        self._jpeg = jpeg
+        self._crop_weights = None
+        if crop_area < 1:
+            self._crop_weights = _sparse(crop_weights(size, crop_area)).to(self.device)
         self._lanczos: dict[int, Tensor] = {}  # by the length of the input axis
-        mean, std = torch.tensor([[*_DINO[0], *_SIGLIP[0]], [*_DINO[1], *_SIGLIP[1]]])
+        colours = normalisation or Normalisation()
+        mean, std = torch.tensor([[*colours.dino_mean, *colours.siglip_mean],
+                                  [*colours.dino_std, *colours.siglip_std]])
         self._scale = (1 / (255 * std)).view(2, 3, 1, 1).to(self.device)
         self._shift = (-mean / std).view(2, 3, 1, 1).to(self.device)
 
@@ -58,6 +74,8 @@ class ImageTransform:
     def pixels(self, image: NDArray[np.uint8]) -> Tensor:
         """Everything before the normalisation: uint8 [H, W, 3] → uint8 [size, size, 3]."""
         check_image(image)
+        if not self._jpeg:
+            return self._squeezed(image)
         # OpenCV, at its default 4:2:0; not simplejpeg: below quality 96 that one encodes with the
         # fast DCT.
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -75,7 +93,13 @@ class ImageTransform:
             image = simplejpeg.decode_jpeg(data, colorspace='RGB', fastdct=True)
         except ValueError as error:
             raise ValueError(f'not a readable JPEG image: {error}') from error
-        return self._crop(self._resize(torch.from_numpy(image).to(self.device).float()))
+        return self._squeezed(image)
+
+    def _squeezed(self, image: NDArray[np.uint8]) -> Tensor:
+        """Resize and crop a frame [H, W, 3] → [size, size, 3], both uint8."""
+        frame = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).float()
+        resized = self._resize(frame)
+        return resized.to(torch.uint8) if self._crop_weights is None else self._crop(resized)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Uint8 [..., size, size, 3] → float32 [..., 6, size, size]."""
@@ -173,13 +197,13 @@ def lanczos_weights(length: int, size: int) -> Tensor:
     return torch.from_numpy(kernel / kernel.sum(axis=1, keepdims=True)).float()
 
 
-def crop_weights(size: int) -> Tensor:
+def crop_weights(size: int, area: float = 0.9) -> Tensor:
     """
-    Weights [size, size] of the centre crop along one axis, bilinear.
+    Weights [size, size] of the centre crop of an area along one axis, bilinear.
 
-    Position i is o·(size-1) + i·s·(size-1)/(size-1), s = √0.9, o = (1-s)/2: corners aligned.
+    Position i is o·(size-1) + i·s·(size-1)/(size-1), s = √area, o = (1-s)/2: corners aligned.
     """
-    side = _CROP_AREA**0.5
+    side = area**0.5
     positions = (1 - side) / 2 * (size - 1) + np.arange(size) * side
     low = np.floor(positions).astype(np.int64)
     weights, rows = np.zeros((size, size)), np.arange(size)

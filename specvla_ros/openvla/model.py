@@ -24,7 +24,9 @@ from .config import OpenVLAConfig
 from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
 from .fused_vision import FusedTowers
+from .image_transform import ImageTransform
 from .layout import slots
+from .preprocessor import Normalisation, read_normalisation, write_preprocessor
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
@@ -77,6 +79,7 @@ class OpenVLA(nn.Module):
         self.action_tokenizer = ActionTokenizer(config.action_vocab_size, config.n_action_bins)
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.norm_stats: dict[str, dict] = {}
+        self.normalisation = Normalisation()
 
     @classmethod
     def from_pretrained(
@@ -96,15 +99,16 @@ class OpenVLA(nn.Module):
         folder, device = Path(folder), torch.device(device)
         check_quantization(quantization, device, dtype)
         content = read_config(folder)
-        config = OpenVLAConfig.from_dict(content)
+        config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
         norm_stats = read_norm_stats(folder, content)
+        normalisation = read_normalisation(folder, config)
         tokenizer = load_tokenizer(folder, config)
         with torch.device('meta'):
             model = cls(config)
         if quantization == 'int4':
             dtype = torch.bfloat16
         elif dtype is None:
-            dtype = torch.float32 if device.type == 'cpu' else _dtype(config.dtype)
+            dtype = torch.float32 if device.type == 'cpu' else getattr(torch, config.dtype)
         # A GPU too small for the weights may hold them once they are quantised.
         first = device if quantization == 'none' else torch.device('cpu')
         weights = read_weights(
@@ -117,6 +121,7 @@ class OpenVLA(nn.Module):
             quantize(model.language_model.layers, quantization, device)
             model.to(device)
         model.tokenizer, model.norm_stats = tokenizer, norm_stats
+        model.normalisation = normalisation
         return model.eval()
 
     @classmethod
@@ -169,6 +174,7 @@ class OpenVLA(nn.Module):
             'norm_stats': self.norm_stats,
         }
         write_config(folder, content)
+        write_preprocessor(folder, self.normalisation, self.config)
         self.tokenizer.save_pretrained(folder)
 
     @property
@@ -208,6 +214,18 @@ class OpenVLA(nn.Module):
     def action_dim(self, unnorm_key: str | None = None) -> int:
         """Action dimensions of a data set: tokens per control step."""
         return self.action_statistics(unnorm_key).action_dim
+
+    def image_transform(
+        self, *, jpeg: bool = True, crop_area: float = 0.9,
+        device: torch.device | str | None = None,
+    ) -> ImageTransform:
+        """
+        Return what makes this model's pixel values of frames, on its device or another.
+
+        jpeg, crop_area: how the data set's frames were prepared, see `ImageTransform`.
+        """
+        return ImageTransform(self.config.image_size, device or self.device, jpeg=jpeg,
+                              crop_area=crop_area, normalisation=self.normalisation)
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Embeddings [..., h] of token ids [...]."""
@@ -307,10 +325,3 @@ class OpenVLA(nn.Module):
             self._make_buffers()
         return self
 
-
-def _dtype(name: str) -> torch.dtype:
-    """Data type by the name ``config.json`` gives it."""
-    known = ('float32', 'bfloat16', 'float16')
-    if name not in known:
-        raise CheckpointError(f'config.json: torch_dtype is {name!r}, must be one of {known}')
-    return getattr(torch, name)

@@ -8,6 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from .config import OpenVLAConfig
 from .errors import CheckpointError
+from .json_file import Fields, read_object
+from .tokenizer_files import check_tokenizer_content, check_tokenizer_files
 
 PROMPT = 'In: What action should the robot take to {}?\nOut:'
 # Llama's word-boundary piece alone. OpenVLA was trained with it after 'Out:'; its tokenizer
@@ -25,10 +27,13 @@ def load_tokenizer(folder: Path, config: OpenVLAConfig) -> PreTrainedTokenizerFa
     if not path.exists():
         raise CheckpointError(f'{folder} has no {path.name}: no tokenizer to load')
     try:
+        check_tokenizer_content(Fields(read_object(path), str(path)))
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
-        raise CheckpointError(f'{path} is not a usable tokenizer: {error}') from error
+        reason = ' '.join(str(error).split()).removeprefix(str(path)).lstrip(': ')
+        raise CheckpointError(f'{path} is not a usable tokenizer: {reason}') from error
     check_tokenizer(tokenizer, config, str(path))
+    check_tokenizer_files(folder, tokenizer, config)
     return tokenizer
 
 

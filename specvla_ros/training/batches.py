@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
-from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode, Frames
 from specvla_ros.training.objective import Batch
@@ -61,7 +60,7 @@ class BatchMaker:
     ) -> None:
         self.statistics, self.scale = statistics, scale
         self.tokenizer = model.action_tokenizer
-        self.transform = ImageTransform(model.config.image_size)
+        self.transform = model.image_transform(device='cpu')  # only to normalise
         self._numbers = {text: number for number, text in enumerate(instructions)}
         self._model = model
         self._prompts: dict[str, list[int]] = {}

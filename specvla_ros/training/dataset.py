@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
+from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
 
 _PIXELS_VERSION = 1  # counts changes of the image transform
+# LIBERO's, for a target that is trained with random shifts.
+AUGMENTED = ImagePreparation(jpeg=True, crop_area=0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +52,26 @@ class Dataset:
     All successful episodes of one suite under `<data>/<suite>/task<id>/seed<seed>.npz`.
 
     size: side of the network's input in pixels; mirror: flip frames left-right before the
-    network sees them (`mirror_image` of the data set's configuration); tasks: empty = all.
+    network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
+    how frames are prepared (`image` of the data set's configuration).
+
+    :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
 
     def __init__(
-        self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = ()
+        self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = (),
+        image: ImagePreparation = AUGMENTED,
     ) -> None:
+        if not image.jpeg:
+            raise SpecVLAError(
+                'image jpeg is false in the configuration of the data set, must be true to train: '
+                'collected frames are stored as JPEG')
         self.folder = data / suite
-        self.size, self.mirror, self.tasks = size, mirror, tasks
+        self.size, self.mirror, self.tasks, self.image = size, mirror, tasks, image
         self.episodes: list[Episode] = []
         self._seen: set[str] = set()
-        setting = f'{size}{"m" if mirror else ""}_v{_PIXELS_VERSION}'
+        crop = '' if image == AUGMENTED else f'_area{image.crop_area!r}'
+        setting = f'{size}{"m" if mirror else ""}{crop}_v{_PIXELS_VERSION}'
         self._cache = self.folder / f'pixels_{setting}'
 
     @property
@@ -123,7 +135,7 @@ class Dataset:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.set_num_threads(1)  # of this worker thread
-            transform = ImageTransform(self.size)
+            transform = ImageTransform(self.size, crop_area=self.image.crop_area)
             pixels = np.stack([transform.pixels_from_jpeg(jpeg).numpy() for jpeg in jpegs])
             # Resize and crop are symmetric, so flipping after them is flipping before.
             pixels = pixels[:, :, ::-1] if self.mirror else pixels

@@ -234,7 +234,8 @@ class DrafterTraining(ABC):
         if not names or not args.decode_frames:
             return
         dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
-                          self.manifest.image_size, self.manifest.mirror)
+                          self.manifest.image_size, self.manifest.mirror,
+                          image=self.manifest.preparation)
         dataset.refresh(args.lanes, only=names)
         self.progress.say(self.verdict(dataset.episodes))
 

@@ -10,7 +10,7 @@ whose tokens are off by a few bins: a tree of chains behind one prompt, as cheap
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import time
 from typing import Annotated
@@ -31,8 +31,8 @@ from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
-from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import image_preparation
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.files import replace_file
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
@@ -76,7 +76,7 @@ def run(args: RegenerateArgs) -> int:
     folder = args.out or default_folder(args.suite, sha256)
     manifest = _open(folder, Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, layout.length,
-        args.paths, args.jitter, args.seed))
+        args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings))))
     episodes = _episodes(args, manifest)
     missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
     console = Console()
@@ -97,7 +97,7 @@ class Regenerator:
     def __init__(self, model: OpenVLA, layout: ActionLayout, args: RegenerateArgs) -> None:
         self.model, self.layout, self.args = model, layout, args
         self.target = Target(model)
-        self.transform = ImageTransform(model.config.image_size, model.device)
+        self.transform = model.image_transform()  # only to normalise
 
     @torch.inference_mode()
     def records(self, episode: Episode) -> Iterator[NDArray]:
@@ -206,7 +206,7 @@ def _open(folder: Path, manifest: Manifest) -> Manifest:
 def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
     """Episodes to regenerate, spread evenly over the data set if not all."""
     dataset = Dataset(args.data or cache_folder() / 'data', args.suite, manifest.image_size,
-                      manifest.mirror, args.tasks)
+                      manifest.mirror, args.tasks, manifest.preparation)
     dataset.refresh(args.lanes)
     if not dataset.episodes:
         raise SpecVLAError(

@@ -10,14 +10,18 @@ belong.
 from dataclasses import asdict, dataclass, field, fields
 import json
 from pathlib import Path
+from typing import Any
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.assets import cache_folder
+from specvla_ros.training.dataset import AUGMENTED
 from specvla_ros.training.files import replace_file
+from specvla_ros.typed_files import read_json, typed
 
 _VERSION = 1
 _MANIFEST = 'manifest.json'
@@ -47,7 +51,7 @@ class Manifest:
     """
     Whose words, about what, how made; `episodes` maps each shard's name to its instruction.
 
-    image_size, mirror: how the frames were shown; length: L; the rest as `RegenerateArgs`.
+    image_size, mirror, image: how the frames were shown; length: L; the rest as `RegenerateArgs`.
     """
 
     target_sha256: str
@@ -59,9 +63,15 @@ class Manifest:
     jitter: int
     seed: int
     version: int = _VERSION
+    image: dict[str, Any] = field(default_factory=lambda: asdict(AUGMENTED))  # as it always was
     complete: bool = False
     frames: int = 0
     episodes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        """How the frames were prepared."""
+        return ImagePreparation.of(self.image)
 
     @classmethod
     def read(cls, folder: Path) -> 'Manifest | None':
@@ -74,9 +84,9 @@ class Manifest:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
-            manifest = cls(**content)
-        except (ValueError, TypeError) as error:
+            manifest = typed(cls, read_json(path), str(path))
+            ImagePreparation.of(manifest.image)
+        except SpecVLAError as error:
             raise SpecVLAError(
                 f'{path} is no manifest ({error}): delete {folder} and regenerate') from error
         if manifest.version != _VERSION:

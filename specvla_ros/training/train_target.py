@@ -7,7 +7,7 @@ replaced in one go, so that it can be tried while the training goes on. Beside i
 an evaluation).
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 import json
 import math
 from pathlib import Path
@@ -103,9 +103,10 @@ class Training:
         self.state_folder = args.out.with_name(args.out.name + '.training')
         self.progress = TrainingProgress('train target', Console())
         saved = self._saved_state()
-        mirror = load_dataset(args.unnorm_key or args.suite).mirror_image
+        settings = load_dataset(args.unnorm_key or args.suite)
         self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
-                               self._image_size(), mirror, args.tasks)
+                               self._image_size(), settings.mirror_image, args.tasks,
+                               settings.image)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'],
                              on_progress=self.progress.loading)
         if not self.dataset.episodes:
@@ -326,6 +327,8 @@ class Training:
             prompts = [prompt_text(text) for text in self.instructions]
             tokenizer = build_tokenizer(prompts, args.text_tokens)
             model = new_target(args.shape, tokenizer, args.text_tokens, args.seed).to(args.device)
+        # So that it is deployed as it was trained, whatever the data set's file says by then.
+        model.config = replace(model.config, image_preparation=asdict(self.dataset.image))
         if args.device == 'cpu':
             # The fused attention's backward takes 40 % of a step on a CPU, the plain one's 8 %.
             for part in (model.language_model, model.vision.dino, model.vision.siglip):

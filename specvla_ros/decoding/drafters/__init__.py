@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specvla_ros.configuration import build, DecoderConfig
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
 
 from .drafter import DraftContext, Drafter
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
@@ -96,5 +96,5 @@ def _settings_of(
         )
     own = settings.get(part, {})
     if not isinstance(own, Mapping):
-        raise SpecVLAError(f'settings of the drafter {part} are {own!r}, must be a mapping')
+        raise SpecVLAError(f'settings of the drafter {part} are {shown(own)}, must be a mapping')
     return own

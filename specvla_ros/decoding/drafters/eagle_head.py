@@ -20,10 +20,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from specvla_ros.configuration import is_number
 from specvla_ros.decoding.cache import StaticCache
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache
 from specvla_ros.openvla.joined import joined
+from specvla_ros.openvla.json_file import Fields
+from specvla_ros.openvla.llama_config import check_plain, MOST_HEADS, MOST_WIDTH, rotary_base
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.small_operations import rotate
 
@@ -34,6 +37,15 @@ from .head_files import load_head, save_head
 _EMBEDDING = 'embed_tokens.weight'
 # Rotary angles are tabulated: Llama-2's context, ten times a prompt and its action.
 _POSITIONS = 4096
+_MOST_OF = {'hidden_size': MOST_WIDTH, 'intermediate_size': MOST_WIDTH,
+            'num_attention_heads': MOST_HEADS, 'num_key_value_heads': MOST_HEADS}
+_NEEDED = ('hidden_size', 'intermediate_size', 'num_attention_heads')
+# Of a drafter's `config.json`: read, or of no weight because they are the target's.
+_KEYS = frozenset("""
+    attention_bias bias bos_token_id eos_token_id head_dim hidden_size
+    initializer_range intermediate_size max_position_embeddings mlp_bias model_type
+    num_attention_heads num_hidden_layers num_key_value_heads pad_token_id rms_norm_eps vocab_size
+""".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +61,12 @@ class EagleConfig:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value = getattr(self, setting.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise SpecVLAError(f'drafter {setting.name} is {value!r}, must be positive')
+            value, whole = getattr(self, setting.name), setting.name in _MOST_OF
+            if not is_number(value) or not value > 0 or (
+                    whole and (type(value) is not int or value > _MOST_OF[setting.name])):
+                bounds = f', whole, at most {_MOST_OF[setting.name]}' if whole else ''
+                raise SpecVLAError(
+                    f'drafter {setting.name} is {shown(value)}, must be positive{bounds}')
         if self.hidden_size % (2 * self.num_attention_heads):
             raise SpecVLAError(
                 f'drafter hidden_size {self.hidden_size} must be an even multiple of its '
@@ -83,17 +98,34 @@ class EagleConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> EagleConfig:
-        """Read a Llama's ``config.json``; keys that mean nothing here are passed over."""
-        found = {s.name: config[s.name] for s in fields(cls) if config.get(s.name) is not None}
-        rope = config.get('rope_parameters') or {}
-        if 'rope_theta' in rope:
-            found['rope_theta'] = rope['rope_theta']
-        found.setdefault('num_key_value_heads', found.get('num_attention_heads'))
-        needed = ('hidden_size', 'intermediate_size', 'num_attention_heads')
-        missing = [name for name in needed if name not in found]
+        """
+        Read a Llama's ``config.json``.
+
+        Raises SpecVLAError or CheckpointError, naming the key, for one that lacks a dimension or
+        describes what the network does not compute.
+        """
+        content = Fields(config, 'drafter')
+        content.only('model_type', 'eagle', 'llama')
+        content.only('num_hidden_layers', 1, why='the drafter is one layer')
+        for key in ('attention_bias', 'mlp_bias'):
+            content.only(key, False)
+        content.flag('bias', None)  # of fc: the weights have it or not
+        check_plain(content, _KEYS)
+        missing = [name for name in _NEEDED if config.get(name) is None]
         if missing:
             raise SpecVLAError(f'drafter config.json lacks {", ".join(missing)}')
-        return cls(**found)
+        heads, eps = config['num_attention_heads'], config.get('rms_norm_eps')
+        made = cls(
+            hidden_size=config['hidden_size'],
+            intermediate_size=config['intermediate_size'],
+            num_attention_heads=heads,
+            num_key_value_heads=heads if config.get('num_key_value_heads') is None
+            else config['num_key_value_heads'],
+            rms_norm_eps=1e-6 if eps is None else eps,
+            rope_theta=rotary_base(content, 10000.0),
+        )
+        content.only('head_dim', made.head_dim, why='hidden_size / num_attention_heads')
+        return made
 
 
 class _Attention(nn.Module):
@@ -244,9 +276,15 @@ class EagleHead(nn.Module):
         Raises FileNotFoundError if a file is missing, and SpecVLAError, naming the tensor and
         the shapes, if the weights don't fit the configuration or the target.
         """
-        return load_head(
-            Path(folder), target, lambda content: cls(EagleConfig.from_dict(content)), {_EMBEDDING}
-        )
+        text = target.config.text_config
+
+        def make(content: Mapping[str, Any]) -> EagleHead:
+            rows = (text.vocab_size, target.config.action_vocab_size)
+            Fields(content, 'drafter').only(
+                'vocab_size', *rows, why="the target's, with or without its rows of padding")
+            return cls(EagleConfig.from_dict(content))
+
+        return load_head(Path(folder), target, make, {_EMBEDDING})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them."""

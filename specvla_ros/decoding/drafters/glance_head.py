@@ -18,13 +18,16 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.openvla.json_file import Fields
 from specvla_ros.openvla.model import OpenVLA
 
 from .head_files import load_head, save_head
 
 FOLDER = 'glance'  # within a drafter folder
 _MODEL_TYPE = 'glance'
+_MOST = 2**17  # of any dimension
+_MOST_WEIGHTS = 2**29  # more is no glance
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,20 @@ class GlanceConfig:
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
                 raise SpecVLAError(
-                    f'glance {setting.name} is {value!r}, must be a positive whole number'
+                    f'glance {setting.name} is {shown(value)}, must be a positive whole number, '
+                    f'at most {_MOST}'
                 )
+
+        weights = (self.patches + 1) * self.rank * self.width + self.width**2 + (
+            self.length * self.width + self.bins) * self.shapes
+        if weights > _MOST_WEIGHTS:
+            raise SpecVLAError(
+                f'glance dimensions make {weights:.1e} weights, must be at most '
+                f'{_MOST_WEIGHTS:.1e}: see rank {self.rank}, width {self.width}, shapes '
+                f'{self.shapes}, patches {self.patches}, length {self.length}'
+            )
 
     @classmethod
     def like(cls, target: OpenVLA, length: int, **sizes: int) -> GlanceConfig:
@@ -64,13 +77,15 @@ class GlanceConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> GlanceConfig:
         """Read what ``config.json`` says; raises SpecVLAError if it is of something else."""
+        content = Fields(config, 'glance')
         names = [setting.name for setting in fields(cls)]
         missing = [name for name in names if name not in config]
         if missing or config.get('model_type') != _MODEL_TYPE:
             raise SpecVLAError(
-                f'is no glance network (model_type {config.get("model_type")!r}, lacks '
+                f'is no glance network (model_type {shown(config.get("model_type"))}, lacks '
                 f'{missing}); `specvla train glance` makes one'
             )
+        content.known({'model_type', *names})
         return cls(**{name: config[name] for name in names})
 
 

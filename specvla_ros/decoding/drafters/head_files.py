@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import nn, Tensor
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.openvla.folder_signs import check_folder
+from specvla_ros.openvla.json_file import read_object
 from specvla_ros.openvla.model import OpenVLA
 
 # What safetensors and torch.load raise for a file that isn't theirs.
@@ -53,14 +55,18 @@ def load_head(
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file; a drafter folder has one')
     try:
-        head = make(json.loads(path.read_text(encoding='utf-8')))
+        content = read_object(path)
+        check_folder(folder)
+        hidden = content.get('hidden_size')
+        if type(hidden) is int and hidden != target.config.hidden_size:  # before it is built
+            raise SpecVLAError(
+                f"hidden_size is {shown(hidden)}, must be the target's "
+                f"{target.config.hidden_size}: this drafter is another model's"
+            )
+        head = make(content)
     except ValueError as error:
-        raise SpecVLAError(f'{path}: {error}') from error
-    if head.config.hidden_size != target.config.hidden_size:
-        raise SpecVLAError(
-            f'{path}: hidden_size is {head.config.hidden_size}, must be the '
-            f"target's {target.config.hidden_size}: this drafter is another model's"
-        )
+        reason = str(error).removeprefix(f'{path}: ').removeprefix(f'{path} ')
+        raise SpecVLAError(f'{path}: {reason}') from error
     weights_file, weights = _read_weights(folder)
     for name in passed_over:
         weights.pop(name, None)
@@ -102,6 +108,8 @@ def _check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     for name, tensor in wanted.items():
         if name not in found:
             raise SpecVLAError(f'{path}: tensor {name} {list(tensor.shape)} is missing')
+        if not isinstance(found[name], Tensor) or not found[name].is_floating_point():
+            raise SpecVLAError(f'{path}: {name} is no floating-point tensor')
         if found[name].shape != tensor.shape:
             raise SpecVLAError(
                 f'{path}: tensor {name} is {list(found[name].shape)}, its config.json says '

@@ -177,3 +177,41 @@ def test_unrolled_on_its_own_features_it_learns(target):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(('config', 'message'), [
+    ({'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_scaling type is 'linear'"),
+    ({'rope_parameters': {'rope_type': 'yarn'}}, "rope_parameters rope_type is 'yarn'"),
+    ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor is 0.5'),
+    ({'hidden_act': 'gelu'}, "hidden_act is 'gelu', must be 'silu'"),
+    ({'attention_bias': True}, 'attention_bias is True'),
+    ({'mlp_bias': True}, 'mlp_bias is True'),
+    ({'head_dim': 16}, 'head_dim is 16, must be 8'),
+    ({'num_hidden_layers': 2}, 'num_hidden_layers is 2, must be 1'),
+    ({'tie_word_embeddings': True}, 'tie_word_embeddings is True'),
+    ({'sliding_window': 8}, 'sliding_window is 8'),
+    ({'quantization_config': {'bits': 4}}, 'quantization_config'),
+    ({'vocab_size': 32000}, "vocab_size is 32000, must be"),
+    ({'model_type': 'qwen2'}, "model_type is 'qwen2'"),
+    ({'draft_vocab_size': 32000}, "unknown key 'draft_vocab_size'"),  # EAGLE-3
+], ids=str)
+def test_what_the_network_does_not_compute_is_refused(published, target, config, message):
+    folder, _ = published(config)
+    with pytest.raises(ValueError, match='config.json: drafter: ') as caught:
+        EagleHead.from_pretrained(folder, target)
+    assert message in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('config', [
+    {'rope_theta': 500.0}, {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0}},
+    {'rope_theta': 500, 'rope_scaling': {'type': 'default'}}])
+def test_the_rotary_base_is_read_in_any_spelling(published, target, config):
+    folder, _ = published(config)
+    assert EagleHead.from_pretrained(folder, target).config.rope_theta == 500
+
+
+def test_two_sets_of_weights_are_refused(published, target):
+    folder, _ = published()
+    (folder / 'model.safetensors').write_bytes(b'')
+    with pytest.raises(ValueError, match='a second set of weights beside model.safetensors'):
+        EagleHead.from_pretrained(folder, target)
