@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+import errno
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -49,8 +50,10 @@ class Bag:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
+                way_out = f'; make room in {tempfile.gettempdir()}, or set TMPDIR' \
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
                 raise SpecVLAError(f'cannot read {error.filename or path}: '
-                                   f'{error.strerror or error}') from error
+                                   f'{error.strerror or error}{way_out}') from error
             raise
 
     def __enter__(self) -> Bag:

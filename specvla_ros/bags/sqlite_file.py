@@ -30,7 +30,7 @@ class _EndOfFile(Exception):
     """SQLite asked for what lies behind the end of a file."""
 
 
-_ERRORS = (_EndOfFile, apsw.Error)
+_ERRORS = (_EndOfFile, apsw.Error, UnicodeDecodeError)
 
 
 class SqliteFile:
@@ -74,12 +74,15 @@ class SqliteFile:
 
     def _read_topics(self) -> None:
         definitions: dict[str, tuple[str, str]] = {}
-        with contextlib.suppress(apsw.SQLError):  # before Jazzy there was no such table
+        with contextlib.suppress(*_ERRORS):  # before Jazzy there was no such table
             definitions |= {kind: (text, notation) for kind, text, notation in self._select(
                 'SELECT topic_type, encoded_message_definition, encoding '
-                'FROM message_definitions')}
+                'FROM message_definitions') if isinstance(text, str)}
         for number, name, kind, encoding in self._select(
                 'SELECT id, name, type, serialization_format FROM topics ORDER BY id'):
+            if not isinstance(name, str) or not isinstance(kind, str):
+                self._places.add(f'topic {number}', 'its name and type are no texts')
+                continue
             if encoding != 'cdr':  # can't be taken for a message of that type
                 kind = f'{kind} encoded as {encoding or "nothing"}'
             self.topics[number] = Topic(number, name, kind, *definitions.get(kind, ('', '')))
@@ -121,7 +124,7 @@ class SqliteFile:
 
     def _scan(self) -> Iterator[Record]:
         """Go from row to row: a page that is missing takes some with it, not all that follow."""
-        row, last = None, 0
+        row, last, is_lost = None, 0, False
         while row is None or row <= last + _LONGEST_GAP:
             begin = '' if row is None else f'WHERE id >= {row} '
             try:
@@ -129,12 +132,14 @@ class SqliteFile:
                     f'SELECT id, topic_id, timestamp, data FROM messages {begin}'
                     'ORDER BY id LIMIT 1')
             except _ERRORS as error:
-                self._places.add(f'row {row or 1}', error)
-                row = (row or 0) + 1
+                if not is_lost:
+                    self._places.add(f'row {row or 1}', error)
+                row, is_lost = (row or 0) + 1, True
                 continue
             if not found:
                 return
-            row = last = found[0][0]
+            row, is_lost = found[0][0], False
+            last = row
             yield from self._record(*found[0])
             row += 1
 

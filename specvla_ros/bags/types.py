@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
@@ -74,20 +75,18 @@ class MessageTypes:
         try:
             return self._store.deserialize_cdr(data, name)
         except Exception as error:  # noqa: BLE001 - rosbags lets out whatever damaged bytes lead to
-            raise SpecVLAError(f'not a {name}: {error or type(error).__name__}') from error
+            raise SpecVLAError(f'not a {name}: {_line(error)}') from error
 
     def _learn(self, name: str) -> None:
         """Register a type from the bag's definition, or else from its `.msg` file."""
         if name in self._store.fielddefs:
             return
         if name in self._unread:
-            text, notation = self._unread[name]
             try:
-                self._register(get_types_from_idl(text) if notation == 'ros2idl' else
-                               get_types_from_msg(text, name))
+                self._register(_definitions(name, *self._unread[name]))
             except Exception as error:  # noqa: BLE001 - as above
                 raise SpecVLAError(f'the bag defines the message type {name} in a way that '
-                                   f"can't be read: {error}") from error
+                                   f"can't be read: {_line(error)}") from error
         if name not in self._store.fielddefs:
             self._find(name)
 
@@ -110,6 +109,24 @@ class MessageTypes:
                    if name not in self._store.fielddefs}
         if unknown:
             self._store.register(unknown)
+
+
+def _definitions(name: str, text: str, notation: str) -> Any:
+    """Read a definition as rosbag2 stores it: in IDL, each type has a part of its own."""
+    if notation != 'ros2idl':
+        return get_types_from_msg(text, name)
+    definitions: dict[str, Any] = {}
+    for part in re.split(r'^={80}\n', text, flags=re.MULTILINE):
+        head, _, body = part.partition('\n')
+        if head.startswith('MSG: '):
+            definitions |= get_types_from_msg(body, head.removeprefix('MSG: '))
+        elif part.strip():
+            definitions |= get_types_from_idl(body if head.startswith('IDL: ') else part)
+    return definitions
+
+
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _definition_file(name: str) -> Path:

@@ -216,7 +216,7 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
             console.print(f'{count} of {reader.n_images} images {what}', highlight=False,
                           markup=False, soft_wrap=True)
     if skipped.words:
-        console.print(f"{skipped.words} instructions or episodes could not be read: "
+        console.print(f'{skipped.words} instructions or episodes could not be read: '
                       f'{skipped.words_reason}', highlight=False, markup=False, soft_wrap=True)
 
 
