@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import tempfile
 import time
 from typing import Any
 
@@ -26,6 +27,23 @@ def check_json_path(path: Path | None) -> None:
         raise SpecVLAError(f'--json {path}: there is no folder {folder}; create it first')
     if not os.access(folder, os.W_OK):
         raise SpecVLAError(f'--json {path}: the folder {folder} is not writable')
+
+
+def check_writable(option: str, path: Path) -> None:
+    """
+    Check early that a file or folder can be made, without leaving anything.
+
+    :raises SpecVLAError: a part of its path is a file, or nothing can be written there
+    """
+    there = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not there.is_dir():
+        raise SpecVLAError(f'{option} {path}: {there} is not a folder; choose another place')
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix='.specvla-'):
+            pass
+    except OSError as error:
+        raise SpecVLAError(f'{option} {path}: cannot write in {there}: '
+                           f'{error.strerror or error}; choose another place') from error
 
 
 def make_folder(wanted: Path | None, command: str) -> Path:
