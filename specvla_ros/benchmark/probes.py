@@ -86,7 +86,8 @@ print('; '.join([f'torchao {metadata.version("torchao")}', *lines]))
 """
 RENDERER = """
 import os
-os.environ.setdefault('MUJOCO_GL', 'osmesa')  # as the simulator does
+from specvla_ros.libero.renderer import check_setting
+check_setting()  # as the simulator does
 import mujoco
 model = mujoco.MjModel.from_xml_string('''<mujoco><worldbody><light pos="0 0 3"/>
 <geom type="sphere" size=".2" rgba="1 0 0 1"/><camera name="c" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>
