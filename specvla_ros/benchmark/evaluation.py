@@ -14,7 +14,7 @@ import time
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, plots, report
+from specvla_ros.benchmark import files, plots, preflight, report
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.player import LiberoPlayer
@@ -35,7 +35,7 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
     """Return what each worker process needs."""
     return LiberoPlayer(
         decoders=plan.decoders, checkpoint=args.checkpoint, drafter=args.drafter,
-        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype,
+        unnorm_keys=plan.unnorm_keys, device=args.device, dtype=args.dtype,
         quantization=args.quantization,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every))
@@ -50,6 +50,8 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     :raises ValueError: bad input, in one line
     """
     plan = make_plan(args)
+    if make_player is None:
+        preflight.check_simulator(plan.tasks)
     console = Console()
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))

@@ -23,6 +23,18 @@ from specvla_ros.libero import suites
 RENDER_TIMEOUT_S = 120.0
 
 
+def statistics_of(args: PolicyArgs) -> frozenset[str]:
+    """
+    Return the keys of the statistics that a checkpoint has.
+
+    :raises ValueError, FileNotFoundError: it can't be read
+    """
+    from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
+
+    folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
+    return frozenset(read_norm_stats(folder, read_config(folder)))
+
+
 def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozenset[str]:
     """
     Check a checkpoint, its drafter, and how they are to be used; return its statistics' keys.
@@ -39,7 +51,7 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
         GlanceHead,
         make_drafter,
     )
-    from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
+    from specvla_ros.openvla.checkpoint import check_weights, read_config
     from specvla_ros.openvla.config import OpenVLAConfig
     from specvla_ros.openvla.layout import slots
     from specvla_ros.openvla.model import OpenVLA
@@ -50,9 +62,8 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
     folder, beside = machine.checkpoint_folders(args.checkpoint, args.drafter)
     device = resolve_device(args.device)
     check_quantization(args.quantization, device, resolve_dtype(args.dtype))
-    content = read_config(folder)
-    config = OpenVLAConfig.from_dict(content)
-    keys = frozenset(read_norm_stats(folder, content))
+    config = OpenVLAConfig.from_dict(read_config(folder))
+    keys = statistics_of(args)
     load_tokenizer(folder, config)
     with torch.device('meta'):
         model = OpenVLA(config)
@@ -94,6 +105,24 @@ def keys_of_suites(names: Sequence[str], keys: Collection[str], wanted: str | No
     for key in found.values():
         load_dataset(key)
     return found
+
+
+def check_simulator(tasks: Mapping[str, Sequence[int]]) -> None:
+    """
+    Check LIBERO's assets, the stored states of the tasks by suite, and the renderer.
+
+    :raises ValueError, OSError: what is missing or damaged, and what to do
+    """
+    from specvla_ros.libero import initial_states
+    from specvla_ros.libero.assets import installed_assets
+    from specvla_ros.libero.renderer import check_setting
+
+    check_setting()
+    installed_assets()
+    for suite, numbers in tasks.items():
+        for number in numbers:
+            initial_states.read(initial_states.path_of(suites.task(suite, number)))
+    check_renderer()
 
 
 def check_renderer() -> None:

@@ -24,6 +24,7 @@ from specvla_ros.benchmark import (
     files,
     machine,
     plots,
+    preflight,
     replay_page,
     replay_plots,
     replay_rows,
@@ -82,6 +83,7 @@ def run(args: ReplayArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
+    key = preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
     with Bag(args.bag) as bag:
@@ -89,19 +91,19 @@ def run(args: ReplayArgs) -> int:
         reader = FrameReader(bag, image_topic, args.instruction_topic, args.instruction)
         _tell_missing(bag, '', console)
         missing = bag.missing
-        folder = files.make_folder(args.out, 'replay')
+        folder = files.folder_of(args.out, 'replay')
         play = _play_live if args.live else _play_here
         try:
-            with sigterm_as_interrupt():
+            with sigterm_as_interrupt(), files.new_folder(folder):
                 frames = play(args, reader, decoders, folder, console)
         except KeyboardInterrupt:
-            console.print('interrupted: a report needs the whole bag, nothing was written')
+            console.print('interrupted: a report needs the whole bag, none was written')
             return INTERRUPTED
         except SessionDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             return 1
         _tell_missing(bag, missing, console)
-        document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
+        document = report.report(sys.argv, _config(args, key, image_topic, decoders), checkpoint,
                                  replay_rows.rows(frames, live_actions(bag), list(decoders)))
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
@@ -207,7 +209,8 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
     skipped = reader.skipped
     if not any_played:
         reason = skipped.reason or skipped.words_reason or (
-            f'all {skipped.uninstructed} came under no instruction; give --instruction')
+            f'all {skipped.uninstructed} came under no instruction; give --instruction'
+            if skipped.uninstructed else reader.bag.missing)
         raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reason}')
     for count, what in ((skipped.uninstructed, 'came under no instruction'),
                         (skipped.repeated, 'were sent again under the same stamp'),
@@ -234,13 +237,13 @@ def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
     }
 
 
-def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfig]
-            ) -> dict[str, Any]:
+def _config(args: ReplayArgs, unnorm_key: str, image_topic: str,
+            decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
     return {
         'ros': args.live, 'rate': args.rate, 'image_topic': image_topic,
         'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'unnorm_key': unnorm_key, 'device': args.device, 'dtype': args.dtype,
         'quantization': args.quantization, 'threads': args.threads or None,
     }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 from fake_players import FakePlayer
 import pytest
@@ -13,11 +14,9 @@ from specvla_ros.benchmark.records import EpisodeLog
 
 
 @pytest.fixture
-def args(tmp_path, monkeypatch):
-    """Two tasks, two states, in a folder of its own; the checkpoint is only hashed."""
-    checkpoint = tmp_path / 'checkpoint'
-    checkpoint.mkdir()
-    (checkpoint / 'config.json').write_text('{}')
+def args(tiny_checkpoint, tmp_path, monkeypatch):
+    """Two tasks, two states, in a folder of its own; the checkpoint is only checked and hashed."""
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint')
     monkeypatch.chdir(tmp_path)
     return EvalArgs(tasks=(0, 1), trials=2, checkpoint=checkpoint, decoder=('ar', 'strict'))
 
@@ -102,7 +101,7 @@ def test_other_weights_are_refused_in_the_same_folder_and_get_their_own_without_
         args, tmp_path):
     run(args, FakePlayer())
     run(dataclasses.replace(args, out=tmp_path / 'mine'), FakePlayer())
-    (args.checkpoint / 'config.json').write_text('{"other": 1}')
+    (args.checkpoint / 'other.json').write_text('{}')
     with pytest.raises(ValueError, match=r'checkpoint.target_sha256 \('):
         run(dataclasses.replace(args, out=tmp_path / 'mine'), FakePlayer())
     run(args, FakePlayer())
@@ -112,7 +111,7 @@ def test_other_weights_are_refused_in_the_same_folder_and_get_their_own_without_
 def test_a_folder_that_holds_something_else_is_not_touched(args, tmp_path):
     with pytest.raises(ValueError, match='is not empty and holds no evaluation'):
         run(dataclasses.replace(args, out=args.checkpoint), FakePlayer())
-    assert [path.name for path in args.checkpoint.iterdir()] == ['config.json']
+    assert not {'run.json', 'episodes.jsonl'} & {path.name for path in args.checkpoint.iterdir()}
 
 
 def test_a_second_process_on_the_same_run_is_refused(args):
