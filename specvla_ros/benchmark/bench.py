@@ -144,8 +144,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     checks.check_at_least('--seed', args.seed, 0)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise SpecVLAError(f'--out {args.out} is a file; give a folder')
-    if args.out is None or not args.out.exists():
-        files.check_writable('--out', args.out or Path('runs') / 'bench')
+    files.check_writable('--out', args.out or Path('runs'))
     if args.random_weights:
         _check_random(args)
     else:

@@ -32,11 +32,13 @@ def check_json_path(path: Path | None) -> None:
 
 def check_writable(option: str, path: Path) -> None:
     """
-    Check early that a file or folder can be made, without leaving anything.
+    Check early that something can be written at a place, without leaving anything.
 
     :raises SpecVLAError: a part of its path is a file, or nothing can be written there
     """
-    there = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    place = Path(path).absolute()
+    there = place if place.is_dir() else next(
+        folder for folder in place.parents if os.path.lexists(folder))
     if not there.is_dir():
         raise SpecVLAError(f'{option} {path}: {there} is not a folder; choose another place')
     try:

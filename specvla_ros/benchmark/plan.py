@@ -161,7 +161,7 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     """
     if plan.folder.exists() and not plan.folder.is_dir():
         raise SpecVLAError(f'--out {plan.folder} is a file; give a folder')
-    files.check_writable('--out', plan.folder / 'run.json')
+    files.check_writable('--out', plan.folder)
     folder = files.NewFolder(plan.folder)
     path, log = plan.folder / 'run.json', None
     try:
@@ -206,7 +206,7 @@ def _log_of(plan: Plan) -> EpisodeLog:
     try:
         there = json.loads(path.read_text(encoding='utf-8'))
         differences = _differences(there, plan.identity())
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
                            f'beside it are of ({error}); give --out another folder') from error
     if differences:
