@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
-ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
+LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'writable'}
+ENGINE = LEAVES | {'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'decoding': LEAVES | {'openvla'},
     'policy': LEAVES | {'decoding', 'openvla'},
+    'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero'},
     'bags': LEAVES,
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     'safety': {'errors', 'configuration'},
     'camera': {'errors'},
     'rotation': set(),
+    'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},
 }

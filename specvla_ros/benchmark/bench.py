@@ -32,6 +32,8 @@ from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
     from specvla_ros.benchmark.contest import Episode
@@ -144,7 +146,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     checks.check_at_least('--seed', args.seed, 0)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise SpecVLAError(f'--out {args.out} is a file; give a folder')
-    files.check_writable('--out', args.out or Path('runs'))
+    check_writable('--out', args.out or Path('runs'))
     if args.random_weights:
         _check_random(args)
     else:
@@ -176,7 +178,7 @@ def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
     preflight.check_policy(args, decoders.values())
     _unnorm_key(args)
     if args.frames is None:
-        preflight.check_simulator({args.suite: args.tasks})
+        check_simulator({args.suite: args.tasks})
 
 
 def _unnorm_key(args: BenchArgs) -> str:

@@ -27,6 +27,7 @@ from specvla_ros.benchmark.workers import Playing
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
+from specvla_ros.libero.simulator_check import check_simulator
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_COLUMNS = 4  # of the video, side by side
@@ -73,7 +74,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     if args.video:
         video.ffmpeg()  # before minutes of playing, not after
     if make_session is DemoSession:
-        preflight.check_simulator({args.suite: args.tasks})
+        check_simulator({args.suite: args.tasks})
     folder = files.folder_of(args.out, 'demo')
     console = Console()
     try:

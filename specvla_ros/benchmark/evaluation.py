@@ -14,7 +14,7 @@ import time
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, plots, preflight, report
+from specvla_ros.benchmark import files, plots, report
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.player import LiberoPlayer
@@ -22,6 +22,7 @@ from specvla_ros.benchmark.progress import EpisodeProgress
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.rollout import RolloutConfig
 from specvla_ros.benchmark.workers import Player, WorkerPool, WorkersDied
+from specvla_ros.libero.simulator_check import check_simulator
 
 
 def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
@@ -51,7 +52,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     """
     plan = make_plan(args)
     if make_player is None:
-        preflight.check_simulator(plan.tasks)
+        check_simulator(plan.tasks)
     console = Console()
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))

@@ -6,11 +6,11 @@ import json
 import os
 from pathlib import Path
 import shutil
-import tempfile
 import time
 from typing import Any
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.writable import check_writable
 
 
 def check_json_path(path: Path | None) -> None:
@@ -28,25 +28,6 @@ def check_json_path(path: Path | None) -> None:
         raise SpecVLAError(f'--json {path}: there is no folder {folder}; create it first')
     if not os.access(folder, os.W_OK):
         raise SpecVLAError(f'--json {path}: the folder {folder} is not writable')
-
-
-def check_writable(option: str, path: Path) -> None:
-    """
-    Check early that something can be written at a place, without leaving anything.
-
-    :raises SpecVLAError: a part of its path is a file, or nothing can be written there
-    """
-    place = Path(path).absolute()
-    there = place if place.is_dir() else next(
-        folder for folder in place.parents if os.path.lexists(folder))
-    if not there.is_dir():
-        raise SpecVLAError(f'{option} {path}: {there} is not a folder; choose another place')
-    try:
-        with tempfile.TemporaryDirectory(dir=there, prefix='.specvla-'):
-            pass
-    except OSError as error:
-        raise SpecVLAError(f'{option} {path}: cannot write in {there}: '
-                           f'{error.strerror or error}; choose another place') from error
 
 
 def folder_of(wanted: Path | None, command: str) -> Path:

@@ -19,6 +19,7 @@ from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.workers import Job
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.writable import check_writable
 
 DECODERS = ('ar', 'strict', 'relaxed')
 
@@ -161,7 +162,7 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     """
     if plan.folder.exists() and not plan.folder.is_dir():
         raise SpecVLAError(f'--out {plan.folder} is a file; give a folder')
-    files.check_writable('--out', plan.folder)
+    check_writable('--out', plan.folder)
     folder = files.NewFolder(plan.folder)
     path, log = plan.folder / 'run.json', None
     try:

@@ -26,6 +26,7 @@ from specvla_ros.bags.writer import check_free, check_name
 from specvla_ros.benchmark import files, report
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
+from specvla_ros.writable import check_writable
 
 MODULE = 'specvla_ros.nodes.bag_recorder'
 TOPICS = ('/image', '/instruction', '/joint_states', '/eef_pose', '/episode', '/action',
@@ -97,7 +98,7 @@ def _check(args: RecordArgs) -> None:
         raise SpecVLAError(f'--seconds {args.seconds:g}: give more than 0')
     check_free(args.out)
     check_name(args.out, args.storage)
-    files.check_writable('--out', args.out)
+    check_writable('--out', args.out)
 
 
 @contextlib.contextmanager

@@ -162,7 +162,8 @@ def test_a_key_that_is_asked_for_and_fits():
 def test_where_no_suite_says_which_statistics():
     assert check_key({'libero_10'}, None) == 'libero_10'
     assert check_key({'libero_10', 'bridge_orig'}, 'bridge_orig') == 'bridge_orig'
-    for keys, wanted in (({'libero_10', 'bridge_orig'}, None), ({'libero_10'}, 'x'), (set(), None)):
+    for keys, wanted in (
+            ({'libero_10', 'bridge_orig'}, None), ({'libero_10'}, 'x'), (set(), None)):
         with pytest.raises(ValueError, match='--unnorm-key'):
             check_key(keys, wanted)
 

@@ -5,8 +5,12 @@ import sys
 
 import pytest
 
-from specvla_ros.benchmark.preflight import check_renderer
-from specvla_ros.libero.renderer import check_setting, importing_robosuite, RendererError
+from specvla_ros.libero.renderer import (
+    check_renderer,
+    check_setting,
+    importing_robosuite,
+    RendererError,
+)
 
 # In a process of its own: MuJoCo reads the setting once.
 AFTER_ROBOSUITE = """
