@@ -92,6 +92,7 @@ def run(args: ReplayArgs) -> int:
         _tell_missing(bag, '', console)
         missing = bag.missing
         folder = files.folder_of(args.out, 'replay')
+        _check_outside(args.bag, '--out', folder)
         play = _play_live if args.live else _play_here
         try:
             with sigterm_as_interrupt(), files.new_folder(folder):
@@ -113,11 +114,20 @@ def run(args: ReplayArgs) -> int:
 def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     """Check every argument before anything heavy is loaded."""
     files.check_json_path(args.json)
+    _check_outside(args.bag, '--json', args.json)
     checks.check_at_least('--threads', args.threads, 0)
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')
     return checks.check_decoders(args.decoder or DECODERS)
+
+
+def _check_outside(bag: Path, option: str, path: Path | None) -> None:
+    """Refuse to write anything into the bag that is read."""
+    home = bag.resolve() if bag.is_dir() else None
+    if path is not None and home is not None and home in (path.resolve(), *path.resolve().parents):
+        raise SpecVLAError(f'{option} {path} is inside of the bag {bag}, in which nothing is '
+                           f'written; give another {option}')
 
 
 def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
