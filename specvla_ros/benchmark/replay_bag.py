@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
+from specvla_ros.bags.folder import METADATA
 from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
 from specvla_ros.bags.reader import Bag
 from specvla_ros.benchmark import (
@@ -92,7 +93,6 @@ def run(args: ReplayArgs) -> int:
         _tell_missing(bag, '', console)
         missing = bag.missing
         folder = files.folder_of(args.out, 'replay')
-        _check_outside(args.bag, '--out', folder)
         play = _play_live if args.live else _play_here
         try:
             with sigterm_as_interrupt(), files.new_folder(folder):
@@ -113,8 +113,9 @@ def run(args: ReplayArgs) -> int:
 
 def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     """Check every argument before anything heavy is loaded."""
-    files.check_json_path(args.json)
+    _check_outside(args.bag, '--out', args.out or Path('runs'))
     _check_outside(args.bag, '--json', args.json)
+    files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
@@ -123,9 +124,10 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
 
 
 def _check_outside(bag: Path, option: str, path: Path | None) -> None:
-    """Refuse to write anything into the bag that is read."""
-    home = bag.resolve() if bag.is_dir() else None
-    if path is not None and home is not None and home in (path.resolve(), *path.resolve().parents):
+    """Refuse to write anything into the folder of the bag that is read."""
+    home = bag.resolve() if bag.is_dir() else bag.resolve().parent
+    is_bag = bag.is_dir() or (home / METADATA).exists()
+    if path is not None and is_bag and home in (path.resolve(), *path.resolve().parents):
         raise SpecVLAError(f'{option} {path} is inside of the bag {bag}, in which nothing is '
                            f'written; give another {option}')
 

@@ -126,15 +126,17 @@ def test_bad_input_is_one_line_and_code_2(options, reason, capsys):
 
 
 @pytest.mark.parametrize('options', [['--out', 'out'], ['--json', 'x.json'], []])
-def test_nothing_is_written_into_the_bag(tiny_checkpoint, tmp_path, monkeypatch, capsys, options):
+@pytest.mark.parametrize('name', ['.', 'libero_object_2.mcap', 'metadata.yaml'])
+def test_nothing_is_written_into_the_bag(
+        tiny_checkpoint, tmp_path, monkeypatch, capsys, options, name):
     """Not even where the user stands in it, so that `runs` would be made there."""
     bag = shutil.copytree(EXAMPLE, tmp_path / 'bag')
     monkeypatch.chdir(bag)
-    before = sorted(bag.iterdir())
-    assert cli.main(['replay', '.', '--checkpoint', str(tiny_checkpoint), *options]) == 2
+    before = bag.stat().st_mtime_ns, sorted(bag.iterdir())
+    assert cli.main(['replay', name, '--checkpoint', str(tiny_checkpoint), *options]) == 2
     line, = capsys.readouterr().err.splitlines()
-    assert 'is inside of the bag ., in which nothing is written; give another' in line
-    assert sorted(bag.iterdir()) == before
+    assert f'is inside of the bag {name}, in which nothing is written; give another' in line
+    assert (bag.stat().st_mtime_ns, sorted(bag.iterdir())) == before
 
 
 @pytest.mark.parametrize('content, reason', [
