@@ -226,22 +226,20 @@ def test_a_failed_start_leaves_its_log_and_does_not_stand_in_the_way(args, tmp_p
 
 @pytest.mark.parametrize('content', [
     '{"config": {"other": 1}, "checkpoint": {}, "machine": {}, "versions": {}}', '', '[]', '{"a'])
-def test_a_run_json_without_episodes_does_not_stand_in_the_way(args, tmp_path, content):
-    """As a start leaves it that was killed, or an older version."""
-    args = dataclasses.replace(args, out=tmp_path / 'mine')
-    args.out.mkdir()
-    (args.out / 'run.json').write_text(content)
-    assert run(args, FakePlayer()) == 0
-    assert json.loads((args.out / 'run.json').read_text())['config']['reference_every'] == 10
-
-
-@pytest.mark.parametrize('content', ['', '[]', '{"a', '{"config": 3}'])
-def test_episodes_of_nobody_knows_which_run_are_refused(args, content):
-    run(args, FakePlayer())
-    folder, = (args.checkpoint.parent / 'runs').iterdir()
-    (folder / 'run.json').write_text(content)
-    with pytest.raises(ValueError, match="doesn't say which run the 8 episodes beside it are of"):
-        run(args, FakePlayer())
+def test_a_run_json_says_nothing_where_there_is_no_episode(args, tmp_path, make, content):
+    """As a start leaves it that was killed. Beside episodes it has to say which run they are of."""
+    plan = make_plan(dataclasses.replace(args, out=tmp_path / 'mine'))
+    plan.folder.mkdir()
+    (plan.folder / 'run.json').write_text(content)
+    with evaluation.open_run(plan) as log:
+        assert json.loads((plan.folder / 'run.json').read_text())['config'] == {
+            name: value for name, value in plan.config.items() if name != 'trials'}
+        log.append(make.episode())
+    (plan.folder / 'run.json').write_text(content)
+    with pytest.raises(ValueError, match="doesn't say which run the 1 episodes beside it are of|"
+                                         'holds a run with another config.other'):
+        with evaluation.open_run(plan):
+            raise AssertionError('must not be reached')
 
 
 def test_a_full_disk_while_recording_is_one_line(args, monkeypatch):
