@@ -105,6 +105,14 @@ class Checkpoint:
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
+    def of_dataset(self, unnorm_key: str) -> Checkpoint:
+        """Return the same weights, the drafters' too, under another data set's statistics."""
+        other = Checkpoint(self.model, unnorm_key, self.drafter, self.layout.chunk)
+        for name in ('eagle_head', 'glance_head'):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
     @cached_property
     def eagle_head(self) -> EagleHead:
         """Weights of the drafter ``eagle``."""
@@ -199,6 +207,12 @@ class Policy:
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights under another decoder."""
         return Policy(self.checkpoint, _config(decoder))
+
+    def with_dataset(self, unnorm_key: str) -> Policy:
+        """Return the same weights and decoder under another data set's statistics."""
+        if unnorm_key == self.dataset.unnorm_key:
+            return self
+        return Policy(self.checkpoint.of_dataset(unnorm_key), self.decoder_config)
 
     @property
     def dataset(self) -> DatasetConfig:

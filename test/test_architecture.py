@@ -14,12 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
-          'pictures'}
-ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
+          'pictures', 'writable'}
+ENGINE = LEAVES | {'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'decoding': LEAVES | {'openvla'},
     'policy': LEAVES | {'decoding', 'openvla'},
+    'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero'},
     'bags': LEAVES,
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
     'rotation': set(),
+    'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ STRING = 'std_msgs/msg/String'
 ACTION, REPORT = 'specvla_ros/msg/ActionDelta', 'specvla_ros/msg/DecodeReport'
 DEFAULT_CAMERA = '/image'
 EPISODE = 'specvla_ros/msg/EpisodeStatus'
+_UNREADABLE = -1  # no episode has this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,17 @@ class Skipped:
     """
     Frames that can't be replayed, and why.
 
-    uninstructed: before the first instruction. repeated: sent again under the same stamp.
-    unreadable: damaged or in no known encoding; reason: of the first of them.
+    uninstructed: under no instruction that is known. repeated: sent again under the same stamp.
+    unreadable: damaged or in no known encoding; reason: of the first of them. words: instructions
+    and episodes that can't be read; words_reason: of the first of them.
     """
 
     uninstructed: int = 0
     repeated: int = 0
     unreadable: int = 0
     reason: str = ''
+    words: int = 0
+    words_reason: str = ''
 
 
 @dataclass(slots=True)
@@ -78,7 +83,12 @@ class FrameReader:
         return self.bag.counts[self.image_topic]
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read from the beginning; `skipped` counts anew."""
+        """
+        Read from the beginning; `skipped` counts anew.
+
+        After an instruction that can't be read nobody knows what the robot was told: its frames
+        are skipped. After an episode that can't be read, a new one has begun.
+        """
         self.skipped = Skipped()
         episodes = self.bag.of_kind(EPISODE)
         instruction, episode, begun = self.instruction, None, None
@@ -97,14 +107,16 @@ class FrameReader:
                 yield Frame(number, last_stamp, message.received, image, instruction, segment)
                 number += 1
             elif message.topic in episodes:
-                episode = self.bag.read(message).episode
+                content = self._words_of(message, EPISODE)
+                episode = _UNREADABLE if content is None else content.episode
             elif not self.instruction:
-                instruction = self.bag.read(message).data.strip()
+                content = self._words_of(message, STRING)
+                instruction = '' if content is None else content.data.strip()
 
     def _image_of(self, message: Message, last_stamp: int) -> tuple[int, np.ndarray] | None:
         """Return stamp and pixels; None, counted, for what the policy would not have acted on."""
         try:
-            content = self.bag.read(message)
+            content = self._read(message, IMAGE, COMPRESSED)
             stamp = to_nanoseconds(content.header.stamp)
             if stamp and stamp == last_stamp:
                 self.skipped.repeated += 1
@@ -114,6 +126,21 @@ class FrameReader:
             self.skipped.unreadable += 1
             self.skipped.reason = self.skipped.reason or str(error)
             return None
+
+    def _words_of(self, message: Message, kind: str) -> Any | None:
+        """Return the content of an instruction or an episode; None, counted, if unreadable."""
+        try:
+            return self._read(message, kind)
+        except SpecVLAError as error:
+            self.skipped.words += 1
+            self.skipped.words_reason = self.skipped.words_reason or str(error)
+            return None
+
+    def _read(self, message: Message, *kinds: str) -> Any:
+        if message.kind not in kinds:  # a topic may change its type within a bag
+            raise SpecVLAError(f'{message.topic} holds a {message.kind}, must be '
+                               f'{" or ".join(kinds)}')
+        return self.bag.read(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +156,8 @@ def live_actions(bag: Bag) -> dict[int, LiveAction]:
     tokens: dict[int, tuple[int, ...]] = {}
     decoders: dict[int, str] = {}
     for message in bag.messages(bag.of_kind(ACTION, REPORT)):
+        if message.kind not in (ACTION, REPORT):
+            continue
         try:
             content = bag.read(message)
         except SpecVLAError:

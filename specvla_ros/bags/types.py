@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
 from rosbags.interfaces import Nodetype
-from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+from rosbags.typesys import get_types_from_idl, get_types_from_msg, get_typestore, Stores
 
 from specvla_ros.errors import SpecVLAError
 
@@ -26,10 +27,18 @@ class MessageTypes:
 
     def __init__(self) -> None:
         self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._unread: dict[str, tuple[str, str]] = {}
 
-    def define(self, name: str, text: str) -> None:
-        """Take a definition from a bag: `.msg` text, with those it uses behind `===` lines."""
-        self._register(get_types_from_msg(text, name))
+    def define(self, name: str, text: str, notation: str) -> None:
+        """
+        Take a definition from a bag; it is read when a message of that type is.
+
+        A topic nobody asks for may be of a type that can't be read, as service events are.
+
+        :param text: the type's, with those it uses
+        :param notation: 'ros2msg' or 'ros2idl'
+        """
+        self._unread.setdefault(name, (text, notation))
 
     def description(self, name: str) -> tuple[str, str]:
         """
@@ -58,14 +67,28 @@ class MessageTypes:
         """
         Read a message from CDR.
 
-        :raises ValueError: it isn't one of that type
+        Its type is what the bag says it is, else what the installed package says.
+
+        :raises SpecVLAError: it isn't one of that type, or nothing defines the type
         """
+        self._learn(name)
         try:
             return self._store.deserialize_cdr(data, name)
-        except KeyError:
-            raise SpecVLAError(f'nothing defines the message type {name}') from None
         except Exception as error:  # noqa: BLE001 - rosbags lets out whatever damaged bytes lead to
-            raise SpecVLAError(f'not a {name}: {error}') from error
+            raise SpecVLAError(f'not a {name}: {_line(error)}') from error
+
+    def _learn(self, name: str) -> None:
+        """Register a type from the bag's definition, or else from its `.msg` file."""
+        if name in self._store.fielddefs:
+            return
+        if name in self._unread:
+            try:
+                self._register(_definitions(name, *self._unread[name]))
+            except Exception as error:  # noqa: BLE001 - as above
+                raise SpecVLAError(f'the bag defines the message type {name} in a way that '
+                                   f"can't be read: {_line(error)}") from error
+        if name not in self._store.fielddefs:
+            self._find(name)
 
     def _find(self, name: str) -> None:
         """Register a type from its `.msg` file, and those it is made of."""
@@ -86,6 +109,24 @@ class MessageTypes:
                    if name not in self._store.fielddefs}
         if unknown:
             self._store.register(unknown)
+
+
+def _definitions(name: str, text: str, notation: str) -> Any:
+    """Read a definition as rosbag2 stores it: in IDL, each type has a part of its own."""
+    if notation != 'ros2idl':
+        return get_types_from_msg(text, name)
+    definitions: dict[str, Any] = {}
+    for part in re.split(r'^={80}\n', text, flags=re.MULTILINE):
+        head, _, body = part.partition('\n')
+        if head.startswith('MSG: '):
+            definitions |= get_types_from_msg(body, head.removeprefix('MSG: '))
+        elif part.strip():
+            definitions |= get_types_from_idl(body if head.startswith('IDL: ') else part)
+    return definitions
+
+
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _definition_file(name: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 from pathlib import Path
+import shutil
 import sqlite3
 from typing import Literal
 
@@ -49,13 +50,14 @@ class BagWriter:
     A bag that grows.
 
     :param path: folder the bag will be; nothing may be there yet
-    :raises SpecVLAError: something is there
+    :raises SpecVLAError: something is there, or the name can't be
     """
 
     def __init__(self, path: Path, storage: Storage = 'mcap') -> None:
         self.path = path
         self.part = path.with_name(f'{path.name}.part')
         check_free(path)
+        check_name(path, storage)
         self.types = MessageTypes()
         self.counts: dict[str, int] = {}
         self._unflushed = 0
@@ -116,22 +118,39 @@ class BagWriter:
                 self._writer.min_timestamp = self._writer.max_timestamp = 0
             self._writer.close()
         self._writer.path.rename(self.path)
-        if not any(self.part.iterdir()):
-            self.part.rmdir()
+        self._leave_part()
 
     def abandon(self) -> None:
         """Stop writing; what was flushed stays in `part`."""
         with contextlib.suppress(OSError, sqlite3.Error):  # the disk may still be full
             self._writer.abort()
 
+    def discard(self) -> None:
+        """Stop writing, and remove what was written."""
+        self.abandon()
+        shutil.rmtree(self._writer.path)
+        self._leave_part()
+
+    def _leave_part(self) -> None:
+        if not any(self.part.iterdir()):  # else there is something of the user's
+            self.part.rmdir()
+
 
 def check_free(path: Path) -> None:
     """Raise a SpecVLAError where a bag, or what is left of one, is in the way."""
     part = path.with_name(f'{path.name}.part')
     for found in (path, part):
-        if found.exists() and (found == path or any(found.rglob('metadata.yaml'))
+        if found.exists() and (found == path or not found.is_dir() or
+                               (found / path.name).exists() or any(found.rglob('metadata.yaml'))
                                or any(found.rglob('*.mcap')) or any(found.rglob('*.db3'))):
             raise SpecVLAError(f'{found} exists already; give another name, or move it away')
+
+
+def check_name(path: Path, storage: Storage) -> None:
+    """Raise a SpecVLAError for a path that rosbags' SQLite writer takes for another one."""
+    if storage == 'sqlite3' and (found := sorted(set(str(path.resolve())) & set('#%?'))):
+        raise SpecVLAError(f'{path.resolve()} has {" ".join(found)} in it, which a bag of storage '
+                           'sqlite3 must not; give another name, or storage mcap')
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ class PolicyArgs:
     drafter: Path | None = None
     """Folder of a drafter. Default: `drafter` inside the checkpoint."""
     unnorm_key: str | None = None
-    """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
+    """Data set whose statistics turn tokens into motion. Default: the suite's own, where LIBERO is
+    played (libero_object or libero_object_no_noops, and so on); else the checkpoint's only one."""
     device: str = 'auto'
     """Device of the model: auto, cpu, cuda, cuda:1 …"""
     dtype: str | None = None

@@ -26,12 +26,14 @@ from rich.progress import (
 )
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, projection
+from specvla_ros.benchmark import checks, files, machine, preflight, projection
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
     from specvla_ros.benchmark.contest import Episode
@@ -91,6 +93,8 @@ def run(args: BenchArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = check(args)
+    if not args.random_weights:
+        args = dataclasses.replace(args, unnorm_key=_unnorm_key(args))
     # Heavy; `--help` and a refusal need none of it.
     from specvla_ros.benchmark import bench_plots, bench_report, entrants
     from specvla_ros.benchmark.contest import contest
@@ -142,10 +146,11 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     checks.check_at_least('--seed', args.seed, 0)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise SpecVLAError(f'--out {args.out} is a file; give a folder')
+    check_writable('--out', args.out or Path('runs'))
     if args.random_weights:
         _check_random(args)
     else:
-        _check_real(args)
+        _check_real(args, decoders)
     return decoders
 
 
@@ -158,12 +163,11 @@ def _check_random(args: BenchArgs) -> None:
     projection.read_acceptance(args.accept_from)
 
 
-def _check_real(args: BenchArgs) -> None:
+def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(BenchArgs)}
     for name in ('shape', 'accept_from'):
         if (value := getattr(args, name)) != defaults[name]:
             raise SpecVLAError(f'--{name.replace("_", "-")} {value} needs --random-weights')
-    machine.checkpoint_folders(args.checkpoint, args.drafter)
     if args.frames is None:
         if args.instruction is not None:
             raise SpecVLAError(f'--instruction {args.instruction!r} belongs to --frames; LIBERO '
@@ -171,6 +175,18 @@ def _check_real(args: BenchArgs) -> None:
         checks.check_tasks(args.suite, args.tasks)
     elif not args.frames.exists():
         raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
+    preflight.check_policy(args, decoders.values())
+    _unnorm_key(args)
+    if args.frames is None:
+        check_simulator({args.suite: args.tasks})
+
+
+def _unnorm_key(args: BenchArgs) -> str:
+    """Return whose statistics are meant: the suite's where it is looked at."""
+    keys = preflight.statistics_of(args)
+    if args.frames is not None:
+        return preflight.check_key(keys, args.unnorm_key)
+    return preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
 
 
 def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Episode]':
@@ -203,6 +219,7 @@ def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrant
         'peers': list(args.peer), 'observations': args.observations, 'repeats': args.repeats,
         'seed': args.seed, 'device': str(model.device),
         'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
+        'unnorm_key': args.unnorm_key,
         'threads': field.threads,
         'random_weights': args.random_weights,
     }

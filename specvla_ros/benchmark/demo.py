@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, plots, report, video
+from specvla_ros.benchmark import checks, files, machine, plots, preflight, report, video
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.films import PlayedEpisode, read_episode
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
@@ -27,6 +27,7 @@ from specvla_ros.benchmark.workers import Playing
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
+from specvla_ros.libero.simulator_check import check_simulator
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_COLUMNS = 4  # of the video, side by side
@@ -67,15 +68,19 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
+    keys = preflight.check_policy(args, decoders.values())
+    key = preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     if args.video:
         video.ffmpeg()  # before minutes of playing, not after
-    folder = files.make_folder(args.out, 'demo')
+    if make_session is DemoSession:
+        check_simulator({args.suite: args.tasks})
+    folder = files.folder_of(args.out, 'demo')
     console = Console()
     try:
-        with sigterm_as_interrupt():
-            session = make_session(_specification(args), folder)
-            records, episodes = _play(session, args, decoders, console)
+        with sigterm_as_interrupt(), files.new_folder(folder) as new:
+            session = make_session(_specification(args, key), folder)
+            records, episodes = _play(session, args, decoders, console, new.keep)
     except KeyboardInterrupt:
         console.print(f'interrupted; the episodes played so far are in {folder}/episodes')
         return INTERRUPTED
@@ -83,7 +88,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
         Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
         return 1
     rows = report.rows(records, list(decoders))
-    document = report.report(sys.argv, _config(args, decoders), checkpoint, rows)
+    document = report.report(sys.argv, _config(args, decoders, key), checkpoint, rows)
     report.print_tables(document, console)
     _leave(args, folder, document, episodes, console)
     return 0
@@ -109,14 +114,14 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
     return decoders
 
 
-def _specification(args: DemoArgs) -> dict[str, Any]:
+def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
     """Return what the demo session is to play; the keys are its own."""
     def path(given: Path | None) -> str | None:
         return str(given.resolve()) if given else None
 
     return {
         'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'unnorm_key': unnorm_key, 'device': args.device, 'dtype': args.dtype,
         'quantization': args.quantization,
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
         'suite': args.suite,
@@ -125,21 +130,24 @@ def _specification(args: DemoArgs) -> dict[str, Any]:
     }
 
 
-def _config(args: DemoArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
+def _config(args: DemoArgs, decoders: dict[str, DecoderConfig], unnorm_key: str
+            ) -> dict[str, Any]:
     return {
         'ros': True, 'suite': args.suite, 'tasks': list(args.tasks),
         'states': list(args.states),
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'max_steps': args.max_steps, 'unnorm_key': args.unnorm_key, 'device': args.device,
+        'max_steps': args.max_steps, 'unnorm_key': unnorm_key, 'device': args.device,
         'dtype': args.dtype, 'quantization': args.quantization, 'threads': args.threads or None,
     }
 
 
 def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfig],
-          console: Console) -> tuple[list[EpisodeRecord], list[PlayedEpisode]]:
+          console: Console, on_episode: Callable[[], None]
+          ) -> tuple[list[EpisodeRecord], list[PlayedEpisode]]:
     """
     Follow the session's events and read the episodes it leaves.
 
+    :param on_episode: called when one is there
     :returns: a record of every episode; those with at least one step also with their pictures
     """
     names = list(decoders)
@@ -164,6 +172,7 @@ def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfi
                 playing = dataclasses.replace(playing, steps=event['step'] + 1, note=note)
                 progress.playing(playing)
             elif kind == 'episode_end' and playing is not None:
+                on_episode()
                 episode = _ended(event, playing, decoders)
                 if isinstance(episode, PlayedEpisode):
                     episodes.append(episode)

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from specvla_ros.benchmark import files, image_preparation, machine, probes, report, video
+from specvla_ros.libero import renderer
 
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
 NEEDED_DISK_GIB = 1.0  # for runs: frames, videos
@@ -41,7 +42,7 @@ SCRIPTS = (
     ('messages of this package', probes.MESSAGES, f'{SETUP}: it builds them with `pip install .`'),
     ('DDS between processes', probes.DDS, 'see whether a firewall blocks UDP on the loopback '
      'interface, or /dev/shm is full'),
-    ('renderer', probes.RENDERER, '`apt-get install libosmesa6` renders without a display; with a '
+    ('renderer', renderer.PROBE, '`apt-get install libosmesa6` renders without a display; with a '
      'GPU, MUJOCO_GL=egl'),
 )
 

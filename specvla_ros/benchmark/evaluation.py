@@ -22,6 +22,7 @@ from specvla_ros.benchmark.progress import EpisodeProgress
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.rollout import RolloutConfig
 from specvla_ros.benchmark.workers import Player, WorkerPool, WorkersDied
+from specvla_ros.libero.simulator_check import check_simulator
 
 
 def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
@@ -35,7 +36,7 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
     """Return what each worker process needs."""
     return LiberoPlayer(
         decoders=plan.decoders, checkpoint=args.checkpoint, drafter=args.drafter,
-        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype,
+        unnorm_keys=plan.unnorm_keys, device=args.device, dtype=args.dtype,
         quantization=args.quantization,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every))
@@ -50,6 +51,8 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     :raises ValueError: bad input, in one line
     """
     plan = make_plan(args)
+    if make_player is None:
+        check_simulator(plan.tasks)
     console = Console()
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))

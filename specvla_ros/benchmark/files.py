@@ -5,10 +5,12 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import shutil
 import time
 from typing import Any
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.writable import check_writable
 
 
 def check_json_path(path: Path | None) -> None:
@@ -28,18 +30,62 @@ def check_json_path(path: Path | None) -> None:
         raise SpecVLAError(f'--json {path}: the folder {folder} is not writable')
 
 
-def make_folder(wanted: Path | None, command: str) -> Path:
+def folder_of(wanted: Path | None, command: str) -> Path:
     """
-    Make the folder for what a run leaves: the one wanted, else runs/<command>-<date and time>.
+    Return the folder for what a run leaves: the one wanted, else runs/<command>-<date and time>.
 
-    :raises SpecVLAError: it holds something already, or can't be made
+    :raises SpecVLAError: it holds something already, or can't be made; nothing is made yet
     """
     folder = wanted or Path('runs') / time.strftime(f'{command}-%Y%m%d-%H%M%S')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecVLAError(f'--out {folder} exists and is not an empty folder; give a new one')
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    check_writable('--out', folder)
     return folder
+
+
+class NewFolder:
+    """
+    A folder that a command makes, and the folders above it that weren't there.
+
+    :raises SpecVLAError: it can't be made
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_kept = False
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def keep(self) -> None:
+        """There is something in it that is worth keeping, whatever happens now."""
+        self._is_kept = True
+
+    def remove(self) -> None:
+        """Leave the place as it was, unless there is something to keep."""
+        if self._is_kept:
+            return
+        with contextlib.suppress(OSError):
+            for content in self.path.iterdir():
+                shutil.rmtree(content) if content.is_dir() else content.unlink()
+        self.remove_if_empty()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folders that were made, as far as nothing is in them."""
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[NewFolder]:
+    """Make a folder, which was empty or not there; a command that is refused leaves none."""
+    folder = NewFolder(path)
+    try:
+        yield folder
+    except (ValueError, OSError):  # what the command line takes for bad input
+        folder.remove()
+        raise
 
 
 @contextlib.contextmanager

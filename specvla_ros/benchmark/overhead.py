@@ -26,7 +26,7 @@ import tyro
 
 from specvla_ros.bags.frames import IMAGE
 from specvla_ros.bags.writer import BagWriter, offered_qos
-from specvla_ros.benchmark import checks, files, live_replay, machine, plots, report
+from specvla_ros.benchmark import checks, files, live_replay, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import DemoSession, SessionDied
@@ -71,11 +71,12 @@ def run(args: OverheadArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
+    preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
     hashes = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
-    folder = files.make_folder(args.out, 'overhead')
+    folder = files.folder_of(args.out, 'overhead')
     try:
-        with sigterm_as_interrupt():
+        with sigterm_as_interrupt(), files.new_folder(folder):
             samples = _measure(args, decoders, folder, console)
     except KeyboardInterrupt:
         console.print('interrupted: nothing was written')

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine
+from specvla_ros.benchmark import checks, files, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.workers import Job
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import read_json
+from specvla_ros.writable import check_writable
 
 DECODERS = ('ar', 'strict', 'relaxed')
 
@@ -56,9 +58,14 @@ class EvalArgs(PolicyArgs):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked evaluation: what is played, with what, and where it is written."""
+    """
+    A checked evaluation: what is played, with what, and where it is written.
+
+    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    """
 
     suites: tuple[str, ...]
+    unnorm_keys: dict[str, str]
     tasks: dict[str, tuple[int, ...]]
     trials: int
     decoders: dict[str, DecoderConfig]
@@ -120,18 +127,21 @@ def make_plan(args: EvalArgs) -> Plan:
     checks.check_at_least('--threads', args.threads, 1)
     checks.check_at_least('--max-steps', args.max_steps, 1)
     checks.check_at_least('--reference-every', args.reference_every, 0)
+    trials = checks.check_states(args.trials)
+    keys = preflight.check_policy(args, decoders.values())
+    unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
-        'trials': checks.check_states(args.trials),
+        'trials': trials,
         'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'unnorm_keys': unnorm_keys, 'device': args.device, 'dtype': args.dtype,
         'quantization': args.quantization,
         'workers': args.workers, 'threads': threads,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    plan = Plan(tuple(tasks), tasks, args.trials, decoders, config, checkpoint,
+    plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
                 folder=args.out or Path())
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
@@ -145,30 +155,76 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     """
     Make the run's folder, or take up the one that is there, and keep other processes out of it.
 
+    A run in which no episode was finished leaves nothing that could stand in another one's way;
+    one that was refused leaves nothing at all.
+
     :raises SpecVLAError: the folder holds a run of another configuration, or another process
         is at it
     """
-    identity = plan.identity()
-    path = plan.folder / 'run.json'
-    if path.exists():
-        differences = _differences(read_json(path), identity)
-        if differences:
-            raise SpecVLAError(f'{plan.folder} holds a run with another {differences}; '
-                               'give --out another folder, or leave it out')
-    elif plan.folder.exists() and any(plan.folder.iterdir()):
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise SpecVLAError(f'--out {plan.folder} is a file; give a folder')
+    check_writable('--out', plan.folder)
+    folder = files.NewFolder(plan.folder)
+    path, log = plan.folder / 'run.json', None
+    try:
+        with _locked(plan.folder):
+            log = _log_of(plan)
+            files.write_json(path, plan.identity())
+            yield log
+    except (ValueError, OSError):
+        if log is not None and not log.episodes:
+            _clear(plan.folder)
+        raise
+    finally:
+        if log is not None and not log.episodes:
+            path.unlink(missing_ok=True)
+        folder.remove_if_empty()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the kernel ends it with this process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
+                           'give --out another folder') from None
+    finally:
+        os.close(handle)
+
+
+def _log_of(plan: Plan) -> EpisodeLog:
+    """Return the episodes a folder holds: of this very run, or none at all."""
+    path, episodes = plan.folder / 'run.json', plan.folder / 'episodes.jsonl'
+    if not path.exists() and any(found for found in plan.folder.iterdir()
+                                 if not _is_ours(found.name)):
         raise SpecVLAError(f'--out {plan.folder} is not empty and holds no evaluation; '
                            'give a new folder')
-    else:
-        with files.writing(plan.folder):
-            plan.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, identity)
-    with open(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SpecVLAError(f'another process is writing to {plan.folder}; wait for it, or '
-                               'give --out another folder') from None
-        yield EpisodeLog(plan.folder / 'episodes.jsonl')
+    log = EpisodeLog(episodes)
+    if not log.episodes:  # of a start that failed: it stands in nobody's way
+        return log
+    try:
+        differences = _differences(read_json(path), plan.identity())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
+                           f'beside it are of ({error}); give --out another folder') from error
+    if differences:
+        raise SpecVLAError(f'{plan.folder} holds a run with another {differences}; '
+                           'give --out another folder, or leave it out')
+    return log
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a start that failed leaves a file of that name."""
+    return name == 'run.json' or name.startswith('worker-') and name.endswith('.log')
+
+
+def _clear(folder: Path) -> None:
+    for found in folder.iterdir():
+        if _is_ours(found.name):
+            found.unlink()
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -15,12 +15,16 @@ from specvla_ros.configuration import DecoderConfig
 
 @dataclass(frozen=True, slots=True)
 class LiberoPlayer:
-    """What a worker process needs to play episodes; picklable. Calling it makes the player."""
+    """
+    What a worker process needs to play episodes; picklable. Calling it makes the player.
+
+    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    """
 
     decoders: dict[str, DecoderConfig]
     checkpoint: Path | None
     drafter: Path | None
-    unnorm_key: str | None
+    unnorm_keys: dict[str, str]
     device: str
     dtype: str | None
     quantization: str
@@ -37,20 +41,39 @@ class LiberoPlayer:
         torch.set_num_threads(self.threads)
         policy = Policy.load(
             self.checkpoint, decoder=next(iter(self.decoders.values())), drafter=self.drafter,
-            unnorm_key=self.unnorm_key, device=self.device, dtype=self.dtype,
-            quantization=self.quantization)
-        actors = {name: policy.with_decoder(config) for name, config in self.decoders.items()}
-        return TaskPlayer(LiberoEnv, actors, policy.with_decoder(BASELINE), self.rollout)
+            unnorm_key=next(iter(self.unnorm_keys.values())), device=self.device,
+            dtype=self.dtype, quantization=self.quantization)
+
+        def cast(suite: str) -> Cast:
+            own = policy.with_dataset(self.unnorm_keys[suite])
+            actors = {name: own.with_decoder(config) for name, config in self.decoders.items()}
+            return Cast(actors, own.with_decoder(BASELINE))
+
+        return TaskPlayer(LiberoEnv, cast, self.rollout, first=next(iter(self.unnorm_keys)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who plays a suite: an actor per decoder, and one of `ar` to hold the others against."""
+
+    actors: dict[str, Any]
+    reference: Any
 
 
 class TaskPlayer:
     """Plays jobs, keeping the environment as long as the task stays the same."""
 
-    def __init__(self, make_environment: Callable[[str, int], Any], actors: dict[str, Any],
-                 reference: Any, config: RolloutConfig) -> None:
-        """Take the parts; no environment is made before the first job."""
+    def __init__(self, make_environment: Callable[[str, int], Any],
+                 make_cast: Callable[[str], Cast], config: RolloutConfig, first: str) -> None:
+        """
+        Take the parts; no environment is made before the first job.
+
+        :param make_cast: returns who plays a suite
+        :param first: suite whose cast is made now: what is wrong with it is seen at once
+        """
         self._make_environment, self._config = make_environment, config
-        self._actors, self._reference = actors, reference
+        self._make_cast = make_cast
+        self._suite, self._cast = first, make_cast(first)
         self._environment: Any = None
 
     def play(self, job: Job, on_progress: Callable[[Playing], None]) -> Iterator[EpisodeRecord]:
@@ -64,8 +87,8 @@ class TaskPlayer:
                 on_progress(dataclasses.replace(playing, steps=steps))
 
             episode = play(
-                environment, self._actors[decoder], decoder, job.state, self._config,
-                reference=None if decoder == BASELINE else self._reference, on_action=tell)
+                environment, self._cast.actors[decoder], decoder, job.state, self._config,
+                reference=None if decoder == BASELINE else self._cast.reference, on_action=tell)
             if episode.crash is not None:
                 self._close()  # whatever state the simulator is in, the next starts clean
             yield episode
@@ -74,8 +97,11 @@ class TaskPlayer:
         current = self._environment
         if current is None or (current.suite, current.task_id) != (job.suite, job.task):
             self._close()
+            if job.suite != self._suite:
+                self._suite, self._cast = job.suite, self._make_cast(job.suite)
             self._environment = self._make_environment(job.suite, job.task)
-            warm_up(self._environment, [*self._actors.values(), self._reference], job.state)
+            warm_up(self._environment, [*self._cast.actors.values(), self._cast.reference],
+                    job.state)
         return self._environment
 
     def _close(self) -> None:

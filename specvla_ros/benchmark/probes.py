@@ -128,22 +128,6 @@ with torch.inference_mode():
     lines = [found(torch.device(d), kind) for d in devices for kind in ('int8', 'int4')]
 print('; '.join([f'torchao {metadata.version("torchao")}', *lines]))
 """
-RENDERER = """
-import os
-os.environ.setdefault('MUJOCO_GL', 'osmesa')  # as the simulator does
-import mujoco
-model = mujoco.MjModel.from_xml_string('''<mujoco><worldbody><light pos="0 0 3"/>
-<geom type="sphere" size=".2" rgba="1 0 0 1"/><camera name="c" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>
-</worldbody></mujoco>''')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 64, 64)
-renderer.update_scene(data, camera='c')
-pixel = renderer.render()[32, 32]
-assert pixel[0] > 2 * pixel[1], f'a red ball came out as {pixel}'
-print('MuJoCo', mujoco.__version__, 'with MUJOCO_GL=' + os.environ['MUJOCO_GL'], flush=True)
-os._exit(0)  # EGL prints tracebacks when it is torn down
-"""
 POLICY = """
 import sys
 from specvla_ros.policy import Policy

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from specvla_ros.bags.writer import check_free
+from specvla_ros.bags.writer import check_free, check_name
 from specvla_ros.benchmark import files, report
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
+from specvla_ros.writable import check_writable
 
 MODULE = 'specvla_ros.nodes.bag_recorder'
 TOPICS = ('/image', '/instruction', '/joint_states', '/eef_pose', '/episode', '/action',
@@ -70,6 +71,9 @@ def run(args: RecordArgs) -> int:
                 elif event['event'] == 'topic':
                     live.console.print(f'recording {event["name"]} ({event["type"]})',
                                        highlight=False, markup=False, soft_wrap=True)
+                elif event['event'] == 'note':
+                    live.console.print(event['message'], style='yellow', highlight=False,
+                                       markup=False, soft_wrap=True)
                 elif event['event'] == 'error':
                     message = event['message']
                 else:
@@ -93,8 +97,8 @@ def _check(args: RecordArgs) -> None:
     if args.seconds is not None and not args.seconds > 0:
         raise SpecVLAError(f'--seconds {args.seconds:g}: give more than 0')
     check_free(args.out)
-    with files.writing(args.out.parent):
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_name(args.out, args.storage)
+    check_writable('--out', args.out)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
+from specvla_ros.bags.folder import METADATA
 from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
 from specvla_ros.bags.reader import Bag
 from specvla_ros.benchmark import (
@@ -24,6 +25,7 @@ from specvla_ros.benchmark import (
     files,
     machine,
     plots,
+    preflight,
     replay_page,
     replay_plots,
     replay_rows,
@@ -82,6 +84,7 @@ def run(args: ReplayArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
+    key = preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
     with Bag(args.bag) as bag:
@@ -89,19 +92,19 @@ def run(args: ReplayArgs) -> int:
         reader = FrameReader(bag, image_topic, args.instruction_topic, args.instruction)
         _tell_missing(bag, '', console)
         missing = bag.missing
-        folder = files.make_folder(args.out, 'replay')
+        folder = files.folder_of(args.out, 'replay')
         play = _play_live if args.live else _play_here
         try:
-            with sigterm_as_interrupt():
+            with sigterm_as_interrupt(), files.new_folder(folder):
                 frames = play(args, reader, decoders, folder, console)
         except KeyboardInterrupt:
-            console.print('interrupted: a report needs the whole bag, nothing was written')
+            console.print('interrupted: a report needs the whole bag, none was written')
             return INTERRUPTED
         except SessionDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             return 1
         _tell_missing(bag, missing, console)
-        document = report.report(sys.argv, _config(args, image_topic, decoders), checkpoint,
+        document = report.report(sys.argv, _config(args, key, image_topic, decoders), checkpoint,
                                  replay_rows.rows(frames, live_actions(bag), list(decoders)))
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
@@ -110,12 +113,23 @@ def run(args: ReplayArgs) -> int:
 
 def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     """Check every argument before anything heavy is loaded."""
+    _check_outside(args.bag, '--out', args.out or Path('runs'))
+    _check_outside(args.bag, '--json', args.json)
     files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')
     return checks.check_decoders(args.decoder or DECODERS)
+
+
+def _check_outside(bag: Path, option: str, path: Path | None) -> None:
+    """Refuse to write anything into the folder of the bag that is read."""
+    home = bag.resolve() if bag.is_dir() else bag.resolve().parent
+    is_bag = bag.is_dir() or (home / METADATA).exists()
+    if path is not None and is_bag and home in (path.resolve(), *path.resolve().parents):
+        raise SpecVLAError(f'{option} {path} is inside of the bag {bag}, in which nothing is '
+                           f'written; give another {option}')
 
 
 def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
@@ -206,8 +220,9 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
     """
     skipped = reader.skipped
     if not any_played:
-        reason = skipped.reason or (f'all {skipped.uninstructed} came under no instruction; give '
-                                    '--instruction')
+        reason = skipped.reason or skipped.words_reason or (
+            f'all {skipped.uninstructed} came under no instruction; give --instruction'
+            if skipped.uninstructed else reader.bag.missing)
         raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reason}')
     for count, what in ((skipped.uninstructed, 'came under no instruction'),
                         (skipped.repeated, 'were sent again under the same stamp'),
@@ -215,6 +230,9 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
         if count:
             console.print(f'{count} of {reader.n_images} images {what}', highlight=False,
                           markup=False, soft_wrap=True)
+    if skipped.words:
+        console.print(f'{skipped.words} instructions or episodes could not be read: '
+                      f'{skipped.words_reason}', highlight=False, markup=False, soft_wrap=True)
 
 
 def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
@@ -231,13 +249,13 @@ def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
     }
 
 
-def _config(args: ReplayArgs, image_topic: str, decoders: dict[str, DecoderConfig]
-            ) -> dict[str, Any]:
+def _config(args: ReplayArgs, unnorm_key: str, image_topic: str,
+            decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
     return {
         'ros': args.live, 'rate': args.rate, 'image_topic': image_topic,
         'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
+        'unnorm_key': unnorm_key, 'device': args.device, 'dtype': args.dtype,
         'quantization': args.quantization, 'threads': args.threads or None,
     }
 

@@ -19,8 +19,9 @@ import numpy as np
 import yaml
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.libero import suites
+from specvla_ros.libero import initial_states, suites
 from specvla_ros.libero.assets import cache_folder, installed_assets
+from specvla_ros.libero.renderer import importing_robosuite, renderer_error
 
 # robosuite's OSC_POSE turns an input of 1 into 0.05 m and 0.5 rad per step of 0.05 s.
 TRANSLATION_SCALE = 0.05
@@ -29,10 +30,6 @@ PERIOD = 0.05
 SETTLING_STEPS = 10  # as OpenVLA's evaluation: objects fall into place first
 CAMERA = 'agentview'
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
-
-
-class RendererError(SpecVLAError):
-    """MuJoCo has no way to render on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,10 @@ class LiberoEnv:
         if render and LiberoEnv._rendering:
             raise RuntimeError('one rendered LIBERO environment per process: with a second one '
                                'both give garbage; close the other one first')
+        stored = initial_states.path_of(self.task)
+        initial_states.read(stored)  # before the seconds that the scene takes
         self._env = _make_control_env(self.task)
-        self._states = _stored_states(self.task)
+        self._states = initial_states.read(stored, self._env.sim.get_state().flatten().size)
         LiberoEnv._rendering = LiberoEnv._rendering or render
         self._renderer = None
         self._observation: dict = {}
@@ -195,24 +194,21 @@ def _make_control_env(task: suites.Task) -> Any:
     """Import LIBERO with its configuration in place and build the environment, quietly."""
     assets = installed_assets()
     _write_libero_config(assets)
-    # Software rendering without a display; a value the user has set is respected.
-    os.environ.setdefault('MUJOCO_GL', 'osmesa')
+    bddl = suites.package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
+    if not bddl.is_file():
+        raise SpecVLAError(f'the scene {bddl} is missing; install LIBERO anew: '
+                           '`pip install --force-reinstall --no-deps hf-libero==0.1.4`')
     chatter = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
-            import libero.libero
-            libero.libero._assets_path_cache = str(assets)
-            from libero.libero.envs.env_wrapper import ControlEnv
-            bddl = suites.package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
-            # Frames are rendered by MuJoCo's own Renderer, when asked for: robosuite's context
-            # returns garbage after a reset once its buffers were made anew. A soft reset keeps
-            # model and renderer, and takes milliseconds instead of seconds.
-            return ControlEnv(bddl_file_name=str(bddl), use_camera_obs=False,
-                              has_offscreen_renderer=False, hard_reset=False)
-    except (ImportError, AttributeError, RuntimeError) as error:
-        if os.environ['MUJOCO_GL'] in str(error) or 'glGetError' in str(error):
-            raise _renderer_error(error) from error
-        raise
+    with importing_robosuite(), contextlib.redirect_stdout(chatter), \
+            contextlib.redirect_stderr(chatter):
+        import libero.libero
+        libero.libero._assets_path_cache = str(assets)
+        from libero.libero.envs.env_wrapper import ControlEnv
+        # Frames are rendered by MuJoCo's own Renderer, when asked for: robosuite's context
+        # returns garbage after a reset once its buffers were made anew. A soft reset keeps
+        # model and renderer, and takes milliseconds instead of seconds.
+        return ControlEnv(bddl_file_name=str(bddl), use_camera_obs=False,
+                          has_offscreen_renderer=False, hard_reset=False)
 
 
 def _make_renderer(model: Any, resolution: int) -> Any:
@@ -229,7 +225,7 @@ def _make_renderer(model: Any, resolution: int) -> Any:
     try:
         renderer = mujoco.Renderer(model, resolution, resolution)
     except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
-        raise _renderer_error(error) from error
+        raise renderer_error(error) from error
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
     return renderer
 
@@ -241,12 +237,6 @@ def _visual_geoms() -> Any:
     options = mujoco.MjvOption()
     options.geomgroup[0], options.geomgroup[1] = 0, 1
     return options
-
-
-def _renderer_error(error: Exception) -> RendererError:
-    return RendererError(
-        f'MuJoCo cannot render with MUJOCO_GL={os.environ.get("MUJOCO_GL")} ({error}): install '
-        'libosmesa6 (`apt-get install libosmesa6`), or set MUJOCO_GL=egl on a machine with a GPU')
 
 
 def _write_libero_config(assets: Path) -> None:
@@ -263,10 +253,3 @@ def _write_libero_config(assets: Path) -> None:
             yaml.safe_dump(wanted, file)
         os.replace(file.name, path)  # several processes may start at once
     os.environ['LIBERO_CONFIG_PATH'] = str(folder)
-
-
-def _stored_states(task: suites.Task) -> np.ndarray:
-    """Return the task's stored initial states, float64 [50, state dimension]."""
-    import torch
-    path = suites.package_folder() / 'init_files' / task.suite / f'{task.name}.pruned_init'
-    return np.asarray(torch.load(path, weights_only=False))

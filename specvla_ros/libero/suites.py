@@ -6,6 +6,7 @@ task).
 """
 
 import ast
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 import importlib.util
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_STEPS = {
 }
 SUITES = tuple(MAX_STEPS)
 N_INITIAL_STATES = 50
+# Published checkpoints name their data sets so: without the steps in which nothing moves.
+NO_NOOPS = '_no_noops'
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +93,41 @@ def task(suite: str, task_id: int) -> Task:
         lines = '; '.join(f'{t.task_id} {t.instruction}' for t in listed)
         raise ValueError(f'{suite} has no task {task_id}; there are: {lines}')
     return listed[task_id]
+
+
+def statistics_key(suite: str, keys: Collection[str]) -> str:
+    """
+    Return the name of a suite's own statistics among those a checkpoint has.
+
+    :raises ValueError: there are none: those of another data set would scale its motion
+    """
+    wanted = (suite, suite + NO_NOOPS)
+    for key in wanted:
+        if key in keys:
+            return key
+    raise ValueError(f'the checkpoint has no statistics of {suite} ({" or ".join(wanted)}), only '
+                     f'of {", ".join(sorted(keys)) or "nothing"}; evaluate a suite it was trained '
+                     'on, or name the statistics to use with --unnorm-key')
+
+
+def statistics_keys(
+    names: Sequence[str], keys: Collection[str], wanted: str | None
+) -> dict[str, str]:
+    """
+    Return the statistics' key for each suite: its own, or the one that is asked for.
+
+    :param keys: those the checkpoint has
+    :param wanted: what the user asks for; None = each suite's own
+    :raises ValueError: the checkpoint hasn't got it, or it is one suite's own and there are others
+    """
+    if wanted is None:
+        return {suite: statistics_key(suite, keys) for suite in names}
+    if wanted not in keys:
+        raise ValueError(f'--unnorm-key {wanted}: the checkpoint has no such statistics, must be '
+                         f'one of {", ".join(sorted(keys)) or "none"}')
+    owner = wanted.removesuffix(NO_NOOPS)
+    if owner in SUITES and len(names) > 1:
+        raise ValueError(f'--unnorm-key {wanted} is of {owner}, and can be right for one of the '
+                         f'suites {", ".join(names)} only; leave it out, and each suite is '
+                         'evaluated with its own, or evaluate one suite at a time')
+    return dict.fromkeys(names, wanted)

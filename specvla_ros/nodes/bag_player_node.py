@@ -38,8 +38,8 @@ class BagPlayerNode(Node):
         if not values['bag']:
             raise SpecVLAError("parameter bag is '', must be a rosbag2 folder")
         self._bag = Bag(Path(values['bag']))
-        if self._bag.missing:
-            self.get_logger().warning(f'the bag is not whole: {self._bag.missing}')
+        self._told = ''
+        self._tell_missing()
         self._reader = FrameReader(
             self._bag, values['recorded_image_topic'] or only_camera(self._bag),
             values['recorded_instruction_topic'], values['instruction'])
@@ -52,7 +52,18 @@ class BagPlayerNode(Node):
                                    'publishes action', throttle_duration_sec=_LOG_PERIOD)
             time.sleep(0.05)
         n_frames = sum(1 for _ in self._player.play(self._reader))
+        self._tell_missing()  # what reading has shown
+        if not n_frames:
+            skipped = self._reader.skipped
+            raise SpecVLAError(f'no frame of {self._bag.path} can be played: ' + (
+                skipped.reason or skipped.words_reason or self._bag.missing
+                or 'all came under no instruction; set the parameter instruction'))
         self.get_logger().info(f'done: {n_frames} frames; {self._reader.skipped}')
+
+    def _tell_missing(self) -> None:
+        if self._bag.missing != self._told:
+            self._told = self._bag.missing
+            self.get_logger().warning(f'the bag is not whole: {self._told}')
 
     def close(self) -> None:
         """Close the bag."""

@@ -3,14 +3,16 @@ Write topics into a rosbag2 folder: the engine of `specvla record`.
 
 `python -m specvla_ros.nodes.bag_recorder --spec SPEC.json` subscribes to topics of any type, takes
 their messages as they come over the wire, and writes them with the time they came. A topic that
-isn't there yet is taken up when somebody publishes it; latched messages said before are recorded
-too. (`benchmark/` may not import rclpy, hence the process boundary.)
+isn't there yet is taken up when somebody publishes it, a publisher that offers another QoS when it
+comes; latched messages said before are recorded too. A topic that can't be recorded is told of,
+the others are recorded. (`benchmark/` may not import rclpy, hence the process boundary.)
 
 Specification, one JSON object:
     {"out": "bag", "topics": ["/image", ...], "storage": "mcap", "seconds": null}
 
 Events, one JSON object a line on stdout, flushed:
     {"event": "topic", "name", "type"}                # recording begins
+    {"event": "note", "message"}                      # of a topic or publisher: not, or else
     {"event": "progress", "seconds", "counts": {topic: n}}            # once a second
     {"event": "done", "seconds", "counts", "bag"}     # the bag is complete
     {"event": "error", "message"}                     # the last line; the exit code is not 0
@@ -27,20 +29,20 @@ from dataclasses import dataclass
 import importlib
 from pathlib import Path
 import queue
-import shutil
 import signal
 import sys
 import threading
 import time
 from typing import Any
 
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from specvla_ros.bags.writer import BagWriter, offered_qos, Storage
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
+from specvla_ros.nodes.recorded_topic import Offer, Publisher, RecordedTopic
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT, run
 from specvla_ros.typed_files import read_json, typed
 
@@ -79,7 +81,11 @@ class BagRecorder(Node):
         self._spec, self._emit = spec, emit
         self._came: queue.SimpleQueue[tuple[str, int, bytes]] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._missing = dict.fromkeys(self.resolve_topic_name(name) for name in spec.topics)
+        try:
+            names = dict.fromkeys(self.resolve_topic_name(name) for name in spec.topics)
+        except NameValidationException as error:
+            raise SpecVLAError(f'--topics: {error}') from error
+        self._topics = [RecordedTopic(name, self._problem_of) for name in names]
         self._begun = time.monotonic()
         self._writer = BagWriter(spec.out, spec.storage)
 
@@ -106,8 +112,7 @@ class BagRecorder(Node):
         self._write(until=0.0)
         writer, self._writer = self._writer, None
         if not sum(writer.counts.values()):
-            writer.abandon()
-            shutil.rmtree(writer.part)
+            writer.discard()
             raise RuntimeError(
                 f'nothing was recorded: no message came on {", ".join(self._spec.topics)} in '
                 f'{self._seconds:.0f} s; is the publisher in the same ROS_DOMAIN_ID?')
@@ -148,28 +153,42 @@ class BagRecorder(Node):
         raise _full(writer, error) from error
 
     def _look_for_topics(self) -> None:
-        if not self._missing:
-            return
-        found = dict(self.get_topic_names_and_types())
-        for name in [name for name in self._missing if name in found]:
-            publishers = self.get_publishers_info_by_topic(name)
-            if publishers:  # else there is only somebody who waits for it, as we do
-                del self._missing[name]
-                self._subscribe(name, publishers)
+        for topic in self._topics:
+            is_known = topic.name in self._writer.counts
+            # No publishers: there may be somebody who waits for the topic, as we do.
+            publishers = [_publisher(info) for info in
+                          self.get_publishers_info_by_topic(topic.name)]
+            offers = topic.look(publishers)
+            if offers and not is_known:
+                self._writer.add_topic(topic.name, topic.kind, [
+                    offered_qos(reliable=p.offer.reliable, latched=p.offer.latched, depth=p.depth)
+                    for p in publishers if p.kind == topic.kind])
+                self._tell({'event': 'topic', 'name': topic.name, 'type': topic.kind})
+            try:
+                for offer in offers:
+                    self._subscribe(topic, offer)
+            except Exception as error:  # noqa: BLE001 - one topic doesn't end the others
+                topic.refuse(f'{topic.kind}: {error}')
+            while topic.notes:
+                self._tell({'event': 'note', 'message': ' '.join(topic.notes.pop(0).split())})
 
-    def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
-        kind = publishers[0].topic_type
-        profiles = [publisher.qos_profile for publisher in publishers]
-        self._writer.add_topic(name, kind, [offered_qos(
-            reliable=profile.reliability == ReliabilityPolicy.RELIABLE,
-            latched=profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
-            depth=profile.depth) for profile in profiles])
-        self._tell({'event': 'topic', 'name': name, 'type': kind})
+    def _subscribe(self, topic: RecordedTopic, offer: Offer) -> None:
+        def note(data: bytes, info: dict[str, Any]) -> None:
+            if topic.is_new(info.get('source_timestamp', 0),
+                            info.get('publication_sequence_number') or 0):
+                self._came.put((topic.name, time.time_ns(), data))
 
-        def note(data: bytes) -> None:
-            self._came.put((name, time.time_ns(), data))
+        self.create_subscription(_message_class(topic.kind), topic.name, note, _asking(offer),
+                                 raw=True)
 
-        self.create_subscription(_message_class(kind), name, note, _matching(profiles), raw=True)
+    def _problem_of(self, kind: str) -> str:
+        """Return why messages of a type can't be recorded."""
+        try:
+            _message_class(kind)
+            self._writer.types.description(kind)
+        except Exception as error:  # noqa: BLE001 - whatever a package raises when it is imported
+            return str(error)
+        return ''
 
     def _tell(self, event: dict[str, Any]) -> None:
         try:
@@ -178,19 +197,32 @@ class BagRecorder(Node):
             self._stop.set()
 
 
-def _matching(profiles: list[QoSProfile]) -> QoSProfile:
-    """Return what every one of the publishers can serve."""
-    reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
-    latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+def _publisher(info: Any) -> Publisher:
+    profile = info.qos_profile
+    return Publisher(info.topic_type, Offer(
+        reliable=profile.reliability == ReliabilityPolicy.RELIABLE,
+        latched=profile.durability == DurabilityPolicy.TRANSIENT_LOCAL), profile.depth)
+
+
+def _asking(offer: Offer) -> QoSProfile:
+    """Return what asks for exactly that."""
     return QoSProfile(
         depth=_DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+        reliability=ReliabilityPolicy.RELIABLE if offer.reliable
+        else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if offer.latched
+        else DurabilityPolicy.VOLATILE)
 
 
 def _message_class(kind: str) -> type:
-    """Return the class of `package/msg/Name`."""
-    package, _, name = kind.split('/')
+    """
+    Return the class of `package/msg/Name`.
+
+    :raises SpecVLAError: it isn't installed, or is no message
+    """
+    package, _, name = kind.partition('/msg/')
+    if not name:
+        raise SpecVLAError(f'{kind} is no message type, must be like std_msgs/msg/String')
     try:
         return getattr(importlib.import_module(f'{package}.msg'), name)
     except (ImportError, AttributeError) as error:

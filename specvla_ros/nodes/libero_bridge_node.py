@@ -258,10 +258,10 @@ class LiberoBridgeNode(Node):
 
 def _libero_environment(suite: str, task: int, resolution: int) -> 'LiberoEnv':
     from specvla_ros.libero.assets import AssetError
-    from specvla_ros.libero.environment import LiberoEnv, RendererError
+    from specvla_ros.libero.environment import LiberoEnv
     try:
         return LiberoEnv(suite, task, resolution)
-    except (AssetError, RendererError, FileNotFoundError) as error:
+    except (AssetError, FileNotFoundError) as error:
         raise SpecVLAError(str(error)) from error
 
 

@@ -9,6 +9,7 @@ Source: shared facts on OpenVLA, "Checkpoint folder".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -31,6 +32,7 @@ from .layout import canonical, is_unused, Slot
 
 __all__ = [
     'CheckpointError',
+    'check_weights',
     'read_config',
     'read_norm_stats',
     'read_weights',
@@ -159,6 +161,35 @@ def read_weights(
     return state
 
 
+def check_weights(folder: Path, slots: Mapping[str, Slot], vision: VisionConfig) -> None:
+    """
+    Hold names and shapes of the stored tensors against the model, without reading the weights.
+
+    Raises CheckpointError as ``read_weights`` does.
+    """
+    missing = dict(slots)
+    for path in _weight_files(folder):
+        with _opened(path, torch.device('cpu')) as file:
+            for stored in file.keys():  # noqa: SIM118 (not a dict)
+                if is_unused(stored, vision):
+                    continue
+                slot, shape = missing.pop(canonical(stored), None), None
+                if slot is not None:
+                    shape = tuple(file.get_slice(stored).get_shape())
+                if slot is None or shape != slot.shape:
+                    raise CheckpointError(
+                        f'{path}: tensor {stored!r} is unexpected or of another shape than '
+                        f'{_CONFIG} asks for ({shape and list(shape)}, must be '
+                        f'{slot and list(slot.shape)})'
+                    )
+    if missing:
+        first = next(iter(missing.values()))
+        raise CheckpointError(
+            f'{folder}: weights lack tensor {first.name!r} {list(first.shape)}, which '
+            f'{_CONFIG} asks for'
+        )
+
+
 def write_weights(
     folder: Path,
     slots: Mapping[str, Slot],
@@ -239,11 +270,18 @@ def _read_tensors(
     path: Path, device: torch.device, vision: VisionConfig
 ) -> Iterator[tuple[str, Tensor]]:
     """Stored tensors of a file by name, the unused ones left out."""
+    with _opened(path, device) as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            if not is_unused(name, vision):
+                yield name, file.get_tensor(name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, device: torch.device) -> Iterator[Any]:
+    """Open a file of weights; what is wrong with it becomes one line."""
     try:
         with safe_open(path, framework='pt', device=str(device)) as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                if not is_unused(name, vision):
-                    yield name, file.get_tensor(name)
+            yield file
     except SafetensorError as error:
         hint = 'copy it again'
         with path.open('rb') as start:

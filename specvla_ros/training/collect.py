@@ -23,8 +23,11 @@ from typing import Annotated, TYPE_CHECKING
 import numpy as np
 import tyro
 
+from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
+from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:  # the workers import them: the simulator and torch take seconds
     from specvla_ros.libero.environment import LiberoEnv
@@ -67,17 +70,32 @@ def data_folder(out: Path | None) -> Path:
 
 def run(args: CollectArgs) -> int:
     """Collect what isn't there yet; episodes already on disk are kept. Returns an exit code."""
-    if args.episodes < 1 or args.workers < 1 or not 0 < args.keep <= 1:
-        raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
-                         f'{args.episodes}, {args.workers}, {args.keep}')
+    _check(args)
     tasks = list(args.tasks) or [task.task_id for task in suites.tasks(args.suite)]
     for task in tasks:
         suites.task(args.suite, task)
+    check_writable('--out', data_folder(args.out))
+    if args.checkpoint is not None:
+        from specvla_ros.policy_check import check_policy  # imports torch
+        keys = check_policy(args.checkpoint, args.checkpoint / 'drafter',
+                            [load_preset(args.decoder)])
+        load_dataset(suites.statistics_key(args.suite, keys))
+    check_simulator({args.suite: tasks})
     # Round-robin over the tasks in small batches: an interrupted collection is balanced.
     batches = [(task, seed) for start in range(args.seed, args.seed + args.episodes, BATCH)
                for task in tasks
                if (seed := range(start, min(start + BATCH, args.seed + args.episodes)))]
     return _run_batches(args, batches)
+
+
+def _check(args: CollectArgs) -> None:
+    if args.episodes < 1 or args.workers < 1 or not 0 < args.keep <= 1:
+        raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
+                         f'{args.episodes}, {args.workers}, {args.keep}')
+    for name, low, high in (('seed', 0, 2**31), ('resolution', 16, 4096), ('noise', 0, 10),
+                            ('policy_share', 0, 1)):
+        if not low <= getattr(args, name) <= high:
+            raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
 
 
 def _run_batches(args: CollectArgs, batches: list) -> int:
@@ -149,9 +167,13 @@ def _policy(args: CollectArgs) -> 'Policy | None':
     if 'policy' not in _open:
         import torch
 
+        from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
         from specvla_ros.policy import Policy
         torch.set_num_threads(1)
-        _open['policy'] = Policy.load(args.checkpoint, decoder=args.decoder)
+        folder = args.checkpoint
+        keys = read_norm_stats(folder, read_config(folder))
+        _open['policy'] = Policy.load(folder, decoder=args.decoder,
+                                      unnorm_key=suites.statistics_key(args.suite, keys))
     return _open['policy']
 
 

@@ -34,6 +34,8 @@ from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerS
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
+from specvla_ros.training.target_check import check_same, check_target, load_state
+from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
 
@@ -97,6 +99,9 @@ class DrafterTraining(ABC):
         self, args: DrafterTrainingArgs, optimizer: OptimizerSettings, out: Path, state: Path
     ) -> None:
         check_schedule(args)
+        self.unnorm_key = check_target(args.target, args.suite, args.unnorm_key, args.device)
+        for place in (out, state):
+            check_writable(self.option, place)
         self.args, self.out, self.state_folder = args, out, state
         self.progress = TrainingProgress(self.name, Console())
         saved = self._saved_state()
@@ -110,6 +115,7 @@ class DrafterTraining(ABC):
         if len(self.frames) < args.batch:
             raise SpecVLAError(f'{folder} holds {len(self.frames)} training frames (holdout '
                                f'{args.holdout}), must be at least a batch of {args.batch}')
+        self._check_episodes()
         self.dtype = getattr(torch, args.dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # the same seed gives the same weights
@@ -118,7 +124,7 @@ class DrafterTraining(ABC):
         self.sampler = Sampler(args.seed, args.batch)
         self.elapsed = 0.0  # seconds, over all resumed runs
         if saved:
-            self._check_same(saved['settings'])
+            check_same(self._settings(), saved['settings'], state, self.option)
             self.optimizer.load_state_dict(saved['optimizer'])
             self.sampler.load_state_dict(saved['sampler'])
             self.elapsed = saved['elapsed']
@@ -239,6 +245,15 @@ class DrafterTraining(ABC):
         dataset.refresh(args.lanes, only=names)
         self.progress.say(self.verdict(dataset.episodes))
 
+    def _check_episodes(self) -> None:
+        """Refuse to train for hours if the episodes that are decoded at the end aren't there."""
+        folder = (self.args.data or cache_folder() / 'data') / self.args.suite
+        if self.args.decode_frames:
+            for shard in self.held_out.shards:
+                if not (path := folder / f'{shard.name}.npz').is_file():
+                    raise SpecVLAError(f'{path} is missing, which is decoded at the end: give '
+                                       '--data, or --decode-frames 0')
+
     def _saved_state(self) -> dict | None:
         """State of an interrupted training, if it is to be resumed."""
         path = self.state_folder / 'state.pt'
@@ -250,14 +265,7 @@ class DrafterTraining(ABC):
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        return torch.load(path, weights_only=True, map_location=self.args.device)
-
-    def _check_same(self, saved: dict) -> None:
-        for name, value in self._settings().items():
-            if saved[name] != value:
-                raise SpecVLAError(
-                    f'--resume with {name} {value!r}, but the training in {self.state_folder} '
-                    f'began with {saved[name]!r}: use that, or another {self.option}')
+        return load_state(path, self.args.device, only_weights=True)
 
     def _settings(self) -> dict:
         """What a resumed training must have in common with the interrupted one."""

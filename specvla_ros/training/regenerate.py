@@ -36,6 +36,8 @@ from specvla_ros.policy import image_preparation
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.files import replace_file
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
+from specvla_ros.training.target_check import check_target
+from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
 _SAY_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -67,17 +69,20 @@ def run(args: RegenerateArgs) -> int:
     :raises SpecVLAError: no data, settings that can't be, or other settings' data in the way
     """
     _check(args)
+    key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     sha256 = folder_sha256(args.target)
+    check_writable('--out', args.out or default_folder(args.suite, sha256))
     # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
     model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
-    key = args.unnorm_key or args.suite
     settings = load_dataset(key)
     layout = ActionLayout(model.action_tokenizer, model.action_dim(key))
     folder = args.out or default_folder(args.suite, sha256)
-    manifest = _open(folder, Manifest(
+    manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, layout.length,
-        args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings))))
+        args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
+    _check_same(folder, manifest)
     episodes = _episodes(args, manifest)
+    manifest.write(folder)
     missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
     console = Console()
     frames, new = (sum(map(len, some)) for some in (episodes, missing))
@@ -191,16 +196,18 @@ def _regenerate(
             pool.shutdown(cancel_futures=True)
 
 
-def _open(folder: Path, manifest: Manifest) -> Manifest:
-    """Begin a folder, or find it begun with the same settings."""
+def _check_same(folder: Path, manifest: Manifest) -> None:
+    """Refuse a folder that was begun with other settings, if there is anything in it."""
+    if not any(folder.glob('task*/*.npy')):
+        return
     there = Manifest.read(folder)
     if there is None:
-        manifest.write(folder)
-    elif name := manifest.difference(there):
+        raise SpecVLAError(f'{folder} holds data, and no manifest says of what: choose another '
+                           '--out, or delete it')
+    if name := manifest.difference(there):
         raise SpecVLAError(
             f'{folder} was made with {name} {getattr(there, name)!r}, not '
             f'{getattr(manifest, name)!r}: choose another --out, or delete it')
-    return manifest
 
 
 def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:

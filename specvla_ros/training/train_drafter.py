@@ -105,7 +105,7 @@ class EagleTraining(DrafterTraining):
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the acceptance lengths."""
-        checkpoint = Checkpoint(self.model, self.args.unnorm_key or self.args.suite, self.out)
+        checkpoint = Checkpoint(self.model, self.unnorm_key, self.out)
         lengths = acceptance_lengths(checkpoint, ConstantDrafter.of(self.frames.shards),
                                      episodes, self.args.decode_frames)
         return 'held-out acceptance length ' + ', '.join(

@@ -117,8 +117,7 @@ class GlanceTraining(DrafterTraining):
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the passes an action takes, each frame on its own: no action before it is known."""
-        key = self.args.unnorm_key or self.args.suite
-        found = passes(Checkpoint(self.model, key, self.drafter), episodes,
+        found = passes(Checkpoint(self.model, self.unnorm_key, self.drafter), episodes,
                        self.args.decode_frames, ('glance', 'glance_relaxed'))
         return 'held-out passes an action, each frame on its own: ' + ', '.join(
             f'{name} {mean:.2f}' for name, mean in found.items())

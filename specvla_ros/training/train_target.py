@@ -26,6 +26,7 @@ from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.files import replace_file, replace_folder
@@ -41,7 +42,9 @@ from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerS
 from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.shape import new_target, TargetShape
+from specvla_ros.training.target_check import check_same, check_target, load_state
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
+from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
 _TRANSLATION = 3  # an action begins with it
@@ -285,12 +288,8 @@ class Training:
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        saved = torch.load(path, weights_only=False, map_location=self.args.device)
-        for name, value in _settings(self.args).items():
-            if saved['settings'][name] != value:
-                raise SpecVLAError(
-                    f'--resume with {name} {value!r}, but the training in {self.state_folder} '
-                    f'began with {saved["settings"][name]!r}: use that, or another --out')
+        saved = load_state(path, self.args.device, only_weights=False)
+        check_same(_settings(self.args), saved['settings'], self.state_folder, '--out')
         return saved
 
     def _image_size(self) -> int:
@@ -306,7 +305,9 @@ class Training:
         if saved:
             return ActionStatistics(**saved['statistics'])
         if self.args.init is not None:
-            return self._initial().action_statistics(self.args.unnorm_key or self.args.suite)
+            key = check_target(self.args.init, self.args.suite, self.args.unnorm_key,
+                               self.args.device)
+            return self._initial().action_statistics(key)
         return action_statistics(self.dataset.episodes)
 
     def _instructions(self) -> list[str]:
@@ -345,6 +346,10 @@ class Training:
 def _check(args: TrainTargetArgs) -> None:
     """Refuse settings that can't be."""
     check_schedule(args)
+    resolve_device(args.device)
+    check_writable('--out', args.out)
+    if args.init is not None:
+        check_target(args.init, args.suite, args.unnorm_key, args.device)
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +24,8 @@ def session(fail=''):
 
 
 @pytest.fixture
-def args(tmp_path, monkeypatch):
-    checkpoint = tmp_path / 'checkpoint'
-    checkpoint.mkdir()
-    (checkpoint / 'config.json').write_text('{}')
+def args(tiny_checkpoint, tmp_path, monkeypatch):
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint')
     monkeypatch.chdir(tmp_path)
     return DemoArgs(tasks=(0, 2), states=(1,), checkpoint=checkpoint)
 

@@ -10,6 +10,7 @@ import pytest
 
 from specvla_ros.benchmark import doctor, probes
 from specvla_ros.benchmark.doctor import DoctorArgs, Finding, run
+from specvla_ros.libero import renderer
 
 
 @pytest.fixture
@@ -125,9 +126,9 @@ def test_cv_bridge_is_not_missed():
 
 
 def test_the_renderer_is_really_used(monkeypatch):
-    assert doctor._script('renderer', probes.RENDERER, '').state == 'ok'
+    assert doctor._script('renderer', renderer.PROBE, '').state == 'ok'
     monkeypatch.setenv('MUJOCO_GL', 'nonsense')
-    finding = doctor._script('renderer', probes.RENDERER, '')
+    finding = doctor._script('renderer', renderer.PROBE, '')
     assert finding.state == 'missing' and 'nonsense' in finding.detail
 
 

@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+import shutil
+from types import SimpleNamespace
 
 from fake_players import FakePlayer
+import numpy as np
 import pytest
 
 from specvla_ros.benchmark import evaluation
 from specvla_ros.benchmark.evaluation import EvalArgs, run
 from specvla_ros.benchmark.plan import make_plan
+from specvla_ros.benchmark.player import Cast, TaskPlayer
 from specvla_ros.benchmark.records import EpisodeLog
+from specvla_ros.benchmark.rollout import RolloutConfig
+from specvla_ros.benchmark.workers import Job
+from specvla_ros.policy import Policy
 
 
 @pytest.fixture
-def args(tmp_path, monkeypatch):
-    """Two tasks, two states, in a folder of its own; the checkpoint is only hashed."""
-    checkpoint = tmp_path / 'checkpoint'
-    checkpoint.mkdir()
-    (checkpoint / 'config.json').write_text('{}')
+def args(tiny_checkpoint, tmp_path, monkeypatch):
+    """Two tasks, two states, in a folder of its own; the checkpoint is only checked and hashed."""
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint')
     monkeypatch.chdir(tmp_path)
     return EvalArgs(tasks=(0, 1), trials=2, checkpoint=checkpoint, decoder=('ar', 'strict'))
 
@@ -102,7 +107,7 @@ def test_other_weights_are_refused_in_the_same_folder_and_get_their_own_without_
         args, tmp_path):
     run(args, FakePlayer())
     run(dataclasses.replace(args, out=tmp_path / 'mine'), FakePlayer())
-    (args.checkpoint / 'config.json').write_text('{"other": 1}')
+    (args.checkpoint / 'other.json').write_text('{}')
     with pytest.raises(ValueError, match=r'checkpoint.target_sha256 \('):
         run(dataclasses.replace(args, out=tmp_path / 'mine'), FakePlayer())
     run(args, FakePlayer())
@@ -112,7 +117,7 @@ def test_other_weights_are_refused_in_the_same_folder_and_get_their_own_without_
 def test_a_folder_that_holds_something_else_is_not_touched(args, tmp_path):
     with pytest.raises(ValueError, match='is not empty and holds no evaluation'):
         run(dataclasses.replace(args, out=args.checkpoint), FakePlayer())
-    assert [path.name for path in args.checkpoint.iterdir()] == ['config.json']
+    assert not {'run.json', 'episodes.jsonl'} & {path.name for path in args.checkpoint.iterdir()}
 
 
 def test_a_second_process_on_the_same_run_is_refused(args):
@@ -120,6 +125,121 @@ def test_a_second_process_on_the_same_run_is_refused(args):
     with evaluation.open_run(plan):
         with pytest.raises(ValueError, match='another process'):
             run(args, FakePlayer())
+
+
+def two_suites(args):
+    """Give the checkpoint statistics of two suites, one under its other name."""
+    config = json.loads((args.checkpoint / 'config.json').read_text())
+    one = config['norm_stats']['libero_object']
+    wide = {'action': one['action'] | {'q99': [3.0] * 7}}
+    (args.checkpoint / 'dataset_statistics.json').write_text(json.dumps({
+        'libero_object': one, 'libero_spatial_no_noops': wide}))
+    return dataclasses.replace(args, suite=('libero_spatial', 'libero_object'), trials=1)
+
+
+def test_each_suite_is_evaluated_with_its_own_statistics(args):
+    plan = make_plan(two_suites(args))
+    assert plan.config['unnorm_keys'] == plan.unnorm_keys == {
+        'libero_spatial': 'libero_spatial_no_noops', 'libero_object': 'libero_object'}
+    assert evaluation.player_of(args, plan).unnorm_keys == plan.unnorm_keys
+    with pytest.raises(ValueError, match='can be right for one of the suites'):
+        make_plan(dataclasses.replace(two_suites(args), unnorm_key='libero_object'))
+
+
+def test_the_same_tokens_are_other_motion_under_another_suites_statistics(args):
+    """One set of weights, the drafter's too; the statistics are those of the suite at hand."""
+    plan = make_plan(two_suites(args))
+    policy = Policy.load(args.checkpoint, decoder='strict', unnorm_key='libero_object')
+    other = policy.with_dataset('libero_spatial_no_noops')
+    assert other.checkpoint.model is policy.checkpoint.model
+    assert other.checkpoint.eagle_head is policy.checkpoint.eagle_head
+    image = np.zeros((64, 64, 3), np.uint8)
+    mine, theirs = (actor.act(image, 'pick up the milk') for actor in (policy, other))
+    assert mine.tokens == theirs.tokens
+    np.testing.assert_allclose(  # -1 … 1 and -1 … 3, in units of the data set
+        theirs.values[0, :6], 2 * mine.values[0, :6] + 1, atol=1e-6)
+    assert plan.unnorm_keys['libero_spatial'] == other.dataset.unnorm_key
+
+
+class Scene:
+    """An environment that is solved at once, and notes who acted in it."""
+
+    max_steps, instruction = 5, 'x'
+
+    def __init__(self, suite, task_id):
+        self.suite, self.task_id = suite, task_id
+
+    def reset(self, state):
+        return SimpleNamespace(image=None)
+
+    def step(self, delta):
+        return SimpleNamespace(image=None, success=True)
+
+    def close(self):
+        pass
+
+
+def test_a_player_changes_its_cast_with_the_suite(make):
+    casts, acted = [], []
+
+    def cast(suite):
+        def act(image, instruction):
+            acted.append(suite)
+            record = make.action()
+            return SimpleNamespace(tokens=record.tokens, trace=record, si=np.zeros((1, 7)),
+                                   normalized=np.zeros((1, 7)))
+        casts.append(suite)
+        actor = SimpleNamespace(act=act, reset=lambda: None)
+        return Cast({'ar': actor}, actor)
+
+    player = TaskPlayer(Scene, cast, RolloutConfig(None, 0), first='a')
+    for suite, task in (('a', 0), ('a', 1), ('b', 0), ('b', 0)):
+        acted.clear()
+        episode, = player.play(Job(suite, task, 0, ('ar',)), lambda _: None)
+        assert episode.success and set(acted) == {suite}
+    assert casts == ['a', 'b']
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*'))
+
+
+@pytest.mark.parametrize('is_there', [False, True])
+def test_a_refused_start_leaves_nothing_and_the_right_command_goes_through(
+        args, tmp_path, is_there):
+    args = dataclasses.replace(args, out=tmp_path / 'deep' / 'mine')
+    if is_there:
+        args.out.mkdir(parents=True)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match='no such renderer'):
+        run(args, FakePlayer(no_start='no such renderer'))
+    assert files_of(tmp_path) == before
+    assert run(dataclasses.replace(args, reference_every=0), FakePlayer()) == 0
+
+
+def test_a_failed_start_leaves_its_log_and_does_not_stand_in_the_way(args, tmp_path):
+    args = dataclasses.replace(args, out=tmp_path / 'mine')
+    assert run(args, FakePlayer(raises=((0, 0, 'ar'),))) == 1
+    assert files_of(args.out) == ['worker-0.log']
+    assert run(dataclasses.replace(args, reference_every=0), FakePlayer()) == 0
+
+
+@pytest.mark.parametrize('content', [
+    '{"config": {"other": 1}, "checkpoint": {}, "machine": {}, "versions": {}}', '', '[]', '{"a'])
+def test_a_run_json_says_nothing_where_there_is_no_episode(args, tmp_path, make, content):
+    """As a killed start leaves it. Beside episodes it has to say which run they are of."""
+    plan = make_plan(dataclasses.replace(args, out=tmp_path / 'mine'))
+    plan.folder.mkdir()
+    (plan.folder / 'run.json').write_text(content)
+    with evaluation.open_run(plan) as log:
+        assert json.loads((plan.folder / 'run.json').read_text())['config'] == {
+            name: value for name, value in plan.config.items() if name != 'trials'}
+        log.append(make.episode())
+    (plan.folder / 'run.json').write_text(content)
+    with pytest.raises(ValueError, match="doesn't say which run the 1 episodes beside it are of|"
+                                         'holds a run with another config.other'):
+        with evaluation.open_run(plan):
+            raise AssertionError('must not be reached')
 
 
 def test_a_full_disk_while_recording_is_one_line(args, monkeypatch):

@@ -125,6 +125,20 @@ def test_bad_input_is_one_line_and_code_2(options, reason, capsys):
     assert line.startswith('error: ') and reason in line
 
 
+@pytest.mark.parametrize('options', [['--out', 'out'], ['--json', 'x.json'], []])
+@pytest.mark.parametrize('name', ['.', 'libero_object_2.mcap', 'metadata.yaml'])
+def test_nothing_is_written_into_the_bag(
+        tiny_checkpoint, tmp_path, monkeypatch, capsys, options, name):
+    """Not even where the user stands in it, so that `runs` would be made there."""
+    bag = shutil.copytree(EXAMPLE, tmp_path / 'bag')
+    monkeypatch.chdir(bag)
+    before = bag.stat().st_mtime_ns, sorted(bag.iterdir())
+    assert cli.main(['replay', name, '--checkpoint', str(tiny_checkpoint), *options]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f'is inside of the bag {name}, in which nothing is written; give another' in line
+    assert (bag.stat().st_mtime_ns, sorted(bag.iterdir())) == before
+
+
 @pytest.mark.parametrize('content, reason', [
     (None, 'there is no bag'), (b'junk', 'no message can be read from')])
 def test_a_bag_that_cannot_be_read_is_one_line_and_code_2(tmp_path, content, reason, capsys):

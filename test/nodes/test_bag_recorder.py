@@ -9,11 +9,13 @@ import sys
 import time
 
 import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image
 from specvla_ros.msg import EpisodeStatus
 from std_msgs.msg import String
+from std_srvs.srv import SetBool
 
 from specvla_ros.bags.frames import FrameReader
 from specvla_ros.bags.reader import Bag
@@ -98,6 +100,34 @@ def test_what_is_sent_is_in_the_bag(record, cast, tmp_path, until, storage):
     assert report['bag']['messages'] == bag.counts and report['rows'] == []
 
 
+def test_a_camera_that_comes_back_with_another_qos_and_a_topic_of_no_message(
+        record, probe, make_image, tmp_path, until):
+    """Every image is there once, in order; the topic that can't be recorded is named."""
+    said = tmp_path / 'said'
+    process = record('--topics', '/image', '/odd')
+    probe.node.create_publisher(SetBool.Event, 'odd', 1)
+    offers = [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT,
+              ReliabilityPolicy.RELIABLE]
+    for number, reliability in enumerate(offers):
+        camera = probe.node.create_publisher(
+            Image, 'image', QoSProfile(depth=10, reliability=reliability))
+        until(camera.get_subscription_count, 'a recorder')
+        time.sleep(0.5)  # a second subscription, if there is to be one
+        for i in range(10):
+            camera.publish(make_image((10 * number + i, 0, 0), size=8))
+            time.sleep(0.02)
+        time.sleep(0.5)
+        probe.node.destroy_publisher(camera)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 0, process.stderr.read()
+    with Bag(tmp_path / 'bag') as bag:
+        assert [bag.read(m).data[0] for m in bag.messages({'/image'})] == list(range(30))
+    assert '/odd is not recorded: std_srvs/srv/SetBool_Event is no message type' in \
+        said.read_text()
+    assert '/image: a publisher with another QoS came (best_effort, volatile); it is recorded ' \
+        'too' in said.read_text()
+
+
 def test_a_limit_in_seconds_and_silence(record, tmp_path):
     process = record('--seconds', '1', '--topics', '/nobody')
     _, complaint = process.communicate(timeout=PATIENCE)
@@ -153,10 +183,17 @@ def test_a_recorder_that_is_killed_leaves_what_came_until_a_second_before(
 
 @pytest.mark.parametrize('options, reason', [
     (['--storage', 'tape'], 'storage'), (['--seconds', '0'], '--seconds 0'),
-    (['--json', '/nowhere/x.json'], 'there is no folder /nowhere')])
-def test_bad_input_is_one_line_and_code_2(record, options, reason):
-    process = record(*options)
+    (['--json', '/nowhere/x.json'], 'there is no folder /nowhere'),
+    (['--out', '/proc/deep/bag'], '--out /proc/deep/bag: cannot write in /proc'),
+    (['--out', '{tmp}/file/bag'], 'file is not a folder'),
+    (['--out', '{tmp}/deep/a#b', '--storage', 'sqlite3'], 'has # in it'),
+    (['--out', '{tmp}/deep/bag', '--topics', '/my cam'], 'topic name'),
+])
+def test_bad_input_is_one_line_and_code_2(record, tmp_path, options, reason):
+    (tmp_path / 'file').touch()
+    process = record(*(option.format(tmp=tmp_path) for option in options))
     _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     line, = complaint.splitlines()
     assert line.startswith('error: ') and reason in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'said']

@@ -1,0 +1,65 @@
+"""What all commands with a policy check before anything is written, and whose numbers they use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from specvla_ros.benchmark import machine
+from specvla_ros.benchmark.arguments import PolicyArgs
+from specvla_ros.configuration import DecoderConfig, load_dataset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero import suites
+
+
+def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozenset[str]:
+    """
+    Check a checkpoint, its drafter, and how they are to be used; return its statistics' keys.
+
+    :raises ValueError, FileNotFoundError: what is wrong and what is allowed
+    """
+    from specvla_ros import policy_check  # imports torch
+
+    folder, beside = machine.checkpoint_folders(args.checkpoint, args.drafter)
+    return policy_check.check_policy(folder, beside or folder / 'drafter', decoders, args.device,
+                                     args.dtype, args.quantization)
+
+
+def statistics_of(args: PolicyArgs) -> frozenset[str]:
+    """
+    Return the keys of the statistics that a checkpoint has.
+
+    :raises ValueError, FileNotFoundError: it can't be read
+    """
+    from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
+
+    folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
+    return frozenset(read_norm_stats(folder, read_config(folder)))
+
+
+def check_key(keys: Collection[str], wanted: str | None) -> str:
+    """
+    Return the statistics' key to use where no suite says which.
+
+    :raises ValueError: the checkpoint has no such key, or several of which none is named
+    """
+    if wanted is None and len(keys) == 1:
+        wanted, = keys
+    if wanted not in keys:
+        said = 'one has to be chosen' if wanted is None else f'{wanted} is none of them'
+        raise SpecVLAError(f'--unnorm-key: the checkpoint has the statistics '
+                           f'{", ".join(sorted(keys)) or "of nothing"}, and {said}')
+    load_dataset(wanted)
+    return wanted
+
+
+def keys_of_suites(names: Sequence[str], keys: Collection[str], wanted: str | None
+                   ) -> dict[str, str]:
+    """
+    Return the statistics' key of each suite, all with a configuration; see `statistics_keys`.
+
+    :raises ValueError: as that, or nothing says what the actions of a key mean
+    """
+    found = suites.statistics_keys(names, keys, wanted)
+    for key in found.values():
+        load_dataset(key)
+    return found

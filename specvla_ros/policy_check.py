@@ -1,0 +1,59 @@
+"""
+What a policy's folders and settings say, down to the shapes of the weights, which are not read.
+
+So that what can't act is refused within a second, and before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.decoding.acceptance import make_rule
+from specvla_ros.decoding.drafters import (
+    check_drafter,
+    EagleHead,
+    GLANCE_FOLDER,
+    GlanceHead,
+    make_drafter,
+)
+from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
+from specvla_ros.openvla.config import OpenVLAConfig
+from specvla_ros.openvla.layout import slots
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.prompt import load_tokenizer
+from specvla_ros.openvla.quantization import check_quantization
+from specvla_ros.policy import resolve_device, resolve_dtype
+
+
+def check_policy(
+    folder: Path, drafter: Path, decoders: Iterable[DecoderConfig], device: str = 'auto',
+    dtype: str | None = None, quantization: str = 'none',
+) -> frozenset[str]:
+    """
+    Check a checkpoint, its drafter, and how they are to be used; return its statistics' keys.
+
+    :param drafter: folder that only some decoders need
+    :raises ValueError, FileNotFoundError: what is wrong and what is allowed
+    """
+    where = resolve_device(device)
+    check_quantization(quantization, where, resolve_dtype(dtype))
+    content = read_config(folder)
+    config = OpenVLAConfig.from_dict(content)
+    keys = frozenset(read_norm_stats(folder, content))
+    load_tokenizer(folder, config)
+    with torch.device('meta'):
+        model = OpenVLA(config)
+    check_weights(folder, slots(model.state_dict()), config.vision_config)
+    heads: Mapping[str, Any] = {
+        'eagle': lambda: EagleHead.from_pretrained(drafter, model),
+        'glance': lambda: GlanceHead.from_pretrained(drafter / GLANCE_FOLDER, model)}
+    for decoder in decoders:
+        make_rule(decoder.rule.name, decoder.rule.settings)
+        check_drafter(decoder, drafter)
+        make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), heads)
+    return keys

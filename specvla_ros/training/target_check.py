@@ -1,0 +1,54 @@
+"""A target as the training commands take it: whole, with statistics of the suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specvla_ros.configuration import load_dataset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero import suites
+from specvla_ros.policy_check import check_policy
+
+
+def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) -> str:
+    """
+    Check a target's folder before its weights are read; return its key of the statistics.
+
+    :param unnorm_key: what the user asks for; None = the suite's own
+    :raises ValueError, FileNotFoundError: what is wrong and what is allowed
+    """
+    keys = check_policy(target, target / 'drafter', (), device)
+    if unnorm_key is None and suite not in suites.SUITES:  # a data set of the user's own
+        unnorm_key = suite
+    key = suites.statistics_keys((suite,), keys, unnorm_key)[suite]
+    load_dataset(key)
+    return key
+
+
+def load_state(path: Path, device: str, only_weights: bool) -> dict[str, Any]:
+    """
+    Read the state of an interrupted training.
+
+    :raises SpecVLAError: the file is damaged or of another version
+    """
+    try:
+        saved = torch.load(path, weights_only=only_weights, map_location=device)
+        if not isinstance(saved, dict) or not isinstance(saved.get('settings'), dict):
+            raise ValueError('it holds no settings')
+    except Exception as error:  # noqa: BLE001 - damaged bytes can lead to anything
+        reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+        raise SpecVLAError(f"{path} can't be read ({reason}): delete its folder and train "
+                           'anew') from error
+    return saved
+
+
+def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path, option: str) -> None:
+    """Raise SpecVLAError where a training is resumed with other settings than it began with."""
+    for name, value in now.items():
+        if name not in then or then[name] != value:
+            raise SpecVLAError(
+                f'--resume with {name} {value!r}, but the training in {folder} began with '
+                f'{then.get(name)!r}: use that, or another {option}')
