@@ -1,4 +1,4 @@
-"""The stand-in for CUDA graphs: it computes what the function does, and refuses what a GPU does."""
+"""The stand-in for CUDA graphs: it computes as the function does, refuses what a GPU refuses."""
 
 import pytest
 import torch
