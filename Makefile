@@ -20,8 +20,10 @@ demo: setup  ## play LIBERO over ROS 2 with the embedded checkpoint; results und
 
 # The nodes under test share the cores with each other: see docs/on_a_robot.md, "Without a GPU"
 test: export OMP_NUM_THREADS := 1
+# Side by side in as many processes as there are cores, at most 4 (1 GB each); then those that talk
+# over DDS or look at the clock, one by one: see test/conftest.py
 test: setup lint  ## run all tests, in ROS 2 isolated from the network
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup  ## run the policy for MINUTES=30 while others are killed; memory must stay flat
 	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/test_soak.py

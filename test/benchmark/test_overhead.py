@@ -7,6 +7,7 @@ import pytest
 from specvla_ros import cli
 
 
+@pytest.mark.alone
 def test_it_says_what_ros_adds_to_an_action(tiny_checkpoint, tmp_path, capsys):
     out = tmp_path / 'out'
     code = cli.main(['overhead', '--checkpoint', str(tiny_checkpoint), '--actions', '12',

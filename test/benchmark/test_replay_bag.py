@@ -212,6 +212,7 @@ def test_decoders_alternate_and_forget_at_a_new_segment(make):
         ('a', 'reset'), ('b', 'reset'), ('a', 2), ('b', 2)]
 
 
+@pytest.mark.alone
 def test_over_real_topics_the_tokens_are_those_of_this_process(run, short, tmp_path):
     here = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed')
     live = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed', '--live')
@@ -227,6 +228,7 @@ def test_over_real_topics_the_tokens_are_those_of_this_process(run, short, tmp_p
     assert 'Traceback' not in (tmp_path / 'out1' / 'logs' / 'policy.log').read_text()
 
 
+@pytest.mark.alone
 def test_at_a_rate_what_the_policy_has_no_time_for_is_missed(run, short):
     report = run(short, '--no-html', '--decoder', 'ar', '--live', '--rate', '100')
     row, = report['rows']

@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from specvla_ros.decoding.acceptance import Bins, Strict
@@ -73,7 +73,7 @@ class Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), func._schema.name
-        tensors = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
+        tensors = tensors_in((args, kwargs))
         where = [isinstance(it, There) for it in tensors]
         to_there = any(where)
         if kwargs.get('device') is not None:
@@ -94,13 +94,30 @@ class Device(TorchDispatchMode):
             self.kernels.append(name)
         if func._schema.is_mutable and isinstance(args[0], There):
             return args[0]
-        return tree_map(
-            lambda it: There(it) if to_there and isinstance(it, Tensor) else it, result)
+        return mapped(There, Tensor, result) if to_there else result
+
+
+def mapped(function, kind, values):
+    """Values with all of a kind replaced; torch's own tree_map takes half of the test's time."""
+    if isinstance(values, kind):
+        return function(values)
+    if type(values) in (tuple, list):
+        return type(values)([mapped(function, kind, it) for it in values])
+    if type(values) is dict:
+        return {key: mapped(function, kind, it) for key, it in values.items()}
+    return values
+
+
+def tensors_in(values):
+    """All tensors among arguments, in order."""
+    found = []
+    mapped(found.append, Tensor, values)
+    return found
 
 
 def held(values):
     """Numbers of the tensors that are there."""
-    return tree_map(lambda it: it.held if isinstance(it, There) else it, values)
+    return mapped(lambda it: it.held, There, values)
 
 
 class HostSide(TorchFunctionMode):
@@ -117,8 +134,7 @@ class HostSide(TorchFunctionMode):
             self.device.crossed['down'] += 1
             return args[0].held.tolist()
         if func in self.ONE_KERNEL and isinstance(args[0], There):
-            tensors = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
-            assert all(isinstance(it, There) for it in tensors)
+            assert all(isinstance(it, There) for it in tensors_in((args, kwargs or {})))
             self.device.kernels.append(func.__name__)
             return There(func(*held(args), **held(kwargs or {})))
         return func(*args, **kwargs or {})

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -142,19 +144,66 @@ class Guesser(Drafter):
         return TokenTree.from_paths(paths, source='guesser')
 
 
+class Recording(TorchDispatchMode):
+    """
+    Writes down the tensor operations of a function, in order, and runs them again.
+
+    A step keeps the tensors it was recorded with. Those that an earlier step has made are made
+    anew by `replay`; all others are read and written where they are, as a CUDA graph does.
+    """
+
+    # A value asked for, a shape that depends on values, a constant that comes from the host.
+    FORBIDDEN = {'aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select',
+                 'aten::lift_fresh'}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps: list[tuple[Callable, tuple, dict, Any]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masked = func is torch.ops.aten.index.Tensor and any(
+            index.dtype == torch.bool for index in args[1] if index is not None)
+        assert func._schema.name not in self.FORBIDDEN and not masked, f'{func} in a graph'
+        result = func(*args, **kwargs or {})
+        self._steps.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self, outputs: Any) -> Any:
+        """Run all steps; return what stands in the place of the recorded outputs."""
+        made: dict[int, torch.Tensor] = {}
+
+        def now(recorded: Any) -> Any:
+            return made.get(id(recorded), recorded)
+
+        for func, args, kwargs, result in self._steps:
+            args, kwargs = tree_map(now, (args, kwargs))
+            news = func(*args, **kwargs)
+            made |= zip(map(id, tree_leaves(result)), tree_leaves(news), strict=True)
+        return tree_map(now, outputs)
+
+
+class ValuesAreAsked(TorchFunctionMode):
+    """Refuses what reads a tensor's numbers without an operation of its own."""
+
+    NAMES = {'tolist', 'item', 'cpu', 'numpy', '__array__', '__bool__', '__int__', '__float__',
+             '__index__', '__contains__'}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func.__name__ not in self.NAMES, f'{func.__name__} in a graph'
+        return func(*args, **kwargs or {})
+
+
 class TracedGraphs(GraphRunner):
     """
     CUDA graphs on a CPU: what a graph does and forbids, without a GPU.
 
-    A function is traced once to a list of tensor operations, and each replay runs that list: no
+    A function is recorded once as a list of tensor operations, and each replay runs that list: no
     line of its Python runs again, what it read from objects is baked in, asking for a tensor's
     value fails, and so does a constant made on the host. So what is right here depends on nothing
     but its inputs and the tensors it was captured with, as in a CUDA graph, and inputs are padded
     as for one. Outputs stand in the same memory every time, and graphs share a pool: a replay may
     overwrite what another graph has returned, so here it does.
     """
-
-    FORBIDDEN = {'aten.lift_fresh_copy.default', 'aten._local_scalar_dense.default'}
 
     def __init__(self) -> None:
         super().__init__(torch.device('cpu'))
@@ -163,18 +212,16 @@ class TracedGraphs(GraphRunner):
     def _capture(
         self, function: Callable[..., Any], buffers: tuple[torch.Tensor, ...]
     ) -> tuple[Callable[[], None], Any]:
-        traced = make_fx(function)(*buffers)
-        assert not self.FORBIDDEN & {str(node.target) for node in traced.graph.nodes}
-        outputs = traced(*buffers)
+        with ValuesAreAsked(), Recording() as recording:
+            outputs = function(*buffers)
         mine = outputs if isinstance(outputs, tuple) else (outputs,)
         self._returned.append(mine)
 
         def replay() -> None:
-            news = traced(*buffers)
+            news = recording.replay(mine)
             for theirs in self._returned:
                 for output in theirs:
                     output.fill_(torch.nan if output.is_floating_point() else 1 << 40)
-            news = news if isinstance(news, tuple) else (news,)
             for output, new in zip(mine, news, strict=True):
                 output.copy_(new)
 

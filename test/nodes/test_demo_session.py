@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+pytestmark = pytest.mark.alone
 PATIENCE = 300.0
 
 
