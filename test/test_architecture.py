@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
+LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'steps'}
 ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
     'camera': {'errors'},
+    'steps': set(),
     'rotation': set(),
     '__init__': set(),
     '__main__': {'cli'},

@@ -24,7 +24,7 @@ settings = st.builds(
     SafetySettings,
     st.tuples(*[st.floats(-1, -0.1)] * 3), st.tuples(*[st.floats(0.1, 1)] * 3),
     lengths, lengths, lengths, lengths, lengths, lengths,
-    deadline_s=st.just(0.5), fallback=st.sampled_from(FALLBACKS))
+    deadline_periods=st.just(10), fallback=st.sampled_from(FALLBACKS))
 
 
 def vectors(size, most):
@@ -155,7 +155,7 @@ def test_the_default_lets_through_whatever_libero_can_be_told():
 def test_the_arm_s_preset_is_tighter_than_the_default():
     default = SafetySettings.read()
     for name in ('step_translation_m', 'step_rotation_rad', 'speed_m_s', 'turn_rate_rad_s',
-                 'acceleration_m_s2', 'turn_acceleration_rad_s2', 'deadline_s'):
+                 'acceleration_m_s2', 'turn_acceleration_rad_s2', 'deadline_periods'):
         assert getattr(ARM, name) < getattr(default, name)
 
 

@@ -12,6 +12,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import qos_policy_name_from_kind, QoSProfile, ReliabilityPolicy
 
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.alarm import Alarm
 
 _PATIENCE = Duration(seconds=0.2)  # for a subscriber that doesn't answer
 
@@ -68,6 +69,12 @@ class Topics:
             period, callback, callback_group=self._group,
             clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._destroy.append(lambda: self._node.destroy_timer(timer))
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm:
+        """Call back once, each time the alarm is set."""
+        alarm = Alarm(self._node, self._group, callback)
+        self._destroy.append(alarm.destroy)
+        return alarm
 
     def add(self, end: Any) -> None:
         """Take over something else to `destroy`."""

@@ -60,7 +60,7 @@ def test_the_emergency_stop_latches_until_it_is_reset(robot, start, until, butto
 def test_an_emergency_stop_said_before_it_came_up_counts_and_the_arm_is_told_once_to_stand_still(
         robot, start, until, button, reset, envelope):
     button.publish(Bool(data=True))
-    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_s=60), publish_twist='true'))
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200), publish_twist='true'))
     twists = robot.probe.heard['delta_twist_cmds']
     robot.probe.hear(TwistStamped, 'delta_twist_cmds', qos.STREAM)
     node.says('EMERGENCY STOP')
@@ -131,14 +131,14 @@ def test_does_not_act_on_a_stale_image_nor_on_one_from_a_clock_set_back(robot, s
 
 
 def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, until, envelope):
-    node = start(NODE, dict(safety=envelope(fallback='hold', deadline_s=0.3)))
+    node = start(NODE, dict(safety=envelope(fallback='hold', deadline_periods=6)))
     robot.probe.hear(DiagnosticArray, '/diagnostics', qos.STREAM)
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
     robot.wait_for_actions(4)
-    node.says('no image for more than 0.3 s (deadline_s); fallback: hold')
-    until(lambda: 'no image for more than 0.3 s (deadline_s)' in [
+    node.says('no image for more than 0.3 s (deadline_periods 6); fallback: hold')
+    until(lambda: 'no image for more than 0.3 s (deadline_periods 6)' in [
         message.status[0].message for message in robot.probe.heard['/diagnostics']], 'a warning')
     values = robot.probe.heard['/diagnostics'][-1].status[0].values
     assert ('deadline misses', '1') in [(pair.key, pair.value) for pair in values]
@@ -149,7 +149,7 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
 
 
 def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, until, envelope):
-    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_s=60)))
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200)))
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
