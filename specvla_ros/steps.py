@@ -49,7 +49,7 @@ class StepQueue:
     @property
     def next_at(self) -> float | None:
         """When `due` will have a step, s; None where no step waits."""
-        if not self._deltas:
+        if not len(self._deltas):
             return None
         return max(self._free_at, self._taken + self._next * self._period)
 
