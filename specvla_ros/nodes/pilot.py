@@ -227,7 +227,7 @@ class Pilot:
                 age = (self._camera_clock() - sight.stamp) * 1e-9
             least = max(now - sight.came, 0.0 if math.isnan(age) else age)
             if self._max_age and (least > self._max_age or age < -self._max_age):
-                self._newest.drop(job)
+                self._drop(job)
                 raise self._stale(age if age < 0 else least)
             # A later image was taken later, whatever a clock that was set says.
             taken = now - least if self._max_age else sight.came
@@ -236,10 +236,10 @@ class Pilot:
             return Task(job, age, least, self._taken, now)
 
     def give_up(self, task: Task) -> None:
-        """Have no answer: the image is not taken again."""
+        """Have no answer: the image is not taken again, and what the one before said ends."""
         with self._lock:
             self._is_inferring = False
-            self._newest.drop(task.job)
+            self._drop(task.job)
 
     def answer(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
         """
@@ -254,7 +254,7 @@ class Pilot:
             if not self._newest.holds(task.job):
                 return False
             if reason := refusal(deltas):  # of all steps, before the first of them is published
-                self._newest.drop(task.job)
+                self._drop(task.job)
                 raise SpecVLAError(reason)
             if not self._is_paced:
                 return self._move(task, action, 0, True, deltas)
@@ -325,8 +325,7 @@ class Pilot:
             command = Command(task, action, first, is_new, safe.deltas, safe.limited_by)
             return self._newest.answer(task.job, lambda: self._publish(command))
         except ValueError:
-            self._newest.drop(task.job)
-            self._drop_answer()
+            self._drop(task.job)
             raise
 
     def _publish(self, command: Command) -> None:
@@ -335,6 +334,10 @@ class Pilot:
         self._arm.move(command)
         self._motion.go_on(command.deltas[-1], now)
         self._place.go_on(command.deltas[:, :3].sum(axis=0))
+
+    def _drop(self, job: Job) -> None:
+        self._newest.drop(job)
+        self._drop_answer()
 
     def _drop_answer(self) -> None:
         self._queue.clear()

@@ -7,7 +7,7 @@ two events the pilot is called as `Actor` calls it: after each image, instructio
 right words, right image, each once, in order, none stale, none closer than a control period, and
 inside the envelope. What it looks like over time is for the tests.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import heapq
 import itertools
 import math
@@ -22,9 +22,14 @@ EPSILON = 1e-9  # s; clocks here are floats
 
 @dataclass
 class Image:
-    """What a test's camera sends; came: s, infer: s the policy takes, action: what it says."""
+    """
+    What a test's camera sends; came: s, infer: s the policy takes, action: what it says.
+
+    A copy that is sent again has the same number, and an order of its own.
+    """
 
     number: int
+    order: int
     stamp: int
     came: float
     infer: float
@@ -51,9 +56,9 @@ class World:
         self.pose, self.moved = None, np.zeros(3)
         self.published, self.stills, self.refusals = [], [], []
         self.acted_on, self.n_inferences, self.n_images = set(), 0, 0
-        self._last_came = 0
+        self.n_sent = 0
         self._events, self._order = [], itertools.count()
-        self._task = None
+        self._task, self._answered = None, {}
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
                            lambda: self.now, self.camera_clock)
 
@@ -85,10 +90,12 @@ class World:
         """Take an image now that was taken `age` s ago; stamp: ns, None = what that says."""
         stamp = self.camera_clock() - round(age * 1e9) if stamp is None else stamp
         self.n_images += 1
-        return self.resend(Image(self.n_images, stamp, self.now, infer, action))
+        return self.resend(Image(self.n_images, 0, stamp, self.now, infer, action))
 
     def resend(self, image):
-        """Send an image that may have been sent before."""
+        """Send an image that may have been sent before; return it as it came now."""
+        self.n_sent += 1
+        image = replace(image, order=self.n_sent, came=self.now)
         try:
             seen = self.pilot.see(image, image.stamp)
         except ValueError as error:
@@ -146,7 +153,7 @@ class World:
         if image.action is None:  # a picture that can't be read
             self.pilot.give_up(task)
         else:
-            self._answered = image, *self._taken
+            self._answered[image.order] = self._taken
             self._try(lambda: self.pilot.answer(task, image.action, image.action))
         self._go_on()
 
@@ -171,17 +178,14 @@ class World:
     def _check(self, command, image, number, delta):
         assert self.instruction and command.task.job.instruction == self.instruction
         assert not self.is_paused
-        answered, taken, camera = self._answered
-        assert image is answered
+        taken, camera = self._answered[image.order]
         assert np.isfinite(delta).all()
         before = self.published[-1] if self.published else None
         if before is None or image is not before.image:
             assert image.number not in self.acted_on, 'an image is acted on twice'
             self.acted_on.add(image.number)
         if before is not None:
-            # `came` of the first copy is what counts: a copy is not newer.
-            assert (image.came, number) > (before.image.came, before.number) or \
-                image.came > before.image.came, 'out of order'
+            assert (image.order, number) > (before.image.order, before.number), 'out of order'
             if self.is_paced:
                 assert self.now - before.at >= self.period - EPSILON, 'closer than a period'
         if self.max_age and self.is_paced:
