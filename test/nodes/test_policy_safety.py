@@ -60,7 +60,8 @@ def test_the_emergency_stop_latches_until_it_is_reset(robot, start, until, butto
 def test_an_emergency_stop_said_before_it_came_up_counts_and_the_arm_is_told_once_to_stand_still(
         robot, start, until, button, reset, envelope):
     button.publish(Bool(data=True))
-    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200), publish_twist='true'))
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200),
+                            publish_twist='true'))
     twists = robot.probe.heard['delta_twist_cmds']
     robot.probe.hear(TwistStamped, 'delta_twist_cmds', qos.STREAM)
     node.says('EMERGENCY STOP')
