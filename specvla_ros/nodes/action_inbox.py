@@ -21,7 +21,8 @@ class ActionInbox:
         self._condition = threading.Condition()
         self._actions: deque[tuple[int, np.ndarray, int]] = deque(maxlen=_CAPACITY)
         self._shown: list[int] = []
-        self._taken = 0, -1  # stamp and sequence of the action that `take_newest` gave last
+        # Stamp and sequence of the action that `take_newest` gave last.
+        self._taken: tuple[int | None, int] = None, -1
         self.n_unasked = 0
 
     def begin_episode(self) -> None:
@@ -29,7 +30,7 @@ class ActionInbox:
         with self._condition:
             self._actions.clear()
             self._shown.clear()
-            self._taken = 0, -1
+            self._taken = None, -1
             self.n_unasked = 0
 
     def put(self, stamp: int, deltas: np.ndarray, sequence: int = -1) -> None:

@@ -2,10 +2,10 @@
 A world with a clock of its own for `Pilot`: camera, inference, arm, and `Actor`'s part, no ROS.
 
 `World.at(time, what)` puts something on the time line; `World.run(until)` lets it happen. Between
-two events the pilot is called as `Actor` calls it: after each image, instruction and answer, and at
-`Pilot.next_at`, which rings `late` s late. Each step that is published is checked where it is:
+two events the pilot is called as `Actor` calls it: after each image, instruction and answer, and
+at `Pilot.next_at`, which rings `late` s late. Each step that is published is checked where it is:
 right words, right image, each once, in order, none stale, none closer than a control period, and
-inside the envelope. What it looks like over time is for the tests.
+inside the envelope. What the steps come to over time is for the tests.
 """
 from dataclasses import dataclass, replace
 import heapq

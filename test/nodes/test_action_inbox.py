@@ -46,6 +46,8 @@ def test_further_steps_of_an_answer_count_once_and_until_a_newer_image_is_answer
     inbox = ActionInbox()
     inbox.show(1)
     inbox.show(2)
+    inbox.put(0, action(9), 0)  # a command to stand still answers nothing
+    assert inbox.take_newest() is None
     for sequence in (0, 1, 3):
         inbox.put(1, action(sequence), sequence)
         assert inbox.take_newest()[0, 0] == sequence

@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import replace
 import math
 import os
-from test.nodes.made_up_world import START, World
 
 import numpy as np
 import pytest
 
 from specvla_ros.safety import FALLBACKS, SafetySettings
+from test.nodes.made_up_world import START, World
 
 OBSERVATIONS = int(os.environ.get('SPECVLA_FUZZ', '20000'))
 PER_WORLD = 1000
