@@ -4,6 +4,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
+import numpy as np
 import pytest
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -11,6 +12,7 @@ import yaml
 
 from specvla_ros.configuration import config_folder
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.conversions import to_nanoseconds
 
 NODE = 'fake_policy_node.py'
 PERIOD = 0.05
@@ -158,6 +160,22 @@ def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, unti
     assert node.interrupt() == 0
     assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
         pytest.approx(0.01), 0]
+
+
+def test_a_camera_of_60_hz_makes_no_more_steps_a_second_than_the_data_set_has(
+        robot, start, until, flood):
+    start(NODE, dict(safety='safety_arm'), FAKE_ACT_S='0.015')
+    robot.connect(until)
+    robot.say('pick up')
+    reds = iter(range(10**6))
+    flood(robot.camera, lambda: robot.make_image((200 + next(reds) % 50, 2, 3)), 1 / 60)
+    actions = robot.wait_for_actions(60)[:60]
+    published = np.array([to_nanoseconds(action.header.stamp) * 1e-9 for action in actions])
+    assert np.diff(published).min() > PERIOD - 1e-3  # two clocks are compared
+    assert np.median(np.diff(published)) < 1.5 * PERIOD
+    way = sum(action.translation[0].x for action in actions[:-1])
+    assert way / (published[-1] - published[0]) < 0.4 * (1 + 1e-3)  # speed_m_s
+    assert len({to_nanoseconds(action.image_stamp) for action in actions}) == 60
 
 
 def step_of(action):
