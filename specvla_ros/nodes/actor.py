@@ -207,8 +207,8 @@ class Actor:
         self._logger.warning(
             f'no action: {_short(str(error))}', throttle_duration_sec=_LOG_PERIOD)
 
-    def move(self, command: Command) -> None:
-        """Publish control steps, and what the action cost with the first of them."""
+    def move(self, command: Command) -> float:
+        """Publish control steps, and with the first of them what the action cost; say when."""
         started = time.monotonic()
         action, count = command.action, len(command.deltas)
         message = action_message(
@@ -216,7 +216,7 @@ class Actor:
             command.deltas if command.limited_by else None,
             slice(command.first, command.first + count))
         deltas = deltas_of(message)
-        self._send(message)
+        published = self._send(message)
         self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
         self._statistics.count('actions')
         if command.limited_by:
@@ -225,6 +225,7 @@ class Actor:
                                  throttle_duration_sec=_LOG_PERIOD)
         if command.is_new:
             self._report(command, message, started)
+        return published
 
     def _report(self, command: Command, message: ActionDelta, started: float) -> None:
         now, task = time.monotonic(), command.task
@@ -240,10 +241,11 @@ class Actor:
         self._send(message)
         self._outputs.stand_still(message.header.stamp, self._place.pose, keeps_target)
 
-    def _send(self, message: ActionDelta) -> None:
+    def _send(self, message: ActionDelta) -> float:
         message.header.stamp = self._clock.now().to_msg()
         self._actions.publish(message)
         self._sequence += 1
+        return time.monotonic()
 
     def _watch(self) -> None:
         """See whether actions are missing; called every control period."""

@@ -92,8 +92,8 @@ class Command:
 class Arm(Protocol):
     """What publishes; called by one thread at a time."""
 
-    def move(self, command: Command) -> None:
-        """Publish control steps."""
+    def move(self, command: Command) -> float:
+        """Publish control steps; return when they were, s on the pilot's clock."""
 
     def stand_still(self, gripper: float, keeps_target: bool) -> None:
         """Publish that the arm stays where it is or, if it `keeps_target`, at its last target."""
@@ -329,10 +329,9 @@ class Pilot:
             raise
 
     def _publish(self, command: Command) -> None:
-        now = self._clock()
-        self._queue.hold(now + self._period)
-        self._arm.move(command)
-        self._motion.go_on(command.deltas[-1], now)
+        published = self._arm.move(command)
+        self._queue.hold(published + self._period)  # filling a message took time as well
+        self._motion.go_on(command.deltas[-1], published)
         self._place.go_on(command.deltas[:, :3].sum(axis=0))
 
     def _drop(self, job: Job) -> None:

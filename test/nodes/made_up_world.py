@@ -171,6 +171,7 @@ class World:
             self._check(command, image, command.first + step, delta)
             self.published.append(Published(self.now, image, command.first + step, delta.copy()))
             self.moved = self.moved + delta[:3]
+        return self.now
 
     def stand_still(self, gripper, keeps_target):
         self.stills.append(self.now)

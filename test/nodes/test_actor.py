@@ -154,7 +154,7 @@ def test_images_of_200_hz_make_a_step_a_period_each_with_a_report(make_rig, unti
         assert time.monotonic() < begun + 60
     rig.actor.pause()  # what is being published is, when this returns
     stamps = [to_nanoseconds(action.header.stamp) for action in rig.actions]
-    assert np.diff(stamps).min() > (PERIOD - 1e-3) * 1e9
+    assert np.diff(stamps).min() > PERIOD * 1e9 - 1e5  # two clocks are compared
     assert len(rig.heard(DecodeReport)) == len(rig.noted) == len(rig.actions)
     report = rig.heard(DecodeReport)[-1]
     assert 0 < report.publish_time < report.total_time
