@@ -30,8 +30,9 @@ from specvla_ros.nodes.messages import (
     standstill_message,
 )
 from specvla_ros.nodes.outputs import Outputs
-from specvla_ros.nodes.pilot import Command, Pilot, StaleImage
+from specvla_ros.nodes.pilot import Pilot
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.tasks import Command, StaleImage
 from specvla_ros.nodes.topics import Topics
 from specvla_ros.safety import SafetySettings
 

@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from specvla_ros.nodes.pilot import Command, Pilot
+from specvla_ros.nodes.pilot import Pilot
+from specvla_ros.nodes.tasks import Command
 
 START = 1000.0  # s of the clock that never jumps
 EPSILON = 1e-9  # s; clocks here are floats
