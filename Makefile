@@ -1,6 +1,6 @@
 # Everything a clone needs: `make demo` and `make test` set up .venv first, the second time in
 # seconds. PYTHON=python3.12 chooses the interpreter.
-.PHONY: help setup demo test soak gpu lint clean
+.PHONY: help setup demo test soak fuzz gpu lint clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -8,6 +8,7 @@ PY := .venv/bin/python
 export OMP_NUM_THREADS ?= $(shell nproc)
 export MUJOCO_GL ?= osmesa
 MINUTES ?= 30
+OBSERVATIONS ?= 1000000
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +28,9 @@ test: setup lint  ## run all tests, in ROS 2 isolated from the network
 
 soak: setup  ## run the policy for MINUTES=30 while others are killed; memory must stay flat
 	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/test_soak.py
+
+fuzz: setup  ## run OBSERVATIONS=1000000 made-up ones through the node's logic; none does harm
+	@SPECVLA_FUZZ=$(OBSERVATIONS) $(PY) -m pytest -s test/nodes/test_fuzz.py
 
 gpu: setup  ## on a CUDA GPU: its tests, and what it does with a 7B (random weights, 16 GB)
 	@$(PY) -m pytest test/decoding/test_cuda.py

@@ -44,7 +44,8 @@ from specvla_ros.rotation import rotation_vectors
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
-_MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
+# What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
+_MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
 _LONGEST_PROMPT, _PROMPT_STEP = 64, 32
 _SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
@@ -249,7 +250,8 @@ class Policy:
 
         image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
-        forget earlier actions at a new instruction, a gap in time or a clock that jumps.
+        forget earlier actions at a new instruction, a gap of more than 10 control periods of the
+        data set, or a clock that goes back.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -278,7 +280,7 @@ class Policy:
             return False
         if stamp is None or self._stamp is None:
             return True
-        return 0 <= stamp - self._stamp <= _MEMORY_S
+        return 0 <= stamp - self._stamp <= _MEMORY_PERIODS * self.dataset.period_s
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
         """Tokens → normalised → data-set units → SI."""

@@ -12,7 +12,7 @@ What is limited is what is commanded. It is no substitute for the robot's own sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 import math
 from pathlib import Path
@@ -26,6 +26,7 @@ from specvla_ros.errors import SpecVLAError
 FALLBACKS = ('none', 'hold', 'zero')
 _WALLS = ('workspace_min_m', 'workspace_max_m')
 _SI_DIMENSIONS = 7
+_LIBERO_PERIOD_S = 0.05  # of the data set that files with deadline_s were written for
 _BISECTIONS = 50  # leaves 2^-50 of the motion undecided: what rounding does anyway
 
 Vector = Sequence[float]
@@ -34,7 +35,10 @@ Vector = Sequence[float]
 @dataclass(frozen=True, slots=True)
 class SafetySettings:
     """
-    Limits of an action, per control step; `.inf` in the file switches a limit off.
+    Limits of an action; `.inf` in the file switches a limit off.
+
+    Those of a control step hold per second as well, because the steps of an arm are never closer
+    together than one control period: see `steps.StepQueue`.
 
     workspace_min_m, workspace_max_m: corners of the box the end effector stays in, in the robot's
         base frame; they hold where its position is known.
@@ -42,7 +46,8 @@ class SafetySettings:
     speed_m_s, turn_rate_rad_s: the same over the control period.
     acceleration_m_s2, turn_acceleration_rad_s2: how fast the velocity may change from one control
         step to the next. Slowing down is free: it is never right to make an arm go on.
-    deadline_s: the next action must come within this time after one, or the fallback holds.
+    deadline_periods: the next control step must come within so many control periods of the data
+        set after one, or the fallback holds; more than 1, for none comes sooner than that.
     fallback: what is published while actions are missing (stale or no image, deadline, clock set
         back): 'none' nothing; 'hold' no motion, and the last target again; 'zero' no motion, and
         the present pose as target.
@@ -56,7 +61,7 @@ class SafetySettings:
     turn_rate_rad_s: float
     acceleration_m_s2: float
     turn_acceleration_rad_s2: float
-    deadline_s: float
+    deadline_periods: float
     fallback: str
 
     def __post_init__(self) -> None:
@@ -66,6 +71,10 @@ class SafetySettings:
                 _check_corner(name, value)
             elif name != 'fallback' and not (is_number(value) and value > 0):
                 raise SpecVLAError(f'{name} is {value!r}, must be a positive number or .inf')
+        if not self.deadline_periods > 1:
+            raise SpecVLAError(
+                f'deadline_periods is {self.deadline_periods!r}, must be more than 1: the next '
+                'control step comes one period after the one before, or later')
         for low, high in zip(self.workspace_min_m, self.workspace_max_m, strict=True):
             if not low < high:
                 raise SpecVLAError(
@@ -87,6 +96,7 @@ class SafetySettings:
         if path.suffix not in ('.yaml', '.yml'):
             path = config_folder() / f'{name}.yaml'
         content = read_yaml(path)
+        _check_deadline(path, content)
         check_keys(path, content, required={field.name for field in fields(cls)})
         corners = {name: tuple(content[name]) for name in _WALLS
                    if isinstance(content[name], list)}
@@ -128,13 +138,8 @@ def fit(
     :param previous: [7], the control step published before; None: the arm is at rest
     """
     wanted = np.asarray(deltas, np.float64)
-    if wanted.ndim != 2 or wanted.shape[1] != _SI_DIMENSIONS or not len(wanted):
-        return SafeAction(None, refusal=f'the action has shape {list(wanted.shape)}, must be '
-                                        f'[control steps, {_SI_DIMENSIONS}]')
-    for name, values in (('action', wanted), ("end effector's position", position_m)):
-        if values is not None and not np.isfinite(values).all():
-            return SafeAction(None, refusal=f'the {name} is not finite: '
-                                            f'{np.asarray(values).tolist()}')
+    if reason := refusal(wanted) or _refusal_of("end effector's position", position_m):
+        return SafeAction(None, refusal=reason)
     before = np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
     place = None if position_m is None else np.asarray(position_m, np.float64)
     safe, limited_by = np.empty_like(wanted), set()
@@ -144,6 +149,20 @@ def fit(
         before = safe[step]
         place = None if place is None else place + safe[step, :3]
     return SafeAction(safe, tuple(sorted(limited_by)))
+
+
+def refusal(deltas: ArrayLike) -> str:
+    """Return why an action must never be carried out, whatever the envelope; '' where it may."""
+    shape = np.shape(deltas)
+    if len(shape) != 2 or shape[1] != _SI_DIMENSIONS or not shape[0]:
+        return (f'the action has shape {list(shape)}, must be [control steps, {_SI_DIMENSIONS}]')
+    return _refusal_of('action', deltas)
+
+
+def _refusal_of(name: str, values: ArrayLike | None) -> str:
+    if values is None or np.isfinite(values).all():
+        return ''
+    return f'the {name} is not finite: {np.asarray(values).tolist()}'
 
 
 def _fit_step(
@@ -220,6 +239,16 @@ def _keep_inside(
     low = np.minimum(np.array(settings.workspace_min_m) - place, 0.0)
     high = np.maximum(np.array(settings.workspace_max_m) - place, 0.0)
     return np.clip(translation, low, high)
+
+
+def _check_deadline(path: Path, content: Mapping[str, object]) -> None:
+    """Say what stands in place of a setting that older files have."""
+    if 'deadline_s' in content:
+        old = content['deadline_s']
+        periods = f'{old / _LIBERO_PERIOD_S:g}' if is_number(old) else 'NUMBER'
+        raise SpecVLAError(
+            f'{path}: deadline_s is {old!r}, but deadlines are in control periods of the data '
+            f'set: write deadline_periods: {periods} in its place ({old} s at 20 Hz)')
 
 
 def _check_corner(name: str, corner: object) -> None:

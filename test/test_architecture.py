@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
-          'pictures', 'writable'}
+          'pictures', 'writable', 'steps'}
 ENGINE = LEAVES | {'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     'camera': {'errors', 'encodings', 'pictures'},
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
+    'steps': set(),
     'rotation': set(),
     'writable': {'errors'},
     '__init__': set(),

@@ -198,6 +198,16 @@ def test_earlier_actions_are_forgotten_where_they_say_nothing(policy):
     assert not guessed_by_history(policy, 1, stamp=10.9)
 
 
+def test_what_is_remembered_is_counted_in_control_periods(policy, monkeypatch):
+    """At 3 Hz a frame may get lost: the next one comes 0.67 s after the last."""
+    policy = policy.with_decoder('history')
+    dataset = replace(policy.checkpoint.dataset, period_s=1 / 3)
+    monkeypatch.setattr(policy.checkpoint, 'dataset', dataset)
+    assert not guessed_by_history(policy, 1, stamp=10.0)
+    assert guessed_by_history(policy, 1, stamp=10.0 + 2 / 3)
+    assert not guessed_by_history(policy, 1, stamp=15.0)
+
+
 def test_an_action_that_is_refused_is_not_remembered(policy, monkeypatch):
     policy = policy.with_decoder('history')
     monkeypatch.setattr(policy, '_action', lambda *_: 1 / 0)

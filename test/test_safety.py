@@ -24,7 +24,7 @@ settings = st.builds(
     SafetySettings,
     st.tuples(*[st.floats(-1, -0.1)] * 3), st.tuples(*[st.floats(0.1, 1)] * 3),
     lengths, lengths, lengths, lengths, lengths, lengths,
-    deadline_s=st.just(0.5), fallback=st.sampled_from(FALLBACKS))
+    deadline_periods=st.just(10), fallback=st.sampled_from(FALLBACKS))
 
 
 def vectors(size, most):
@@ -155,7 +155,7 @@ def test_the_default_lets_through_whatever_libero_can_be_told():
 def test_the_arm_s_preset_is_tighter_than_the_default():
     default = SafetySettings.read()
     for name in ('step_translation_m', 'step_rotation_rad', 'speed_m_s', 'turn_rate_rad_s',
-                 'acceleration_m_s2', 'turn_acceleration_rad_s2', 'deadline_s'):
+                 'acceleration_m_s2', 'turn_acceleration_rad_s2', 'deadline_periods'):
         assert getattr(ARM, name) < getattr(default, name)
 
 
@@ -167,6 +167,11 @@ def test_the_arm_s_preset_is_tighter_than_the_default():
     (dict(workspace_max_m=5), 'workspace_max_m is 5, must be three numbers'),
     (dict(workspace_min_m=[2, 0, 0]), 'must be less than workspace_max_m'),
     (dict(fallback='pray'), "fallback is 'pray', must be one of none, hold, zero"),
+    (dict(deadline_periods=1), 'deadline_periods is 1, must be more than 1'),
+    (dict(deadline_periods=math.nan), 'deadline_periods is nan'),
+    (dict(deadline_s=0.2), 'deadline_s is 0.2, but deadlines are in control periods of the data '
+                           'set: write deadline_periods: 4 in its place'),
+    (dict(deadline_s='soon'), "deadline_s is 'soon', but .* write deadline_periods: NUMBER"),
     (dict(speed=1), r"unknown keys \['speed'\]"),
 ])
 def test_a_file_that_cannot_be_is_named_with_what_is_wrong(tmp_path, change, message):

@@ -19,8 +19,10 @@ class ActionInbox:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._actions: deque[tuple[int, np.ndarray]] = deque(maxlen=_CAPACITY)
+        self._actions: deque[tuple[int, np.ndarray, int]] = deque(maxlen=_CAPACITY)
         self._shown: list[int] = []
+        # Stamp and sequence of the action that `take_newest` gave last.
+        self._taken: tuple[int | None, int] = None, -1
         self.n_unasked = 0
 
     def begin_episode(self) -> None:
@@ -28,12 +30,17 @@ class ActionInbox:
         with self._condition:
             self._actions.clear()
             self._shown.clear()
+            self._taken = None, -1
             self.n_unasked = 0
 
-    def put(self, stamp: int, deltas: np.ndarray) -> None:
-        """Leave an action, float64 [chunk, 7], that answers the image of that stamp."""
+    def put(self, stamp: int, deltas: np.ndarray, sequence: int = -1) -> None:
+        """
+        Leave an action, float64 [chunk, 7], that answers the image of that stamp.
+
+        :param sequence: its number; further steps of the same answer have greater ones
+        """
         with self._condition:
-            self._actions.append((stamp, deltas))
+            self._actions.append((stamp, deltas, sequence))
             self._condition.notify()
 
     def wait_for(self, stamps: Set[int], timeout: float) -> np.ndarray | None:
@@ -41,7 +48,7 @@ class ActionInbox:
         with self._condition:
             self._condition.wait_for(lambda: self._find(stamps) is not None, timeout)
             deltas = self._find(stamps)
-            self.n_unasked += sum(stamp not in stamps for stamp, _ in self._actions)
+            self.n_unasked += sum(stamp not in stamps for stamp, *_ in self._actions)
             self._actions.clear()
             return deltas
 
@@ -51,16 +58,26 @@ class ActionInbox:
             self._shown.append(stamp)
 
     def take_newest(self) -> np.ndarray | None:
-        """Return the action that answers the image shown last of all that are answered."""
+        """
+        Return the action that answers the image shown last of all that are answered.
+
+        A policy that carries an answer out over time sends its steps one by one: they count until
+        a newer image is answered.
+        """
         with self._condition:
-            answers = {stamp: deltas for stamp, deltas in self._actions if stamp in self._shown}
+            taken, number = self._taken
+            known = [taken, *self._shown]
+            answers = {stamp: (deltas, sequence) for stamp, deltas, sequence in self._actions
+                       if stamp in self._shown or (stamp == taken and sequence > number)}
             self._actions.clear()
             if not answers:
                 return None
-            newest = max(map(self._shown.index, answers))
-            stamp = self._shown[newest]
-            del self._shown[:newest + 1]  # older ones are out of date from now on
-            return answers[stamp]
+            newest = max(map(known.index, answers))
+            stamp = known[newest]
+            deltas, sequence = answers[stamp]
+            del self._shown[:newest]  # older ones are out of date from now on
+            self._taken = stamp, sequence
+            return deltas
 
     def _find(self, stamps: Set[int]) -> np.ndarray | None:
-        return next((deltas for stamp, deltas in self._actions if stamp in stamps), None)
+        return next((deltas for stamp, deltas, _ in self._actions if stamp in stamps), None)

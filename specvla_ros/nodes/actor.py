@@ -1,22 +1,20 @@
 """
 What a policy node is while it is active: topics, inference on the newest image, and safety.
 
-Callbacks only leave what arrives in `Newest`; `_act` runs in the main thread. What is never done:
-acting before there are an image and an instruction, acting on the same image twice or on a stale
-one, publishing an action whose instruction has been replaced meanwhile, and publishing one that
-the safety envelope refuses.
+Callbacks only leave what arrives in `Pilot`, which decides what is acted on and when; `_act` runs
+in the main thread. What is never done: acting before there are an image and an instruction, acting
+on the same image twice or on a stale one, publishing an action whose instruction has been replaced
+meanwhile, one that the safety envelope refuses, and more than one control step a control period.
 """
 
-import math
+from collections.abc import Callable
 import threading
 import time
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.camera_subscription import CameraSubscription
@@ -32,12 +30,12 @@ from specvla_ros.nodes.messages import (
     report_message,
     standstill_message,
 )
-from specvla_ros.nodes.motion import Motion
-from specvla_ros.nodes.newest import Job, Newest
 from specvla_ros.nodes.outputs import Outputs
+from specvla_ros.nodes.pilot import Pilot
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.tasks import Command, StaleImage
 from specvla_ros.nodes.topics import Topics
-from specvla_ros.safety import fit, SafetySettings
+from specvla_ros.safety import SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
@@ -57,21 +55,21 @@ class Actor:
                  settings: TopicSettings, safety: SafetySettings, statistics: Statistics,
                  goals: InstructionGoals) -> None:
         self._clock, self._logger = node.get_clock(), node.get_logger()
-        self._main, self._settings, self._safety = main, settings, safety
+        self._main, self._safety = main, safety
         self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
-        self._newest = Newest(policy)
-        self._context = policy, 0
+        self._context: tuple[ActingPolicy, int] | None = None  # of the last action
         self._sequence = 0
-        self._image_stamp = 0  # ns, of the last image that came
-        self._image_came = -math.inf  # s, monotonic
-        self._motion = Motion(safety.deadline_s)
-        self._publishing = threading.Lock()
+        self._pilot = Pilot(
+            policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
+            time.monotonic, lambda: self._clock.now().nanoseconds)
         self._topics = topics
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
         self._outputs = Outputs(node, self._topics, settings, policy.dataset)
         self._place = CurrentPose(
-            node, self._topics, policy.dataset.frame_id, patience=safety.deadline_s)
+            node, self._topics, policy.dataset.frame_id, patience=self._pilot.deadline,
+            hear=self._pilot.hear_position)
+        self._alarm, self._waking = self._topics.alarm(self._go_on), threading.Lock()
         # Before the image: callbacks that are ready together run in this order, so an image sent
         # after an instruction is never acted on under the one before.
         self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
@@ -86,22 +84,22 @@ class Actor:
 
     def set_policy(self, policy: ActingPolicy) -> None:
         """Let the actions that begin from now on come from this policy."""
-        self._newest.set_settings(policy)
+        self._pilot.set_settings(policy)
 
     def set_safety(self, safety: SafetySettings) -> None:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
-        with self._publishing:
-            self._safety = safety
-            self._motion.deadline = self._place.patience = safety.deadline_s
+        self._safety = safety
+        self._pilot.set_safety(safety)
+        self._place.patience = self._pilot.deadline
 
     def pause(self) -> None:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
-        self._newest.pause()
-        self._come_to_rest()
+        self._pilot.pause()
+        self._pilot.come_to_rest()
 
     def resume(self) -> None:
         """Go on with the next image."""
-        self._newest.resume()
+        self._pilot.resume()
 
     def follow(self, instruction: str) -> None:
         """Act on an instruction from now on."""
@@ -110,7 +108,7 @@ class Actor:
     def withdraw(self) -> None:
         """Act on no instruction, until another comes, and have the arm stand still as `pause`."""
         self._change_instruction('')
-        self._come_to_rest()
+        self._pilot.come_to_rest()
 
     def close(self) -> None:
         """Pause for good."""
@@ -120,21 +118,18 @@ class Actor:
     @property
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
-        return self._motion.fault or self._camera.fault
+        return self._pilot.fault or self._camera.fault
 
     def _on_image(self, message: Any) -> None:
-        stamp = to_nanoseconds(message.header.stamp)
-        self._image_came = time.monotonic()
-        back = self._image_stamp - stamp if stamp else 0
-        self._image_stamp = stamp or self._image_stamp
-        if back > 0:
-            self._logger.error(
-                f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is not '
-                'acted on, the next one is', throttle_duration_sec=_LOG_PERIOD)
+        try:
+            if not self._pilot.see(message, to_nanoseconds(message.header.stamp)):
+                return
+        except ValueError as error:
+            self._logger.error(str(error), throttle_duration_sec=_LOG_PERIOD)
             self._statistics.count('stale_images')
             self._statistics.count('refused')
-        elif self._newest.put_image(message, stamp):
-            self._main.post(self._act)
+        else:
+            self._go_on()
 
     def _on_instruction(self, message: String) -> None:
         instruction = message.data.strip()
@@ -150,138 +145,115 @@ class Actor:
 
     def _change_instruction(self, instruction: str) -> bool:
         """Act on another instruction from now on; False if it is the one that holds already."""
-        changed = self._newest.put_instruction(instruction)
+        changed = self._pilot.follow(instruction)
         if changed and instruction:
             self._logger.info(f'instruction: {_short(instruction)!r}')
-            self._main.post(self._act)
+            self._go_on()
         return changed
 
+    def _go_on(self) -> None:
+        """Publish what is due, act if it is time, and be called again when it is; any thread."""
+        self._publish(self._pilot.carry_out)
+        with self._waking:  # the alarm shall ring when the last to look found that it should
+            if self._pilot.may_take:
+                self._main.post(self._act)
+            elif (at := self._pilot.next_at) is not None:
+                self._alarm.set(at - time.monotonic())
+
     def _act(self) -> None:
-        """Act on the newest image, if there is one that wasn't acted on."""
-        job = self._newest.take(timeout=0)
-        if job is None:
-            return
+        """Act on the newest image, if there is one that wasn't acted on and it is time."""
         try:
-            self._act_on(job)
+            task = self._pilot.take()
+        except StaleImage as error:
+            self._statistics.note_input_age(error.age)
+            self._refuse(error)
+            return
+        if task is None:
+            return
+        self._statistics.note_input_age(task.age)
+        policy: ActingPolicy = task.job.settings
+        try:
+            if self._context != (policy, task.job.revision):
+                policy.reset()  # what was learnt belongs to another task, or was not carried out
+                self._context = policy, task.job.revision
+            action = policy.act(self._read_image(task.sight.message), task.job.instruction,
+                                task.sight.stamp * 1e-9 if task.sight.stamp else None)
         except ValueError as error:
-            self._newest.drop(job)
-            job.settings.reset()  # what wasn't carried out says nothing about what comes next
-            self._statistics.count('refused')
-            self._logger.warning(
-                f'no action: {_short(str(error))}', throttle_duration_sec=_LOG_PERIOD)
+            self._pilot.give_up(task)
+            self._refuse(error)
+        else:
+            if self._publish(lambda: self._pilot.answer(task, action, action.si)):
+                self._statistics.note_lengths(action.trace.acceptance_lengths)
+        self._go_on()
 
-    def _act_on(self, job: Job) -> None:
-        """
-        Infer an action, fit it into the envelope and publish it.
-
-        :raises ValueError: there is something nobody should act on, or the result is refused
-        """
-        started = time.perf_counter()
-        age = self._check_age(job.image.header.stamp)
-        policy: ActingPolicy = job.settings
-        if policy is not self._context[0] or job.revision != self._context[1]:
-            policy.reset()  # what was learnt belongs to another task
-            self._context = policy, job.revision
-        taken = to_nanoseconds(job.image.header.stamp)
-        action = policy.act(
-            self._read_image(job.image), job.instruction, taken * 1e-9 if taken else None)
-        inferred = time.perf_counter()
-
-        def publish() -> None:
-            message = self._publish(action, job.image.header.stamp)
-            now = time.perf_counter()
-            report = report_message(action.trace, policy.decoder_config, message)
-            report.header.stamp, report.queue_age = message.header.stamp, age
-            report.publish_time, report.total_time = now - inferred, now - started
-            self._reports.publish(report)
-            self._goals.note(job.instruction, report)
-
-        if not self._newest.answer(job, publish):
+    def _publish(self, publish: Callable[[], bool]) -> bool:
+        """Have the pilot publish; log and count what it doesn't, and say whether it counted."""
+        try:
+            counts = publish()
+        except ValueError as error:
+            self._refuse(error)
+            return False
+        if not counts:
             self._statistics.count('dropped')
-            self._logger.info(f'dropped the action for {_short(job.instruction)!r}: the '
-                              'instruction has changed or acting was stopped meanwhile')
-            return
-        self._statistics.note_lengths(action.trace.acceptance_lengths)
+            self._logger.info('dropped an action: the instruction has changed or acting was '
+                              'stopped meanwhile')
+        return counts
 
-    def _check_age(self, stamp: Any) -> float:
-        """Return an image's age, s, NaN where the camera gives no stamp; raise if it is stale."""
-        nanoseconds, most = to_nanoseconds(stamp), self._settings.max_image_age
-        if not nanoseconds:
-            return math.nan
-        age = (self._clock.now().nanoseconds - nanoseconds) * 1e-9
-        self._statistics.note_input_age(age)
-        if most and abs(age) > most:
+    def _refuse(self, error: ValueError) -> None:
+        """Log and count an image or an action on which nothing is published."""
+        self._context = None  # what wasn't carried out says nothing about what comes next
+        self._statistics.count('refused')
+        if isinstance(error, StaleImage):
             self._statistics.count('stale_images')
-            where = f'{age:.3f} s old' if age > 0 else f'from {-age:.3f} s in the future'
-            raise SpecVLAError(
-                f'the image is {where}, max_image_age is {most:g} s: see whether the camera is '
-                'stuck, and whether its clock is that of this node')
-        return age
+        self._logger.warning(
+            f'no action: {_short(str(error))}', throttle_duration_sec=_LOG_PERIOD)
 
-    def _limit(self, si: np.ndarray) -> np.ndarray | None:
-        """
-        Return what the envelope makes of an action, None if it leaves it as it is.
-
-        For whoever holds `_publishing`: the envelope may change until then.
-
-        :raises SpecVLAError: it refuses it
-        """
-        safe = fit(si, self._safety, self._dataset.period_s, previous=self._motion.delta,
-                   position_m=self._place.position)
-        if safe.deltas is None:
-            raise SpecVLAError(safe.refusal)
-        if not safe.limited_by:
-            return None
-        self._statistics.count('limited')
-        self._logger.warning(f'the action was limited by {", ".join(safe.limited_by)}',
-                             throttle_duration_sec=_LOG_PERIOD)
-        return safe.deltas
-
-    def _publish(self, action: Any, image_stamp: Any) -> ActionDelta:
-        with self._publishing:
-            message = action_message(
-                action, self._dataset, image_stamp, self._sequence, self._limit(action.si))
-            deltas = deltas_of(message)
-            self._send(message)
-            self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
-            self._motion.go_on(deltas[-1])
+    def move(self, command: Command) -> float:
+        """Publish control steps, and with the first of them what the action cost; say when."""
+        started = time.monotonic()
+        action, count = command.action, len(command.deltas)
+        message = action_message(
+            action, self._dataset, command.task.sight.message.header.stamp, self._sequence,
+            command.deltas if command.limited_by else None,
+            slice(command.first, command.first + count))
+        deltas = deltas_of(message)
+        published = self._send(message)
+        self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
         self._statistics.count('actions')
-        return message
+        if command.limited_by:
+            self._statistics.count('limited')
+            self._logger.warning(f'the action was limited by {", ".join(command.limited_by)}',
+                                 throttle_duration_sec=_LOG_PERIOD)
+        if command.is_new:
+            self._report(command, message, started)
+        return published
 
-    def _come_to_rest(self) -> None:
-        with self._publishing:
-            if self._motion.is_under_way:
-                self._stand_still()
-            self._motion.end()
+    def _report(self, command: Command, message: ActionDelta, started: float) -> None:
+        now, task = time.monotonic(), command.task
+        report = report_message(command.action.trace, task.job.settings.decoder_config, message)
+        report.header.stamp, report.queue_age = message.header.stamp, task.age
+        report.publish_time, report.total_time = now - started, now - task.begun
+        self._reports.publish(report)
+        self._goals.note(task.job.instruction, report)
 
-    def _stand_still(self) -> None:
-        """Do what the fallback says; for whoever holds `_publishing`."""
-        if self._safety.fallback == 'none':
-            return
-        message = standstill_message(self._dataset, self._motion.gripper, self._sequence)
+    def stand_still(self, gripper: float, keeps_target: bool) -> None:
+        """Publish that the arm stays where it is or, if it `keeps_target`, at its last target."""
+        message = standstill_message(self._dataset, gripper, self._sequence)
         self._send(message)
-        self._outputs.stand_still(message.header.stamp, self._place.pose,
-                                  keeps_target=self._safety.fallback == 'hold')
+        self._outputs.stand_still(message.header.stamp, self._place.pose, keeps_target)
 
-    def _send(self, message: ActionDelta) -> None:
+    def _send(self, message: ActionDelta) -> float:
         message.header.stamp = self._clock.now().to_msg()
         self._actions.publish(message)
         self._sequence += 1
+        return time.monotonic()
 
     def _watch(self) -> None:
         """See whether actions are missing; called every control period."""
-        with self._publishing:
-            if not self._motion.is_late:
-                return
-            if not self._motion.fault:
-                deadline = self._safety.deadline_s
-                is_blind = time.monotonic() - self._image_came > deadline
-                self._motion.fault = (f'no {"image" if is_blind else "action"} for more than '
-                                      f'{deadline:g} s (deadline_s)')
-                self._statistics.count('deadline_misses')
-                self._logger.warning(f'{self._motion.fault}; fallback: {self._safety.fallback}',
-                                     throttle_duration_sec=_LOG_PERIOD)
-            self._stand_still()
+        if fault := self._pilot.watch():
+            self._statistics.count('deadline_misses')
+            self._logger.warning(f'{fault}; fallback: {self._safety.fallback}',
+                                 throttle_duration_sec=_LOG_PERIOD)
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,7 @@ A source that breaks must not take the walls away: what is no number is handed o
 for the envelope to refuse every action, but never as a pose that something is made of.
 """
 
+from collections.abc import Callable
 import math
 import time
 
@@ -24,33 +25,24 @@ class CurrentPose:
 
     :param frame_id: the base frame of the actions; a pose in another one is not used
     :param patience: seconds after which a pose says nothing about the present
+    :param hear: called with every position, float64 [3], m, finite or not
     """
 
-    def __init__(self, node: Node, topics: Topics, frame_id: str, patience: float) -> None:
-        self._logger = node.get_logger()
+    def __init__(self, node: Node, topics: Topics, frame_id: str, patience: float,
+                 hear: Callable[[np.ndarray], None]) -> None:
+        self._logger, self._hear_position = node.get_logger(), hear
         self._frame_id, self.patience = frame_id, patience
         self._known: tuple[Pose, float] | None = None
         topics.subscribe(PoseStamped, 'current_pose', self._hear, qos.SENSOR_SUBSCRIBER,
                          'publish with durability, deadline and liveliness at their defaults')
 
     @property
-    def position(self) -> np.ndarray | None:
-        """The position said last, float64 [3], m, finite or not; None if it is unknown."""
-        known = self._recent
-        return None if known is None else _position(known)
-
-    @property
     def pose(self) -> Pose | None:
         """The present pose; None if it is unknown or what is said is none."""
-        known = self._recent
-        return known if known is not None and _is_pose(known) else None
-
-    @property
-    def _recent(self) -> Pose | None:
         known = self._known
         if known is None or time.monotonic() - known[1] > self.patience:
             return None
-        return known[0]
+        return known[0] if _is_pose(known[0]) else None
 
     def _hear(self, message: PoseStamped) -> None:
         if message.header.frame_id != self._frame_id:
@@ -60,6 +52,7 @@ class CurrentPose:
                 throttle_duration_sec=_LOG_PERIOD)
             return
         self._known = message.pose, time.monotonic()
+        self._hear_position(_position(message.pose))
         if not _is_pose(message.pose):
             self._logger.error(
                 'current_pose is no pose: its position must be finite and its orientation a unit '

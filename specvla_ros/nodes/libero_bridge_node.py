@@ -243,7 +243,8 @@ class LiberoBridgeNode(Node):
 
     def _on_action(self, message: ActionDelta) -> None:
         try:
-            self._inbox.put(to_nanoseconds(message.image_stamp), deltas_of(message))
+            self._inbox.put(
+                to_nanoseconds(message.image_stamp), deltas_of(message), message.sequence)
         except SpecVLAError as error:
             self.get_logger().warning(
                 f'refused an action: {error}', throttle_duration_sec=_LOG_PERIOD)

@@ -23,20 +23,22 @@ _STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 
 def action_message(
         action: Action, dataset: DatasetConfig, image_stamp: Any, sequence: int,
-        limited_to: np.ndarray | None = None) -> ActionDelta:
+        limited_to: np.ndarray | None = None, steps: slice = slice(None)) -> ActionDelta:
     """
-    Return an action as `ActionDelta`, all but `header.stamp`.
+    Return an action, or some of its control steps, as `ActionDelta`, all but `header.stamp`.
 
     :param action: `si` float32 [chunk, 7]: m, rotation vector in rad, gripper (1 = open)
     :param image_stamp: `builtin_interfaces/msg/Time` of the image acted on
-    :param limited_to: what the safety envelope made of `si`, where it changed it
+    :param limited_to: what the safety envelope made of these steps of `si`, where it changed them
+    :param steps: which of them
     :raises SpecVLAError: a value isn't finite: nothing that may reach a robot
     """
-    si = np.asarray(action.si if limited_to is None else limited_to, dtype=np.float64)
+    si = np.asarray(action.si[steps] if limited_to is None else limited_to, dtype=np.float64)
     if not np.isfinite(si).all():
         raise SpecVLAError(f'the action is not finite: {si.tolist()}; check the statistics of '
                            f'{dataset.unnorm_key} in the checkpoint')
-    normalized = np.asarray(action.normalized, dtype=np.float32)
+    normalized = np.asarray(action.normalized, dtype=np.float32)[steps]
+    token_ids = np.reshape(action.tokens, (len(action.si), -1))[steps]
     return ActionDelta(
         header=Header(frame_id=dataset.frame_id),
         image_stamp=image_stamp,
@@ -46,7 +48,7 @@ def action_message(
         rotation=[Vector3(x=x, y=y, z=z) for x, y, z in si[:, 3:6].tolist()],
         gripper=array.array('f', si[:, 6].tolist()),
         normalized=array.array('f', normalized.ravel().tolist()),
-        token_ids=array.array('I', [int(token) for token in action.tokens]),
+        token_ids=array.array('I', token_ids.ravel().tolist()),
         limited=limited_to is not None,
     )
 

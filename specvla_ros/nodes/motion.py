@@ -1,13 +1,11 @@
-"""What the arm is doing, as far as it was told; no ROS in it."""
-
-import time
+"""What the arm is doing and where it is, as far as it was told; no ROS in it."""
 
 import numpy as np
 
 
 class Motion:
     """
-    What the arm was told last, and when.
+    What the arm was told last, and when; all times are s of a clock that never jumps.
 
     :param deadline: seconds after which the next action is late, and the arm stands still
     """
@@ -18,10 +16,10 @@ class Motion:
         self.gripper = 1.0
         self.fault = ''
 
-    def go_on(self, delta: np.ndarray) -> None:
+    def go_on(self, delta: np.ndarray, now: float) -> None:
         """Note a control step, float64 [7], that has just been published."""
         self.gripper, self.fault = float(delta[6]), ''
-        self._last = delta, time.monotonic()
+        self._last = delta, now
 
     def end(self) -> None:
         """Note that the arm stands still and that nothing is missing."""
@@ -32,14 +30,46 @@ class Motion:
         """Whether an action was published since the last end."""
         return self._last is not None
 
-    @property
-    def is_late(self) -> bool:
+    def is_late(self, now: float) -> bool:
         """Whether the next action should have come."""
         last = self._last
-        return last is not None and time.monotonic() - last[1] > self.deadline
+        return last is not None and now - last[1] > self.deadline
 
-    @property
-    def delta(self) -> np.ndarray | None:
-        """The last control step if the arm may still carry it out, else None."""
+    def delta(self, now: float) -> np.ndarray | None:
+        """
+        Return the last control step if the arm may still carry it out, else None: it is at rest.
+
+        However long ago it was: a pause earns no more motion.
+        """
         last = self._last
-        return None if last is None or self.is_late else last[0]
+        return None if last is None or self.is_late(now) else last[0]
+
+
+class Place:
+    """
+    Where the end effector is: the position heard last, and the steps published since.
+
+    Without these a sensor slower than the control period would let several steps lead through
+    the same wall, each of them allowed alone.
+
+    :param patience: seconds after which a position says nothing about the present
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._heard: tuple[np.ndarray, float] | None = None
+
+    def hear(self, position: np.ndarray, now: float) -> None:
+        """Note a position, float64 [3], m, finite or not, that has just been heard."""
+        self._heard = position, now
+
+    def go_on(self, translation: np.ndarray) -> None:
+        """Note a translation, float64 [3], m, that has just been published."""
+        if self._heard is not None:
+            position, heard = self._heard
+            self._heard = position + translation, heard
+
+    def position(self, now: float) -> np.ndarray | None:
+        """Return the position, float64 [3], m, finite or not; None if it is unknown."""
+        heard = self._heard
+        return None if heard is None or now - heard[1] > self.patience else heard[0]

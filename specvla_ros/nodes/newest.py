@@ -1,9 +1,14 @@
 """Where callbacks leave what arrives, and the worker takes the newest of it; no ROS in it."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 import threading
 from typing import Any
+
+# Stamps that are remembered: at one a control period of 50 ms those of 12 s, and whatever is older
+# than `max_image_age` (5 s) is refused for that.
+_STAMPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,8 @@ class Newest:
     Two slots, the newest image and the instruction, and the rules of acting on them.
 
     * Nothing can be taken before both are there; an older image is never kept for later.
-    * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy.
+    * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy, also
+      one that comes after a clock was set back.
     * An answer counts only if the instruction it was made for still holds when it is given. If it
       doesn't, and no newer image has come, the same image may be taken again for the new one.
     * While it is paused nothing can be taken, nothing counts, and images are not kept; the
@@ -39,14 +45,16 @@ class Newest:
         self._image: Any = None
         self._under_way: Any = None
         self._last_stamp = 0
+        self._taken_stamps: deque[int] = deque(maxlen=_STAMPS)
         self._instruction = ''
         self._revision = 0
         self._paused = False
 
     def put_image(self, image: Any, stamp: int = 0) -> bool:
-        """Make `image` the newest; False if it is a copy of the one before it, or while paused."""
+        """Make `image` the newest; False if it is a copy of an earlier one, or while paused."""
         with self._condition:
-            if self._paused or (stamp and stamp == self._last_stamp):
+            if self._paused or (stamp and (stamp == self._last_stamp
+                                           or stamp in self._taken_stamps)):
                 return False
             self._image, self._last_stamp = image, stamp
             self._condition.notify()
@@ -81,18 +89,32 @@ class Newest:
             if not ready:
                 return None
             self._under_way, self._image = self._image, None
+            if self._last_stamp:
+                self._taken_stamps.append(self._last_stamp)
             return Job(self._under_way, self._instruction, self._settings, self._revision)
+
+    @property
+    def waiting(self) -> Any:
+        """The image that `take` would take now; None where there is none."""
+        with self._condition:
+            return self._image if self._instruction else None
+
+    def holds(self, job: Job) -> bool:
+        """Whether an answer would count now."""
+        with self._condition:
+            return job.revision == self._revision
 
     def answer(self, job: Job, publish: Callable[[], None]) -> bool:
         """
         Call `publish` if the job's instruction still holds, and say whether it did.
 
-        Instructions wait while `publish` runs: none can slip in between check and publishing.
+        Instructions wait while `publish` runs: none can slip in between check and publishing. An
+        answer of several control steps is given step by step.
         """
         with self._condition:
             if job.revision != self._revision:
                 return False
-            self._under_way = None
+            self._forget(job)
             publish()
             return True
 
@@ -111,4 +133,9 @@ class Newest:
         """Give up on a job (a bad image, say): its image will not be taken again."""
         with self._condition:
             if job.revision == self._revision:
-                self._under_way = None
+                self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """Don't take this image again; the one under way may be a newer one by now."""
+        if self._under_way is job.image:
+            self._under_way = None

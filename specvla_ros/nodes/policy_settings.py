@@ -10,6 +10,7 @@ import numpy as np
 from specvla_ros.configuration import Component, DatasetConfig, DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
+from specvla_ros.nodes.pilot import PACINGS
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
@@ -38,6 +39,9 @@ TOPIC_PARAMETERS = (
               changeable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
+    Parameter('pacing', 'realtime', 'realtime: at most one control step each control period of '
+              'the data set, as an arm needs it; lockstep: act on every image at once, only for a '
+              'simulation or bag that waits for each action', choices=PACINGS, reloadable=True),
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
               'sensor_msgs/CompressedImage (JPEG, PNG) on `image/compressed`',
               choices=('raw', 'compressed'), reloadable=True),
@@ -127,6 +131,7 @@ class TopicSettings:
 
     safety: str
     max_image_age: float
+    pacing: str
     image_transport: str
     camera_reliability: str
     publish_twist: bool

@@ -97,7 +97,8 @@ class ReplaySession(Node):
         logs = folder / 'logs'
         logs.mkdir(parents=True, exist_ok=True)
         self._policy = NodeProcess('policy', f'specvla_ros.nodes.{POLICY}', {
-            **spec.policy, 'decoder': spec.decoders[0]}, logs, os.environ)
+            # At a rate as well: no arm listens here.
+            **spec.policy, 'decoder': spec.decoders[0], 'pacing': 'lockstep'}, logs, os.environ)
 
     def work(self) -> None:
         """Play every round."""

@@ -117,7 +117,7 @@ class SessionSpec:
             'checkpoint': str(self.checkpoint or ''), 'drafter': str(self.drafter or ''),
             'unnorm_key': self.unnorm_key or '', 'decoder': self.decoders[0],
             'device': self.device, 'dtype': self.dtype or 'auto',
-            'quantization': self.quantization, 'threads': self.threads,
+            'quantization': self.quantization, 'threads': self.threads, 'pacing': 'lockstep',
         }
 
     @property

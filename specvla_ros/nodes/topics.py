@@ -12,6 +12,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import qos_policy_name_from_kind, QoSProfile, ReliabilityPolicy
 
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.alarm import Alarm
 
 _PATIENCE = Duration(seconds=0.2)  # for a subscriber that doesn't answer
 
@@ -72,6 +73,12 @@ class Topics:
     def sibling(self) -> 'Topics':
         """Return an empty one for the same node and callbacks, with an end of its own."""
         return Topics(self._node, self._group)
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm:
+        """Call back once, each time the alarm is set."""
+        alarm = Alarm(self._node, self._group, callback)
+        self._destroy.append(alarm.destroy)
+        return alarm
 
     def add(self, end: Any) -> None:
         """Take over something else to `destroy`."""

@@ -42,6 +42,23 @@ def test_the_newest_is_taken_once_and_older_ones_never_after_it():
     assert inbox.take_newest()[0, 0] == 6
 
 
+def test_further_steps_of_an_answer_count_once_and_until_a_newer_image_is_answered():
+    inbox = ActionInbox()
+    inbox.show(1)
+    inbox.show(2)
+    inbox.put(0, action(9), 0)  # a command to stand still answers nothing
+    assert inbox.take_newest() is None
+    for sequence in (0, 1, 3):
+        inbox.put(1, action(sequence), sequence)
+        assert inbox.take_newest()[0, 0] == sequence
+    inbox.put(1, action(3), 3)
+    assert inbox.take_newest() is None
+    inbox.put(2, action(20), 4)
+    assert inbox.take_newest()[0, 0] == 20
+    inbox.put(1, action(12), 5)
+    assert inbox.take_newest() is None
+
+
 def test_an_answer_from_the_episode_before_is_refused():
     inbox = ActionInbox()
     inbox.show(10)

@@ -168,7 +168,7 @@ def test_no_action_while_current_pose_says_no_number_and_no_target_is_made_of_it
         robot, probe, start, until, tmp_path, tell, broken):
     envelope = tmp_path / 'envelope.yaml'
     content = yaml.safe_load((config_folder() / 'safety.yaml').read_text())
-    envelope.write_text(yaml.safe_dump({**content, 'fallback': 'zero', 'deadline_s': 0.5}))
+    envelope.write_text(yaml.safe_dump({**content, 'fallback': 'zero', 'deadline_periods': 10}))
     node = start(POLICY, dict(safety=envelope, publish_pose='true'))
     probe.hear(PoseStamped, 'target_pose', qos.STREAM)
     robot.connect(until)

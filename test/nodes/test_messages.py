@@ -38,6 +38,16 @@ def test_an_action_goes_there_and_back(chunk):
     assert tuple(message.token_ids) == action.tokens
 
 
+def test_a_single_step_of_a_chunk_is_an_action_of_its_own():
+    action, limited = make_action(3), np.full((1, 7), 0.5)
+    message = action_message(action, load_dataset('libero_object'), STAMP, 4, None, slice(1, 2))
+    np.testing.assert_array_equal(deltas_of(message), action.si[1:2])
+    assert list(message.normalized) == (action.si[1] / 2).tolist()
+    assert tuple(message.token_ids) == action.tokens[7:14]
+    message = action_message(action, load_dataset('libero_object'), STAMP, 4, limited, slice(1, 2))
+    np.testing.assert_array_equal(deltas_of(message), limited)
+
+
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_an_action_that_is_not_finite_is_refused_at_both_ends(value):
     action = make_action()

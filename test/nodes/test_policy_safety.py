@@ -4,6 +4,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
+import numpy as np
 import pytest
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -11,6 +12,7 @@ import yaml
 
 from specvla_ros.configuration import config_folder
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.conversions import to_nanoseconds
 
 NODE = 'fake_policy_node.py'
 PERIOD = 0.05
@@ -60,7 +62,8 @@ def test_the_emergency_stop_latches_until_it_is_reset(robot, start, until, butto
 def test_an_emergency_stop_said_before_it_came_up_counts_and_the_arm_is_told_once_to_stand_still(
         robot, start, until, button, reset, envelope):
     button.publish(Bool(data=True))
-    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_s=60), publish_twist='true'))
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200),
+                            publish_twist='true'))
     twists = robot.probe.heard['delta_twist_cmds']
     robot.probe.hear(TwistStamped, 'delta_twist_cmds', qos.STREAM)
     node.says('EMERGENCY STOP')
@@ -131,14 +134,14 @@ def test_does_not_act_on_a_stale_image_nor_on_one_from_a_clock_set_back(robot, s
 
 
 def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, until, envelope):
-    node = start(NODE, dict(safety=envelope(fallback='hold', deadline_s=0.3)))
+    node = start(NODE, dict(safety=envelope(fallback='hold', deadline_periods=6)))
     robot.probe.hear(DiagnosticArray, '/diagnostics', qos.STREAM)
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
     robot.wait_for_actions(4)
-    node.says('no image for more than 0.3 s (deadline_s); fallback: hold')
-    until(lambda: 'no image for more than 0.3 s (deadline_s)' in [
+    node.says('no image for more than 0.3 s (deadline_periods 6); fallback: hold')
+    until(lambda: 'no image for more than 0.3 s (deadline_periods 6)' in [
         message.status[0].message for message in robot.probe.heard['/diagnostics']], 'a warning')
     values = robot.probe.heard['/diagnostics'][-1].status[0].values
     assert ('deadline misses', '1') in [(pair.key, pair.value) for pair in values]
@@ -149,7 +152,7 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
 
 
 def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, until, envelope):
-    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_s=60)))
+    node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200)))
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
@@ -157,6 +160,22 @@ def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, unti
     assert node.interrupt() == 0
     assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
         pytest.approx(0.01), 0]
+
+
+def test_a_camera_of_60_hz_makes_no_more_steps_a_second_than_the_data_set_has(
+        robot, start, until, flood):
+    start(NODE, dict(safety='safety_arm'), FAKE_ACT_S='0.015')
+    robot.connect(until)
+    robot.say('pick up')
+    reds = iter(range(10**6))
+    flood(robot.camera, lambda: robot.make_image((200 + next(reds) % 50, 2, 3)), 1 / 60)
+    actions = robot.wait_for_actions(60)[:60]
+    published = np.array([to_nanoseconds(action.header.stamp) * 1e-9 for action in actions])
+    assert np.diff(published).min() > PERIOD - 1e-4  # two clocks are compared
+    assert np.median(np.diff(published)) < 1.5 * PERIOD
+    way = sum(action.translation[0].x for action in actions[:-1])
+    assert way / (published[-1] - published[0]) < 0.4 * (1 + 1e-3)  # speed_m_s
+    assert len({to_nanoseconds(action.image_stamp) for action in actions}) == 60
 
 
 def step_of(action):

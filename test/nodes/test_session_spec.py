@@ -30,6 +30,12 @@ def test_the_nodes_know_every_parameter_they_get():
     assert set(made.bridge_parameters) <= {p.name for p in libero_bridge_node.PARAMETERS}
 
 
+def test_the_simulation_waits_and_so_the_policy_need_not():
+    made = spec(tasks=[0])
+    assert (made.policy_parameters['pacing'], made.bridge_parameters['mode']) == (
+        'lockstep', 'lockstep')
+
+
 def test_the_bridge_plays_what_the_session_expects():
     from specvla_ros.nodes.play_list import read_play_list
     made = spec(episodes=[[1, 0], [0, 3], [1, 2]])

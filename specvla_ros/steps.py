@@ -1,0 +1,89 @@
+"""
+When a control step is carried out; no ROS in it.
+
+Time has one owner. Step k of an answer to an image taken at time t belongs to t + k T, T the
+control period of the data set. All times here are seconds of one clock that never jumps
+(`time.monotonic`); stamps of images are not.
+
+Why no more than one step a period: a step is a displacement, and the limits of an arm are per
+second. With a camera of 60 Hz and a policy that takes 15 ms, one step an image would move the arm
+2.6 times as fast as the limits, which count a step as one period, allow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A control step to carry out now: its number in its answer, and what was put there."""
+
+    number: int
+    delta: Any
+
+
+class StepQueue:
+    """
+    The steps of the newest answer, each handed out at most once and one a control period at most.
+
+    * Steps whose period is over are skipped. The last one of an answer is not: a policy slower
+      than the control period moves the arm slowly, rather than not at all.
+    * A newer answer takes the place of an older one; an older one is not let in any more.
+
+    :param period_s: T, how long a control step lasts
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period = period_s
+        self._free_at = -math.inf
+        self._newest = -math.inf  # when the image of the last step handed out was taken, s
+        self.clear()
+
+    @property
+    def free_at(self) -> float:
+        """The earliest time of the next step, s: one period after the last one."""
+        return self._free_at
+
+    @property
+    def next_at(self) -> float | None:
+        """When `due` will have a step, s; None where no step waits."""
+        if not len(self._deltas):
+            return None
+        return max(self._free_at, self._taken + self._next * self._period)
+
+    def put(self, deltas: Sequence[Any], taken: float) -> bool:
+        """
+        Carry out these steps from now on, and no older ones.
+
+        :param deltas: one entry a control step
+        :param taken: when the image they answer was taken, s
+        :returns: False if this image was answered already, or is older than one that was
+        """
+        if not taken > max(self._newest, self._taken):
+            return False
+        self._deltas, self._taken, self._next = deltas, taken, 0
+        return True
+
+    def due(self, now: float) -> Step | None:
+        """Hand out the step whose time it is at `now`, s; None where there is none."""
+        at = self.next_at
+        if at is None or now < at:
+            return None
+        begun = int((now - self._taken) / self._period)  # steps whose period has begun, less one
+        number = max(self._next, min(begun, len(self._deltas) - 1))
+        step = Step(number, self._deltas[number])
+        self._free_at, self._newest, self._next = now + self._period, self._taken, number + 1
+        if self._next == len(self._deltas):
+            self.clear()
+        return step
+
+    def hold(self, until: float) -> None:
+        """Hand out nothing before this time, s."""
+        self._free_at = max(self._free_at, until)
+
+    def clear(self) -> None:
+        """Carry out nothing of what was put so far; the pace stays."""
+        self._deltas: Sequence[Any] = ()
+        self._taken, self._next = -math.inf, 0
