@@ -43,14 +43,16 @@ class Topics:
         return publisher
 
     def subscribe(self, kind: type, topic: str, callback: Callable[[Any], None],
-                  profile: QoSProfile, way_out: str) -> None:
+                  profile: QoSProfile, way_out: str | None) -> None:
         """
         Hear messages of a kind.
 
-        :param way_out: what to do if a publisher offers less than `profile` asks for
+        :param way_out: what to do if a publisher offers less than `profile` asks for; None: the
+            caller sees to that, nothing is said
         """
-        self._subscribe(kind, topic, callback, profile, self._tell(
-            topic, 'a publisher offers less than is asked for and is not heard', way_out))
+        self._subscribe(kind, topic, callback, profile, (lambda _: None) if way_out is None else (
+            self._tell(topic, 'a publisher offers less than is asked for and is not heard',
+                       way_out)))
 
     def subscribe_latched(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
         """
