@@ -29,7 +29,7 @@ from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
-from specvla_ros.training.files import replace_file, replace_folder
+from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
@@ -250,14 +250,15 @@ class DrafterTraining(ABC):
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        return torch.load(path, weights_only=True, map_location=self.args.device)
+        keys = ('settings', 'optimizer', 'sampler', 'elapsed')
+        return load_state(path, keys, weights_only=True, map_location=self.args.device)
 
     def _check_same(self, saved: dict) -> None:
         for name, value in self._settings().items():
-            if saved[name] != value:
+            if name not in saved or saved[name] != value:
                 raise SpecVLAError(
                     f'--resume with {name} {value!r}, but the training in {self.state_folder} '
-                    f'began with {saved[name]!r}: use that, or another {self.option}')
+                    f'began with {saved.get(name)!r}: use that, or another {self.option}')
 
     def _settings(self) -> dict:
         """What a resumed training must have in common with the interrupted one."""

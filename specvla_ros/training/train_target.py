@@ -28,7 +28,7 @@ from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
-from specvla_ros.training.files import replace_file, replace_folder
+from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.objective import (
     action_hidden,
     Batch,
@@ -44,6 +44,9 @@ from specvla_ros.training.shape import new_target, TargetShape
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
 
 Help = tyro.conf.arg
+# What a resumed training needs.
+_SAVED = ('settings', 'optimizer', 'sampler', 'elapsed', 'samples', 'instructions', 'scale',
+          'statistics', 'episodes')
 _TRANSLATION = 3  # an action begins with it
 
 
@@ -285,12 +288,13 @@ class Training:
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        saved = torch.load(path, weights_only=False, map_location=self.args.device)
+        saved = load_state(path, _SAVED, weights_only=False, map_location=self.args.device)
+        before = saved['settings']
         for name, value in _settings(self.args).items():
-            if saved['settings'][name] != value:
+            if name not in before or before[name] != value:
                 raise SpecVLAError(
                     f'--resume with {name} {value!r}, but the training in {self.state_folder} '
-                    f'began with {saved["settings"][name]!r}: use that, or another --out')
+                    f'began with {before.get(name)!r}: use that, or another --out')
         return saved
 
     def _image_size(self) -> int:

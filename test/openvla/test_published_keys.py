@@ -229,3 +229,17 @@ def test_two_statistics_of_one_data_set_must_agree(published):
     OpenVLA.from_pretrained(published.folder)
     path.write_text(json.dumps({'libero_object': {'action': LIMITS | {'q99': [2.0] * 7}}}))
     assert "q99 of 'libero_object' is not what config.json has" in refused(published)
+
+
+@pytest.mark.parametrize(('name', 'stated', 'crop_area'), [
+    ('openvla-7b+bridge_orig+b16+lr-0.0005+lora-r32+dropout-0.0--image_aug', None, 0.9),
+    ('openvla-7b+libero_object_no_noops+b16+lr-0.0005+lora-r32+dropout-0.0', None, 1.0),
+    ('openvla-7b-finetuned-libero-object', None, None),
+    ('openvla-7b+x+b16+lr-0.0005--image_aug', {'jpeg': True, 'crop_area': 1.0}, 1.0),
+])
+def test_a_fine_tuning_s_name_says_whether_images_were_augmented(
+        published, name, stated, crop_area):
+    published.config['image_preparation'] = stated
+    folder = published.write().rename(published.folder.with_name(name))
+    said = OpenVLA.from_pretrained(folder).config.image_preparation
+    assert said == (None if crop_area is None else {'jpeg': True, 'crop_area': crop_area})

@@ -191,7 +191,7 @@ def test_unrolled_on_its_own_features_it_learns(target):
     ({'tie_word_embeddings': True}, 'tie_word_embeddings is True'),
     ({'sliding_window': 8}, 'sliding_window is 8'),
     ({'quantization_config': {'bits': 4}}, 'quantization_config'),
-    ({'vocab_size': 32000}, "vocab_size is 32000, must be"),
+    ({'vocab_size': 32000}, 'vocab_size is 32000, must be'),
     ({'model_type': 'qwen2'}, "model_type is 'qwen2'"),
     ({'draft_vocab_size': 32000}, "unknown key 'draft_vocab_size'"),  # EAGLE-3
 ], ids=str)
