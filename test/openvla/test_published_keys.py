@@ -116,12 +116,22 @@ def test_sizes_that_do_not_fit_are_refused_at_load(published, config, message):
     ('pytorch_model.bin', 'a second set of weights beside model.safetensors'),
     ('pytorch_model.bin.index.json', 'a second set of weights'),
     ('consolidated.00.pth', 'a second set of weights'),
+    ('diffusion_head.pt', 'weights that nothing here reads'),
+    ('ema.safetensors', 'weights that nothing here reads'),
+    ('state_encoder.npz', 'weights that nothing here reads'),
 ])
 def test_a_file_that_contradicts_the_weights_is_refused_with_the_reason(published, name, message):
     path = published.folder / name
     path.mkdir() if name.endswith('/') else path.write_text('{}')
     said = refused(published)
     assert message in said and name.rstrip('/') in said
+
+
+def test_what_training_leaves_does_no_harm(published):
+    for name in ('optimizer.pt', 'scheduler.pt', 'rng_state_0.pth', 'training_args.bin',
+                 'trainer_state.json', 'tokenizer.model', 'README.md'):
+        (published.folder / name).write_text('{}')
+    OpenVLA.from_pretrained(published.folder)
 
 
 def test_the_checkpoint_s_own_code_may_give_it_away(published):
