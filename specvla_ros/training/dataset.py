@@ -114,22 +114,19 @@ class Dataset:
             with np.load(path, allow_pickle=True) as file:
                 if not bool(file['success']):
                     return None
-                action, state = file['action'], file['state']
-                instruction, jpegs = str(file['instruction']), file['jpeg']
+                action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
+                instruction, jpegs = str(file['instruction']), list(file['jpeg'])
+            _check(action, state, instruction, jpegs)
+            return Episode(name, instruction, action, state, self._pixels(name, jpegs))
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
-        except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile) as error:
-            raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again') \
-                from error
-        if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not len(action):
-            raise SpecVLAError(
-                f'{path} has {len(jpegs)} frames, actions {action.shape}, states {state.shape}: '
-                'must be as many of each, at least one; delete it and collect again')
-        return Episode(name, instruction, action.astype(np.float32), state.astype(np.float32),
-                       self._pixels(name, jpegs))
+        except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile, TypeError,
+                AttributeError, ImportError, IndexError, zlib.error) as error:
+            raise SpecVLAError(f'{path} is no episode ({" ".join(str(error).split())}): delete it '
+                               'and collect again') from error
 
-    def _pixels(self, name: str, jpegs: NDArray) -> NDArray[np.uint8]:
+    def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
         path = self._cache / f'{name}.npy'
         if not path.exists():
@@ -144,6 +141,21 @@ class Dataset:
                 np.save(file, np.ascontiguousarray(pixels))
             temporary.replace(path)
         return np.load(path, mmap_mode='r')
+
+
+def _check(
+    action: NDArray[np.float32], state: NDArray[np.float32], instruction: str, jpegs: list
+) -> None:
+    """Raise ValueError unless an episode's parts are of one length and of numbers."""
+    if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not len(action):
+        raise ValueError(f'{len(jpegs)} frames, actions {action.shape}, states {state.shape}: '
+                         'must be as many of each, at least one')
+    if not np.isfinite(action).all() or not np.isfinite(state).all():
+        raise ValueError('an action or a state is not finite')
+    if not instruction.strip():
+        raise ValueError('the instruction is empty')
+    if not all(isinstance(jpeg, bytes) for jpeg in jpegs):
+        raise ValueError('a frame is no bytes of a JPEG file')
 
 
 @dataclass(frozen=True, slots=True)

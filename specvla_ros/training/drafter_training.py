@@ -29,12 +29,12 @@ from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
-from specvla_ros.training.files import replace_file, replace_folder
+from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
-from specvla_ros.training.target_check import check_same, check_target, load_state
+from specvla_ros.training.target_check import check_same, check_target
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
@@ -265,7 +265,8 @@ class DrafterTraining(ABC):
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        return load_state(path, self.args.device, only_weights=True)
+        keys = ('settings', 'optimizer', 'sampler', 'elapsed')
+        return load_state(path, keys, weights_only=True, map_location=self.args.device)
 
     def _settings(self) -> dict:
         """What a resumed training must have in common with the interrupted one."""

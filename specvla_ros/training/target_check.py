@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
@@ -28,25 +26,11 @@ def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) 
     return key
 
 
-def load_state(path: Path, device: str, only_weights: bool) -> dict[str, Any]:
-    """
-    Read the state of an interrupted training.
-
-    :raises SpecVLAError: the file is damaged or of another version
-    """
-    try:
-        saved = torch.load(path, weights_only=only_weights, map_location=device)
-        if not isinstance(saved, dict) or not isinstance(saved.get('settings'), dict):
-            raise ValueError('it holds no settings')
-    except Exception as error:  # noqa: BLE001 - damaged bytes can lead to anything
-        reason = next(iter(str(error).splitlines()), '') or type(error).__name__
-        raise SpecVLAError(f"{path} can't be read ({reason}): delete its folder and train "
-                           'anew') from error
-    return saved
-
-
-def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path, option: str) -> None:
+def check_same(now: dict[str, Any], then: Any, folder: Path, option: str) -> None:
     """Raise SpecVLAError where a training is resumed with other settings than it began with."""
+    if not isinstance(then, dict):
+        raise SpecVLAError(
+            f'the training in {folder} holds no settings: delete that folder and train anew')
     for name, value in now.items():
         if name not in then or then[name] != value:
             raise SpecVLAError(

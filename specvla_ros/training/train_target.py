@@ -29,7 +29,7 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
-from specvla_ros.training.files import replace_file, replace_folder
+from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.objective import (
     action_hidden,
     Batch,
@@ -42,11 +42,14 @@ from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerS
 from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.shape import new_target, TargetShape
-from specvla_ros.training.target_check import check_same, check_target, load_state
+from specvla_ros.training.target_check import check_same, check_target
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
+# What a resumed training needs.
+_SAVED = ('settings', 'optimizer', 'sampler', 'elapsed', 'samples', 'instructions', 'scale',
+          'statistics', 'episodes')
 _TRANSLATION = 3  # an action begins with it
 
 
@@ -288,7 +291,7 @@ class Training:
             return None
         if not path.exists():
             raise SpecVLAError(f'{path} does not exist: nothing to resume, leave out --resume')
-        saved = load_state(path, self.args.device, only_weights=False)
+        saved = load_state(path, _SAVED, weights_only=False, map_location=self.args.device)
         check_same(_settings(self.args), saved['settings'], self.state_folder, '--out')
         return saved
 

@@ -68,3 +68,12 @@ def test_the_real_assets_are_the_official_ones():
     folder = assets.verify_assets()
     manifest = json.loads((folder / assets.MANIFEST).read_text())
     assert len(manifest) == 864
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"a": 1}', '{"a": [1, 2]}', '{"a": ["1", "x"]}'])
+def test_a_damaged_list_of_the_assets_is_as_if_there_were_none(monkeypatch, tmp_path, content):
+    monkeypatch.setenv('SPECVLA_CACHE', str(tmp_path))
+    assets.assets_folder().mkdir()
+    (assets.assets_folder() / assets.MANIFEST).write_text(content)
+    with pytest.raises(assets.AssetError, match='no LIBERO assets in .*: run'):
+        assets.installed_assets()

@@ -116,12 +116,22 @@ def test_sizes_that_do_not_fit_are_refused_at_load(published, config, message):
     ('pytorch_model.bin', 'a second set of weights beside model.safetensors'),
     ('pytorch_model.bin.index.json', 'a second set of weights'),
     ('consolidated.00.pth', 'a second set of weights'),
+    ('diffusion_head.pt', 'weights that nothing here reads'),
+    ('ema.safetensors', 'weights that nothing here reads'),
+    ('state_encoder.npz', 'weights that nothing here reads'),
 ])
 def test_a_file_that_contradicts_the_weights_is_refused_with_the_reason(published, name, message):
     path = published.folder / name
     path.mkdir() if name.endswith('/') else path.write_text('{}')
     said = refused(published)
     assert message in said and name.rstrip('/') in said
+
+
+def test_what_training_leaves_does_no_harm(published):
+    for name in ('optimizer.pt', 'scheduler.pt', 'rng_state_0.pth', 'training_args.bin',
+                 'trainer_state.json', 'tokenizer.model', 'README.md'):
+        (published.folder / name).write_text('{}')
+    OpenVLA.from_pretrained(published.folder)
 
 
 def test_the_checkpoint_s_own_code_may_give_it_away(published):
@@ -229,3 +239,17 @@ def test_two_statistics_of_one_data_set_must_agree(published):
     OpenVLA.from_pretrained(published.folder)
     path.write_text(json.dumps({'libero_object': {'action': LIMITS | {'q99': [2.0] * 7}}}))
     assert "q99 of 'libero_object' is not what config.json has" in refused(published)
+
+
+@pytest.mark.parametrize(('name', 'stated', 'crop_area'), [
+    ('openvla-7b+bridge_orig+b16+lr-0.0005+lora-r32+dropout-0.0--image_aug', None, 0.9),
+    ('openvla-7b+libero_object_no_noops+b16+lr-0.0005+lora-r32+dropout-0.0', None, 1.0),
+    ('openvla-7b-finetuned-libero-object', None, None),
+    ('openvla-7b+x+b16+lr-0.0005--image_aug', {'jpeg': True, 'crop_area': 1.0}, 1.0),
+])
+def test_a_fine_tuning_s_name_says_whether_images_were_augmented(
+        published, name, stated, crop_area):
+    published.config['image_preparation'] = stated
+    folder = published.write().rename(published.folder.with_name(name))
+    said = OpenVLA.from_pretrained(folder).config.image_preparation
+    assert said == (None if crop_area is None else {'jpeg': True, 'crop_area': crop_area})

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 
+from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.training.dataset import action_statistics, Dataset, Episode, Frames
+from specvla_ros.training.files import load_state
 from test.training.conftest import SUITE, write_episode
 
 
@@ -96,3 +99,57 @@ def test_held_out_episodes_stay_the_same():
              for t in range(10) for s in range(100)]
     assert 0.07 < np.mean(share) < 0.13
     assert not episode(np.zeros((1, 2))).is_held_out(0.0)
+
+
+def test_a_target_that_saw_whole_frames_is_trained_on_them(data):
+    whole, cropped = (Dataset(data, SUITE, size=32, image=ImagePreparation(True, area))
+                      for area in (1.0, 0.9))
+    for dataset in (whole, cropped):
+        dataset.refresh()
+    with np.load(data / SUITE / f'{whole.episodes[0].name}.npz', allow_pickle=True) as file:
+        jpeg = file['jpeg'][0]
+    for dataset, area in ((whole, 1.0), (cropped, 0.9)):
+        expected = ImageTransform(32, crop_area=area).pixels_from_jpeg(jpeg).numpy()[:, ::-1]
+        assert np.array_equal(dataset.episodes[0].pixels[0], expected)
+    assert not np.array_equal(whole.episodes[0].pixels[0], cropped.episodes[0].pixels[0])
+
+
+def test_frames_without_a_jpeg_round_trip_can_t_be_trained_on(data):
+    with pytest.raises(SpecVLAError, match='jpeg is false .* must be true to train'):
+        Dataset(data, SUITE, size=32, image=ImagePreparation(False, 1.0))
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'jpeg': np.array(3)}, 'seed3.npz is no episode'),
+    ({'jpeg': np.array(['a'] * 8, object)}, 'no bytes of a JPEG'),
+    ({'jpeg': np.array([b'no'] * 8, object)}, 'not a readable JPEG'),
+    ({'action': np.full((8, 7), np.nan)}, 'not finite'),
+    ({'action': np.array([['x'] * 7] * 8)}, 'could not convert'),
+    ({'action': np.zeros(8)}, r'actions \(8,\)'),
+    ({'state': np.array(1.0)}, 'seed3.npz is no episode'),
+    ({'instruction': np.array('')}, 'the instruction is empty'),
+    ({'success': np.array([True, False])}, 'seed3.npz is no episode'),
+    ({'success': None}, 'success'),
+], ids=str)
+def test_an_episode_of_another_form_is_named(data, change, message):
+    path = data / SUITE / 'task0' / 'seed3.npz'
+    with np.load(path, allow_pickle=True) as file:
+        content = {name: value for name, value in {**file, **change}.items() if value is not None}
+    np.savez(path, **content)
+    with pytest.raises(SpecVLAError, match=message) as caught:
+        Dataset(data, SUITE, size=32).refresh()
+    assert '\n' not in str(caught.value)
+
+
+def test_a_damaged_state_of_a_training_is_named(tmp_path):
+    path = tmp_path / 'state.pt'
+    for content in (b'', b'no', b'PK\x03\x04'):
+        path.write_bytes(content)
+        with pytest.raises(SpecVLAError, match='state.pt can not be read .* begin again'):
+            load_state(path, ())
+    torch.save([1], path)
+    with pytest.raises(SpecVLAError, match=r'state.pt holds \[1\]'):
+        load_state(path, ())
+    torch.save({'elapsed': 1}, path)
+    with pytest.raises(SpecVLAError, match=r"lacks \['sampler'\]"):
+        load_state(path, ('elapsed', 'sampler'))

@@ -56,7 +56,7 @@ def load_head(
         raise FileNotFoundError(f'{path}: no such file; a drafter folder has one')
     try:
         content = read_object(path)
-        check_folder(folder)
+        check_folder(folder, also='pytorch_model.bin')
         hidden = content.get('hidden_size')
         if type(hidden) is int and hidden != target.config.hidden_size:  # before it is built
             raise SpecVLAError(
