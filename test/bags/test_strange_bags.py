@@ -507,5 +507,5 @@ def test_no_room_for_a_copy(record, look, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('specvla_ros.bags.storage._unpack', full)
+    monkeypatch.setattr('specvla_ros.bags.open_storage._unpack', full)
     refused(look, path, 'No space left on device; make room in .*TMPDIR')
