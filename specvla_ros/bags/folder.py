@@ -15,6 +15,7 @@ from specvla_ros.errors import SpecVLAError
 
 METADATA = 'metadata.yaml'
 _INFORMATION = 'rosbag2_bagfile_information'
+_NAMED = 10  # bags at most that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,10 @@ def find_files(path: Path) -> BagFiles:
 
 def _of_folder(folder: Path) -> BagFiles:
     if not (folder / METADATA).is_file():
-        stored = _stored(folder)
-        if not stored:
-            return _inside(folder)
-        return BagFiles(_together(folder, stored), (f'{METADATA} is missing',))
+        bag = _only_bag(folder)
+        if bag != folder:
+            return _of_folder(bag)
+        return BagFiles(_together(folder, _stored(folder)), (f'{METADATA} is missing',))
     try:
         names, messages = _listed(folder / METADATA)
     except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
@@ -109,17 +110,27 @@ def _together(folder: Path, stored: list[Path], missing: str = '') -> tuple[Path
     return tuple(stored)
 
 
-def _inside(folder: Path) -> BagFiles:
-    """Return the only bag in the folders below: a bag grows in NAME.part/NAME."""
-    bags = sorted({Path(place) for place, _, names in os.walk(folder) for name in names
+def _only_bag(folder: Path) -> Path:
+    """
+    Return the only folder with a bag, this one or one below it: a bag grows in NAME.part/NAME.
+
+    :raises SpecVLAError: there is none, or there are several
+    """
+    def fail(error: OSError) -> None:
+        raise error
+
+    bags = sorted({Path(place) for place, _, names in os.walk(folder, onerror=fail)
+                   for name in names
                    if name == METADATA or name.removesuffix(COMPRESSED).endswith(SUFFIXES)})
     if not bags:
         raise SpecVLAError(f'{folder} is no bag: it holds neither {METADATA} nor a file that '
                            f'ends in {" or ".join(SUFFIXES)}')
     if len(bags) > 1:
-        names = ', '.join(str(bag.relative_to(folder)) for bag in bags)
-        raise SpecVLAError(f'{folder} holds {len(bags)} bags: {names}; give one of them')
-    return _of_folder(bags[0])
+        names = [str(bag.relative_to(folder)) for bag in bags[:_NAMED]]
+        names += ['…'] * (len(bags) > _NAMED)
+        raise SpecVLAError(f'{folder} holds {len(bags)} bags: {", ".join(names)}; give one of '
+                           'them')
+    return bags[0]
 
 
 def _bag_of(path: Path) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import tempfile
 from typing import Any
 
 from specvla_ros.bags.folder import find_files
-from specvla_ros.bags.storage import open_storage, Storage, unpack_message
+from specvla_ros.bags.open_storage import open_storage, unpack_message
+from specvla_ros.bags.storage import Storage
 from specvla_ros.bags.types import MessageTypes
 from specvla_ros.errors import SpecVLAError
 

@@ -51,7 +51,7 @@ class SqliteFile:
         elif (size := path.stat().st_size) < sqlite_size(path):
             self._places.end = f'{path.name} breaks off after byte {size}'
             self.is_scanned = True
-        self._connection = _opened(path, sides, scratch)
+        self._connection = _opened(path, sides, scratch, strict=self.is_scanned)
         try:
             self._read_topics()
             self._count()
@@ -150,8 +150,8 @@ class SqliteFile:
             self._places.add(f'row {row}', 'it is no message of a topic')
 
 
-def _opened(path: Path, sides: list[Path], scratch: Path) -> apsw.Connection:
-    """Open a database; where SQLite has to clean up first, in a copy."""
+def _opened(path: Path, sides: list[Path], scratch: Path, strict: bool) -> apsw.Connection:
+    """Open a database; where SQLite has to clean up first, in a copy. strict: see `_Strict`."""
     if sides:
         folder = scratch / f'{path.name}.copy'
         folder.mkdir()
@@ -160,7 +160,7 @@ def _opened(path: Path, sides: list[Path], scratch: Path) -> apsw.Connection:
         return apsw.Connection(str(folder / path.name))
     return apsw.Connection(f'file:{quote(str(path.resolve()))}?immutable=1',
                            flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
-                           vfs=_strict().name)
+                           vfs=_strict().name if strict else None)
 
 
 def sqlite_size(path: Path) -> int:

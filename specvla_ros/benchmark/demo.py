@@ -76,13 +76,15 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     if make_session is DemoSession:
         check_simulator({args.suite: args.tasks})
     folder = files.folder_of(args.out, 'demo')
-    console = Console()
+    console, new = Console(), None
     try:
         with sigterm_as_interrupt(), files.new_folder(folder) as new:
             session = make_session(_specification(args, key), folder)
             records, episodes = _play(session, args, decoders, console, new.keep)
     except KeyboardInterrupt:
-        console.print(f'interrupted; the episodes played so far are in {folder}/episodes')
+        kept = new is not None and new.is_kept
+        console.print(f'interrupted; the episodes played so far are in {folder}/episodes' if kept
+                      else 'interrupted before an episode was played')
         return INTERRUPTED
     except SessionDied as error:
         Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)

@@ -52,18 +52,18 @@ class NewFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._is_kept = False
+        self.is_kept = False
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
 
     def keep(self) -> None:
         """There is something in it that is worth keeping, whatever happens now."""
-        self._is_kept = True
+        self.is_kept = True
 
     def remove(self) -> None:
         """Leave the place as it was, unless there is something to keep."""
-        if self._is_kept:
+        if self.is_kept:
             return
         with contextlib.suppress(OSError):
             for content in self.path.iterdir():
@@ -79,11 +79,16 @@ class NewFolder:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[NewFolder]:
-    """Make a folder, which was empty or not there; a command that is refused leaves none."""
+    """
+    Make a folder, which was empty or not there.
+
+    A command that is refused (what the command line takes for bad input) or interrupted leaves
+    nothing, unless there is something to keep.
+    """
     folder = NewFolder(path)
     try:
         yield folder
-    except (ValueError, OSError):  # what the command line takes for bad input
+    except (ValueError, OSError, KeyboardInterrupt):
         folder.remove()
         raise
 

@@ -12,6 +12,7 @@ import contextlib
 from dataclasses import dataclass
 import json
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ MODULE = 'specvla_ros.nodes.bag_recorder'
 TOPICS = ('/image', '/instruction', '/joint_states', '/eef_pose', '/episode', '/action',
           '/decode_report')
 BAD_INPUT = 2
+# ROS 2's: words of letters, digits and _, a digit never first, / between them.
+_TOPIC = re.compile(r'(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ def _check(args: RecordArgs) -> None:
     files.check_json_path(args.json)
     if not args.topics:
         raise SpecVLAError('--topics needs at least one name')
+    for name in args.topics:
+        if not _TOPIC.fullmatch(name):
+            raise SpecVLAError(f'--topics {name!r} is no topic name: words of letters, digits and '
+                               '_, none beginning with a digit, with / between them')
     if args.seconds is not None and not args.seconds > 0:
         raise SpecVLAError(f'--seconds {args.seconds:g}: give more than 0')
     check_free(args.out)

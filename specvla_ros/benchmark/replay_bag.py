@@ -98,7 +98,7 @@ def run(args: ReplayArgs) -> int:
             with sigterm_as_interrupt(), files.new_folder(folder):
                 frames = play(args, reader, decoders, folder, console)
         except KeyboardInterrupt:
-            console.print('interrupted: a report needs the whole bag, none was written')
+            console.print('interrupted: a report needs the whole bag, nothing was written')
             return INTERRUPTED
         except SessionDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)

@@ -23,21 +23,25 @@ BACKENDS = ('osmesa', 'egl', 'glfw', 'glx')
 TIMEOUT_S = 120.0
 # For a process of its own: a driver may crash. Renders a red ball and says with what.
 PROBE = """
-import os
+import os, sys
 from specvla_ros.libero.renderer import check_setting
-check_setting()  # as the simulator does
-import mujoco
-model = mujoco.MjModel.from_xml_string('''<mujoco><worldbody><light pos="0 0 3"/>
-<geom type="sphere" size=".2" rgba="1 0 0 1"/><camera name="c" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>
-</worldbody></mujoco>''')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 64, 64)
-renderer.update_scene(data, camera='c')
-pixel = renderer.render()[32, 32]
-assert pixel[0] > 2 * pixel[1], f'a red ball came out as {pixel}'
-print('MuJoCo', mujoco.__version__, 'with MUJOCO_GL=' + os.environ['MUJOCO_GL'], flush=True)
-os._exit(0)  # EGL prints tracebacks when it is torn down
+try:
+    check_setting()  # as the simulator does
+    import mujoco
+    model = mujoco.MjModel.from_xml_string('''<mujoco><worldbody><light pos="0 0 3"/>
+    <geom type="sphere" size=".2" rgba="1 0 0 1"/>
+    <camera name="c" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>''')
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = mujoco.Renderer(model, 64, 64)
+    renderer.update_scene(data, camera='c')
+    pixel = renderer.render()[32, 32]
+    assert pixel[0] > 2 * pixel[1], f'a red ball came out as {pixel}'
+    print('MuJoCo', mujoco.__version__, 'with MUJOCO_GL=' + os.environ['MUJOCO_GL'], flush=True)
+except Exception as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr, flush=True)
+    os._exit(1)
+os._exit(0)  # a renderer that is torn down, or was never made, prints tracebacks
 """
 _LET_ALONE = 'glx'  # with this, robosuite neither changes the setting nor opens a renderer
 

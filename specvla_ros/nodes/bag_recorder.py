@@ -35,7 +35,6 @@ import threading
 import time
 from typing import Any
 
-from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -81,10 +80,7 @@ class BagRecorder(Node):
         self._spec, self._emit = spec, emit
         self._came: queue.SimpleQueue[tuple[str, int, bytes]] = queue.SimpleQueue()
         self._stop = threading.Event()
-        try:
-            names = dict.fromkeys(self.resolve_topic_name(name) for name in spec.topics)
-        except NameValidationException as error:
-            raise SpecVLAError(f'--topics: {error}') from error
+        names = dict.fromkeys(self.resolve_topic_name(name) for name in spec.topics)
         self._topics = [RecordedTopic(name, self._problem_of) for name in names]
         self._begun = time.monotonic()
         self._writer = BagWriter(spec.out, spec.storage)

@@ -34,7 +34,7 @@ from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerS
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
-from specvla_ros.training.target_check import check_same, check_target
+from specvla_ros.training.target_check import check_place, check_same, check_target
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
@@ -100,8 +100,8 @@ class DrafterTraining(ABC):
     ) -> None:
         check_schedule(args)
         self.unnorm_key = check_target(args.target, args.suite, args.unnorm_key, args.device)
-        for place in (out, state):
-            check_writable(self.option, place)
+        check_place(self.option, out, self.keep)
+        check_writable(self.option, state)
         self.args, self.out, self.state_folder = args, out, state
         self.progress = TrainingProgress(self.name, Console())
         saved = self._saved_state()

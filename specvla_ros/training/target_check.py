@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.policy_check import check_policy
+from specvla_ros.writable import check_writable
 
 
 def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) -> str:
@@ -24,6 +26,20 @@ def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) 
     key = suites.statistics_keys((suite,), keys, unnorm_key)[suite]
     load_dataset(key)
     return key
+
+
+def check_place(option: str, folder: Path, keep: Collection[str] = ()) -> None:
+    """
+    Check that a network can be written in place of a folder, which is what training does.
+
+    :param keep: what in it stays
+    :raises SpecVLAError: it can't be written, or something else than a network would be lost
+    """
+    check_writable(option, folder)
+    if folder.is_dir() and {found.name for found in folder.iterdir()} - {*keep} and not (
+            folder / 'config.json').is_file():
+        raise SpecVLAError(f'{option} {folder} holds something that is no checkpoint, and would '
+                           'be replaced; give another folder')
 
 
 def check_same(now: dict[str, Any], then: Any, folder: Path, option: str) -> None:

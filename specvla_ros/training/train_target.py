@@ -42,9 +42,8 @@ from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerS
 from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.shape import new_target, TargetShape
-from specvla_ros.training.target_check import check_same, check_target
+from specvla_ros.training.target_check import check_place, check_same, check_target
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
-from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
 # What a resumed training needs.
@@ -350,7 +349,7 @@ def _check(args: TrainTargetArgs) -> None:
     """Refuse settings that can't be."""
     check_schedule(args)
     resolve_device(args.device)
-    check_writable('--out', args.out)
+    check_place('--out', args.out)
     if args.init is not None:
         check_target(args.init, args.suite, args.unnorm_key, args.device)
     if args.freeze_vision and args.init is None:

@@ -342,6 +342,9 @@ def test_a_folder_of_two_bags_is_not_one(record, look, tmp_path):
     record('both/one').finish()
     record('both/two', storage='sqlite3').finish()
     refused(look, tmp_path / 'both', 'holds 2 bags: one, two; give one of them')
+    stored(tmp_path / 'both' / 'one').rename(tmp_path / 'both' / 'bag.mcap')
+    (tmp_path / 'both' / 'one' / 'metadata.yaml').unlink()
+    refused(look, tmp_path / 'both', r'holds 2 bags: \., two; give one of them')
 
 
 @pytest.mark.parametrize('names', [
@@ -504,5 +507,5 @@ def test_no_room_for_a_copy(record, look, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('specvla_ros.bags.storage._unpack', full)
+    monkeypatch.setattr('specvla_ros.bags.open_storage._unpack', full)
     refused(look, path, 'No space left on device; make room in .*TMPDIR')

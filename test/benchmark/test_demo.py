@@ -68,9 +68,12 @@ def test_a_crashed_episode_is_counted_apart_and_the_others_are_shown(args, tmp_p
     assert (folder / 'demo.mp4').exists()
 
 
-def test_what_the_session_refuses_is_the_users_to_read(args):
+@pytest.mark.parametrize('out', [None, 'mine', 'deep/mine'])
+def test_what_the_session_refuses_is_the_users_to_read_and_leaves_nothing(args, tmp_path, out):
+    before = sorted(tmp_path.rglob('*'))
     with pytest.raises(ValueError, match='^weights: lm_head.weight is missing$'):
-        run(args, session('input'))
+        run(dataclasses.replace(args, out=out and Path(out)), session('input'))
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_a_dead_node_is_exit_code_1_with_the_place_of_its_log(args, capsys):

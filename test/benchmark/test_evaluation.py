@@ -227,7 +227,7 @@ def test_a_failed_start_leaves_its_log_and_does_not_stand_in_the_way(args, tmp_p
 @pytest.mark.parametrize('content', [
     '{"config": {"other": 1}, "checkpoint": {}, "machine": {}, "versions": {}}', '', '[]', '{"a'])
 def test_a_run_json_says_nothing_where_there_is_no_episode(args, tmp_path, make, content):
-    """As a killed start leaves it. Beside episodes it has to say which run they are of."""
+    """As a start leaves it that was killed. Beside episodes it has to say which run it is."""
     plan = make_plan(dataclasses.replace(args, out=tmp_path / 'mine'))
     plan.folder.mkdir()
     (plan.folder / 'run.json').write_text(content)

@@ -187,7 +187,7 @@ def test_a_recorder_that_is_killed_leaves_what_came_until_a_second_before(
     (['--out', '/proc/deep/bag'], '--out /proc/deep/bag: cannot write in /proc'),
     (['--out', '{tmp}/file/bag'], 'file is not a folder'),
     (['--out', '{tmp}/deep/a#b', '--storage', 'sqlite3'], 'has # in it'),
-    (['--out', '{tmp}/deep/bag', '--topics', '/my cam'], 'topic name'),
+    (['--out', '{tmp}/deep/bag', '--topics', '/image', '/my cam'], "'/my cam' is no topic name"),
 ])
 def test_bad_input_is_one_line_and_code_2(record, tmp_path, options, reason):
     (tmp_path / 'file').touch()

@@ -112,6 +112,14 @@ def test_a_damaged_state_is_not_resumed(refused, command, folder, content):
     refused(command, "state.pt can't be read", '--resume')
 
 
+@pytest.mark.parametrize('command, folder', [
+    ('train drafter', 'new'), ('train glance', 'new/glance'), ('train target', 'new')])
+def test_a_folder_of_something_else_is_not_replaced(refused, command, folder):
+    Path(folder).mkdir(parents=True)
+    Path(folder, 'thesis.tex').touch()
+    refused(command, f'{folder} holds something that is no checkpoint')
+
+
 def test_a_published_targets_statistics_are_the_suites(tmp_path):
     target = write_target(tmp_path / 'target')
     config = target / 'config.json'
