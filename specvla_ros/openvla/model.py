@@ -8,7 +8,6 @@ attends to whom is the caller's, and so is the key/value cache.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 import os
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
 from .fused_vision import FusedTowers
 from .layout import slots
+from .lazy import lazy_property
+from .libraries import check_transformers
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
@@ -62,6 +63,7 @@ class OpenVLA(nn.Module):
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
+        check_transformers()
         self.config = config
         text, vision = config.text_config, config.vision_config
         self.vision = FusedVision(vision)
@@ -91,9 +93,10 @@ class OpenVLA(nn.Module):
 
         dtype: None means float32 on the CPU and what the config says elsewhere.
         quantization: of the Llama's matrices, 'none', 'int8' or 'int4' (bfloat16 always).
-        Raises FileNotFoundError or ValueError with one clear line.
+        Raises FileNotFoundError or ValueError with one clear line; LibraryError is one of these.
         """
         folder, device = Path(folder), torch.device(device)
+        check_transformers()
         check_quantization(quantization, device, dtype)
         content = read_config(folder)
         config = OpenVLAConfig.from_dict(content)
@@ -269,7 +272,7 @@ class OpenVLA(nn.Module):
             )
         return llama.norm(hidden)
 
-    @cached_property
+    @lazy_property
     def fused_llama(self) -> FusedLlama:
         """
         The language model for inference: ``forward`` for one sequence, in fewer operations.
@@ -278,7 +281,7 @@ class OpenVLA(nn.Module):
         """
         return FusedLlama(self.language_model)
 
-    @cached_property
+    @lazy_property
     def fused_towers(self) -> FusedTowers:
         """The vision towers for inference, as ``fused_llama`` is the language model."""
         return FusedTowers(self.vision)
