@@ -13,6 +13,12 @@ if gpus:
     assert float((x @ x).sum()) == 64.0 ** 3, 'the GPU computes wrongly'
 print(torch.__version__, '|', ', '.join(gpus))
 """
+TRANSFORMERS = """
+import transformers
+from specvla_ros.openvla.libraries import check_transformers
+check_transformers()
+print(transformers.__version__)
+"""
 ROS = """
 import rclpy
 from importlib import metadata
