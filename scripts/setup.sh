@@ -78,8 +78,7 @@ stamp() { touch "$venv/.$1-$2"; }
 # the commands in bin/ would start the old place's Python.
 sound() {
     local minor='import sys; print("%d.%d" % sys.version_info[:2])' found
-    found=$("$venv/bin/python" -c "$minor" 2>/dev/null) || return 1
-    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 1
+    found=$("$venv/bin/python" -c "import pip; $minor" 2>/dev/null) || return 1
     grep -qF "$(readlink -f "$venv")" "$venv/bin/activate" || return 1
     [ -z "${PYTHON:-}" ] || [ "$found" = "$("$PYTHON" -c "$minor" 2>/dev/null)" ]
 }
