@@ -3,7 +3,8 @@
 #
 # Each stage leaves a stamp named after the hash of what it was made from, so that a change of the
 # Python files alone rebuilds nothing: .venv takes them from this folder (setup.py says how).
-# PYTHON=python3.12 chooses the interpreter; pip's own settings (PIP_*) hold.
+# PYTHON=python3.12 chooses the interpreter; pip's own settings (PIP_*) hold. A .venv of another
+# Python, from another place or one that doesn't run is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
@@ -70,7 +71,17 @@ import ctypes.util, sys; sys.exit(not ctypes.util.find_library("OSMesa"))' \
 
 hash_of() { { printf '%s\n' "$PWD"; cat "$@"; } | sha256sum | cut -c1-16; }
 stamped() { [ -e "$venv/.$1-$2" ]; }
-stamp() { rm -f "$venv/.$1"-*; touch "$venv/.$1-$2"; }
+unstamp() { rm -f "$venv/.$1"-*; }  # before the work: what is interrupted is done again
+stamp() { touch "$venv/.$1-$2"; }
+
+# Whether .venv runs, lies where it was made, and has the Python that was asked for. Of a moved one
+# the commands in bin/ would start the old place's Python.
+sound() {
+    local minor='import sys; print("%d.%d" % sys.version_info[:2])' found
+    found=$("$venv/bin/python" -c "import pip; $minor" 2>/dev/null) || return 1
+    grep -qF "$(readlink -f "$venv")" "$venv/bin/activate" || return 1
+    [ -z "${PYTHON:-}" ] || [ "$found" = "$("$PYTHON" -c "$minor" 2>/dev/null)" ]
+}
 
 pip_install() {
     local quiet=--quiet
@@ -81,12 +92,13 @@ pip_install() {
 dependencies() {
     local key
     key=$(hash_of constraints.txt requirements/*.txt)
-    stamped dependencies "$key" && return
+    sound && stamped dependencies "$key" && return
     check_system
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    if ! sound; then
         say "$venv with $("$python" --version)"
         "$python" -m venv --clear "$venv"
     fi
+    unstamp dependencies
     say 'dependencies, minutes the first time (PyPI brings torch with CUDA, about 3 GB)'
     pip_install -c constraints.txt pip setuptools wheel
     pip_install -c constraints.txt -r requirements/base.txt -r requirements/libero.txt \
@@ -101,6 +113,7 @@ package() {
         action/*.action msg/*.msg)
     stamped package "$key" && return
     check_system
+    unstamp package
     say 'messages (half a minute)'
     SPECVLA_DEVELOP=1 pip_install --no-deps --force-reinstall --build-constraint constraints.txt .
     stamp package "$key"

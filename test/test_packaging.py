@@ -170,6 +170,14 @@ def test_a_robot_gets_the_same_versions_but_numpy_1_and_no_opencv(python):
         assert requirement.specifier == pin.specifier
 
 
+@pytest.mark.parametrize('name', ['base', 'libero', 'quant', 'dev', 'build'])
+def test_every_requirement_says_its_lowest_version(name):
+    """It is one that was run: CONTRIBUTING.md says how."""
+    for alternatives in requirements(f'requirements/{name}.txt').values():
+        for want in alternatives:
+            assert {'>=', '=='} & {specifier.operator for specifier in want.specifier}, want
+
+
 def test_what_runs_is_what_is_pinned():
     from importlib.metadata import version
     pins = requirements('constraints.txt')
@@ -183,9 +191,11 @@ def test_what_runs_is_what_is_pinned():
 
 def test_both_lists_of_build_requirements_agree():
     text = (ROOT / 'pyproject.toml').read_text()
-    listed = {normalised(Requirement(quoted).name) for quoted in re.findall(
-        r"'([^']+)'", text[text.index('requires = ['):text.index('build-backend')])}
-    assert listed | {'pip'} == set(requirements('requirements/build.txt'))
+    quoted = re.findall(
+        r"'([^']+)'", text[text.index('requires = ['):text.index('build-backend')])
+    listed = {normalised(want.name): [want] for want in map(Requirement, quoted)}
+    wanted = requirements('requirements/build.txt')
+    assert listed | {'pip': wanted['pip']} == wanted
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'scripts').iterdir()), ids=lambda path: path.name)

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ STATES = {'ok': '[green]ok[/green]', 'missing': '[red]missing[/red]',
           'note': '[yellow]note[/yellow]'}
 # Name, script and what to do where it fails.
 SCRIPTS = (
+    ('transformers', probes.TRANSFORMERS, SETUP),
     ('ROS 2 (rclpy)', probes.ROS, f'{SETUP}, or source a ROS 2 Jazzy installation and use a venv '
      'with --system-site-packages'),
     ('messages of this package', probes.MESSAGES, f'{SETUP}: it builds them with `pip install .`'),
@@ -201,6 +203,8 @@ def check_policy(args: DoctorArgs, name: str, decoder: str) -> Finding:
     except FileNotFoundError as error:
         what, _, todo = str(error).partition('; ')
         return Finding(name, 'missing', what, todo)
+    except ImportError as error:  # torch or transformers, which have findings of their own
+        return Finding(name, 'missing', str(error).splitlines()[0], SETUP)
     todo = 'give --checkpoint or --drafter a whole folder, or restore the embedded one'
     finding = _script(name, probes.POLICY, todo, str(args.checkpoint or ''),
                       str(args.drafter or ''), decoder)
@@ -298,11 +302,12 @@ def _script(name: str, script: str, todo: str, *arguments: str) -> Finding:
         return Finding(name, 'ok', (done.stdout.strip().splitlines() or [''])[-1])
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
     reason = said[-1] if said else f'ended with exit code {done.returncode}'
+    reason = re.sub(r'^specvla_ros[.\w]*: ', '', reason)  # our own errors need no class name
     return Finding(name, 'missing', reason, todo)
 
 
 def _hashes(args: DoctorArgs) -> dict[str, Any]:
     try:
         return machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    except FileNotFoundError:
+    except (FileNotFoundError, ImportError):
         return {'target_sha256': None, 'drafter_sha256': None}

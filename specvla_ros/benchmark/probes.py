@@ -13,6 +13,12 @@ if gpus:
     assert float((x @ x).sum()) == 64.0 ** 3, 'the GPU computes wrongly'
 print(torch.__version__, '|', ', '.join(gpus))
 """
+TRANSFORMERS = """
+import transformers
+from specvla_ros.openvla.libraries import check_transformers
+check_transformers()
+print(transformers.__version__)
+"""
 # What is printed first is what is left to say where the next lines crash the process. A second
 # OpenCV is found by its files, as pip doesn't know of apt's; two wheels (opencv-python and
 # opencv-python-headless, say) overwrite each other's files.

@@ -8,7 +8,6 @@ attends to whom is the caller's, and so is the key/value cache.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 import os
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from .fused_llama import additive, FusedLlama, KeyValueCache
 from .fused_vision import FusedTowers
 from .image_transform import ImageTransform
 from .layout import slots
+from .lazy import lazy_property
+from .libraries import check_transformers
 from .preprocessor import Normalisation, read_normalisation, write_preprocessor
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
@@ -64,6 +65,7 @@ class OpenVLA(nn.Module):
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
+        check_transformers()
         self.config = config
         text, vision = config.text_config, config.vision_config
         self.vision = FusedVision(vision)
@@ -94,9 +96,10 @@ class OpenVLA(nn.Module):
 
         dtype: None means float32 on the CPU and what the config says elsewhere.
         quantization: of the Llama's matrices, 'none', 'int8' or 'int4' (bfloat16 always).
-        Raises FileNotFoundError or ValueError with one clear line.
+        Raises FileNotFoundError or ValueError with one clear line; LibraryError is one of these.
         """
         folder, device = Path(folder), torch.device(device)
+        check_transformers()
         check_quantization(quantization, device, dtype)
         content = read_config(folder)
         config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
@@ -287,7 +290,7 @@ class OpenVLA(nn.Module):
             )
         return llama.norm(hidden)
 
-    @cached_property
+    @lazy_property
     def fused_llama(self) -> FusedLlama:
         """
         The language model for inference: ``forward`` for one sequence, in fewer operations.
@@ -296,7 +299,7 @@ class OpenVLA(nn.Module):
         """
         return FusedLlama(self.language_model)
 
-    @cached_property
+    @lazy_property
     def fused_towers(self) -> FusedTowers:
         """The vision towers for inference, as ``fused_llama`` is the language model."""
         return FusedTowers(self.vision)

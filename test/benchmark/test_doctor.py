@@ -141,6 +141,27 @@ def test_the_checkpoint_is_really_loaded(tiny_checkpoint, tmp_path):
     assert nowhere.state == 'missing' and '--checkpoint' in nowhere.todo
 
 
+def test_another_transformers_is_a_finding_with_its_version(tmp_path, monkeypatch):
+    script, = (script for name, script, _ in doctor.SCRIPTS if name == 'transformers')
+    assert doctor._script('transformers', script, '').state == 'ok'
+    (tmp_path / 'transformers.py').write_text('__version__ = "5.17.0"')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    finding = doctor._script('transformers', script, 'do this')
+    assert (finding.state, finding.todo) == ('missing', 'do this')
+    assert finding.detail.startswith('transformers 5.17.0 is installed, >=5.18,<6 is needed: ')
+
+
+def test_a_library_that_cannot_be_imported_is_a_finding(monkeypatch):
+    def fail(*_):
+        raise ImportError('libtorch_cpu.so: cannot open shared object file')
+
+    monkeypatch.setattr(doctor.machine, 'checkpoint_folders', fail)
+    monkeypatch.setattr(doctor.machine, 'checkpoint_sha256', fail)
+    finding = doctor.check_policy(DoctorArgs(), 'checkpoint', 'ar')
+    assert finding.state == 'missing' and 'libtorch_cpu.so' in finding.detail
+    assert doctor._hashes(DoctorArgs()) == {'target_sha256': None, 'drafter_sha256': None}
+
+
 def test_quantisation_is_really_tried_and_its_absence_is_no_fault(monkeypatch):
     finding = doctor.check_quantization()
     assert finding.state == 'ok'

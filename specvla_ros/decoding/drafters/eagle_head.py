@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache
 from specvla_ros.openvla.joined import joined
 from specvla_ros.openvla.json_file import Fields
+from specvla_ros.openvla.lazy import lazy_property
 from specvla_ros.openvla.llama_config import check_plain, MOST_HEADS, MOST_WIDTH, rotary_base
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.small_operations import rotate
@@ -251,7 +251,7 @@ class EagleHead(nn.Module):
         angles = self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
         return self.layers[0](x, queries or x.shape[1], angles, attention_mask, cache)
 
-    @cached_property
+    @lazy_property
     def fused(self) -> FusedEagle:
         """The network for inference: ``forward`` for one sequence, in fewer operations."""
         return FusedEagle(self)
