@@ -29,6 +29,7 @@ ROTATION_SCALE = 0.5
 PERIOD = 0.05
 SETTLING_STEPS = 10  # as OpenVLA's evaluation: objects fall into place first
 CAMERA = 'agentview'
+_BASE = 'robot0_base'  # the body at the place of a real Panda's frame panda_link0
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
 
@@ -38,7 +39,7 @@ class Observation:
     What the robot's sensors say after a step.
 
     image: uint8 [H, W, 3] RGB, top row first, or None where the environment doesn't render.
-    eef_position: [3] m and eef_quaternion: [4] xyzw, in the robot's world frame.
+    eef_position: [3] m and eef_quaternion: [4] xyzw, in the frame of the robot's base.
     joint_positions: [7] rad. gripper_width: distance of the fingers, m. success: task solved.
     """
 
@@ -130,7 +131,7 @@ class LiberoEnv:
         Apply one SI action for one control period.
 
         :param action: [7]: translation (m), rotation vector (rad), gripper (1 = open, 0 = closed),
-            all in the robot's world frame; beyond the controller's range it is clipped
+            all along the axes of the robot's base; beyond the controller's range it is clipped
         :param render: False skips the frame of this step
         :raises ValueError: wrong shape or a value that isn't finite
         """
@@ -179,15 +180,30 @@ class LiberoEnv:
         self._observation, _, success, _ = self._env.step(command)
         return self._observe(bool(success), render)
 
+    @property
+    def _base(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] and rotation matrix [3, 3] of the robot's base in the simulator's world."""
+        base = self.sim.sim.data._data.body(_BASE)
+        return base.xpos.copy(), base.xmat.reshape(3, 3).copy()
+
     def _observe(self, success: bool, render: bool) -> Observation:
-        raw = self._observation
+        raw, (place, turn) = self._observation, self._base
         return Observation(
             image=self.frame() if render and self.render else None,
-            eef_position=raw['robot0_eef_pos'].copy(),
-            eef_quaternion=raw['robot0_eef_quat'].copy(),
+            eef_position=turn.T @ (raw['robot0_eef_pos'] - place),
+            eef_quaternion=_turned_back(raw['robot0_eef_quat'], turn),
             joint_positions=raw['robot0_joint_pos'].copy(),
             gripper_width=float(raw['robot0_gripper_qpos'][0] - raw['robot0_gripper_qpos'][1]),
             success=success)
+
+
+def _turned_back(quaternion: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Return turn^T times the rotation of a quaternion; quaternions [4] are xyzw."""
+    import mujoco
+    back, product = np.empty(4), np.empty(4)  # MuJoCo's are wxyz
+    mujoco.mju_mat2Quat(back, turn.T.ravel())
+    mujoco.mju_mulQuat(product, back, np.roll(quaternion, 1))
+    return np.roll(product, -1)
 
 
 def _make_control_env(task: suites.Task) -> Any:

@@ -7,25 +7,15 @@ import time
 
 from rclpy.node import Node
 
-from specvla_ros.bags.frames import FrameReader, only_camera
+from specvla_ros.bags.frames import FrameReader, only_camera, Skipped
 from specvla_ros.bags.reader import Bag
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.bag_player import BagPlayer
-from specvla_ros.nodes.parameters import declare, Parameter
+from specvla_ros.nodes.bag_player_parameters import PARAMETERS
+from specvla_ros.nodes.parameters import declare
 from specvla_ros.nodes.runtime import run
 
 NAME = 'bag_player_node'
-PARAMETERS = (
-    Parameter('bag', '', 'rosbag2 folder, or a .mcap or .db3 file'),
-    Parameter('recorded_image_topic', '', 'camera in the bag; empty: /image, or the only one '
-              'there is'),
-    Parameter('recorded_instruction_topic', '/instruction', 'instruction in the bag'),
-    Parameter('instruction', '', 'what the robot is told instead; empty: what the bag says'),
-    Parameter('rate', 0.0, 'speed of the recording; 0: lockstep, every frame waits for its action',
-              unit='times', low=0.0, high=100.0),
-    Parameter('action_timeout', 60.0, 'lockstep: without an action for this long the node gives '
-              'up', unit='s', low=0.1, high=3600.0),
-)
 _LOG_PERIOD = 5.0
 
 
@@ -58,7 +48,7 @@ class BagPlayerNode(Node):
             raise SpecVLAError(f'no frame of {self._bag.path} can be played: ' + (
                 skipped.reason or skipped.words_reason or self._bag.missing
                 or 'all came under no instruction; set the parameter instruction'))
-        self.get_logger().info(f'done: {n_frames} frames; {self._reader.skipped}')
+        self.get_logger().info(f'done: {n_frames} frames; {_in_words(self._reader.skipped)}')
 
     def _tell_missing(self) -> None:
         if self._bag.missing != self._told:
@@ -68,6 +58,19 @@ class BagPlayerNode(Node):
     def close(self) -> None:
         """Close the bag."""
         self._bag.close()
+
+
+def _in_words(skipped: Skipped) -> str:
+    """Return how many frames were not played, and why."""
+    counts = ((skipped.uninstructed, 'came under no instruction'),
+              (skipped.repeated, 'were sent again under the same stamp'),
+              (skipped.unreadable, f'could not be read ({skipped.reason})'))
+    words = [f'{count} {why}' for count, why in counts if count]
+    told = f'not played: {", ".join(words)}' if words else 'all were played'
+    if skipped.words:
+        told += (f'; {skipped.words} instructions or episodes could not be read '
+                 f'({skipped.words_reason})')
+    return told
 
 
 def main(args: Sequence[str] | None = None) -> int:

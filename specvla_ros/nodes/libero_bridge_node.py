@@ -59,9 +59,10 @@ PARAMETERS = (
               unit='steps', low=0, high=100000),
     Parameter('resolution', 256, 'side of the square camera image', unit='pixels',
               low=64, high=2048),
-    Parameter('frame_id', 'world', "frame of the end-effector pose: the simulator's, with axes "
-              "parallel to the robot's base"),
-    Parameter('camera_frame_id', 'agentview', 'frame of the camera image'),
+    Parameter('frame_id', 'panda_link0', "frame of the end-effector pose: the robot's base, as in "
+              "config/unnorm/libero.yaml, so that it can be a policy's current_pose"),
+    Parameter('camera_frame_id', 'agentview_optical_frame', 'frame of the camera image: x to the '
+              'right, y down, z forward (REP 103)'),
     Parameter('wait_for_start', False, 'begin each episode only when ~/start_episode is called'),
     Parameter('exit_when_done', True, 'end the process when every episode has been played'),
 )

@@ -38,8 +38,12 @@ class ObservationTopics:
         return self._images.get_subscription_count()
 
     def publish(self, observation: 'Observation') -> int:
-        """Publish everything under one stamp, the time of publishing; return it (ns)."""
-        stamp = self._publish_image(observation)  # first: the policy waits for it
+        """
+        Publish everything under one stamp, the time of publishing; return it (ns).
+
+        The image comes last: a policy that has it has the pose for the walls of its workspace.
+        """
+        stamp = self._clock.now().to_msg()
         finger = observation.gripper_width / 2
         self._joints.publish(JointState(
             header=Header(stamp=stamp), name=JOINT_NAMES,
@@ -49,16 +53,18 @@ class ObservationTopics:
         place.x, place.y, place.z = observation.eef_position.tolist()
         turn.x, turn.y, turn.z, turn.w = observation.eef_quaternion.tolist()
         self._poses.publish(pose)
+        self._publish_image(observation, stamp)
         return to_nanoseconds(stamp)
 
     def resend_image(self, observation: 'Observation') -> int:
         """Publish the image alone, under a new stamp; return it (ns)."""
-        return to_nanoseconds(self._publish_image(observation))
+        stamp = self._clock.now().to_msg()
+        self._publish_image(observation, stamp)
+        return to_nanoseconds(stamp)
 
-    def _publish_image(self, observation: 'Observation') -> Time:
+    def _publish_image(self, observation: 'Observation', stamp: Time) -> None:
         message = Image()
         fill_image(message, observation.image)
         message.header.frame_id = self._image_frame
-        message.header.stamp = self._clock.now().to_msg()
+        message.header.stamp = stamp
         self._images.publish(message)
-        return message.header.stamp

@@ -9,6 +9,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import parameter_files
 
 # Declared by rclpy itself.
 _BUILT_IN = ('use_sim_time', 'start_type_description_service')
@@ -67,8 +68,10 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
 
     An override nobody declared is most often a misspelt name: it is logged as a warning.
 
-    :raises SpecVLAError: a value of the wrong type, out of range or none of the choices
+    :raises SpecVLAError: a value of the wrong type, out of range or none of the choices; a
+        parameter file that names the node without its namespace
     """
+    parameter_files.check(node)
     parameters = tuple(parameters)
     values = {}
     for parameter in parameters:

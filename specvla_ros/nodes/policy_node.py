@@ -31,6 +31,7 @@ from specvla_ros.nodes.policy_settings import (
     ActingPolicy,
     AUTOSTART,
     fixed_while_configured,
+    in_words,
     load_policy,
     PARAMETERS,
     pick,
@@ -134,7 +135,7 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._settings(PolicySettings)
-        SafetySettings.read(self._value('safety'))  # a mistake here should not cost a load
+        envelope = SafetySettings.read(self._value('safety'))  # a mistake should not cost a load
         if self._value('send_gripper_goals'):
             gripper_command()
         started = time.monotonic()
@@ -142,7 +143,9 @@ class PolicyNode(LifecycleNode):
         self._candidate = settings, self._policy
         self.get_logger().info(
             f'loaded {settings.checkpoint or "the embedded checkpoint"} in '
-            f'{time.monotonic() - started:.1f} s, decoder {self._policy.decoder_config.name}')
+            f'{time.monotonic() - started:.1f} s, decoder {self._policy.decoder_config.name}, '
+            f'actions of {self._policy.dataset.unnorm_key}')
+        self.get_logger().info(f'safety envelope {self._value("safety")}: {in_words(envelope)}')
 
     def _activate(self) -> None:
         settings = self._settings(TopicSettings)
@@ -227,7 +230,8 @@ class PolicyNode(LifecycleNode):
         """
         if self._actor is not None and 'safety' in (change.name for change in changes):
             self._actor.set_safety(self._envelope)
-            self.get_logger().info(f'safety: {self._value("safety")}')
+            self.get_logger().info(
+                f'safety envelope {self._value("safety")}: {in_words(self._envelope)}')
         policy = self._prepare({})
         if policy is self._policy:
             return

@@ -11,6 +11,7 @@ from specvla_ros.configuration import Component, DatasetConfig, DecoderConfig, l
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.pilot import PACINGS
+from specvla_ros.safety import SafetySettings
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
@@ -153,6 +154,18 @@ def fixed_while_configured(names: Iterable[str]) -> list[str]:
     """Return those of the names that may only be changed while the node is unconfigured."""
     fixed = {parameter.name for parameter in PARAMETERS if parameter.reloadable}
     return sorted(fixed & set(names))
+
+
+def in_words(envelope: SafetySettings) -> str:
+    """Return every setting of an envelope, as its file writes it."""
+    return ', '.join(f'{field.name} {_in_words(getattr(envelope, field.name))}'
+                     for field in fields(envelope))
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, tuple):
+        return f'[{", ".join(map(_in_words, value))}]'
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def load_policy(settings: PolicySettings) -> ActingPolicy:

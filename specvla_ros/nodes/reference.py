@@ -62,9 +62,10 @@ FOR = {
     },
     'libero_bridge_node': {
         '/action': 'what the simulated arm is to do next',
-        '/eef_pose': "where the end effector is (m), in the simulator's frame",
+        '/eef_pose': "where the end effector is (m), in the frame of the robot's base; fit to "
+                     "be a policy's `current_pose`",
         '/episode': 'where the episode stands, after the reset and after every control step',
-        '/image': "the simulator's camera, upright",
+        '/image': "the simulator's camera, upright, in its optical frame",
         '/instruction': "the task's instruction, at the start of an episode",
         '/joint_states': 'joint angles (rad) and finger positions (m)',
         '/libero_bridge_node/start_episode': 'begins the next episode, if `wait_for_start`',

@@ -17,11 +17,13 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import ros_environment
+from specvla_ros.nodes.ros_arguments import in_one_line, initialize
+from specvla_ros.nodes.ros_environment import EXIT_BAD_INPUT
 
-EXIT_OK, EXIT_FAULT, EXIT_BAD_INPUT = 0, 1, 2
+EXIT_OK, EXIT_FAULT = 0, 1
 _JOIN_TIMEOUT = 5.0
 
 
@@ -41,9 +43,10 @@ def run(
     """
     Make a node, spin it and run its work; return the process's exit code.
 
-    0 when the work ended by itself, on Ctrl-C and on SIGTERM. 2 on bad input: a SpecVLAError, or,
-    while the node is being made, any ValueError or FileNotFoundError; one fatal log line says what
-    is wrong. 1 on any other fault, with its traceback in the log.
+    0 when the work ended by itself, on Ctrl-C and on SIGTERM. 2 on bad input: a SpecVLAError, what
+    ROS refuses in the environment and the arguments, or, while the node is being made, any
+    ValueError or FileNotFoundError; one fatal log line says what is wrong. 1 on any other fault,
+    with its traceback in the log.
 
     :param name: of the logger until there is a node
     :param on_fault: called with what made the exit code other than 0
@@ -56,7 +59,8 @@ def run(
     _handle_signals(signal.default_int_handler)  # KeyboardInterrupt, for SIGTERM as well
     node, spinner, code = None, None, EXIT_OK
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        ros_environment.check()
+        initialize(args)
         node = _make(make_node)
         spinner = _Spinner(node)
         node.work()
@@ -86,17 +90,20 @@ def _handle_signals(handler: Any) -> None:
 
 def _make(make_node: Callable[[], WorkingNode]) -> WorkingNode:
     try:
-        return make_node()
+        with in_one_line('the node can not be made'):
+            return make_node()
     except (ValueError, FileNotFoundError) as error:
         raise SpecVLAError(str(error)) from error
 
 
 def _log_fault(name: str, error: BaseException) -> int:
-    logger = get_logger(name)
     if isinstance(error, SpecVLAError):
-        logger.fatal(' '.join(str(error).split()))
+        if rclpy.ok():
+            get_logger(name).fatal(' '.join(str(error).split()))
+        else:  # ROS's own logging may not have been set up
+            ros_environment.say_fatal(name, str(error))
         return EXIT_BAD_INPUT
-    logger.fatal(''.join(traceback.format_exception(error)))
+    get_logger(name).fatal(''.join(traceback.format_exception(error)))
     return EXIT_FAULT
 
 

@@ -45,7 +45,55 @@ def test_the_same_state_and_actions_give_the_same_episode_again(env):
         np.testing.assert_array_equal(a.eef_position, b.eef_position)
 
 
-def test_an_action_is_metres_and_a_rotation_vector_in_the_world_frame(env):
+@pytest.mark.parametrize('place, turn', [
+    (None, 0.0), ([0.3, -0.2, 0.5], 0.0), ([0.3, -0.2, 0.5], np.pi / 2)])
+def test_the_pose_of_the_end_effector_is_in_the_frame_of_the_base(env, place, turn):
+    """Moving and turning the base with the arm on it changes nothing in its own frame."""
+    import mujoco
+    before = env.reset(0)
+    model, data = env.sim.sim.model._model, env.sim.sim.data._data
+    base = model.body('robot0_base')
+    kept = base.pos.copy(), base.quat.copy()
+    # In libero_object the base stands on the floor, 0.6 m behind the middle of the scene.
+    np.testing.assert_allclose(
+        before.eef_position, env.raw['robot0_eef_pos'] + [0.6, 0, 0], atol=1e-9)
+    try:
+        if place is not None:
+            base.pos, base.quat = place, [np.cos(turn / 2), 0, 0, np.sin(turn / 2)]
+        mujoco.mj_forward(model, data)
+        env._observation = env.sim._get_observations(force_update=True)
+        after = env._observe(False, render=False)
+    finally:
+        base.pos, base.quat = kept
+        mujoco.mj_forward(model, data)
+    np.testing.assert_allclose(after.eef_position, before.eef_position, atol=1e-4)
+    assert abs(after.eef_quaternion @ before.eef_quaternion) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_image_lies_in_an_optical_frame(env):
+    """x to the right, y down, z forward (REP 103): a point there is seen where K projects it."""
+    env.reset(0)
+    model, data = env.sim.sim.model._model, env.sim.sim.data._data
+    camera = data.cam('agentview')
+    # MuJoCo's camera looks along -z with y up
+    optical = camera.xmat.reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+    focal = 64 / np.tan(np.radians(model.cam('agentview').fovy[0]) / 2)
+    for seen, point in (('basket_1_main', 'basket_1'), ('milk_1_main', 'milk_1')):
+        x, y, z = optical.T @ (env.raw[f'{point}_pos'] - camera.xpos)
+        with_it = env.frame().astype(int)
+        geoms = [g for g in range(model.ngeom)
+                 if model.geom_bodyid[g] == model.body(seen).id and model.geom_group[g] == 1]
+        kept = model.geom_rgba[geoms].copy()
+        model.geom_rgba[geoms, 3] = 0
+        changed = np.abs(env.frame() - with_it).sum(-1) > 30
+        model.geom_rgba[geoms] = kept
+        row, column = np.argwhere(changed).mean(0)
+        assert z > 0
+        assert column == pytest.approx(64 + focal * x / z, abs=6)
+        assert row == pytest.approx(64 + focal * y / z, abs=10)
+
+
+def test_an_action_is_metres_and_a_rotation_vector_along_the_axes_of_the_base(env):
     start = env.reset(0)
     for _ in range(15):
         end = env.step(np.array([0, 0.05, 0, 0, 0, 0, 1.0]), render=False)

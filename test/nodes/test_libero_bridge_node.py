@@ -12,6 +12,7 @@ from specvla_ros.msg import ActionDelta, EpisodeStatus
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from specvla_ros.configuration import load_dataset
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds, to_rgb
 
@@ -95,9 +96,9 @@ def test_what_the_sensors_say(brain, start):
     image, pose = brain.images[1], brain.probe.heard['eef_pose'][1]
     joints = brain.probe.heard['joint_states'][1]
     assert (image.height, image.width, image.encoding) == (64, 64, 'rgb8')
-    assert image.header.frame_id == 'agentview'
+    assert image.header.frame_id == 'agentview_optical_frame'
     assert image.header.stamp == pose.header.stamp == joints.header.stamp
-    assert pose.header.frame_id == 'world'
+    assert pose.header.frame_id == load_dataset('libero_object').frame_id
     assert (pose.pose.position.x, pose.pose.position.z) == (0.001, 1.0)
     assert pose.pose.orientation.w == 1.0
     assert list(joints.position) == [*range(7), 0.04, 0.04]
