@@ -22,7 +22,7 @@ from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import CAMERAS, to_nanoseconds
 from specvla_ros.nodes.current_pose import CurrentPose
 from specvla_ros.nodes.diagnostics import Statistics
-from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
+from specvla_ros.nodes.instruction_goals import InstructionGoals
 from specvla_ros.nodes.lone_publisher import LonePublisher
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.messages import (
@@ -35,7 +35,8 @@ from specvla_ros.nodes.motion import Motion
 from specvla_ros.nodes.newest import Job, Newest
 from specvla_ros.nodes.outputs import Outputs
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
-from specvla_ros.nodes.topics import Topics
+from specvla_ros.nodes.silence import Silence
+from specvla_ros.nodes.topics import once, Topics
 from specvla_ros.safety import fit, SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
@@ -45,7 +46,7 @@ _LOG_LENGTH = 300  # characters of what somebody said or sent
 
 class Actor:
     """
-    Subscribes a camera and `instruction`, publishes `action`, `decode_report` and other outputs.
+    Subscribes a camera, publishes `action`, `decode_report` and other outputs.
 
     Topics are there while it is: whoever sees them can expect an answer.
 
@@ -66,22 +67,22 @@ class Actor:
         self._motion = Motion(safety.deadline_s)
         self._publishing = threading.Lock()
         self._topics = topics
+        self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
         self._outputs = Outputs(node, self._topics, settings, policy.dataset)
         self._place = CurrentPose(
             node, self._topics, policy.dataset.frame_id, patience=safety.deadline_s)
-        # Before the image: callbacks that are ready together run in this order, so an image sent
-        # after an instruction is never acted on under the one before.
-        self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
-        self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
-                               'publish with reliability reliable')
+        self._topics.subscribe_to_all(EpisodeStatus, 'episode', once(self._on_episode))
         kind, suffix, self._read_image = CAMERAS[settings.image_transport]
         camera = node.resolve_topic_name('image') + suffix
         self._topics.subscribe(
             kind, camera, self._on_image, qos.camera_subscriber(settings.camera_reliability),
             'set the parameter camera_reliability of this node to best_effort')
         self._camera = LonePublisher(node, self._topics, camera)
+        self._no_image = Silence(node, self._topics, 'image', camera, kind)
+        self._no_instruction = Silence(
+            node, self._topics, 'instruction', node.resolve_topic_name('instruction'), String)
         self._topics.every(policy.dataset.period_s, self._watch)
 
     def set_policy(self, policy: ActingPolicy) -> None:
@@ -104,7 +105,8 @@ class Actor:
         self._newest.resume()
 
     def follow(self, instruction: str) -> None:
-        """Act on an instruction from now on."""
+        """Act on an instruction from now on; '' is none."""
+        self._no_instruction.end()
         self._change_instruction(instruction)
 
     def withdraw(self) -> None:
@@ -120,11 +122,13 @@ class Actor:
     @property
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
-        return self._motion.fault or self._camera.fault
+        return (self._motion.fault or self._camera.fault or self._no_image.fault
+                or self._no_instruction.fault)
 
     def _on_image(self, message: Any) -> None:
         stamp = to_nanoseconds(message.header.stamp)
         self._image_came = time.monotonic()
+        self._no_image.note()
         back = self._image_stamp - stamp if stamp else 0
         self._image_stamp = stamp or self._image_stamp
         if back > 0:
@@ -136,25 +140,16 @@ class Actor:
         elif self._newest.put_image(message, stamp):
             self._main.post(self._act)
 
-    def _on_instruction(self, message: String) -> None:
-        instruction = message.data.strip()
-        if not instruction:
-            self._logger.warning('the instruction is empty: no action until another comes',
-                                 throttle_duration_sec=_LOG_PERIOD)
-        if self._change_instruction(instruction):
-            self._goals.end(Reason.PREEMPTED)
-
     def _on_episode(self, message: EpisodeStatus) -> None:
         if message.success:
             self._goals.succeed(message.instruction.strip())
 
-    def _change_instruction(self, instruction: str) -> bool:
-        """Act on another instruction from now on; False if it is the one that holds already."""
+    def _change_instruction(self, instruction: str) -> None:
+        """Act on another instruction from now on, unless it is the one that holds already."""
         changed = self._newest.put_instruction(instruction)
         if changed and instruction:
             self._logger.info(f'instruction: {_short(instruction)!r}')
             self._main.post(self._act)
-        return changed
 
     def _act(self) -> None:
         """Act on the newest image, if there is one that wasn't acted on."""

@@ -34,10 +34,13 @@ class Outputs:
         self._gripper = GripperSwitch(settings.gripper_hysteresis)
         self._twists = self._targets = self._grippers = self._goals = None
         if settings.publish_twist:
+            topics.must_be_alone('delta_twist_cmds')
             self._twists = topics.publisher(TwistStamped, 'delta_twist_cmds', qos.STREAM)
         if settings.publish_pose:
+            topics.must_be_alone('target_pose')
             self._targets = topics.publisher(PoseStamped, 'target_pose', qos.STREAM)
         if settings.publish_gripper:
+            topics.must_be_alone('gripper_command')
             self._grippers = topics.publisher(Float32, 'gripper_command', qos.LATCHED)
         if settings.send_gripper_goals:
             self._goals = GripperGoals(
