@@ -38,6 +38,10 @@ def generate_launch_description():
             'safety', default_value='safety',
             description='Envelope of the actions: safety, safety_arm or path of a YAML file'),
         DeclareLaunchArgument(
+            'gripper_action', default_value='gripper_cmd',
+            description='Action the gripper goals are sent to, if send_gripper_goals is true '
+                        '(control_msgs/action/GripperCommand)'),
+        DeclareLaunchArgument(
             'autostart', default_value='true', choices=['true', 'false'],
             description='Configure and activate at the start; false: wait for the transitions of '
                         'the lifecycle'),
@@ -76,6 +80,8 @@ def generate_launch_description():
                     'image_transport': ParameterValue(
                         LaunchConfiguration('image_transport'), value_type=str),
                     'safety': ParameterValue(LaunchConfiguration('safety'), value_type=str),
+                    'gripper_action': ParameterValue(
+                        LaunchConfiguration('gripper_action'), value_type=str),
                     'autostart': ParameterValue(
                         LaunchConfiguration('autostart'), value_type=bool),
                     'use_sim_time': ParameterValue(

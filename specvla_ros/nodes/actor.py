@@ -99,6 +99,7 @@ class Actor:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
         self._newest.pause()
         self._come_to_rest()
+        self._outputs.hold_gripper()
 
     def resume(self) -> None:
         """Go on with the next image."""
@@ -115,15 +116,16 @@ class Actor:
         self._come_to_rest()
 
     def close(self) -> None:
-        """Pause for good."""
-        self.pause()
+        """Pause for good; a gripper's goal under way is its controller's to finish."""
+        self._newest.pause()
+        self._come_to_rest()
         self._topics.destroy()
 
     @property
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
         return (self._motion.fault or self._camera.fault or self._no_image.fault
-                or self._no_instruction.fault)
+                or self._no_instruction.fault or self._outputs.fault)
 
     def _on_image(self, message: Any) -> None:
         stamp = to_nanoseconds(message.header.stamp)

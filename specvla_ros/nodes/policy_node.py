@@ -24,7 +24,7 @@ from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.emergency_stop import EmergencyStop
 from specvla_ros.nodes.graph_watch import GraphWatch
-from specvla_ros.nodes.gripper_goals import gripper_command
+from specvla_ros.nodes.gripper_goals import full_action_name, gripper_command
 from specvla_ros.nodes.instruction import Instruction
 from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
@@ -145,6 +145,7 @@ class PolicyNode(LifecycleNode):
         SafetySettings.read(self._value('safety'))  # a mistake here should not cost a load
         if self._value('send_gripper_goals'):
             gripper_command()
+            full_action_name(self, self._value('gripper_action'))
         started = time.monotonic()
         self._policy = self._main.call(lambda: self._load(settings))
         self._candidate = settings, self._policy
