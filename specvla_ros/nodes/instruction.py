@@ -39,27 +39,28 @@ class Instruction:
         self._on_replaced = on_replaced
         self._topic = node.resolve_topic_name('instruction')
         self._words = Words()
-        self._passed_over: tuple[Heard, str] | None = None
+        self._passed_over: str | None = None
         self._follower: Follower | None = None
+        self._was_told = False
         topics.subscribe_to_all(String, 'instruction', self._hear, is_latched=True)
 
     def set_follower(self, follower: Follower | None) -> None:
         """Have what holds, now and later, followed; None: the node isn't active."""
         self._follower = follower
-        if follower is not None and self._words.text:
+        if follower is not None and self._was_told:
             follower.follow(self._words.text)
 
     def follow(self, instruction: str) -> None:
         """Let a goal's instruction hold from now on."""
         self._words.say(instruction, time.time_ns())
-        self._passed_over = None
+        self._was_told, self._passed_over = True, None
         if self._follower is not None:
             self._follower.follow(instruction)
 
     def withdraw(self) -> None:
         """Let none hold, until a new one comes."""
         self._words.say('', time.time_ns())
-        self._passed_over = None
+        self._was_told, self._passed_over = True, None
         if self._follower is not None:
             self._follower.withdraw()
 
@@ -73,17 +74,18 @@ class Instruction:
             self._logger.warning('the instruction is empty: no action until another comes',
                                  throttle_duration_sec=_LOG_PERIOD)
         if heard is Heard.NEW:
-            self._passed_over = None
+            self._was_told, self._passed_over = True, None
             if self._follower is not None:
                 self._follower.follow(text)
             self._on_replaced()
         elif heard is Heard.REPEATED:
-            self._pass_over(heard, text, (
-                'it is only repeated, and was said before what holds now. Say another text, say '
-                f'it again after a pause of {PAUSE:g} s, or send a goal'))
+            self._pass_over(text)
 
-    def _pass_over(self, heard: Heard, text: str, why: str) -> None:
+    def _pass_over(self, text: str) -> None:
         """Say once why a text isn't followed."""
-        if self._passed_over != (heard, text):
-            self._passed_over = heard, text
-            self._logger.warning(f'{self._topic}: {text[:_LOG_LENGTH]!r} is not followed: {why}')
+        if self._passed_over != text:
+            self._passed_over = text
+            self._logger.warning(
+                f'{self._topic}: {text[:_LOG_LENGTH]!r} is not followed: it was said before what '
+                'holds now, and is only repeated. Say another text, say it again after a pause '
+                f'of {PAUSE:g} s, or send a goal')

@@ -1,16 +1,21 @@
 """The gripper as goals. `control_msgs` is no wheel: a stand-in has its names, not its types."""
 import os
+from pathlib import Path
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 from action_msgs.msg import GoalStatus
 import pytest
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes import gripper_goals
+from specvla_ros.nodes import gripper_goals, qos
 from specvla_ros.nodes.gripper_goals import full_action_name, GripperGoals
 
 NODE = 'fake_policy_node.py'
+STAND_IN = Path(__file__).parent / 'stand_in'
 OPENED, CLOSED = (0.04, 20.0), (0.0, 20.0)
 NAME = '/left/gripper_cmd'
 
@@ -339,3 +344,29 @@ def test_the_node_says_so_before_it_loads(start, tmp_path):
     node = start(NODE, dict(send_gripper_goals='true'), PYTHONPATH=path)
     assert node.wait() == 2
     assert 'control_msgs is not installed' in node.output
+
+
+def test_a_controller_that_was_killed_is_told_again_and_a_stop_cancels_opening(
+        robot, probe, start, until):
+    path = os.pathsep.join([str(STAND_IN), os.environ.get('PYTHONPATH', '')])
+    node = start(NODE, dict(send_gripper_goals='true', gripper_action='/hand/gripper_cmd'),
+                 PYTHONPATH=path)
+    button = probe.node.create_publisher(Bool, 'emergency_stop', qos.LATCHED)
+    robot.connect(until)
+    probe.wait_for_subscribers(button)
+    robot.say('pick up')
+    robot.see(1, 1, 3)  # open
+    node.says('nobody serves /hand/gripper_cmd')
+    for _ in range(2):
+        hand = start('fake_gripper_node.py', PYTHONPATH=path)
+        hand.says('go to 0.04 with 20.0')
+        if 'has a new server' not in node.output:
+            hand.kill()
+    button.publish(Bool(data=True))
+    hand.says('stay here')
+    assert hand.output.count('go to') == 1
+    assert probe.call(Trigger, 'policy_node/reset_emergency_stop', Trigger.Request()).success
+    time.sleep(1.5)  # the look at the server
+    assert hand.output.count('go to') == 1
+    until(lambda: robot.see(1, 1, 3) and hand.output.count('go to') == 2, 'told again')
+    hand.popen.kill()
