@@ -25,7 +25,7 @@ from specvla_ros.nodes.processes import free_domain
 
 HERE = Path(__file__).parent
 # The machine that runs the tests may be busy with something else.
-PATIENCE = 15.0
+PATIENCE = 120.0
 
 
 def wait_until(condition, what, timeout=PATIENCE):
