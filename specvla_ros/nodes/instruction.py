@@ -79,13 +79,15 @@ class Instruction:
                 self._follower.follow(text)
             self._on_replaced()
         elif heard is Heard.REPEATED:
-            self._pass_over(text)
+            self._pass_over(text, (
+                'it was said before what holds now, and is only repeated. Say another text, say '
+                f'it again after a pause of {PAUSE:g} s, or send a goal'))
+        elif heard is Heard.OUTDATED:
+            self._pass_over(text, (
+                "by its publisher's clock it was written before what holds now. Say it again"))
 
-    def _pass_over(self, text: str) -> None:
+    def _pass_over(self, text: str, why: str) -> None:
         """Say once why a text isn't followed."""
         if self._passed_over != text:
             self._passed_over = text
-            self._logger.warning(
-                f'{self._topic}: {text[:_LOG_LENGTH]!r} is not followed: it was said before what '
-                'holds now, and is only repeated. Say another text, say it again after a pause '
-                f'of {PAUSE:g} s, or send a goal')
+            self._logger.warning(f'{self._topic}: {text[:_LOG_LENGTH]!r} is not followed: {why}')

@@ -25,9 +25,9 @@ class Origin:
     """
     Where a message comes from, as far as rclpy says.
 
-    stamp: when it was written, ns, by its publisher's clock; all copies of a message have one.
-    number: counts what its publisher wrote, from 1; 0: unknown. is_kept: it may have been written
-    long ago, and kept for those who join late.
+    stamp: when it was written, ns, by its publisher's clock, 0 where that is unknown; copies of a
+    message have the same. number: counts what its publisher wrote, from 1; 0: unknown. is_kept:
+    it may have been written long ago, and kept for those who join late.
     """
 
     stamp: int
@@ -143,7 +143,7 @@ def once(callback: Callable[[Any], None]) -> Callable[[Any, Origin], None]:
     stamps: deque[int] = deque(maxlen=64)
 
     def hear(message: Any, origin: Origin) -> None:
-        if origin.stamp not in stamps:
+        if not origin.stamp or origin.stamp not in stamps:
             stamps.append(origin.stamp)
             callback(message)
     return hear

@@ -26,7 +26,7 @@ class Word:
     """
     A text as it was heard on a topic.
 
-    stamp: when it was written, ns, by the clock of its publisher.
+    stamp: when it was written, ns, by the clock of its publisher; 0: unknown.
     is_kept: it may be of any age: its publisher keeps the last for those who join late.
     number: counts what its publisher wrote, from 1; 0: unknown.
     speakers: the publishers there were on the topic; the message doesn't say which of them it was.
@@ -82,13 +82,14 @@ class Words:
 
     def hear(self, word: Word, now: float) -> Heard:
         """Take a word from the topic. now: s, of a clock that is never set."""
-        copy = word.stamp, word.text
-        if copy in self._copies:
-            return Heard.KNOWN
-        if word.is_kept and word.stamp <= self._stamp:
-            # Not noted as heard: if it is live and its clock is slow, its live copy counts.
-            return Heard.OUTDATED
-        self._copies.append(copy)
+        if word.stamp:
+            copy = word.stamp, word.text
+            if copy in self._copies:
+                return Heard.KNOWN
+            if word.is_kept and word.stamp <= self._stamp:
+                # Not noted as heard: if it is live and its clock is slow, its live copy counts.
+                return Heard.OUTDATED
+            self._copies.append(copy)
         is_new = self._is_new(word, now)
         self._note(word, now)
         if word.text == self.text:

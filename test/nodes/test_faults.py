@@ -50,17 +50,14 @@ EACH_ONCE = [round(0.1 * i, 1) for i in range(8)]
 def test_a_policy_that_is_killed_and_started_again_goes_on_with_the_episode(
         probe, start, until, steps, tmp_path):
     policy = start(POLICY, FAKE_ACT_S='0.1')
-    # It asks again after 1.5, 4.5, 10.5 and 22.5 s: by then DDS has given up the killed policy,
-    # and the new one is alone.
-    bridge = start(BRIDGE, dict(resend_after=1.5), FAKE_LOG=str(tmp_path / 'bridge.log'))
+    bridge = start(BRIDGE, dict(resend_after=0.3), FAKE_LOG=str(tmp_path / 'bridge.log'))
     until(lambda: steps() and len(steps()[0]) >= 3, 'the middle of the episode')
     policy.kill()
     done = len(steps()[0])
     assert bridge.popen.poll() is None and done < 8
-    again = start(POLICY)
+    start(POLICY)
     assert bridge.wait() == 0
     assert steps() == [EACH_ONCE]
-    assert 'no action: 2 publishers on /action' in again.output
     assert '0 successes, 1 failures, 0 crashes' in bridge.output
 
 

@@ -160,9 +160,9 @@ def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):
 def test_copies_of_a_message_are_one():
     heard = []
     hear = once(heard.append)
-    for message, stamp in (('a', 1), ('b', 2), ('a', 1), ('b', 2), ('a', 3)):
+    for message, stamp in (('a', 1), ('b', 2), ('a', 1), ('b', 2), ('a', 3), ('c', 0), ('c', 0)):
         hear(message, Origin(stamp, 1, False))
-    assert heard == ['a', 'b', 'a']
+    assert heard == ['a', 'b', 'a', 'c', 'c']
 
 
 @pytest.mark.parametrize('number, expected', [(7, 7), (None, 0), (2**64 - 1, 0)])

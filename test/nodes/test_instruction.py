@@ -103,3 +103,14 @@ def test_an_empty_text_withdraws(robot):
     robot.say('  ', 2)
     assert actor.told == ['pick up', '']
     assert 'the instruction is empty' in robot.log[0]
+
+
+def test_a_kept_text_that_is_older_than_what_holds_is_passed_over_with_one_line(robot):
+    actor = Actor()
+    robot.instruction.set_follower(actor)
+    robot.say('pick up', 7)
+    for _ in range(3):
+        robot._hear(String(data='old'), Origin(robot.now - 5, 1, True))
+    assert actor.told == ['pick up']
+    line, = robot.log
+    assert line.startswith("/instruction: 'old' is not followed: by its publisher's clock it was")

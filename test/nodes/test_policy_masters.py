@@ -1,9 +1,11 @@
 """Whom `policy_node` hears and beside whom it doesn't act, with real processes."""
+import os
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Pose
 import pytest
+import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta
@@ -16,6 +18,17 @@ NODE = 'fake_policy_node.py'
 OFFERS = [QoSProfile(depth=1, reliability=reliability, durability=durability)
           for reliability in (ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE)
           for durability in (DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL)]
+
+
+@pytest.fixture
+def other_node(probe):
+    """Give a node of another process, as far as DDS knows: one has one type on a topic."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(os.environ['ROS_DOMAIN_ID']))
+    node = rclpy.create_node('other', context=context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 @pytest.fixture
@@ -127,7 +140,7 @@ def test_no_action_beside_a_second_master(robot, probe, start, until, acts, rest
 
 
 def test_silence_is_said_with_topic_and_type_until_it_ends(
-        probe, make_image, start, until, state):
+        probe, other_node, make_image, start, until, state):
     elsewhere = probe.node.create_publisher(Image, 'camera/image_raw', 1)
     node = start(NODE)
     node.says('no image for more than 5 s: nobody publishes on /image, expected is '
@@ -136,10 +149,10 @@ def test_silence_is_said_with_topic_and_type_until_it_ends(
               'std_msgs/msg/String')
     state(DiagnosticStatus.WARN, 'no image for more than 5 s: nobody publishes on /image')
     probe.node.destroy_publisher(elsewhere)
-    wrong = probe.node.create_publisher(String, 'image', 1)
-    node.says('no image for more than 5 s: /probe: std_msgs/msg/String on /image, expected is '
+    wrong = other_node.create_publisher(String, 'image', 1)
+    node.says('no image for more than 5 s: /other: std_msgs/msg/String on /image, expected is '
               'sensor_msgs/msg/Image')
-    probe.node.destroy_publisher(wrong)
+    other_node.destroy_publisher(wrong)
     camera = probe.node.create_publisher(Image, 'image', 1)
     node.says('no image for more than 5 s: /probe: sensor_msgs/msg/Image on /image is there, but '
               'nothing comes')

@@ -153,6 +153,14 @@ def test_a_live_word_counts_whatever_its_publisher_s_clock_says():
     assert topic.words.text == ''
 
 
+def test_words_without_a_stamp_are_all_live():
+    words = Words()
+    words.say('pick up', 10**18)
+    for text in ('', 'open', ''):
+        assert words.hear(Word(text, 0, is_kept=True, number=1), 5.0) is Heard.NEW
+        assert words.text == text
+
+
 said = st.tuples(st.sampled_from(['', 'a', 'b']), st.floats(0.01, 5), st.booleans())
 
 
