@@ -18,7 +18,8 @@ PYTHONS = ['3.10', '3.11', '3.12']
 DISTRIBUTION = {
     'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'yaml': 'pyyaml',
     'libero': 'hf-libero', 'ament_index_python': 'ros-jazzy-rclpy', 'rclpy': 'ros-jazzy-rclpy',
-    'rcl_interfaces': 'ros-jazzy-rclpy', 'builtin_interfaces': 'ros-jazzy-std-msgs',
+    'action_msgs': 'ros-jazzy-rclpy', 'rcl_interfaces': 'ros-jazzy-rclpy',
+    'builtin_interfaces': 'ros-jazzy-std-msgs',
     'std_msgs': 'ros-jazzy-std-msgs', 'sensor_msgs': 'ros-jazzy-sensor-msgs',
     'geometry_msgs': 'ros-jazzy-geometry-msgs', 'diagnostic_msgs': 'ros-diagnostic-msgs',
     'std_srvs': 'ros-std-srvs', 'imageio_ffmpeg': 'imageio-ffmpeg', 'rosbags': 'rosbags',

@@ -21,7 +21,7 @@ from specvla_ros.nodes.camera_subscription import CameraSubscription
 from specvla_ros.nodes.conversions import CAMERAS, to_nanoseconds
 from specvla_ros.nodes.current_pose import CurrentPose
 from specvla_ros.nodes.diagnostics import Statistics
-from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
+from specvla_ros.nodes.instruction_goals import InstructionGoals
 from specvla_ros.nodes.lone_publisher import LonePublisher
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.messages import (
@@ -33,8 +33,9 @@ from specvla_ros.nodes.messages import (
 from specvla_ros.nodes.outputs import Outputs
 from specvla_ros.nodes.pilot import Pilot
 from specvla_ros.nodes.policy_settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.silence import Silence
 from specvla_ros.nodes.tasks import Command, StaleImage
-from specvla_ros.nodes.topics import Topics
+from specvla_ros.nodes.topics import once, Topics
 from specvla_ros.safety import SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
@@ -44,7 +45,7 @@ _LOG_LENGTH = 300  # characters of what somebody said or sent
 
 class Actor:
     """
-    Subscribes a camera and `instruction`, publishes `action`, `decode_report` and other outputs.
+    Subscribes a camera, publishes `action`, `decode_report` and other outputs.
 
     Topics are there while it is: whoever sees them can expect an answer.
 
@@ -63,6 +64,7 @@ class Actor:
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
             time.monotonic, lambda: self._clock.now().nanoseconds)
         self._topics = topics
+        self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
         self._outputs = Outputs(node, self._topics, settings, policy.dataset)
@@ -70,16 +72,15 @@ class Actor:
             node, self._topics, policy.dataset.frame_id, patience=self._pilot.deadline,
             hear=self._pilot.hear_position)
         self._alarm, self._waking = self._topics.alarm(self._go_on), threading.Lock()
-        # Before the image: callbacks that are ready together run in this order, so an image sent
-        # after an instruction is never acted on under the one before.
-        self._topics.subscribe_latched(String, 'instruction', self._on_instruction)
-        self._topics.subscribe(EpisodeStatus, 'episode', self._on_episode, qos.STREAM,
-                               'publish with reliability reliable')
+        self._topics.subscribe_to_all(EpisodeStatus, 'episode', once(self._on_episode))
         kind, suffix, self._read_image = CAMERAS[settings.image_transport]
         camera = node.resolve_topic_name('image') + suffix
         CameraSubscription(
             node, self._topics, kind, camera, self._on_image, settings.camera_reliability)
         self._camera = LonePublisher(node, self._topics, camera)
+        self._no_image = Silence(node, self._topics, 'image', camera, kind)
+        self._no_instruction = Silence(
+            node, self._topics, 'instruction', node.resolve_topic_name('instruction'), String)
         self._topics.every(policy.dataset.period_s, self._watch)
 
     def set_policy(self, policy: ActingPolicy) -> None:
@@ -96,13 +97,15 @@ class Actor:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
         self._pilot.pause()
         self._pilot.come_to_rest()
+        self._outputs.hold_gripper()
 
     def resume(self) -> None:
         """Go on with the next image."""
         self._pilot.resume()
 
     def follow(self, instruction: str) -> None:
-        """Act on an instruction from now on."""
+        """Act on an instruction from now on; '' is none."""
+        self._no_instruction.end()
         self._change_instruction(instruction)
 
     def withdraw(self) -> None:
@@ -111,16 +114,19 @@ class Actor:
         self._pilot.come_to_rest()
 
     def close(self) -> None:
-        """Pause for good."""
-        self.pause()
+        """Pause for good; a gripper's goal under way is its controller's to finish."""
+        self._pilot.pause()
+        self._pilot.come_to_rest()
         self._topics.destroy()
 
     @property
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
-        return self._pilot.fault or self._camera.fault
+        return (self._pilot.fault or self._camera.fault or self._no_image.fault
+                or self._no_instruction.fault or self._outputs.fault)
 
     def _on_image(self, message: Any) -> None:
+        self._no_image.note()
         try:
             if not self._pilot.see(message, to_nanoseconds(message.header.stamp)):
                 return
@@ -131,25 +137,15 @@ class Actor:
         else:
             self._go_on()
 
-    def _on_instruction(self, message: String) -> None:
-        instruction = message.data.strip()
-        if not instruction:
-            self._logger.warning('the instruction is empty: no action until another comes',
-                                 throttle_duration_sec=_LOG_PERIOD)
-        if self._change_instruction(instruction):
-            self._goals.end(Reason.PREEMPTED)
-
     def _on_episode(self, message: EpisodeStatus) -> None:
         if message.success:
             self._goals.succeed(message.instruction.strip())
 
-    def _change_instruction(self, instruction: str) -> bool:
-        """Act on another instruction from now on; False if it is the one that holds already."""
-        changed = self._pilot.follow(instruction)
-        if changed and instruction:
+    def _change_instruction(self, instruction: str) -> None:
+        """Act on another instruction from now on, unless it is the one that holds already."""
+        if self._pilot.follow(instruction) and instruction:
             self._logger.info(f'instruction: {_short(instruction)!r}')
             self._go_on()
-        return changed
 
     def _go_on(self) -> None:
         """Publish what is due, act if it is time, and be called again when it is; any thread."""

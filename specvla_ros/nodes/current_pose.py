@@ -33,6 +33,7 @@ class CurrentPose:
         self._logger, self._hear_position = node.get_logger(), hear
         self._frame_id, self.patience = frame_id, patience
         self._known: tuple[Pose, float] | None = None
+        topics.must_hear(PoseStamped, 'current_pose')  # without it the walls don't hold
         topics.subscribe(PoseStamped, 'current_pose', self._hear, qos.SENSOR_SUBSCRIBER,
                          'publish with durability, deadline and liveliness at their defaults')
 

@@ -7,7 +7,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from specvla_ros.nodes.topics import Topics
+from specvla_ros.nodes.topics import Origin, Topics
 
 
 class EmergencyStop:
@@ -15,23 +15,26 @@ class EmergencyStop:
     `true` on `emergency_stop` stops, and only the service `~/reset_emergency_stop` ends that.
 
     `false` does nothing: a publisher that repeats what a button says must not let an arm go on
-    when the button is let go. A stop said before the node came up counts, if it was latched.
+    when the button is let go. A stop said before the node came up counts, if it was latched. It is
+    heard from publishers of every quality of service; a publisher of another type can't be heard,
+    and `GraphWatch` objects to it.
 
-    :param group: of the callbacks: one that never waits for something slow
+    :param topics: with a group of callbacks that never waits for something slow
+    :param group: that group
     :param on_stop: called in a callback when the stop begins; when it returns, all stands still
     :param on_reset: called when the stop ends
     """
 
-    def __init__(self, node: Node, group: CallbackGroup, on_stop: Callable[[], None],
-                 on_reset: Callable[[], None]) -> None:
+    def __init__(self, node: Node, topics: Topics, group: CallbackGroup,
+                 on_stop: Callable[[], None], on_reset: Callable[[], None]) -> None:
         self._logger = node.get_logger()
         self._on_stop, self._on_reset = on_stop, on_reset
         self.is_on = False
-        Topics(node, group).subscribe_latched(Bool, 'emergency_stop', self._hear)
+        topics.subscribe_to_all(Bool, 'emergency_stop', self._hear, is_latched=True)
         node.create_service(
             Trigger, '~/reset_emergency_stop', self._reset, callback_group=group)
 
-    def _hear(self, message: Bool) -> None:
+    def _hear(self, message: Bool, _: Origin) -> None:
         if not message.data or self.is_on:
             return
         self.is_on = True

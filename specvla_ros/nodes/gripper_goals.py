@@ -1,14 +1,27 @@
 """The gripper as goals for ros2_control's gripper controllers, where `control_msgs` is there."""
 
+from dataclasses import dataclass, field
+import threading
+import time
 from typing import Any
 
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.task import Future
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.topics import Topics
 
 _LOG_PERIOD = 5.0
+_LOOK_PERIOD = 0.5  # s between two looks at the server
+_PATIENCE = 2.0  # s for the answer to a goal: a server that was killed gives none
+_RETRY_AFTER = 1.0  # s
+_MOST_TRIES = 3
+_OPEN = 1.0
 
 
 def gripper_command() -> Any:
@@ -26,48 +39,185 @@ def gripper_command() -> Any:
     return GripperCommand
 
 
+def full_action_name(node: Node, name: str) -> str:
+    """
+    Return the name of an action with the node's namespace; Jazzy doesn't remap it (ros2#1312).
+
+    :raises SpecVLAError: it is no name
+    """
+    try:
+        full = expand_topic_name(name, node.get_name(), node.get_namespace())
+        validate_full_topic_name(full)
+    except (ValueError, InvalidTopicNameException) as error:
+        raise SpecVLAError(
+            f'parameter gripper_action is {name!r}, which is no name of an action: it must be '
+            'like gripper_cmd or /gripper_controller/gripper_cmd') from error
+    return full
+
+
+@dataclass(slots=True, eq=False)
+class _Goal:
+    state: float
+    sent: float = field(default_factory=time.monotonic)
+    handle: Any = None  # once it was accepted
+    is_over: bool = False
+
+
 class GripperGoals:
     """
-    Sends a goal on `gripper_cmd` each time the gripper is to open or close.
+    Sends a goal each time the gripper is to open or close, and sees what becomes of it.
 
+    A goal that is rejected, aborted or not answered is sent again, three times in all; to a server
+    that was started again the present state is told again. A goal that stalls isn't repeated:
+    fingers that close on something stall.
+
+    `put` may be called from another thread than the executor's, which calls all else.
+
+    :param topics: what the looking at the server ends with
+    :param name: of the action
     :param opened: position of the open gripper, in the units of its controller: m of a finger
     :param closed: position of the closed one
     :param effort: the most it may press with, N
-    :raises SpecVLAError: `control_msgs` isn't installed
+    :raises SpecVLAError: `control_msgs` isn't installed, or the name is none
     """
 
-    def __init__(self, node: Node, opened: float, closed: float, effort: float) -> None:
-        self._node = node
+    def __init__(self, node: Node, topics: Topics, name: str, opened: float, closed: float,
+                 effort: float) -> None:
+        self._node, self._logger = node, node.get_logger()
         self._action = gripper_command()
         self._opened, self._closed, self._effort = opened, closed, effort
+        self._name = full_action_name(node, name)
+        self._status_topic = node.resolve_topic_name(f'{self._name}/_action/status')
+        self._lock = threading.RLock()
         self._wanted: float | None = None
-        self._client = ActionClient(node, self._action, 'gripper_cmd')
+        self._goal: _Goal | None = None  # the last one, unless it came to nothing
+        self._tries, self._not_before = 0, 0.0
+        self._servers: frozenset[bytes] = frozenset()
+        self._is_held = self._is_destroyed = False
+        self.fault = ''
+        self._client = ActionClient(node, self._action, name)
+        topics.add(self)
+        topics.every(_LOOK_PERIOD, self.look)
 
     def put(self, state: float | None) -> None:
-        """Go to a state, 0 (closed) or 1 (open); None: as before, if that was sent already."""
-        self._wanted = self._wanted if state is None else state
-        if self._wanted is None:
-            return
-        if not self._client.server_is_ready():
-            self._node.get_logger().warning(
-                'nobody serves gripper_cmd: the gripper is told once somebody does',
-                throttle_duration_sec=_LOG_PERIOD)
-            return
-        goal = self._action.Goal()
-        goal.command.position = self._opened if self._wanted else self._closed
-        goal.command.max_effort = self._effort
-        self._wanted = None
-        # In the executor's thread: rclpy misses an answer that comes before its question is noted.
-        self._node.executor.create_task(self._send, goal)
+        """Go to a state, 0 (closed) or 1 (open); None: as before. Ends a `hold`."""
+        with self._lock:
+            self._is_held = False
+            if state is not None and state != self._wanted:
+                self._wanted, self._tries, self._not_before = state, 0, 0.0
+            self._tell()
+
+    def hold(self) -> None:
+        """
+        Let the fingers keep what they hold, and tell them nothing until the next `put`.
+
+        Opening is cancelled: ros2_control's controllers then stay where they are. Closing is left
+        to its controller: cancelled, one of them would press no more, and drop what it holds.
+        """
+        with self._lock:
+            self._is_held, goal = True, self._goal
+            if goal is None or goal.state != _OPEN or goal.is_over:
+                return
+            self._goal, self._tries = None, 0  # told again with the next action
+            self._logger.warning(f'{self._name}: the gripper is told to stop opening')
+            if goal.handle is not None:
+                self._node.executor.create_task(self._cancel, goal)
+
+    def look(self) -> None:
+        """See whether the server answers, or is another one, and tell it what it wasn't told."""
+        with self._lock:
+            goal = self._goal
+            if (goal is not None and goal.handle is None
+                    and time.monotonic() - goal.sent > _PATIENCE):
+                self._fail(f'gave no answer to the goal within {_PATIENCE:g} s')
+            self._tell()
 
     def destroy(self) -> None:
         """Take the client away; the goal under way is the controller's to finish."""
-        self._client.destroy()
+        with self._lock:
+            self._is_destroyed, self._goal = True, None
+            self._client.destroy()
 
-    def _send(self, goal: Any) -> None:
-        self._client.send_goal_async(goal).add_done_callback(self._hear)
+    def _tell(self) -> None:
+        self._see_servers()
+        is_told = self._goal is not None and self._goal.state == self._wanted
+        if (self._is_held or self._wanted is None or is_told or self._tries == _MOST_TRIES
+                or time.monotonic() < self._not_before):
+            return
+        if not self._servers or not self._client.server_is_ready():
+            self.fault = f'nobody serves {self._name}'
+            self._logger.warning(f'{self.fault}: the gripper is told once somebody does',
+                                 throttle_duration_sec=_LOG_PERIOD)
+            return
+        self._tries += 1
+        self._goal = _Goal(self._wanted)
+        # In the executor's thread: rclpy misses an answer that comes before its question is noted.
+        self._node.executor.create_task(self._send, self._goal)
 
-    def _hear(self, future: Future) -> None:
-        if not future.result().accepted:
-            self._node.get_logger().error('gripper_cmd rejected the goal',
-                                          throttle_duration_sec=_LOG_PERIOD)
+    def _see_servers(self) -> None:
+        """Forget what the server was told, if there is a new one: `server_is_ready` can't tell."""
+        servers = frozenset(
+            bytes(end.endpoint_gid)
+            for end in self._node.get_publishers_info_by_topic(self._status_topic))
+        if servers - self._servers:
+            if self._goal is not None:
+                self._logger.warning(
+                    f'{self._name} has a new server: the gripper is told its state again')
+            self._goal, self._tries, self._not_before = None, 0, 0.0
+        self._servers = servers
+
+    def _send(self, goal: _Goal) -> None:
+        with self._lock:
+            if goal is not self._goal or self._is_destroyed:
+                return
+            if self._is_held:
+                self._goal, self._tries = None, 0
+                return
+            request = self._action.Goal()
+            request.command.position = self._opened if goal.state == _OPEN else self._closed
+            request.command.max_effort = self._effort
+            goal.sent = time.monotonic()
+            future = self._client.send_goal_async(request)
+        future.add_done_callback(lambda future: self._answered(goal, future))
+
+    def _answered(self, goal: _Goal, future: Future) -> None:
+        with self._lock:
+            handle = future.result()
+            if self._is_destroyed:
+                return
+            if not handle.accepted:
+                if goal is self._goal:
+                    self._fail('rejected the goal')
+                return
+            goal.handle, self.fault = handle, ''
+            handle.get_result_async().add_done_callback(
+                lambda future: self._ended(goal, future))
+            if self._is_held and goal.state == _OPEN:
+                self._cancel(goal)
+
+    def _cancel(self, goal: _Goal) -> None:
+        with self._lock:
+            if not self._is_destroyed:
+                goal.handle.cancel_goal_async()
+
+    def _ended(self, goal: _Goal, future: Future) -> None:
+        with self._lock:
+            goal.is_over, answer = True, future.result()
+            if goal is not self._goal:  # another one took its place, or it was cancelled
+                return
+            if answer.status == GoalStatus.STATUS_CANCELED:
+                self.fault = f'{self._name}: another client cancelled the goal'
+                self._logger.error(f'{self.fault}; it is not sent again')
+            elif answer.status == GoalStatus.STATUS_ABORTED and answer.result.stalled:
+                self._logger.info(f'{self._name}: the gripper stalled at '
+                                  f'{answer.result.position:g}: it holds something')
+            elif answer.status == GoalStatus.STATUS_ABORTED:
+                self._fail('aborted the goal')
+
+    def _fail(self, what: str) -> None:
+        """Log what became of the goal, and have it sent again unless it was tried enough."""
+        self._goal, self._not_before = None, time.monotonic() + _RETRY_AFTER
+        self.fault = f'{self._name} {what}'
+        way_on = ('it is sent again' if self._tries < _MOST_TRIES else
+                  'given up until the gripper is to change or the server is started again')
+        self._logger.error(f'{self.fault} ({self._tries} of {_MOST_TRIES} times): {way_on}')

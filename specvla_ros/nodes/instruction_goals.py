@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import math
 import threading
 import time
-from typing import Protocol
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import GoalEvent, ServerGoalHandle
@@ -14,6 +13,7 @@ from rclpy.node import Node
 
 from specvla_ros.action import ExecuteInstruction
 from specvla_ros.msg import DecodeReport
+from specvla_ros.nodes.instruction import Follower
 from specvla_ros.nodes.messages import acceptance_lengths_of
 from specvla_ros.nodes.topics import Topics
 
@@ -28,16 +28,6 @@ _IN_WORDS = {
     Reason.SHUTDOWN: 'the process was told to end',
 }
 _PATIENCE = 1.0  # s for an executor that may have died
-
-
-class Follower(Protocol):
-    """What acts on instructions."""
-
-    def follow(self, instruction: str) -> None:
-        """Act on an instruction from now on."""
-
-    def withdraw(self) -> None:
-        """Act on none; when this returns, nothing more is published for the one before."""
 
 
 @dataclass(slots=True)
@@ -61,12 +51,14 @@ class InstructionGoals:
     Goals begin and end in callbacks, `note` may be called from another thread.
 
     :param refusal: why no goal can be accepted at present; '' where it can
+    :param follower: is told what holds
     """
 
-    def __init__(self, node: Node, group: CallbackGroup, refusal: Callable[[], str]) -> None:
+    def __init__(self, node: Node, group: CallbackGroup, refusal: Callable[[], str],
+                 follower: Follower) -> None:
         self._node, self._logger, self._refusal = node, node.get_logger(), refusal
         self._is_over = False
-        self.follower: Follower | None = None
+        self._follower = follower
         self._goal: _Goal | None = None
         self._results: dict[bytes, ExecuteInstruction.Result] = {}
         self._lock = threading.Lock()
@@ -98,8 +90,7 @@ class InstructionGoals:
     def stop(self, reason: int) -> None:
         """Withdraw the goal's instruction and end it, if there is one."""
         if self._goal is not None:
-            if self.follower is not None:
-                self.follower.withdraw()
+            self._follower.withdraw()
             self.end(reason)
 
     def end(self, reason: int) -> None:
@@ -146,7 +137,7 @@ class InstructionGoals:
         if handle.request.time_limit:
             self._time_limit.every(handle.request.time_limit,
                                    lambda: self.stop(Reason.TIME_LIMIT))
-        self.follower.follow(goal.instruction)
+        self._follower.follow(goal.instruction)
         self._finish(before, Reason.PREEMPTED)
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:

@@ -2,6 +2,7 @@
 
 from rclpy.node import Node
 
+from specvla_ros.nodes.graph_watch import full_names
 from specvla_ros.nodes.topics import Topics
 
 _PERIOD = 1.0  # s between two looks
@@ -31,9 +32,7 @@ class LonePublisher:
         return f'{len(self._names)} publishers on {self._topic}: {", ".join(self._names)}'
 
     def _look(self) -> None:
-        publishers = self._node.get_publishers_info_by_topic(self._topic)
-        names = sorted(f'{publisher.node_namespace.rstrip("/")}/{publisher.node_name}'
-                       for publisher in publishers)
+        names = full_names(self._node.get_publishers_info_by_topic(self._topic))
         if names == self._names:
             return
         self._names = names

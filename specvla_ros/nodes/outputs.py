@@ -20,7 +20,7 @@ _STILL = np.zeros(7)
 
 class Outputs:
     """
-    Publishes `delta_twist_cmds`, `target_pose`, `gripper_command`, and goals on `gripper_cmd`.
+    Publishes `delta_twist_cmds`, `target_pose`, `gripper_command`, and gripper goals.
 
     Of an action of several control steps they carry the first: the next action will come from a
     newer image.
@@ -34,16 +34,18 @@ class Outputs:
         self._gripper = GripperSwitch(settings.gripper_hysteresis)
         self._twists = self._targets = self._grippers = self._goals = None
         if settings.publish_twist:
+            topics.must_be_alone('delta_twist_cmds')
             self._twists = topics.publisher(TwistStamped, 'delta_twist_cmds', qos.STREAM)
         if settings.publish_pose:
+            topics.must_be_alone('target_pose')
             self._targets = topics.publisher(PoseStamped, 'target_pose', qos.STREAM)
         if settings.publish_gripper:
+            topics.must_be_alone('gripper_command')
             self._grippers = topics.publisher(Float32, 'gripper_command', qos.LATCHED)
         if settings.send_gripper_goals:
             self._goals = GripperGoals(
-                node, settings.gripper_open_position, settings.gripper_closed_position,
-                settings.gripper_max_effort)
-            topics.add(self._goals)
+                node, topics, settings.gripper_action, settings.gripper_open_position,
+                settings.gripper_closed_position, settings.gripper_max_effort)
 
     def publish(self, delta: np.ndarray, stamp: Any, pose: Pose | None) -> None:
         """
@@ -72,6 +74,16 @@ class Outputs:
         target = self._target if keeps_target or pose is None else pose
         if self._targets is not None and target is not None:
             self._publish_target(target, stamp)
+
+    def hold_gripper(self) -> None:
+        """Tell the gripper nothing more until the next action; see `GripperGoals.hold`."""
+        if self._goals is not None:
+            self._goals.hold()
+
+    @property
+    def fault(self) -> str:
+        """What became of gripper goals; '' where nothing is wrong."""
+        return '' if self._goals is None else self._goals.fault
 
     def _publish_twist(self, delta: np.ndarray, stamp: Any) -> None:
         if self._twists is not None:

@@ -23,7 +23,9 @@ from specvla_ros.nodes import memory
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.emergency_stop import EmergencyStop
-from specvla_ros.nodes.gripper_goals import gripper_command
+from specvla_ros.nodes.graph_watch import GraphWatch
+from specvla_ros.nodes.gripper_goals import full_action_name, gripper_command
+from specvla_ros.nodes.instruction import Instruction
 from specvla_ros.nodes.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.parameters import declare
@@ -72,9 +74,15 @@ class PolicyNode(LifecycleNode):
         # a group of its own; rclpy's services are in the default one.
         set_parameters_aside(self)
         self._acting = MutuallyExclusiveCallbackGroup()
+        self._watch = GraphWatch(self, self._acting, self._let_act)
+        topics = Topics(self, self._acting, self._watch)
         self._stop = EmergencyStop(
-            self, self._acting, self._on_emergency_stop, self._on_reset)
-        self._goals = InstructionGoals(self, self._acting, self._refusal)
+            self, topics, self._acting, self._on_emergency_stop, self._let_act)
+        # Before the image: callbacks that are ready together run in this order, so an image sent
+        # after an instruction is never acted on under the one before.
+        self._instruction = Instruction(
+            self, topics, lambda: self._goals.end(Reason.PREEMPTED))
+        self._goals = InstructionGoals(self, self._acting, self._refusal, self._instruction)
         self._statistics = Statistics()
         if self._value(AUTOSTART.name):
             self._start()
@@ -138,6 +146,7 @@ class PolicyNode(LifecycleNode):
         envelope = SafetySettings.read(self._value('safety'))  # a mistake should not cost a load
         if self._value('send_gripper_goals'):
             gripper_command()
+            full_action_name(self, self._value('gripper_action'))
         started = time.monotonic()
         self._policy = self._main.call(lambda: self._load(settings))
         self._candidate = settings, self._policy
@@ -149,7 +158,8 @@ class PolicyNode(LifecycleNode):
 
     def _activate(self) -> None:
         settings = self._settings(TopicSettings)
-        safety, topics = SafetySettings.read(settings.safety), Topics(self, self._acting)
+        safety, topics = SafetySettings.read(settings.safety), Topics(
+            self, self._acting, self._watch)
         try:
             actor = Actor(
                 self, topics, self._main, self._policy, settings, safety, self._statistics,
@@ -158,16 +168,19 @@ class PolicyNode(LifecycleNode):
             topics.destroy()  # half of them would be in the way of the next attempt
             raise
         if self._stop.is_on:
-            actor.pause()
             self.get_logger().error('active, but the emergency stop is on: no action until '
                                     'somebody calls ~/reset_emergency_stop')
-        self._actor = self._goals.follower = actor
+        self._actor = actor
+        self._watch.look()  # a second master may be there already
+        self._let_act()
+        self._instruction.set_follower(actor)
 
     def _deactivate(self) -> None:
         if self._actor is not None:
             self._actor.close()
-            self._actor = self._goals.follower = None
-            self._goals.end(Reason.DEACTIVATED)
+            self._actor = None
+            self._instruction.set_follower(None)
+            self._goals.stop(Reason.DEACTIVATED)
 
     def _clean_up(self) -> None:
         self._deactivate()
@@ -179,17 +192,25 @@ class PolicyNode(LifecycleNode):
             self._actor.pause()
             self._goals.stop(Reason.EMERGENCY_STOP)
 
-    def _on_reset(self) -> None:
-        if self._actor is not None:
+    def _let_act(self) -> None:
+        """Go on acting, or stand still, as the emergency stop and other publishers allow."""
+        if self._actor is None:
+            return
+        if self._stop.is_on or self._watch.objection:
+            self._actor.pause()
+        else:
             self._actor.resume()
 
     def _refusal(self) -> str:
         """Why no instruction can be followed at present; '' where one can."""
-        return self._describe()[1] if self._stop.is_on or self._actor is None else ''
+        is_held = self._stop.is_on or self._watch.objection or self._actor is None
+        return self._describe()[1] if is_held else ''
 
     def _describe(self) -> tuple[bytes, str]:
         if self._stop.is_on:
             return DiagnosticStatus.ERROR, 'emergency stop'
+        if self._watch.objection:
+            return DiagnosticStatus.ERROR, self._watch.objection
         if self._actor is None:
             return DiagnosticStatus.WARN, 'not active'
         if self._actor.fault:

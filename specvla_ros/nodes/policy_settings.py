@@ -57,7 +57,9 @@ TOPIC_PARAMETERS = (
     Parameter('publish_gripper', False, 'publish the gripper on gripper_command when it changes',
               reloadable=True),
     Parameter('send_gripper_goals', False, 'send the gripper as control_msgs/GripperCommand goals '
-              'on gripper_cmd when it changes', reloadable=True),
+              'on gripper_action when it changes', reloadable=True),
+    Parameter('gripper_action', 'gripper_cmd', 'name of the action these goals are sent to; '
+              'actions cannot be remapped on Jazzy', reloadable=True),
     Parameter('gripper_open_position', 0.04, 'position of the open gripper in these goals',
               unit='m', low=-1.0, high=1.0, reloadable=True),
     Parameter('gripper_closed_position', 0.0, 'position of the closed gripper in these goals',
@@ -65,8 +67,8 @@ TOPIC_PARAMETERS = (
     Parameter('gripper_max_effort', 20.0, 'the most the gripper may press with in these goals',
               unit='N', low=0.0, high=1000.0, reloadable=True),
     Parameter('gripper_hysteresis', 0.2, 'width of the band around one half in which the gripper '
-              'on gripper_command and gripper_cmd stays as it is', unit='1', low=0.0, high=0.99,
-              reloadable=True),
+              'on gripper_command and in gripper goals stays as it is', unit='1', low=0.0,
+              high=0.99, reloadable=True),
 )
 AUTOSTART = Parameter('autostart', True, 'configure and activate at the start; false: wait for '
                       'the transitions of the lifecycle')
@@ -139,6 +141,7 @@ class TopicSettings:
     publish_pose: bool
     publish_gripper: bool
     send_gripper_goals: bool
+    gripper_action: str
     gripper_open_position: float
     gripper_closed_position: float
     gripper_max_effort: float

@@ -8,11 +8,16 @@ SENSOR_SUBSCRIBER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFOR
 CAMERA_PUBLISHER = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Commands and reports: none lost, and room for a reader that is late by a few.
 STREAM = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# Only the last value counts.
-NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # The last value stays for whoever joins late.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+# Three ways to hear what must not be missed, from whomever: see Topics.subscribe_to_all. With room
+# for a button that is let go at once: depth 1 would keep `false` alone.
+COMMAND = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+COMMAND_BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+COMMAND_LATCHED = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def camera_subscriber(reliability: str) -> QoSProfile:

@@ -125,8 +125,8 @@ def references() -> tuple[Reference, ...]:
                   policy_node.PARAMETERS, {}, {
                       'image_transport': 'compressed', 'publish_twist': 'true',
                       'publish_pose': 'true', 'publish_gripper': 'true'},
-                  'If `send_gripper_goals` is true, it is a client of the action `/gripper_cmd`, '
-                  '`control_msgs/action/GripperCommand`.\n'),
+                  'If `send_gripper_goals` is true, it is a client of the action that '
+                  '`gripper_action` names, `control_msgs/action/GripperCommand`.\n'),
         Reference('libero_bridge_node', libero_bridge_node.LiberoBridgeNode,
                   libero_bridge_node.PARAMETERS, {}, {}),
         Reference('bag_player_node', bag_player_node.BagPlayerNode,

@@ -29,7 +29,7 @@ from specvla_ros.nodes.diagnostics import of_policies
 from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
 from specvla_ros.nodes.parameters import declare, Parameter
 from specvla_ros.nodes.runtime import run
-from specvla_ros.nodes.topics import Topics
+from specvla_ros.nodes.topics import once, Topics
 
 NAME = 'rerun_node'
 PARAMETERS = (
@@ -113,8 +113,9 @@ class RerunNode(Node):
                 (DiagnosticArray, '/diagnostics', self._diagnostics, qos.STREAM)):
             topics.subscribe(kind, topic, self._guarded(topic, handle), profile,
                              'publish with reliability reliable')
-        topics.subscribe_latched(
-            String, 'instruction', lambda message: self._say('instruction', message.data))
+        topics.subscribe_to_all(
+            String, 'instruction',
+            once(lambda message: self._say('instruction', message.data)), is_latched=True)
 
     def work(self) -> None:
         """Wait until told to stop; everything is done in the callbacks."""

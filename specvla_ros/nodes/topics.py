@@ -1,6 +1,8 @@
 """Publishers, subscriptions and timers that come and go together."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -13,8 +15,30 @@ from rclpy.qos import qos_policy_name_from_kind, QoSProfile, ReliabilityPolicy
 
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.alarm import Alarm
+from specvla_ros.nodes.graph_watch import GraphWatch
 
 _PATIENCE = Duration(seconds=0.2)  # for a subscriber that doesn't answer
+_UNKNOWN_NUMBERS = (None, 2**64 - 1)  # what rmw says where it doesn't count
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """
+    Where a message comes from, as far as rclpy says.
+
+    stamp: when it was written, ns, by its publisher's clock, 0 where that is unknown; copies of a
+    message have the same. number: counts what its publisher wrote, from 1; 0: unknown. is_kept:
+    it may have been written long ago, and kept for those who join late.
+    """
+
+    stamp: int
+    number: int
+    is_kept: bool
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], is_kept: bool) -> 'Origin':
+        number = info['publication_sequence_number']
+        return cls(info['source_timestamp'], 0 if number in _UNKNOWN_NUMBERS else number, is_kept)
 
 
 class Topics:
@@ -25,10 +49,12 @@ class Topics:
     out: silence is the most often asked question about cameras.
 
     :param group: of the callbacks; None: the node's default group
+    :param watch: is told which topics the node must hear, or be alone on
     """
 
-    def __init__(self, node: Node, group: CallbackGroup | None = None) -> None:
-        self._node, self._group = node, group
+    def __init__(self, node: Node, group: CallbackGroup | None = None,
+                 watch: GraphWatch | None = None) -> None:
+        self._node, self._group, self._watch = node, group, watch
         self._destroy: list[Callable[[], Any]] = []
 
     def publisher(self, kind: type, topic: str, profile: QoSProfile) -> Publisher:
@@ -54,16 +80,35 @@ class Topics:
             self._tell(topic, 'a publisher offers less than is asked for and is not heard',
                        way_out)))
 
-    def subscribe_latched(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+    def subscribe_to_all(self, kind: type, topic: str, callback: Callable[[Any, Origin], None],
+                         is_latched: bool = False) -> None:
         """
-        Hear what was said before this node came up, and publishers that don't latch.
+        Hear every publisher of messages of a kind, whatever quality of service it offers.
 
-        Two subscriptions: the latched one gets what was said before, the other one hears those
-        that don't latch (`ros2 topic pub`). That the latched one can't is no news to anybody. What
-        is said by a publisher that latches is heard twice.
+        A reliable subscription loses nothing, but doesn't hear publishers that are best effort;
+        another one does; and the latched one gets what was said before this node came up. So a
+        message is heard up to three times, each time with the same `Origin.stamp`: see `once`.
+        That one of them can't hear a publisher is no news to anybody. A publisher of another type
+        can't be heard at all: `GraphWatch` objects to it. What a publisher that is best effort
+        said before can't be had either: DDS keeps nothing for such pairs.
         """
-        self._subscribe(kind, topic, callback, qos.LATCHED, lambda _: None)
-        self.subscribe(kind, topic, callback, qos.NEWEST, 'publish with reliability reliable')
+        self.must_hear(kind, topic)
+        for profile in (qos.COMMAND, qos.COMMAND_BEST_EFFORT,
+                        *([qos.COMMAND_LATCHED] if is_latched else [])):
+            self._subscribe(kind, topic, _with_origin(callback, profile is qos.COMMAND_LATCHED),
+                            profile, lambda _: None)
+
+    def must_hear(self, kind: type, topic: str) -> None:
+        """Object to acting while a topic has publishers of another type: see `GraphWatch`."""
+        if self._watch is not None:
+            self._destroy.append(
+                self._watch.must_hear(self._node.resolve_topic_name(topic), kind))
+
+    def must_be_alone(self, topic: str) -> None:
+        """Object to acting while others publish on a topic as well: see `GraphWatch`."""
+        if self._watch is not None:
+            self._destroy.append(
+                self._watch.must_be_alone(self._node.resolve_topic_name(topic)))
 
     def every(self, period: float, callback: Callable[[], None]) -> None:
         """Call back every so many seconds of real time, whatever the ROS clock does."""
@@ -104,3 +149,19 @@ class Topics:
                 f'{self._node.resolve_topic_name(topic)}: {what} '
                 f'({qos_policy_name_from_kind(event.last_policy_kind).lower()}); {way_out}')
         return tell
+
+
+def once(callback: Callable[[Any], None]) -> Callable[[Any, Origin], None]:
+    """Call back once for all copies of a message."""
+    stamps: deque[int] = deque(maxlen=64)
+
+    def hear(message: Any, origin: Origin) -> None:
+        if not origin.stamp or origin.stamp not in stamps:
+            stamps.append(origin.stamp)
+            callback(message)
+    return hear
+
+
+def _with_origin(callback: Callable[[Any, Origin], None],
+                 is_kept: bool) -> Callable[[Any, Mapping[str, Any]], None]:
+    return lambda message, info: callback(message, Origin.of(info, is_kept))

@@ -8,7 +8,6 @@ import pytest
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
-from std_msgs.msg import String
 
 from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.nodes.actor import Actor
@@ -44,8 +43,11 @@ class FakeTopics:
     def subscribe(self, kind, topic, callback, profile, way_out):
         self.callbacks[topic.strip('/')] = callback
 
-    def subscribe_latched(self, kind, topic, callback):
+    def subscribe_to_all(self, kind, topic, callback, is_latched=False):
         self.callbacks[topic] = callback
+
+    def must_be_alone(self, topic):
+        pass
 
     def every(self, period, callback):
         pass
@@ -111,10 +113,7 @@ class Rig:
         self.actor = Actor(
             node, self.topics, main, policy, pick(TopicSettings, {**values, **settings}),
             SafetySettings.read(), self.statistics, goals)
-        self.say('pick up')
-
-    def say(self, text):
-        self.topics.callbacks['instruction'](String(data=text))
+        self.actor.follow('pick up')
 
     def see(self, red=1):
         message = Image()

@@ -10,7 +10,7 @@ import pytest
 from rclpy.action import ActionClient
 from specvla_ros.action import ExecuteInstruction
 from specvla_ros.msg import EpisodeStatus
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from specvla_ros.nodes import qos
@@ -51,6 +51,12 @@ class Client:
         future = self.ask(handle.get_result_async)
         self.until(lambda: self.robot.see(1, 2, 3) and future.done(), 'the end of the goal')
         return future.result().status, future.result().result
+
+    def cancel(self, handle):
+        """Cancel a goal; return status and result."""
+        future = self.ask(handle.cancel_goal_async)
+        self.until(future.done, 'the answer to the cancellation')
+        return self.end_of(handle)
 
     def rests(self):
         """See that images are not acted on."""
@@ -107,9 +113,7 @@ def test_a_goal_ends_when_it_is_cancelled_replaced_or_done(client):
 
     third = client.send('pick up the tea')
     client.act(len(client.robot.actions) + 3)
-    future = client.ask(third.cancel_goal_async)
-    client.until(future.done, 'the answer to the cancellation')
-    status, result = client.end_of(third)
+    status, result = client.cancel(third)
     assert (status, result.reason) == (GoalStatus.STATUS_CANCELED, Reason.CANCELED)
     assert result.actions >= 1
     assert client.rests()
@@ -149,6 +153,35 @@ def test_the_emergency_stop_and_deactivation_end_a_goal(client):
     status, result = client.end_of(handle)
     assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, Reason.DEACTIVATED)
     assert not client.send('pick up').accepted
+
+
+def test_words_that_are_only_repeated_start_nothing_after_the_end_of_a_goal(client, flood):
+    robot, probe = client.robot, client.robot.probe
+    repeater = probe.node.create_publisher(String, 'instruction', 1)
+    probe.wait_for_subscribers(repeater)
+    flood(repeater, lambda: String(data='pick up'), period=0.1)
+    client.act(2)
+    handle = client.send('open')
+    client.act(len(robot.actions) + 20)
+    assert robot.actions[-1].token_ids[3] == len('open')
+    assert client.cancel(handle)[1].reason == Reason.CANCELED
+    assert client.rests()
+    handle = client.send('pick up')
+    client.act(len(robot.actions) + 2)
+    assert client.cancel(handle)[1].reason == Reason.CANCELED
+    assert client.rests()
+
+    robot.say('pick up')  # the same, said by another one
+    client.act(len(robot.actions) + 2)
+    assert robot.actions[-1].token_ids[3] == len('pick up')
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+        repeater.publish(String(data='drop it'))  # newer than the latched one
+        request = ChangeState.Request()
+        request.transition.id = transition
+        assert probe.call(ChangeState, 'policy_node/change_state', request).success
+    robot.connect(client.until)
+    client.act(len(robot.actions) + 2)
+    assert robot.actions[-1].token_ids[3] == len('drop it')
 
 
 def test_a_goal_that_means_nothing_is_rejected(client):
