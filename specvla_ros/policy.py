@@ -8,7 +8,7 @@ set's configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 import time
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import DatasetConfig, DecoderConfig, load_dataset, load_preset
-from specvla_ros.decoding.acceptance import ActionLayout, make_rule
+from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     check_drafter,
@@ -28,6 +29,7 @@ from specvla_ros.decoding.drafters import (
     GlanceHead,
     make_drafter,
 )
+from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.errors import SpecVLAError
@@ -35,6 +37,7 @@ from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform, mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.rotation import rotation_vectors
+from specvla_ros.situation import UNKNOWN
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 _DRAFTER_FOLDER = 'drafter'
@@ -91,7 +94,9 @@ class Checkpoint:
                 f'actions of {self.dataset.unnorm_key} have {dimensions} dimensions, must have '
                 f'{_SI_DIMENSIONS}: translation, rotation and gripper'
             )
-        self.layout = ActionLayout(model.action_tokenizer, dimensions, chunk)
+        tokenizer = model.action_tokenizer
+        self.space = ActionSpace(
+            tokenizer, dimensions, chunk, bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.transform = ImageTransform(model.config.image_size, model.device)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
@@ -105,8 +110,8 @@ class Checkpoint:
         """Weights of the drafter ``glance``."""
         return GlanceHead.from_pretrained(self.drafter / GLANCE_FOLDER, self.model)
 
-    def decoder(self, config: DecoderConfig) -> Decoder:
-        """Decoder on these weights, with caches of its own."""
+    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
+        """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
         check_drafter(config, self.drafter)
         drafter = make_drafter(
             config.drafter.name,
@@ -114,7 +119,8 @@ class Checkpoint:
             {'eagle': lambda: self.eagle_head, 'glance': lambda: self.glance_head},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
-        return Decoder(Target(self.model), drafter, rule, self.layout)
+        target = Target(self.model)
+        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -123,7 +129,7 @@ class Checkpoint:
     def _prompt_ids(self, instruction: str) -> Tensor:
         """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""
         ids = self.model.prompt_ids(instruction)[None]
-        config, length = self.model.config, self.layout.length
+        config, length = self.model.config, self.space.length
         positions = config.text_config.max_position_embeddings
         most = positions - config.n_patches - length
         if ids.shape[1] > most:  # beyond them attention was never trained, and takes seconds
@@ -140,14 +146,19 @@ class Policy:
     A checkpoint under a decoder. Not for two threads at once.
 
     On a GPU it is warmed up when it is made: the first action is as fast as the others.
+
+    guard: forbids bins, whatever the decoder; None forbids none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: DecoderConfig) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: DecoderConfig, guard: Guard | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.decoder_config = config
-        self._decoder = checkpoint.decoder(config)
+        self.guard = guard
+        self._decoder = checkpoint.decoder(config, guard)
         self._instruction: str | None = None
-        self._stamp: float | None = None
+        self._situation = UNKNOWN
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -163,6 +174,7 @@ class Policy:
         dtype: str | torch.dtype | None = None,
         quantization: str = 'none',
         chunk: int = 1,
+        guard: Guard | None = None,
     ) -> Policy:
         """
         Load a checkpoint folder.
@@ -172,7 +184,7 @@ class Policy:
         the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
         'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
         quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
-        chunk: control steps per action.
+        chunk: control steps per action. guard: forbids bins; None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
@@ -184,11 +196,11 @@ class Policy:
             check_drafter(config, drafter_folder)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(device), resolve_dtype(dtype), quantization)
-        return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
+        return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
-        """Return the same weights under another decoder."""
-        return Policy(self.checkpoint, _config(decoder))
+        """Return the same weights and guard under another decoder."""
+        return Policy(self.checkpoint, _config(decoder), self.guard)
 
     @property
     def dataset(self) -> DatasetConfig:
@@ -198,7 +210,7 @@ class Policy:
     @property
     def action_length(self) -> int:
         """L: tokens of an action."""
-        return self.checkpoint.layout.length
+        return self.checkpoint.space.length
 
     def warm_up(self) -> None:
         """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""
@@ -213,10 +225,11 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
-        self._instruction = self._stamp = None
+        self._instruction, self._situation = None, UNKNOWN
 
     def act(
-        self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
+        self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
+        position: tuple[float, float, float] | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -224,6 +237,7 @@ class Policy:
         image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
         forget earlier actions at a new instruction, a gap in time or a clock that jumps.
+        position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -231,11 +245,12 @@ class Policy:
         started = time.perf_counter()
         if not self._goes_on(instruction, stamp):
             self.reset()
-        self._instruction, self._stamp = instruction, stamp
+        self._instruction = instruction
+        self._situation = replace(self._situation, stamp=stamp, position=position)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
-        tokens, trace = self._decoder.decode(prompt_ids, pixel_values)
+        tokens, trace = self._decoder.decode(prompt_ids, pixel_values, self._situation)
         trace.stage_ms = {
             'preprocess': 1e3 * (preprocessed - started),
             **trace.stage_ms,
@@ -244,21 +259,25 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.drafter.remember(tokens)
+        self._situation = replace(
+            self._situation, previous=tuple(action.si[-1].tolist()),
+            steps=self._situation.steps + self.checkpoint.space.chunk)
         return action
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
         if instruction != self._instruction:
             return False
-        if stamp is None or self._stamp is None:
+        before = self._situation.stamp
+        if stamp is None or before is None:
             return True
-        return 0 <= stamp - self._stamp <= _MEMORY_S
+        return 0 <= stamp - before <= _MEMORY_S
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
         """Tokens → normalised → data-set units → SI."""
-        layout, statistics = self.checkpoint.layout, self.checkpoint.statistics
-        ids = np.array(tokens).reshape(layout.chunk, layout.action_dim)
-        normalized = layout.tokenizer.decode(ids)
+        space, statistics = self.checkpoint.space, self.checkpoint.statistics
+        ids = np.array(tokens).reshape(space.chunk, space.action_dim)
+        normalized = space.tokenizer.decode(ids)
         values = statistics.unnormalize(normalized)
         if not np.isfinite(values).all():
             raise SpecVLAError(
@@ -281,6 +300,20 @@ def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.flo
     closed, opened = dataset.gripper_closed, dataset.gripper_open
     si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
     return si
+
+
+def bin_si(
+    statistics: ActionStatistics, dataset: DatasetConfig, n_bins: int
+) -> tuple[float, ...]:
+    """
+    How far one bin moves the robot, [7]: m, rad, share of the gripper's way.
+
+    The range [-1, 1] has n_bins - 1 bins; see ``ActionStatistics.unnormalize`` and ``to_si``.
+    """
+    ranges = np.where(statistics.mask, statistics.q99 - statistics.q01, 2.0)
+    way = 1 / abs(dataset.gripper_open - dataset.gripper_closed)
+    scales = [*[dataset.translation_scale_m] * 3, *[dataset.rotation_scale_rad] * 3, way]
+    return tuple((ranges / (n_bins - 1) * scales).tolist())
 
 
 def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:

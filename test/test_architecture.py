@@ -13,12 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera'}
-ENGINE = LEAVES | {'policy', 'decoding', 'openvla'}
+LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'situation',
+          'registry'}
+ENGINE = LEAVES | {'action_space', 'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
-    'decoding': LEAVES | {'openvla'},
-    'policy': LEAVES | {'decoding', 'openvla'},
+    'action_space': {'errors', 'openvla'},
+    'decoding': LEAVES | {'action_space', 'openvla'},
+    'policy': LEAVES | {'action_space', 'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero'},
     'bags': LEAVES,
@@ -30,6 +32,8 @@ MAY_IMPORT = {
     'configuration': {'errors'},
     'safety': {'errors', 'configuration'},
     'camera': {'errors'},
+    'registry': {'errors', 'configuration'},
+    'situation': set(),
     'rotation': set(),
     '__init__': set(),
     '__main__': {'cli'},

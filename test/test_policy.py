@@ -1,6 +1,6 @@
 """The facade on a small random checkpoint, saved and loaded as any other."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from specvla_ros.configuration import Component, DecoderConfig, load_dataset, lo
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Checkpoint, Policy, to_si
+from specvla_ros.policy import bin_si, Checkpoint, Policy, to_si
+from specvla_ros.situation import Situation
 
 WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]
 WORDS += ['\n', 'pick', 'up', 'milk', 'place', 'it']
@@ -182,6 +183,79 @@ def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(polic
     assert list(trace.stage_ms) == ['preprocess', 'vision', 'prefill', 'draft', 'verify', 'total']
     parts = sum(ms for stage, ms in trace.stage_ms.items() if stage != 'total')
     assert 0 < parts <= trace.stage_ms['total']
+
+
+@pytest.mark.parametrize('name', ['libero_object', 'bridge_orig'])
+def test_a_bin_is_worth_what_the_next_action_differs_by(name, policy):
+    space, statistics = policy.checkpoint.space, policy.checkpoint.statistics
+    dataset = load_dataset(name)
+    worth = np.array(bin_si(statistics, dataset, space.tokenizer.n_bins))
+    # Turns about one axis at a time, so that angles add; gripper values that are not clipped.
+    for dimension in range(7):
+        values = np.zeros((2, 7))
+        bins = [space.tokenizer.first_id + 128, space.tokenizer.first_id + 127]
+        values[:, dimension] = statistics.unnormalize(
+            np.repeat(space.tokenizer.decode(bins)[:, None], 7, 1))[:, dimension]
+        values[:, 6] = values[:, 6] if dimension == 6 else 0.5
+        before, after = to_si(values, dataset)
+        if dimension == 6:
+            opened, closed = dataset.gripper_open, dataset.gripper_closed
+            before[6], after[6] = (values[:, 6] - closed) / (opened - closed)
+        assert abs(after - before)[dimension] == pytest.approx(worth[dimension], rel=1e-4)
+    assert space.bin_si == pytest.approx(bin_si(statistics, policy.dataset, 256))
+    assert len(space.bin_si) == space.action_dim
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A rule and a guard that note what they are asked with."""
+
+    situations: list
+
+    def reach(self, space, situation):
+        self.situations.append(situation)
+        return (0,) * space.length
+
+
+def test_a_rule_is_told_what_the_robot_knows(policy):
+    policy = policy.with_decoder('ar')
+    seen, acceptance = Seen([]), policy._decoder.acceptance
+    policy._decoder = replace(policy._decoder, acceptance=replace(acceptance, rule=seen))
+    first = policy.act(fake_frame(0), INSTRUCTION, 10.0)
+    second = policy.act(fake_frame(1), INSTRUCTION, 10.2, (0.1, 0.2, 0.3))
+    policy.act(fake_frame(2), INSTRUCTION, 10.4)
+    policy.act(fake_frame(2), 'pick up it', 10.6)
+    policy.reset()
+    policy.act(fake_frame(2), 'pick up it')
+    assert seen.situations == [
+        Situation(10.0),
+        Situation(10.2, (0.1, 0.2, 0.3), tuple(first.si[-1].tolist()), 1),
+        Situation(10.4, None, tuple(second.si[-1].tolist()), 2),
+        Situation(10.6),
+        Situation(),
+    ]
+
+
+@dataclass(frozen=True)
+class Low:
+    """A guard: only the lower half of the bins, the upper half at a known position."""
+
+    def allowed(self, said, position, state, space):
+        lower = torch.arange(space.tokenizer.n_bins) >= space.tokenizer.n_bins // 2
+        return (lower ^ ~state[1].isnan()).expand(len(said), -1)
+
+
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid'])
+def test_a_guard_holds_under_every_decoder(folder, policy, decoder):
+    guarded = Policy(policy.checkpoint, load_preset('ar'), Low()).with_decoder(decoder)
+    for seed in range(3):
+        low = guarded.act(fake_frame(seed), INSTRUCTION)
+        assert low.normalized.max() <= 0
+        assert guarded.act(fake_frame(seed), INSTRUCTION, None, (0, 0, 0)).normalized.min() >= 0
+        if decoder == 'strict':
+            ar = guarded.with_decoder('ar').act(fake_frame(seed), INSTRUCTION)
+            assert low.tokens == ar.tokens
+    assert Policy.load(folder, decoder=decoder, device='cpu', guard=Low()).guard == Low()
 
 
 def test_a_chunk_is_several_steps(folder):

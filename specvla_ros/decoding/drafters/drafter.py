@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.situation import Situation, UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from specvla_ros.decoding.acceptance import ActionLayout
+    from specvla_ros.action_space import ActionSpace
     from specvla_ros.decoding.target import Target
 
 
@@ -24,12 +25,14 @@ class DraftContext:
     prompt: [1, S, h] the embedded prompt: BOS, the image's patches, the text.
     tokens: the action's tokens so far; grows as the loop goes on, and its last one is the root
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
+    situation: what the robot knows.
     """
 
     target: Target
-    layout: ActionLayout
+    space: ActionSpace
     prompt: Tensor
     tokens: Sequence[int]
+    situation: Situation = UNKNOWN
 
     @property
     def max_depth(self) -> int:
@@ -39,7 +42,7 @@ class DraftContext:
         The token after an accepted path is the target's bonus, so a draft of the action's last
         token could save nothing. 0 when one token is missing: verifying the root brings it.
         """
-        return self.layout.length - len(self.tokens) - 1
+        return self.space.length - len(self.tokens) - 1
 
 
 class Drafter(ABC):

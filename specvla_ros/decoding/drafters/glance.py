@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
 
 from .drafter import DraftContext, Drafter
 from .glance_head import GlanceConfig, GlanceHead
+from .side_by_side import chains
 
 # What a bin's own chance counts beside its stretch's. Around a sure token all stretches are
 # equally likely. Measured: guesses are off by 1.4 to 2.2 bins instead of 4, as often accepted.
@@ -65,7 +66,7 @@ class GlanceDrafter(Drafter):
         """Look at the prompt; guess the action from its first token on."""
         prompt = context.prompt
         guessed, finite = context.target.runner.run(
-            self._look, Padded(prompt, (1,)), prompt.shape[1], layout=context.layout)
+            self._look, Padded(prompt, (1,)), prompt.shape[1], space=context.space)
         self._guessed, self._finite = map(context.target.runner.kept, (guessed, finite))
         return self._tree(context, self.settings.branches)
 
@@ -83,10 +84,10 @@ class GlanceDrafter(Drafter):
         if (branches := min(branches, most)) > 1:
             paths = paths.repeat(branches, 1)
             paths[:, 0] = self._guessed[:branches, known]
-        return TokenTree.beside(paths, 'glance', self._finite)
+        return chains(paths, 'glance', self._finite)
 
     def _look(
-        self, prompt: Tensor, rows: int | Tensor, *, layout: ActionLayout
+        self, prompt: Tensor, rows: int | Tensor, *, space: ActionSpace
     ) -> tuple[Tensor, Tensor]:
         """
         Guess at each token of the action, the best guesses first: ids int64 [branches, L].
@@ -105,7 +106,7 @@ class GlanceDrafter(Drafter):
             near = 2 * reach + 1
             around = functional.avg_pool1d(chances, near, 1, reach) * near + _OWN * chances
             for position in range(len(chances)):
-                if layout.is_gripper(position):
+                if space.is_gripper(position):
                     around[position] = chances[position]
             chances = around
         guesses = [chances.argmax(-1)]
@@ -115,4 +116,4 @@ class GlanceDrafter(Drafter):
             taken = (bins - guesses[-1][:, None]).abs() <= reach
             chances = chances.masked_fill(taken, -1)
             guesses.append(chances.argmax(-1))
-        return torch.stack(guesses) + layout.tokenizer.first_id, logits.sum()[None].isfinite()
+        return torch.stack(guesses) + space.tokenizer.first_id, logits.sum()[None].isfinite()

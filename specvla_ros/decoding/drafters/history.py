@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.tree import TokenTree
 
 from .drafter import DraftContext, Drafter
@@ -29,7 +29,7 @@ class Motion(ABC):
     name: str
 
     @abstractmethod
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Tokens [D] of the ``count``-th step (from 1) after ``steps`` [1 or 2, D]."""
 
 
@@ -39,7 +39,7 @@ class Held(Motion):
 
     name = 'history'
 
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Return the last step."""
         return steps[-1]
 
@@ -50,9 +50,9 @@ class ConstantVelocity(Motion):
 
     name = 'velocity'
 
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Extrapolate the last two steps; what did not change stays the same token."""
-        tokenizer = layout.tokenizer
+        tokenizer = space.tokenizer
         before, last = tokenizer.decode(steps[[0, -1]]).astype(np.float64)
         moved = tokenizer.encode(last + count * (last - before))
         still = steps[0] == steps[-1]
@@ -77,15 +77,15 @@ class HistoryDrafter(Drafter):
         if not self._tokens:
             return TokenTree.empty()
         if not self._ahead:
-            self._ahead = self._predict(context.layout)
+            self._ahead = self._predict(context.space)
         known = len(context.tokens)
         return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
 
-    def _predict(self, layout: ActionLayout) -> list[int]:
+    def _predict(self, space: ActionSpace) -> list[int]:
         """Return the tokens of the action that follows those remembered, [L]."""
-        steps = np.array(self._tokens).reshape(-1, layout.action_dim)[-_STEPS:]
+        steps = np.array(self._tokens).reshape(-1, space.action_dim)[-_STEPS:]
         return np.concatenate(
-            [self.motion.ahead(steps, count, layout) for count in range(1, layout.chunk + 1)]
+            [self.motion.ahead(steps, count, space) for count in range(1, space.chunk + 1)]
         ).tolist()
 
     def remember(self, tokens: Sequence[int]) -> None:
