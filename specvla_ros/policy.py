@@ -9,9 +9,10 @@ set's configuration.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,11 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import DatasetConfig, DecoderConfig, load_dataset, load_preset
 from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import (
-    check_drafter,
-    EagleHead,
-    GLANCE_FOLDER,
-    GlanceHead,
-    make_drafter,
-)
+from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
+from specvla_ros.drafter_folders import beside, weights_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform, mirrored
@@ -40,7 +36,6 @@ from specvla_ros.rotation import rotation_vectors
 from specvla_ros.situation import UNKNOWN
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
-_DRAFTER_FOLDER = 'drafter'
 _MEMORY_S = 0.5  # what the robot did longer ago says nothing about what it does now
 _PROMPT_LENGTHS = (64, 32)  # tokens; LIBERO's instructions make 25 to 45 of Llama-2's
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
@@ -71,8 +66,8 @@ class Checkpoint:
     Loaded weights and what belongs to them: everything that decoders share.
 
     unnorm_key: data set whose statistics hold; None takes the only one there is.
-    drafter: folder of an EAGLE drafter, and in it of a glance; read when the first decoder
-        needs it. None = there is none.
+    drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
+        first decoder needs them. None = there are none.
     chunk: control steps per action.
     Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
     """
@@ -81,11 +76,12 @@ class Checkpoint:
         self,
         model: OpenVLA,
         unnorm_key: str | None = None,
-        drafter: Path | None = None,
+        drafters: Path | None = None,
         chunk: int = 1,
     ) -> None:
         self.model = model
-        self.drafter = drafter
+        self.drafters = drafters
+        self._drafter_weights: dict[str, Any] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
         dimensions = self.statistics.action_dim
@@ -100,23 +96,22 @@ class Checkpoint:
         self.transform = ImageTransform(model.config.image_size, model.device)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
-    @cached_property
-    def eagle_head(self) -> EagleHead:
-        """Weights of the drafter ``eagle``."""
-        return EagleHead.from_pretrained(self.drafter, self.model)
-
-    @cached_property
-    def glance_head(self) -> GlanceHead:
-        """Weights of the drafter ``glance``."""
-        return GlanceHead.from_pretrained(self.drafter / GLANCE_FOLDER, self.model)
+    def drafter_weights(self, name: str) -> Any:
+        """Weights of a drafter, read when they are asked for first."""
+        if name not in self._drafter_weights:
+            settings = next(it for it in DRAFTERS.values() if it.weights == name)
+            self._drafter_weights[name] = settings.read(
+                weights_folder(self.drafters, name), self.model)
+        return self._drafter_weights[name]
 
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
-        check_drafter(config, self.drafter)
+        check_drafter(config, self.drafters)
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
-            {'eagle': lambda: self.eagle_head, 'glance': lambda: self.glance_head},
+            {it.weights: partial(self.drafter_weights, it.weights)
+             for it in DRAFTERS.values() if it.weights},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
@@ -179,24 +174,25 @@ class Policy:
         """
         Load a checkpoint folder.
 
-        checkpoint: None is the embedded one. drafter: None is the checkpoint's ``drafter``
-        folder. decoder: preset name, path of a preset, or its content. unnorm_key: None takes
-        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
-        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
-        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
-        chunk: control steps per action. guard: forbids bins; None forbids none.
+        checkpoint: None is the embedded one. decoder: preset name, path of a preset, or its
+        content. drafter: folder of the drafters' weights (see ``drafter_folders``); None is the
+        checkpoint's ``drafters``. unnorm_key: None takes the only data set there is. device:
+        'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
+        float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
+        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action.
+        guard: forbids bins; None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
         config, folder = _config(decoder), Path(checkpoint or DEFAULT_CHECKPOINT)
-        drafter_folder = Path(drafter) if drafter else folder / _DRAFTER_FOLDER
+        drafters = Path(drafter) if drafter else beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
-            check_drafter(config, drafter_folder)
+            check_drafter(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(device), resolve_dtype(dtype), quantization)
-        return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config, guard)
+        return cls(Checkpoint(model, unnorm_key, drafters, chunk), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights and guard under another decoder."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'situation',
-          'registry'}
+          'registry', 'drafter_folders'}
 ENGINE = LEAVES | {'action_space', 'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     'camera': {'errors'},
     'registry': {'errors', 'configuration'},
     'situation': set(),
+    'drafter_folders': set(),
     'rotation': set(),
     '__init__': set(),
     '__main__': {'cli'},

@@ -12,7 +12,7 @@ class PolicyArgs:
     checkpoint: Path | None = None
     """Folder of an OpenVLA checkpoint. Default: the embedded one."""
     drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     unnorm_key: str | None = None
     """Data set whose statistics turn tokens into motion. Default: the checkpoint's only one."""
     device: str = 'auto'

@@ -108,7 +108,7 @@ class RandomCheckpoint(Checkpoint):
         with torch.device(model.device), torch.random.fork_rng():
             torch.manual_seed(seed)
             head = EagleHead(EagleConfig.like(model))
-        self.eagle_head = head.to(model.dtype).eval().requires_grad_(False)
+        self._head = head.to(model.dtype).eval().requires_grad_(False)
 
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """
@@ -121,7 +121,7 @@ class RandomCheckpoint(Checkpoint):
                 f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
                 'the drafts of eagle, so give decoders of eagle or none')
         settings = config.drafter.settings_on(self.model.device.type)
-        drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self.eagle_head})
+        drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self._head})
         shares = self._acceptance.of(config)
         longest = int(max(np.flatnonzero(shares)))
         target = Target(self.model)

@@ -9,7 +9,7 @@ rclpy, hence the process boundary.)
 
 Specification, one JSON object; everything but `decoders` has the default shown:
     {"checkpoint": null,            # folder; null = the embedded default
-     "drafter": null,               # folder; null = <checkpoint>/drafter
+     "drafter": null,               # folder; null = <checkpoint>/drafters
      "unnorm_key": null,            # null = the checkpoint's only key
      "device": "auto", "dtype": null, "quantization": "none",
      "decoders": ["ar", "strict", "relaxed"],   # preset names or files, one round each

@@ -14,8 +14,8 @@ from specvla_ros.nodes.parameters import Parameter
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
               reloadable=True),
-    Parameter('drafter', '', "folder of the drafter's weights; empty: the checkpoint's own "
-              '`drafter` folder', reloadable=True),
+    Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
+              '`drafters` folder', reloadable=True),
     Parameter('decoder', 'relaxed', 'preset (ar, strict, relaxed or another in config/decoders) '
               'or path of a YAML file; a change takes effect between two actions',
               changeable=True),

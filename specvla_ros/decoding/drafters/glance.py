@@ -9,6 +9,8 @@ glance.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 from .glance_head import GlanceConfig, GlanceHead
 from .side_by_side import chains
 
@@ -30,6 +33,7 @@ _OWN = 0.1
 __all__ = ['Glance', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
 
 
+@DRAFTERS.register('glance')
 @dataclass(frozen=True, slots=True)
 class Glance:
     """
@@ -39,6 +43,8 @@ class Glance:
     likeliest bin; 0 = the most probable bin. A rule of r bins is served best by within = r.
     branches: so many guesses at the action's first token, in the prefill; each goes on alike.
     """
+
+    weights: ClassVar[str] = 'glance'
 
     within: int = 0
     branches: int = 1
@@ -51,6 +57,15 @@ class Glance:
                     f'{setting.name} of the drafter glance is {value!r}, must be a whole number '
                     f'>= {least}'
                 )
+
+    @staticmethod
+    def read(folder: Path, target: OpenVLA) -> GlanceHead:
+        """Read the network."""
+        return GlanceHead.from_pretrained(folder, target)
+
+    def drafter(self, weights: GlanceHead) -> GlanceDrafter:
+        """Guess with a network by these settings."""
+        return GlanceDrafter(weights, self)
 
 
 class GlanceDrafter(Drafter):

@@ -23,7 +23,6 @@ from specvla_ros.openvla.model import OpenVLA
 
 from .head_files import load_head, save_head
 
-FOLDER = 'glance'  # within a drafter folder
 _MODEL_TYPE = 'glance'
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,46 +19,37 @@ from numpy.typing import NDArray
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.tree import TokenTree
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 
 _STEPS = 2  # control steps a prediction looks back
 
 
 class Motion(ABC):
-    """How the control steps go on."""
+    """How the control steps go on: settings of a drafter that has no weights."""
 
-    name: str
+    __slots__ = ()
+    name: ClassVar[str]
+    weights: ClassVar[None] = None
 
     @abstractmethod
     def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Tokens [D] of the ``count``-th step (from 1) after ``steps`` [1 or 2, D]."""
 
+    def drafter(self, weights: None) -> HistoryDrafter:
+        """Draft by this motion."""
+        return HistoryDrafter(self)
 
+
+@DRAFTERS.register('history')
 @dataclass(frozen=True, slots=True)
 class Held(Motion):
     """The last step again."""
 
-    name = 'history'
+    name: ClassVar[str] = 'history'
 
     def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Return the last step."""
         return steps[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantVelocity(Motion):
-    """Each dimension changes as it did last, in normalised space; the gripper is held."""
-
-    name = 'velocity'
-
-    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
-        """Extrapolate the last two steps; what did not change stays the same token."""
-        tokenizer = space.tokenizer
-        before, last = tokenizer.decode(steps[[0, -1]]).astype(np.float64)
-        moved = tokenizer.encode(last + count * (last - before))
-        still = steps[0] == steps[-1]
-        still[-1] = True  # the gripper: two states, not a scale
-        return np.where(still, steps[-1], moved)
 
 
 class HistoryDrafter(Drafter):
