@@ -32,6 +32,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform, mirrored
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
 from specvla_ros.situation import UNKNOWN
 
@@ -184,15 +185,27 @@ class Policy:
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
-        config, folder = _config(decoder), Path(checkpoint or DEFAULT_CHECKPOINT)
-        drafters = Path(drafter) if drafter else beside(folder)
+        return cls.of(
+            PolicySource(
+                checkpoint=Path(checkpoint) if checkpoint else None,
+                drafters=Path(drafter) if drafter else None, unnorm_key=unnorm_key,
+                device=str(device), dtype=dtype and str(dtype).removeprefix('torch.'),
+                quantization=quantization, chunk=chunk, decoder=decoder),
+            guard)
+
+    @classmethod
+    def of(cls, source: PolicySource, guard: Guard | None = None) -> Policy:
+        """Load a source; see ``load``."""
+        config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
+        drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
             check_drafter(config, drafters)
         model = OpenVLA.from_pretrained(
-            folder, resolve_device(device), resolve_dtype(dtype), quantization)
-        return cls(Checkpoint(model, unnorm_key, drafters, chunk), config, guard)
+            folder, resolve_device(source.device), resolve_dtype(source.dtype),
+            source.quantization)
+        return cls(Checkpoint(model, source.unnorm_key, drafters, source.chunk), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights and guard under another decoder."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'configuration', 'hashing', 'rotation', 'safety', 'camera', 'situation',
-          'registry', 'drafter_folders'}
+          'registry', 'drafter_folders', 'policy_source'}
 ENGINE = LEAVES | {'action_space', 'policy', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),
+    'policy_source': {'configuration'},
     'rotation': set(),
     '__init__': set(),
     '__main__': {'cli'},

@@ -125,8 +125,7 @@ def make_plan(args: EvalArgs) -> Plan:
         'trials': checks.check_states(args.trials),
         'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'quantization': args.quantization,
+        **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)

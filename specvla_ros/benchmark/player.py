@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from specvla_ros.benchmark.records import EpisodeRecord
@@ -11,19 +10,15 @@ from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.benchmark.rollout import play, RolloutConfig, warm_up
 from specvla_ros.benchmark.workers import Job, Player, Playing
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.policy_source import PolicySource
 
 
 @dataclass(frozen=True, slots=True)
 class LiberoPlayer:
     """What a worker process needs to play episodes; picklable. Calling it makes the player."""
 
+    source: PolicySource
     decoders: dict[str, DecoderConfig]
-    checkpoint: Path | None
-    drafter: Path | None
-    unnorm_key: str | None
-    device: str
-    dtype: str | None
-    quantization: str
     threads: int
     rollout: RolloutConfig
 
@@ -35,10 +30,7 @@ class LiberoPlayer:
         from specvla_ros.policy import Policy
 
         torch.set_num_threads(self.threads)
-        policy = Policy.load(
-            self.checkpoint, decoder=next(iter(self.decoders.values())), drafter=self.drafter,
-            unnorm_key=self.unnorm_key, device=self.device, dtype=self.dtype,
-            quantization=self.quantization)
+        policy = Policy.of(self.source)
         actors = {name: policy.with_decoder(config) for name, config in self.decoders.items()}
         return TaskPlayer(LiberoEnv, actors, policy.with_decoder(BASELINE), self.rollout)
 

@@ -102,8 +102,10 @@ class DeepDrafter(Drafter):
 class RandomCheckpoint(Checkpoint):
     """A random model and a random EAGLE drafter, whose decoders replay an acceptance."""
 
-    def __init__(self, model: OpenVLA, acceptance: projection.Acceptance, seed: int) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: OpenVLA, acceptance: projection.Acceptance, seed: int, chunk: int = 1
+    ) -> None:
+        super().__init__(model, chunk=chunk)
         self._acceptance, self._seed = acceptance, seed
         with torch.device(model.device), torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -131,7 +133,7 @@ class RandomCheckpoint(Checkpoint):
 
 def random_checkpoint(
     config: OpenVLAConfig, acceptance: projection.Acceptance, instruction: str,
-    device: torch.device, dtype: torch.dtype, quantization: str, seed: int,
+    device: torch.device, dtype: torch.dtype, quantization: str, seed: int, chunk: int = 1,
 ) -> RandomCheckpoint:
     """
     Make a random model of these dimensions on the device.
@@ -151,7 +153,7 @@ def random_checkpoint(
     model.lm_head.weight[end:] = 0
     model.norm_stats = _STATISTICS
     model.tokenizer = word_tokenizer(config.action_vocab_size, instruction)
-    return RandomCheckpoint(model, acceptance, seed)
+    return RandomCheckpoint(model, acceptance, seed, chunk)
 
 
 def word_tokenizer(size: int, instruction: str) -> PreTrainedTokenizerFast:

@@ -12,6 +12,7 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.nodes.play_list import Episode
+from specvla_ros.policy_source import PolicySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,7 @@ class SessionSpec:
 
     decoders: tuple[str, ...]
     episodes: tuple[Episode, ...]
-    checkpoint: str | None = None
-    drafter: str | None = None
-    unnorm_key: str | None = None
-    device: str = 'auto'
-    dtype: str | None = None
-    quantization: str = 'none'
+    source: PolicySource = PolicySource()
     suite: str = 'libero_object'
     max_steps: int = 0
     resolution: int = 256
@@ -89,17 +85,19 @@ class SessionSpec:
             content['episodes'] = [[t, s] for t in tasks or [0] for s in states or [0]]
         elif tasks is not None or states is not None:
             raise SpecVLAError('give either episodes or tasks and states, not both')
-        allowed = {field.name for field in fields(cls)}
+        source = PolicySource.take(content)
+        allowed = {field.name for field in fields(cls)} - {'source'}
         if unknown := sorted(set(content) - allowed):
+            allowed |= {'tasks', 'states'} | PolicySource.names()
             raise SpecVLAError(f'unknown keys {unknown} in the specification; there are '
-                               f'{sorted(allowed | {"tasks", "states"})}')
+                               f'{sorted(allowed)}')
         try:
             episodes = tuple(Episode(int(t), int(s)) for t, s in content.pop('episodes'))
             decoders = tuple(str(name) for name in content.pop('decoders', ()))
         except (TypeError, ValueError) as error:
             raise SpecVLAError('episodes must be a list of [task, state] and decoders a list of '
                                f'names: {error}') from error
-        return cls(decoders=decoders, episodes=episodes, **content)
+        return cls(decoders=decoders, episodes=episodes, source=source, **content)
 
     @property
     def rounds(self) -> list[Round]:
@@ -114,12 +112,7 @@ class SessionSpec:
     @property
     def policy_parameters(self) -> dict[str, Any]:
         """Parameters of `policy_node`."""
-        return {
-            'checkpoint': str(self.checkpoint or ''), 'drafter': str(self.drafter or ''),
-            'unnorm_key': self.unnorm_key or '', 'decoder': self.decoders[0],
-            'device': self.device, 'dtype': self.dtype or 'auto',
-            'quantization': self.quantization, 'threads': self.threads,
-        }
+        return {**self.source.parameters, 'decoder': self.decoders[0], 'threads': self.threads}
 
     @property
     def bridge_parameters(self) -> dict[str, Any]:
