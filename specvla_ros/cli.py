@@ -8,6 +8,7 @@ of arguments and `run(arguments) -> exit code`.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 import contextlib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import difflib
 import importlib
 import io
 import os
+from pathlib import Path
 import re
 import sys
 
@@ -55,10 +57,32 @@ COMMANDS = {
     'regenerate': Command('specvla_ros.training.regenerate', 'RegenerateArgs',
                           'let a target label the data its drafter learns from'),
     'train drafter': Command('specvla_ros.training.train_drafter', 'TrainDrafterArgs',
-                             'train a drafter on what its target says'),
+                             'train EAGLE on what its target says; `train eagle` is the same'),
     'train glance': Command('specvla_ros.training.train_glance', 'TrainGlanceArgs',
                             "train a network that guesses from the image's patches"),
 }
+# Each drafter's training has the drafter's name; this one was there before there were others.
+ALSO = {'train eagle': 'train drafter'}
+
+
+def _other_trainings() -> dict[str, Command]:
+    """
+    Find a drafter's training that is no line above: a file ``training/train_NAME.py``.
+
+    It offers ``TrainNAMEArgs`` and ``run``, and its docstring begins with what it does.
+    """
+    known = {command.module for command in COMMANDS.values()}
+    found = {}
+    for path in sorted((Path(__file__).parent / 'training').glob('train_*.py')):
+        module, name = f'specvla_ros.training.{path.stem}', path.stem.removeprefix('train_')
+        if module not in known:
+            says = (ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or '').strip()
+            arguments = f'Train{name.title().replace("_", "")}Args'
+            found[f'train {name}'] = Command(module, arguments, says.partition('\n')[0])
+    return found
+
+
+COMMANDS |= _other_trainings()
 
 
 class UsageError(ValueError):
@@ -108,6 +132,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     for length in (2, 1):
         name = ' '.join(words[:length])
+        name = ALSO.get(name, name)
         if name in COMMANDS:
             return _run(name, words[length:])
     group = {name: command for name, command in COMMANDS.items()

@@ -8,16 +8,18 @@ set's configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import (
     DatasetConfig,
     DecoderConfig,
@@ -25,25 +27,22 @@ from specvla_ros.configuration import (
     load_dataset,
     load_preset,
 )
-from specvla_ros.decoding.acceptance import ActionLayout, make_rule
+from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import (
-    check_drafter,
-    EagleHead,
-    GLANCE_FOLDER,
-    GlanceHead,
-    make_drafter,
-)
+from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
+from specvla_ros.drafter_folders import beside, weights_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
+from specvla_ros.situation import UNKNOWN
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
-_DRAFTER_FOLDER = 'drafter'
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
@@ -77,8 +76,8 @@ class Checkpoint:
     Loaded weights and what belongs to them: everything that decoders share.
 
     unnorm_key: data set whose statistics hold; None takes the only one there is.
-    drafter: folder of an EAGLE drafter, and in it of a glance; read when the first decoder
-        needs it. None = there is none.
+    drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
+        first decoder needs them. None = there are none.
     chunk: control steps per action.
     Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
     """
@@ -87,11 +86,12 @@ class Checkpoint:
         self,
         model: OpenVLA,
         unnorm_key: str | None = None,
-        drafter: Path | None = None,
+        drafters: Path | None = None,
         chunk: int = 1,
     ) -> None:
         self.model = model
-        self.drafter = drafter
+        self.drafters = drafters
+        self._drafter_weights: dict[str, Any] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
         dimensions = self.statistics.action_dim
@@ -100,7 +100,9 @@ class Checkpoint:
                 f'actions of {self.dataset.unnorm_key} have {dimensions} dimensions, must have '
                 f'{_SI_DIMENSIONS}: translation, rotation and gripper'
             )
-        self.layout = ActionLayout(model.action_tokenizer, dimensions, chunk)
+        tokenizer = model.action_tokenizer
+        self.space = ActionSpace(
+            tokenizer, dimensions, chunk, bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
@@ -108,32 +110,30 @@ class Checkpoint:
 
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
-        other = Checkpoint(self.model, unnorm_key, self.drafter, self.layout.chunk)
-        for name in ('eagle_head', 'glance_head'):
-            if name in self.__dict__:
-                other.__dict__[name] = self.__dict__[name]
+        other = Checkpoint(self.model, unnorm_key, self.drafters, self.space.chunk)
+        other._drafter_weights = self._drafter_weights
         return other
 
-    @cached_property
-    def eagle_head(self) -> EagleHead:
-        """Weights of the drafter ``eagle``."""
-        return EagleHead.from_pretrained(self.drafter, self.model)
+    def drafter_weights(self, name: str) -> Any:
+        """Weights of a drafter, read when they are asked for first."""
+        if name not in self._drafter_weights:
+            settings = next(it for it in DRAFTERS.values() if it.weights == name)
+            self._drafter_weights[name] = settings.read(
+                weights_folder(self.drafters, name), self.model)
+        return self._drafter_weights[name]
 
-    @cached_property
-    def glance_head(self) -> GlanceHead:
-        """Weights of the drafter ``glance``."""
-        return GlanceHead.from_pretrained(self.drafter / GLANCE_FOLDER, self.model)
-
-    def decoder(self, config: DecoderConfig) -> Decoder:
-        """Decoder on these weights, with caches of its own."""
-        check_drafter(config, self.drafter)
+    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
+        """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
+        check_drafter(config, self.drafters)
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
-            {'eagle': lambda: self.eagle_head, 'glance': lambda: self.glance_head},
+            {it.weights: partial(self.drafter_weights, it.weights)
+             for it in DRAFTERS.values() if it.weights},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
-        return Decoder(Target(self.model), drafter, rule, self.layout)
+        target = Target(self.model)
+        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -142,7 +142,7 @@ class Checkpoint:
     def _prompt_ids(self, instruction: str) -> Tensor:
         """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""
         ids = self.model.prompt_ids(instruction)[None]
-        config, length = self.model.config, self.layout.length
+        config, length = self.model.config, self.space.length
         positions = config.text_config.max_position_embeddings
         most = positions - config.n_patches - length
         if ids.shape[1] > most:  # beyond them attention was never trained, and takes seconds
@@ -159,14 +159,19 @@ class Policy:
     A checkpoint under a decoder. Not for two threads at once.
 
     On a GPU it is warmed up when it is made: the first action is as fast as the others.
+
+    guard: forbids bins, whatever the decoder; None forbids none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: DecoderConfig) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: DecoderConfig, guard: Guard | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.decoder_config = config
-        self._decoder = checkpoint.decoder(config)
+        self.guard = guard
+        self._decoder = checkpoint.decoder(config, guard)
         self._instruction: str | None = None
-        self._stamp: float | None = None
+        self._situation = UNKNOWN
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -182,38 +187,52 @@ class Policy:
         dtype: str | torch.dtype | None = None,
         quantization: str = 'none',
         chunk: int = 1,
+        guard: Guard | None = None,
     ) -> Policy:
         """
         Load a checkpoint folder.
 
-        checkpoint: None is the embedded one. drafter: None is the checkpoint's ``drafter``
-        folder. decoder: preset name, path of a preset, or its content. unnorm_key: None takes
-        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
-        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
-        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
-        chunk: control steps per action.
+        checkpoint: None is the embedded one. decoder: preset name, path of a preset, or its
+        content. drafter: folder of the drafters' weights (see ``drafter_folders``); None is the
+        checkpoint's ``drafters``. unnorm_key: None takes the only data set there is. device:
+        'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
+        float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
+        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action.
+        guard: forbids bins; None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
-        config, folder = _config(decoder), Path(checkpoint or DEFAULT_CHECKPOINT)
-        drafter_folder = Path(drafter) if drafter else folder / _DRAFTER_FOLDER
+        return cls.of(
+            PolicySource(
+                checkpoint=Path(checkpoint) if checkpoint else None,
+                drafters=Path(drafter) if drafter else None, unnorm_key=unnorm_key,
+                device=str(device), dtype=dtype and str(dtype).removeprefix('torch.'),
+                quantization=quantization, chunk=chunk, decoder=decoder),
+            guard)
+
+    @classmethod
+    def of(cls, source: PolicySource, guard: Guard | None = None) -> Policy:
+        """Load a source; see ``load``."""
+        config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
+        drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
         if folder.is_dir():
-            check_drafter(config, drafter_folder)
+            check_drafter(config, drafters)
         model = OpenVLA.from_pretrained(
-            folder, resolve_device(device), resolve_dtype(dtype), quantization)
-        return cls(Checkpoint(model, unnorm_key, drafter_folder, chunk), config)
+            folder, resolve_device(source.device), resolve_dtype(source.dtype),
+            source.quantization)
+        return cls(Checkpoint(model, source.unnorm_key, drafters, source.chunk), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
-        """Return the same weights under another decoder."""
-        return Policy(self.checkpoint, _config(decoder))
+        """Return the same weights and guard under another decoder."""
+        return Policy(self.checkpoint, _config(decoder), self.guard)
 
     def with_dataset(self, unnorm_key: str) -> Policy:
         """Return the same weights and decoder under another data set's statistics."""
         if unnorm_key == self.dataset.unnorm_key:
             return self
-        return Policy(self.checkpoint.of_dataset(unnorm_key), self.decoder_config)
+        return Policy(self.checkpoint.of_dataset(unnorm_key), self.decoder_config, self.guard)
 
     @property
     def dataset(self) -> DatasetConfig:
@@ -223,7 +242,7 @@ class Policy:
     @property
     def action_length(self) -> int:
         """L: tokens of an action."""
-        return self.checkpoint.layout.length
+        return self.checkpoint.space.length
 
     def warm_up(self) -> None:
         """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""
@@ -240,10 +259,11 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
-        self._instruction = self._stamp = None
+        self._instruction, self._situation = None, UNKNOWN
 
     def act(
-        self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
+        self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
+        position: tuple[float, float, float] | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -252,6 +272,7 @@ class Policy:
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set, or a clock that goes back.
+        position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -259,11 +280,12 @@ class Policy:
         started = time.perf_counter()
         if not self._goes_on(instruction, stamp):
             self.reset()
-        self._instruction, self._stamp = instruction, stamp
+        self._instruction = instruction
+        self._situation = replace(self._situation, stamp=stamp, position=position)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
-        tokens, trace = self._decoder.decode(prompt_ids, pixel_values)
+        tokens, trace = self._decoder.decode(prompt_ids, pixel_values, self._situation)
         trace.stage_ms = {
             'preprocess': 1e3 * (preprocessed - started),
             **trace.stage_ms,
@@ -272,21 +294,25 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.drafter.remember(tokens)
+        self._situation = replace(
+            self._situation, previous=tuple(action.si[-1].tolist()),
+            steps=self._situation.steps + self.checkpoint.space.chunk)
         return action
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
         if instruction != self._instruction:
             return False
-        if stamp is None or self._stamp is None:
+        before = self._situation.stamp
+        if stamp is None or before is None:
             return True
-        return 0 <= stamp - self._stamp <= _MEMORY_PERIODS * self.dataset.period_s
+        return 0 <= stamp - before <= _MEMORY_PERIODS * self.dataset.period_s
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
         """Tokens → normalised → data-set units → SI."""
-        layout, statistics = self.checkpoint.layout, self.checkpoint.statistics
-        ids = np.array(tokens).reshape(layout.chunk, layout.action_dim)
-        normalized = layout.tokenizer.decode(ids)
+        space, statistics = self.checkpoint.space, self.checkpoint.statistics
+        ids = np.array(tokens).reshape(space.chunk, space.action_dim)
+        normalized = space.tokenizer.decode(ids)
         values = statistics.unnormalize(normalized)
         if not np.isfinite(values).all():
             raise SpecVLAError(
@@ -315,6 +341,20 @@ def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparatio
     """How this model's frames were prepared: what the checkpoint says, else what the data set."""
     stated = model.config.image_preparation
     return dataset.image if stated is None else ImagePreparation.of(stated)
+
+
+def bin_si(
+    statistics: ActionStatistics, dataset: DatasetConfig, n_bins: int
+) -> tuple[float, ...]:
+    """
+    How far one bin moves the robot, [7]: m, rad, share of the gripper's way.
+
+    The range [-1, 1] has n_bins - 1 bins; see ``ActionStatistics.unnormalize`` and ``to_si``.
+    """
+    ranges = np.where(statistics.mask, statistics.q99 - statistics.q01, 2.0)
+    way = 1 / abs(dataset.gripper_open - dataset.gripper_closed)
+    scales = [*[dataset.translation_scale_m] * 3, *[dataset.rotation_scale_rad] * 3, way]
+    return tuple((ranges / (n_bins - 1) * scales).tolist())
 
 
 def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:

@@ -6,21 +6,17 @@ So that what can't act is refused within a second, and before anything is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.acceptance import make_rule
-from specvla_ros.decoding.drafters import (
-    check_drafter,
-    EagleHead,
-    GLANCE_FOLDER,
-    GlanceHead,
-    make_drafter,
-)
+from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, DrafterSettings, make_drafter
+from specvla_ros.decoding.rules import make_rule
+from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.layout import slots
@@ -31,13 +27,13 @@ from specvla_ros.policy import resolve_device, resolve_dtype
 
 
 def check_policy(
-    folder: Path, drafter: Path, decoders: Iterable[DecoderConfig], device: str = 'auto',
+    folder: Path, drafters: Path, decoders: Iterable[DecoderConfig], device: str = 'auto',
     dtype: str | None = None, quantization: str = 'none',
 ) -> frozenset[str]:
     """
-    Check a checkpoint, its drafter, and how they are to be used; return its statistics' keys.
+    Check a checkpoint, its drafters, and how they are to be used; return its statistics' keys.
 
-    :param drafter: folder that only some decoders need
+    :param drafters: folder of the drafters' weights, which only some decoders need
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """
     where = resolve_device(device)
@@ -49,11 +45,14 @@ def check_policy(
     with torch.device('meta'):
         model = OpenVLA(config)
     check_weights(folder, slots(model.state_dict()), config.vision_config)
-    heads: Mapping[str, Any] = {
-        'eagle': lambda: EagleHead.from_pretrained(drafter, model),
-        'glance': lambda: GlanceHead.from_pretrained(drafter / GLANCE_FOLDER, model)}
+    weights = {it.weights: partial(_read, it, drafters, model)
+               for it in DRAFTERS.values() if it.weights}
     for decoder in decoders:
         make_rule(decoder.rule.name, decoder.rule.settings)
-        check_drafter(decoder, drafter)
-        make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), heads)
+        check_drafter(decoder, drafters)
+        make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), weights)
     return keys
+
+
+def _read(settings: type[DrafterSettings], drafters: Path, model: OpenVLA) -> Any:
+    return settings.read(weights_folder(drafters, settings.weights), model)

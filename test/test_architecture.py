@@ -14,12 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
-          'pictures', 'writable', 'steps'}
-ENGINE = LEAVES | {'policy', 'policy_check', 'decoding', 'openvla'}
+          'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
+          'policy_source'}
+ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
-    'decoding': LEAVES | {'openvla'},
-    'policy': LEAVES | {'decoding', 'openvla'},
+    'action_space': {'errors', 'openvla'},
+    'decoding': LEAVES | {'action_space', 'openvla'},
+    'policy': LEAVES | {'action_space', 'decoding', 'openvla'},
     'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero'},
@@ -36,6 +38,10 @@ MAY_IMPORT = {
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
     'steps': set(),
+    'registry': {'errors', 'configuration'},
+    'situation': set(),
+    'drafter_folders': set(),
+    'policy_source': {'configuration', 'typed_files'},
     'rotation': set(),
     'writable': {'errors'},
     '__init__': set(),

@@ -51,6 +51,20 @@ def test_help_of_a_group_lists_its_commands(capsys):
     assert 'train target' in listed and 'train drafter' in listed and 'collect ' not in listed
 
 
+def test_eagles_training_has_its_name_too(capsys):
+    assert cli.main(['train', 'eagle', '--help']) == 0
+    assert 'Train an EAGLE drafter' in capsys.readouterr().out
+
+
+def test_a_drafters_training_is_one_file_more(tmp_path, monkeypatch):
+    (tmp_path / 'training').mkdir()
+    (tmp_path / 'training' / 'train_two_heads.py').write_text('"""Teach two heads.\n\nMore."""\n')
+    (tmp_path / 'training' / 'train_glance.py').write_text('')  # has a line of its own
+    monkeypatch.setattr(cli, '__file__', str(tmp_path / 'cli.py'))
+    assert cli._other_trainings() == {'train two_heads': cli.Command(
+        'specvla_ros.training.train_two_heads', 'TrainTwoHeadsArgs', 'Teach two heads.')}
+
+
 def test_version(capsys):
     assert cli.main(['--version']) == 0
     assert capsys.readouterr().out == f'specvla {__version__}\n'

@@ -38,8 +38,8 @@ def test_the_presets_are_those_of_the_design():
 @pytest.mark.parametrize('name', preset_names())
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_every_preset_can_be_made(name, device):
-    from specvla_ros.decoding.acceptance import make_rule
     from specvla_ros.decoding.drafters import make_drafter
+    from specvla_ros.decoding.rules import make_rule
 
     class Head:
         """In place of weights."""

@@ -1,6 +1,9 @@
 """The facade on a small random checkpoint, saved and loaded as any other."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,13 +11,16 @@ from tokenizers import models, pre_tokenizers, Tokenizer
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from specvla_ros.benchmark import machine
 from specvla_ros.configuration import Component, DecoderConfig, load_dataset, load_preset
+from specvla_ros.decoding import drafters, rules
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Checkpoint, Policy, to_si
+from specvla_ros.policy import bin_si, Checkpoint, Policy, to_si
+from specvla_ros.situation import Situation
 
 WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]
 WORDS += ['\n', 'pick', 'up', 'milk', 'place', 'it']
@@ -227,6 +233,79 @@ def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(polic
     assert 0 < parts <= trace.stage_ms['total']
 
 
+@pytest.mark.parametrize('name', ['libero_object', 'bridge_orig'])
+def test_a_bin_is_worth_what_the_next_action_differs_by(name, policy):
+    space, statistics = policy.checkpoint.space, policy.checkpoint.statistics
+    dataset = load_dataset(name)
+    worth = np.array(bin_si(statistics, dataset, space.tokenizer.n_bins))
+    # Turns about one axis at a time, so that angles add; gripper values that are not clipped.
+    for dimension in range(7):
+        values = np.zeros((2, 7))
+        bins = [space.tokenizer.first_id + 128, space.tokenizer.first_id + 127]
+        values[:, dimension] = statistics.unnormalize(
+            np.repeat(space.tokenizer.decode(bins)[:, None], 7, 1))[:, dimension]
+        values[:, 6] = values[:, 6] if dimension == 6 else 0.5
+        before, after = to_si(values, dataset)
+        if dimension == 6:
+            opened, closed = dataset.gripper_open, dataset.gripper_closed
+            before[6], after[6] = (values[:, 6] - closed) / (opened - closed)
+        assert abs(after - before)[dimension] == pytest.approx(worth[dimension], rel=1e-4)
+    assert space.bin_si == pytest.approx(bin_si(statistics, policy.dataset, 256))
+    assert len(space.bin_si) == space.action_dim
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A rule and a guard that note what they are asked with."""
+
+    situations: list
+
+    def reach(self, space, situation):
+        self.situations.append(situation)
+        return (0,) * space.length
+
+
+def test_a_rule_is_told_what_the_robot_knows(policy):
+    policy = policy.with_decoder('ar')
+    seen, acceptance = Seen([]), policy._decoder.acceptance
+    policy._decoder = replace(policy._decoder, acceptance=replace(acceptance, rule=seen))
+    first = policy.act(fake_frame(0), INSTRUCTION, 10.0)
+    second = policy.act(fake_frame(1), INSTRUCTION, 10.2, (0.1, 0.2, 0.3))
+    policy.act(fake_frame(2), INSTRUCTION, 10.4)
+    policy.act(fake_frame(2), 'pick up it', 10.6)
+    policy.reset()
+    policy.act(fake_frame(2), 'pick up it')
+    assert seen.situations == [
+        Situation(10.0),
+        Situation(10.2, (0.1, 0.2, 0.3), tuple(first.si[-1].tolist()), 1),
+        Situation(10.4, None, tuple(second.si[-1].tolist()), 2),
+        Situation(10.6),
+        Situation(),
+    ]
+
+
+@dataclass(frozen=True)
+class Low:
+    """A guard: only the lower half of the bins, the upper half at a known position."""
+
+    def allowed(self, said, position, state, space):
+        lower = torch.arange(space.tokenizer.n_bins) >= space.tokenizer.n_bins // 2
+        return (lower ^ ~state[1].isnan()).expand(len(said), -1)
+
+
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid'])
+def test_a_guard_holds_under_every_decoder(folder, policy, decoder):
+    guarded = Policy(policy.checkpoint, load_preset('ar'), Low()).with_decoder(decoder)
+    for seed in range(3):
+        low = guarded.act(fake_frame(seed), INSTRUCTION)
+        assert low.normalized.max() <= 0
+        assert guarded.act(fake_frame(seed), INSTRUCTION, None, (0, 0, 0)).normalized.min() >= 0
+        if decoder == 'strict':
+            ar = guarded.with_decoder('ar').act(fake_frame(seed), INSTRUCTION)
+            assert low.tokens == ar.tokens
+    assert Policy.load(folder, decoder=decoder, device='cpu', guard=Low()).guard == Low()
+
+
 def test_a_chunk_is_several_steps(folder):
     policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
     action = policy.act(fake_frame(), INSTRUCTION)
@@ -361,3 +440,117 @@ def test_the_gripper_is_0_to_1_whatever_the_data_set_calls_it():
     values = np.zeros((4, 7), np.float32)
     values[:, 6] = [1.0, -1.0, 0.5, -1.5]
     np.testing.assert_allclose(to_si(values, dataset)[:, 6], [0.0, 1.0, 0.25, 1.0])
+
+
+SIXTH = """
+from dataclasses import dataclass
+import json
+from typing import ClassVar
+
+from specvla_ros.decoding.drafters.drafter import Drafter, DRAFTERS
+from specvla_ros.decoding.tree import TokenTree
+
+
+@DRAFTERS.register('sixth')
+@dataclass(frozen=True, slots=True)
+class Sixth:
+    weights: ClassVar[str] = 'sixth'
+    shift: int = 0
+
+    @staticmethod
+    def read(folder, target):
+        return json.loads((folder / 'config.json').read_text())['action']
+
+    def drafter(self, weights):
+        return SixthDrafter([token + self.shift for token in weights])
+
+
+class SixthDrafter(Drafter):
+    def __init__(self, action):
+        self.action = action
+
+    def guess(self, context):
+        return self.propose(context)
+
+    def propose(self, context):
+        known = len(context.tokens)
+        return TokenTree.chain(self.action[known:known + context.max_depth], 'sixth')
+"""
+FIFTH = """
+from dataclasses import dataclass
+
+from specvla_ros.decoding.rules import RULES
+
+
+@RULES.register('fifth')
+@dataclass(frozen=True, slots=True)
+class Fifth:
+    mm: float = 1.0
+
+    def reach(self, space, situation):
+        if situation.steps == 0:
+            return (0,) * space.length
+        return tuple(int(self.mm / 1000 / space.bin_si[0]) if position % 7 < 3 else 0
+                     for position in range(space.length))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Give a function that makes presets; a drafter and a rule stand in a file each, no more."""
+    for package, name, text in ((drafters, 'sixth', SIXTH), (rules, 'fifth', FIFTH)):
+        place = tmp_path / package.__name__
+        place.mkdir()
+        (place / f'{name}.py').write_text(text)
+        # As if the file stood in the package's folder.
+        monkeypatch.setattr(package, '__path__', [*package.__path__, str(place)])
+    for registry in (drafters.DRAFTERS, rules.RULES):
+        monkeypatch.setattr(registry, '_classes', dict(registry._classes))
+
+    def preset(text):
+        path = tmp_path / 'own.yaml'
+        path.write_text(text)
+        return path
+
+    yield preset
+    for name in ('decoding.drafters.sixth', 'decoding.rules.fifth'):
+        sys.modules.pop(f'specvla_ros.{name}', None)
+
+
+def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own):
+    checkpoint = shutil.copytree(folder, tmp_path / 'checkpoint')
+    ar = Policy.load(checkpoint, decoder='ar', device='cpu')
+    right = list(ar.act(fake_frame(), INSTRUCTION).tokens)
+    decoder = own('drafter: {name: sixth, shift: 2}\nrule: {name: fifth, mm: 20}')
+    with pytest.raises(ValueError, match=r'own drafts with sixth, but there is no drafter folder '
+                                         r'.*drafters/sixth;.*`specvla train sixth`'):
+        Policy.load(checkpoint, decoder=decoder, device='cpu')
+    (checkpoint / 'drafters' / 'sixth').mkdir(parents=True)
+    (checkpoint / 'drafters' / 'sixth' / 'config.json').write_text(json.dumps({'action': right}))
+    policy = Policy.load(checkpoint, decoder=decoder, device='cpu')
+    first, second = (policy.act(fake_frame(), INSTRUCTION) for _ in range(2))
+    assert list(first.tokens) == right and first.trace.accepted == 0
+    # From the second action on, two bins are within 20 mm: they move the arm by 0.8 mm each.
+    assert second.trace.accepted >= 3
+    assert second.tokens[:3] == tuple(token + 2 for token in right[:3])
+    exact = policy.with_decoder(own('drafter: {name: sixth}\nrule: {name: strict}'))
+    action = exact.act(fake_frame(), INSTRUCTION)
+    assert list(action.tokens) == right and action.trace.target_passes == 1
+    relay = policy.with_decoder(own(
+        'drafter: {name: history+eagle+sixth, sixth: {shift: 0}}\nrule: {name: strict}'))
+    action = relay.act(fake_frame(), INSTRUCTION)
+    assert list(action.tokens) == right and set(action.trace.sources) == {'sixth', 'target'}
+    assert set(machine.checkpoint_sha256(checkpoint, None)) == {
+        'target_sha256', 'drafter_sha256', 'sixth_sha256'}
+
+
+@pytest.mark.parametrize(('preset', 'message'), [
+    ('drafter: {name: seventh}\nrule: {name: strict}',
+     r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'none', 'sixth', 'v"),
+    ('drafter: {name: none}\nrule: {name: sixth}',
+     r"rule is 'sixth', must be one of \['bins', 'fifth', 'strict'\]"),
+    ('drafter: {name: none}\nrule: {name: fifth, r: 3}', 'rule fifth has no setting r; it has mm'),
+])
+def test_their_names_and_settings_are_known_to_errors(preset, message, folder, own):
+    with pytest.raises(ValueError, match=message):
+        Policy.load(folder, decoder=own(preset), device='cpu')

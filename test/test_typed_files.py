@@ -151,7 +151,7 @@ def test_a_tokenizer_that_would_abort_the_process_is_refused(folder, merges):
 
 
 @pytest.mark.parametrize(('within', 'head', 'more', 'least'), [
-    ('drafter', EagleHead, EAGLE, 180), ('drafter/glance', GlanceHead, {}, 110)])
+    ('drafters/eagle', EagleHead, EAGLE, 180), ('drafters/glance', GlanceHead, {}, 110)])
 def test_configurations_of_drafters(folder, target, monkeypatch, within, head, more, least):
     path = folder / within / 'config.json'
     content = json.loads(path.read_text()) | more

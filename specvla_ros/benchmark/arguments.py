@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from specvla_ros.benchmark import checks
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.policy_source import PolicySource
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyArgs:
@@ -12,7 +16,7 @@ class PolicyArgs:
     checkpoint: Path | None = None
     """Folder of an OpenVLA checkpoint. Default: the embedded one."""
     drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     unnorm_key: str | None = None
     """Data set whose statistics turn tokens into motion. Default: the suite's own, where LIBERO is
     played (libero_object or libero_object_no_noops, and so on); else the checkpoint's only one."""
@@ -22,3 +26,17 @@ class PolicyArgs:
     """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     quantization: Literal['none', 'int8', 'int4'] = 'none'
     """Of the Llama's weights, by torchao: for small GPUs. int4 computes in bfloat16."""
+    chunk: int = 1
+    """Control steps of an action, at least 1: as many as the checkpoint was trained for."""
+
+    def source(self, decoder: str | DecoderConfig) -> PolicySource:
+        """
+        Describe the policy under a decoder.
+
+        :raises SpecVLAError: a chunk that can't be
+        """
+        checks.check_at_least('--chunk', self.chunk, 1)
+        return PolicySource(
+            checkpoint=self.checkpoint, drafters=self.drafter, unnorm_key=self.unnorm_key,
+            device=self.device, dtype=self.dtype, quantization=self.quantization,
+            chunk=self.chunk, decoder=decoder)

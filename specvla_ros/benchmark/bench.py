@@ -144,6 +144,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
                           ('--threads', args.threads)):
         checks.check_at_least(option, value, 1)
     checks.check_at_least('--seed', args.seed, 0)
+    checks.check_at_least('--chunk', args.chunk, 1)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise SpecVLAError(f'--out {args.out} is a file; give a folder')
     check_writable('--out', args.out or Path('runs'))
@@ -219,8 +220,7 @@ def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrant
         'peers': list(args.peer), 'observations': args.observations, 'repeats': args.repeats,
         'seed': args.seed, 'device': str(model.device),
         'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
-        'unnorm_key': args.unnorm_key,
-        'threads': field.threads,
+        'unnorm_key': args.unnorm_key, 'chunk': args.chunk, 'threads': field.threads,
         'random_weights': args.random_weights,
     }
 

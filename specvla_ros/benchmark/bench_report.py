@@ -106,7 +106,7 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     model_ms = row['ms_per_action']['mean'] - row['stage_ms']['preprocess']
     row['times_floor'] = model_ms / row['floor_ms']['total']
     if peer:
-        tokenizer = entrants.checkpoint.layout.tokenizer
+        tokenizer = entrants.checkpoint.space.tokenizer
         row['actions_with_text_tokens'] = sum(
             not all(map(tokenizer.is_action, sample.record.tokens)) for sample in own)
     return row

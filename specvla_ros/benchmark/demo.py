@@ -108,6 +108,7 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
             raise SpecVLAError(f'--states {state}: LIBERO stores initial states 0 to '
                                f'{suites.N_INITIAL_STATES - 1}')
     checks.check_at_least('--threads', args.threads, 0)
+    checks.check_at_least('--chunk', args.chunk, 1)
     checks.check_at_least('--max-steps', args.max_steps, 1)
     decoders = checks.check_decoders(args.decoder or DECODERS)
     if len(decoders) > MAX_COLUMNS:
@@ -118,13 +119,8 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
 
 def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
     """Return what the demo session is to play; the keys are its own."""
-    def path(given: Path | None) -> str | None:
-        return str(given.resolve()) if given else None
-
     return {
-        'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
-        'unnorm_key': unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'quantization': args.quantization,
+        **args.source(DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
@@ -138,8 +134,8 @@ def _config(args: DemoArgs, decoders: dict[str, DecoderConfig], unnorm_key: str
         'ros': True, 'suite': args.suite, 'tasks': list(args.tasks),
         'states': list(args.states),
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'max_steps': args.max_steps, 'unnorm_key': unnorm_key, 'device': args.device,
-        'dtype': args.dtype, 'quantization': args.quantization, 'threads': args.threads or None,
+        'max_steps': args.max_steps, **args.source(DECODERS[0]).facts,
+        'unnorm_key': unnorm_key, 'threads': args.threads or None,
     }
 
 

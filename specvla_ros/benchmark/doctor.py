@@ -56,7 +56,7 @@ class DoctorArgs:
     checkpoint: Path | None = None
     """Folder of an OpenVLA checkpoint. Default: the embedded one."""
     drafter: Path | None = None
-    """Folder of a drafter. Default: `drafter` inside the checkpoint."""
+    """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     json: Path | None = None
     """Also write the findings here, for machines."""
 
@@ -194,11 +194,11 @@ def check_assets() -> Finding:
 def check_policy(args: DoctorArgs, name: str, decoder: str) -> Finding:
     """Whether the checkpoint (with its drafter, under `strict`) loads and acts."""
     try:
-        target, beside = machine.checkpoint_folders(args.checkpoint, args.drafter)
-        if decoder != 'ar' and beside is None:
-            return Finding(name, 'missing', f'there is no folder {target / "drafter"}',
-                           'give --drafter, or train one with `specvla train drafter`')
-        folder = target if decoder == 'ar' else beside
+        target, drafters = machine.checkpoint_folders(args.checkpoint, args.drafter)
+        if decoder != 'ar' and 'eagle' not in drafters:
+            return Finding(name, 'missing', f'there is no folder {target / "drafters/eagle"}',
+                           'give --drafter, or train one with `specvla train eagle`')
+        folder = target if decoder == 'ar' else drafters['eagle']
         sha256 = machine.folder_sha256(folder)
     except FileNotFoundError as error:
         what, _, todo = str(error).partition('; ')

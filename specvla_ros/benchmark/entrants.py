@@ -91,9 +91,7 @@ def warm(entrants: Entrants, episode: Episode) -> dict[str, Actor]:
 
 def _checkpoint(args: BenchArgs, baseline: DecoderConfig) -> Checkpoint:
     if not args.random_weights:
-        return Policy.load(
-            args.checkpoint, decoder=baseline, drafter=args.drafter, unnorm_key=args.unnorm_key,
-            device=args.device, dtype=args.dtype, quantization=args.quantization).checkpoint
+        return Policy.of(args.source(baseline)).checkpoint
     device, dtype = resolve_device(args.device), resolve_dtype(args.dtype)
     check_quantization(args.quantization, device, dtype)
     # As the published checkpoints are stored; a CPU computes in float32 where it may choose.
@@ -101,4 +99,5 @@ def _checkpoint(args: BenchArgs, baseline: DecoderConfig) -> Checkpoint:
     default = torch.float32 if on_cpu else torch.bfloat16
     return random_checkpoint(
         projection.read_shape(args.shape), projection.read_acceptance(args.accept_from),
-        MADE_UP_INSTRUCTION, device, dtype or default, args.quantization, args.seed)
+        MADE_UP_INSTRUCTION, device, dtype or default, args.quantization, args.seed,
+        args.chunk)

@@ -35,9 +35,8 @@ def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence
 def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
     """Return what each worker process needs."""
     return LiberoPlayer(
-        decoders=plan.decoders, checkpoint=args.checkpoint, drafter=args.drafter,
-        unnorm_keys=plan.unnorm_keys, device=args.device, dtype=args.dtype,
-        quantization=args.quantization,
+        source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
+        unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every))
 

@@ -8,6 +8,7 @@ import platform
 from typing import Any
 
 from specvla_ros.benchmark import image_preparation
+from specvla_ros.drafter_folders import all_weights, beside
 from specvla_ros.hashing import folder_sha256
 
 PACKAGES = ('torch', 'transformers', 'torchao', 'safetensors', 'numpy', 'mujoco', 'robosuite',
@@ -57,9 +58,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def checkpoint_folders(checkpoint: Path | None, drafter: Path | None) -> tuple[Path, Path | None]:
+def checkpoint_folders(
+    checkpoint: Path | None, drafter: Path | None
+) -> tuple[Path, dict[str, Path]]:
     """
-    Return the folders of target and drafter; None where the checkpoint has no drafter.
+    Return the folder of the target, and those of its drafters' weights by their names.
 
     :raises FileNotFoundError: a folder that was named, or the embedded checkpoint, isn't there
     """
@@ -72,26 +75,20 @@ def checkpoint_folders(checkpoint: Path | None, drafter: Path | None) -> tuple[P
     if drafter is not None and not Path(drafter).is_dir():
         raise FileNotFoundError(f'no drafter folder {drafter}; give --drafter the folder that '
                                 'holds its config.json and weights')
-    beside = Path(drafter) if drafter is not None else target / 'drafter'
-    return target, beside if beside.is_dir() else None
+    return target, all_weights(Path(drafter) if drafter is not None else beside(target))
 
 
 def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str, Any]:
     """
-    Return the hashes of target, drafter and, where there is one, glance, by their names.
+    Return the hashes of the target and of its drafters' weights; EAGLE's is `drafter`.
 
     ``images``, by data set, says how frames become the target's pictures.
     """
-    target, beside = checkpoint_folders(checkpoint, drafter)
+    target, weights = checkpoint_folders(checkpoint, drafter)
+    eagle = weights.pop('eagle', None)
     hashes = {'target_sha256': folder_sha256(target),
-              'drafter_sha256': folder_sha256(beside) if _is_network(beside) else None}
-    if beside is not None and _is_network(beside / 'glance'):
-        hashes['glance_sha256'] = folder_sha256(beside / 'glance')
+              'drafter_sha256': folder_sha256(eagle) if eagle else None,
+              **{f'{name}_sha256': folder_sha256(folder) for name, folder in weights.items()}}
     with suppress(ValueError):  # a folder that can't be used: whoever loads it says why
         hashes['images'] = image_preparation.describe(target)
     return hashes
-
-
-def _is_network(folder: Path | None) -> bool:
-    """Whether a folder holds a network: one of glance alone holds no drafter of its own."""
-    return folder is not None and (folder / 'config.json').is_file()

@@ -102,6 +102,7 @@ def _check(args: OverheadArgs) -> dict[str, DecoderConfig]:
     files.check_json_path(args.json)
     checks.check_at_least('--actions', args.actions, 1)
     checks.check_at_least('--threads', args.threads, 0)
+    checks.check_at_least('--chunk', args.chunk, 1)
     if not SIDES[0] <= args.side <= SIDES[1]:
         raise SpecVLAError(f'--side {args.side}: give {SIDES[0]} to {SIDES[1]} pixels')
     if not args.instruction.strip():
@@ -150,15 +151,10 @@ def _write_bag(path: Path, count: int, side: int) -> None:
 
 def _specification(args: OverheadArgs, bag: Path, decoders: list[str]) -> dict[str, Any]:
     """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
-    def path(given: Path | None) -> str:
-        return str(given.resolve()) if given else ''
-
     return {
         'bag': str(bag), 'decoders': decoders, 'image_topic': '/image',
         'instruction_topic': '', 'instruction': args.instruction, 'rate': 0.0,
-        'policy': {'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
-                   'unnorm_key': args.unnorm_key or '', 'device': args.device,
-                   'dtype': args.dtype or 'auto', 'threads': args.threads},
+        'policy': {**args.source(decoders[0]).parameters, 'threads': args.threads},
         'action_timeout_s': _TIMEOUT_S, 'start_timeout_s': _START_TIMEOUT_S,
     }
 
@@ -173,8 +169,7 @@ def _config(args: OverheadArgs, decoders: dict[str, DecoderConfig]) -> dict[str,
     return {
         'ros': True, 'side': args.side, 'instruction': args.instruction, 'warm_up': WARM_UP,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'unnorm_key': args.unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'threads': args.threads or None,
+        **args.source(next(iter(decoders))).facts, 'threads': args.threads or None,
     }
 
 

@@ -57,7 +57,7 @@ class GeneratePeer:
     def __init__(self, checkpoint: Checkpoint, generation: Generation) -> None:
         self._checkpoint = checkpoint
         self._llama = causal_lm(checkpoint.model, generation.attention)
-        length = checkpoint.layout.length
+        length = checkpoint.space.length
         # No EOS: an action is L tokens, whatever they are.
         self._config = GenerationConfig(
             max_new_tokens=length, do_sample=False, eos_token_id=None, pad_token_id=0,
@@ -70,7 +70,7 @@ class GeneratePeer:
     def act(self, image: NDArray[np.uint8], instruction: str) -> Action:
         """Return the action for a frame, as `Policy.act` does."""
         checkpoint, device = self._checkpoint, self._checkpoint.model.device
-        layout, length = checkpoint.layout, checkpoint.layout.length
+        space, length = checkpoint.space, checkpoint.space.length
         trace = DecodeTrace(
             target_passes=length, drafts=[(0, 0)] * length, sources=['target'] * length,
             acceptance_lengths=[1] * (length - 1), stage_ms={})
@@ -88,8 +88,8 @@ class GeneratePeer:
             tokens = ids[0].tolist()
         trace.settle()
         trace.stage_ms['total'] = 1e3 * (time.perf_counter() - started)
-        normalized = layout.tokenizer.decode(
-            np.array(tokens).reshape(layout.chunk, layout.action_dim))
+        normalized = space.tokenizer.decode(
+            np.array(tokens).reshape(space.chunk, space.action_dim))
         values = checkpoint.statistics.unnormalize(normalized)
         return Action(tuple(tokens), normalized, values, to_si(values, checkpoint.dataset), trace)
 

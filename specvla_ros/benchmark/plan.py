@@ -136,8 +136,7 @@ def make_plan(args: EvalArgs) -> Plan:
         'trials': trials,
         'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
-        'unnorm_keys': unnorm_keys, 'device': args.device, 'dtype': args.dtype,
-        'quantization': args.quantization,
+        'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from specvla_ros.benchmark.records import EpisodeRecord
@@ -11,6 +10,7 @@ from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.benchmark.rollout import play, RolloutConfig, warm_up
 from specvla_ros.benchmark.workers import Job, Player, Playing
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.policy_source import PolicySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,9 @@ class LiberoPlayer:
     unnorm_keys: whose statistics turn tokens into motion, by suite.
     """
 
+    source: PolicySource
     decoders: dict[str, DecoderConfig]
-    checkpoint: Path | None
-    drafter: Path | None
     unnorm_keys: dict[str, str]
-    device: str
-    dtype: str | None
-    quantization: str
     threads: int
     rollout: RolloutConfig
 
@@ -39,10 +35,8 @@ class LiberoPlayer:
         from specvla_ros.policy import Policy
 
         torch.set_num_threads(self.threads)
-        policy = Policy.load(
-            self.checkpoint, decoder=next(iter(self.decoders.values())), drafter=self.drafter,
-            unnorm_key=next(iter(self.unnorm_keys.values())), device=self.device,
-            dtype=self.dtype, quantization=self.quantization)
+        keys = iter(self.unnorm_keys.values())
+        policy = Policy.of(dataclasses.replace(self.source, unnorm_key=next(keys)))
 
         def cast(suite: str) -> Cast:
             own = policy.with_dataset(self.unnorm_keys[suite])

@@ -14,12 +14,12 @@ from functools import lru_cache
 import numpy as np
 from tokenizers import models, pre_tokenizers, Tokenizer
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from specvla_ros.benchmark.projection import Acceptance, check_memory
+from specvla_ros.action_space import ActionSpace
+from specvla_ros.benchmark import projection
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.acceptance import AcceptanceRule, ActionLayout, Path
+from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -28,7 +28,7 @@ from specvla_ros.decoding.drafters import (
     EagleHead,
     make_drafter,
 )
-from specvla_ros.decoding.target import Target, Verified
+from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.config import OpenVLAConfig
@@ -36,51 +36,47 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.prompt import PROMPT
 from specvla_ros.openvla.quantization import quantize, stored_bytes
 from specvla_ros.policy import Checkpoint
+from specvla_ros.situation import Situation
 
+_NONE = -1  # a reach: no draft may stay, not even the target's own token
 # Of a LIBERO checkpoint's form: six dimensions to scale, and the gripper.
 _STATISTICS = {'libero_object': {'action': {
     'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}}}
 
 
-class ReplayedRule(AcceptanceRule):
-    """Keeps as many drafts of a pass as a distribution says, whatever their tokens are."""
+class ReplayedRule:
+    """
+    Keeps as many drafts of a pass as a distribution says, whatever their tokens are.
+
+    The draws of an action are its reach: a pass accepts the tokens that may be any, and ends at
+    one that may be none, which the target says itself. So a tree has to be as deep as the longest
+    draw, as those of ``DeepDrafter`` are.
+    """
 
     def __init__(self, shares: Sequence[float], seed: int) -> None:
         """Take the probabilities of 0, 1, 2 … drafts."""
         self._shares = tuple(shares)
         self._random = np.random.default_rng(seed)
 
-    def allows(
-        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """Any draft may stay; how many do is drawn."""
-        return torch.ones_like(drafts, dtype=torch.bool)
-
-    def accept(
-        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
-    ) -> Path:
-        """Draw how many drafts stay; the device is told by way of the position."""
-        drawn = int(self._random.choice(len(self._shares), p=self._shares))
-        return super().accept(tree, verified, drawn, layout)
-
-    def scores(
-        self, tree: TokenTree, argmax: Tensor, position: int | Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """Rate highest the first path that is as long as the draw, or as the tree is deep."""
-        wanted = tree.depth.max().minimum(torch.zeros_like(tree.depth[0]) + position)
-        return torch.ones_like(tree.depth).masked_fill(tree.depth != wanted, -1)
+    def reach(self, space: ActionSpace, situation: Situation) -> tuple[int, ...]:
+        """Draw how many drafts each pass after the prefill accepts."""
+        tokens = [_NONE]  # the prefill has no guesses
+        while len(tokens) < space.length:
+            drawn = int(self._random.choice(len(self._shares), p=self._shares))
+            tokens += [space.tokenizer.n_bins] * drawn + [_NONE]
+        return tuple(tokens[: space.length])
 
 
 @lru_cache
 def _deep_tree(nodes: int, depth: int, device: torch.device) -> TokenTree:
-    """Tree of so many nodes: one path of this depth, the others below the root; made once."""
-    parents = [*range(-1, depth - 1), *[-1] * (nodes - depth)]
+    """Tree of so many nodes: one path of this depth, the others beside its end; made once."""
+    parents = [*range(-1, depth - 1), *[max(depth - 2, -1)] * (nodes - depth)]
     return TokenTree.of(parents, parents, '').to(device)
 
 
 class DeepDrafter(Drafter):
     """
-    Drafts with another drafter, then sets its nodes in one long path with twigs at the root.
+    Drafts with another drafter, then sets its nodes in one long path with twigs at its end.
 
     An untrained drafter spreads its nodes over the first levels, where no long path could be
     accepted; the number of nodes, and with it what a pass costs, stays.
@@ -106,15 +102,17 @@ class DeepDrafter(Drafter):
 class RandomCheckpoint(Checkpoint):
     """A random model and a random EAGLE drafter, whose decoders replay an acceptance."""
 
-    def __init__(self, model: OpenVLA, acceptance: Acceptance, seed: int) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: OpenVLA, acceptance: projection.Acceptance, seed: int, chunk: int = 1
+    ) -> None:
+        super().__init__(model, chunk=chunk)
         self._acceptance, self._seed = acceptance, seed
         with torch.device(model.device), torch.random.fork_rng():
             torch.manual_seed(seed)
             head = EagleHead(EagleConfig.like(model))
-        self.eagle_head = head.to(model.dtype).eval().requires_grad_(False)
+        self._head = head.to(model.dtype).eval().requires_grad_(False)
 
-    def decoder(self, config: DecoderConfig) -> Decoder:
+    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """
         Decoder on these weights.
 
@@ -125,16 +123,17 @@ class RandomCheckpoint(Checkpoint):
                 f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
                 'the drafts of eagle, so give decoders of eagle or none')
         settings = config.drafter.settings_on(self.model.device.type)
-        drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self.eagle_head})
+        drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self._head})
         shares = self._acceptance.of(config)
         longest = int(max(np.flatnonzero(shares)))
-        return Decoder(Target(self.model), DeepDrafter(drafter, longest),
-                       ReplayedRule(shares, self._seed), self.layout)
+        target = Target(self.model)
+        return Decoder(target, DeepDrafter(drafter, longest), Acceptance(
+            ReplayedRule(shares, self._seed), guard, self.space, target))
 
 
 def random_checkpoint(
-    config: OpenVLAConfig, acceptance: Acceptance, instruction: str, device: torch.device,
-    dtype: torch.dtype, quantization: str, seed: int,
+    config: OpenVLAConfig, acceptance: projection.Acceptance, instruction: str,
+    device: torch.device, dtype: torch.dtype, quantization: str, seed: int, chunk: int = 1,
 ) -> RandomCheckpoint:
     """
     Make a random model of these dimensions on the device.
@@ -144,7 +143,7 @@ def random_checkpoint(
     with torch.device('meta'):
         shape = OpenVLA(config).to(dtype)
         drafter = EagleHead(EagleConfig.like(shape)).to(dtype)
-    check_memory(stored_bytes([*shape.parameters(), *drafter.parameters()]), device)
+    projection.check_memory(stored_bytes([*shape.parameters(), *drafter.parameters()]), device)
     model = OpenVLA.untrained(config, device, dtype, seed)
     if quantization != 'none':
         quantize(model.language_model.layers, quantization, device)
@@ -154,7 +153,7 @@ def random_checkpoint(
     model.lm_head.weight[end:] = 0
     model.norm_stats = _STATISTICS
     model.tokenizer = word_tokenizer(config.action_vocab_size, instruction)
-    return RandomCheckpoint(model, acceptance, seed)
+    return RandomCheckpoint(model, acceptance, seed, chunk)
 
 
 def word_tokenizer(size: int, instruction: str) -> PreTrainedTokenizerFast:

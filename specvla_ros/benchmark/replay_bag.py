@@ -117,6 +117,7 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     _check_outside(args.bag, '--json', args.json)
     files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
+    checks.check_at_least('--chunk', args.chunk, 1)
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')
@@ -145,10 +146,7 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    policy = Policy.load(
-        args.checkpoint, decoder=next(iter(decoders.values())), drafter=args.drafter,
-        unnorm_key=args.unnorm_key, device=args.device, dtype=args.dtype,
-        quantization=args.quantization)
+    policy = Policy.of(args.source(next(iter(decoders.values()))))
     actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
     with _bar(console) as bar:
@@ -184,18 +182,12 @@ def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
 
 def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
     """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
-    def path(given: Path | None) -> str:
-        return str(given.resolve()) if given else ''
-
     return {
         'bag': str(args.bag.resolve()),
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
         'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
         'instruction': args.instruction, 'rate': args.rate or 0.0,
-        'policy': {'checkpoint': path(args.checkpoint), 'drafter': path(args.drafter),
-                   'unnorm_key': args.unnorm_key or '', 'device': args.device,
-                   'dtype': args.dtype or 'auto', 'quantization': args.quantization,
-                   'threads': args.threads},
+        'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads},
         'action_timeout_s': ACTION_TIMEOUT_S, 'start_timeout_s': START_TIMEOUT_S,
     }
 
@@ -255,8 +247,8 @@ def _config(args: ReplayArgs, unnorm_key: str, image_topic: str,
         'ros': args.live, 'rate': args.rate, 'image_topic': image_topic,
         'instruction_topic': args.instruction_topic, 'instruction': args.instruction or None,
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'unnorm_key': unnorm_key, 'device': args.device, 'dtype': args.dtype,
-        'quantization': args.quantization, 'threads': args.threads or None,
+        **args.source(DECODERS[0]).facts, 'unnorm_key': unnorm_key,
+        'threads': args.threads or None,
     }
 
 

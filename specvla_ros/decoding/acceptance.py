@@ -1,241 +1,231 @@
 """
-Acceptance rules: which drafts may stay, given what the target itself would have said.
+Acceptance: which drafts may stay, given what the target itself would have said.
 
-A rule walks down the tree from the root. Spec-VLA (arXiv 2507.22424, section 3.2): a child is
-accepted where |bin(child) - bin(target's argmax at its parent)| <= r, the longest accepted path
-is kept, and the target's own argmax after its last node is the bonus token. Three things the
-published code leaves open are decided here: ties go to the path closest to the target's own
-choices, only action tokens are relaxed, and the gripper, whose bins are two states and not a
-scale, stays exact.
+Spec-VLA (arXiv 2507.22424, section 3.2): walk down the tree from the root. A draft stays where
+|bin(draft) - bin(target's argmax at its parent)| <= r and its parent stays; the longest path is
+accepted, and the target's own argmax after its last node is the bonus token. A rule says how large
+r is for each token. Two things the published code leaves open are decided here: ties go to the
+path closest to the target's own choices, and only action tokens may stay.
+
+A guard forbids bins. The target's own choice is then the best bin that the guard allows, for the
+bonus as well, so strict decoding under a guard is plain autoregression under the same guard.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.configuration import build
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.situation import Situation
 
 from .graphs import Padded
-from .tree import TokenTree
-
-if TYPE_CHECKING:
-    from specvla_ros.openvla.action_tokenizer import ActionTokenizer
-
-    from .target import Verified
+from .target import Target, Verified
+from .tree import Accepted, TokenTree
 
 # A level of a path counts more than any sum of bin distances along it.
 _LONGER = 2**20
 
 
+class Rule(Protocol):
+    """Says how far drafts may be off: settings on the host, asked once an action."""
+
+    def reach(self, space: ActionSpace, situation: Situation) -> tuple[int, ...]:
+        """Bins a draft of each of the L tokens may be off; 0 = exact, -1 = none may stay."""
+
+
+class Guard(Protocol):
+    """Says which bins may be said at all: hashable settings, a frozen dataclass."""
+
+    def allowed(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> Tensor:
+        """
+        Bins allowed as the next token, bool [R, bins]; column 0 is the first action id.
+
+        said: int64 [R, L] the tokens so far, -1 = not yet; position: int64 [R] which of the L is
+        next; state: float64, ``Situation.numbers``. It runs in a graph: it may ask for no value.
+        """
+
+
+class Terms(NamedTuple):
+    """What holds for one action, on the device."""
+
+    reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
+    state: Tensor | None  # float64, what a guard reads
+
+
 @dataclass(frozen=True, slots=True)
-class ActionLayout:
-    """
-    What the L = action_dim · chunk tokens of an action mean.
+class Acceptance:
+    """Decides on the target's device what stays, by a rule and, unless it is None, a guard."""
 
-    Token ``position`` (0 … L - 1) is dimension ``position % action_dim`` of step
-    ``position // action_dim``; the last dimension is the gripper.
-    """
-
-    tokenizer: ActionTokenizer
-    action_dim: int
-    chunk: int = 1
+    rule: Rule
+    guard: Guard | None
+    space: ActionSpace
+    target: Target
 
     def __post_init__(self) -> None:
-        if self.action_dim < 1 or self.chunk < 1:
+        try:
+            hash(self.guard)
+        except TypeError as error:
+            raise SpecVLAError(f'the guard {self.guard} has no hash ({error}); make it a frozen '
+                               'dataclass of numbers and tuples') from error
+
+    def terms(self, situation: Situation) -> Terms:
+        """Ask the rule, once an action; raise SpecVLAError if its answer is no L integers."""
+        space, device, state = self.space, self.target.device, None
+        reach = tuple(self.rule.reach(space, situation))
+        if len(reach) != space.length or not all(isinstance(it, Integral) for it in reach):
             raise SpecVLAError(
-                f'action_dim is {self.action_dim} and chunk {self.chunk}, both must be at least 1'
-            )
-
-    @property
-    def length(self) -> int:
-        """L: tokens of an action."""
-        return self.action_dim * self.chunk
-
-    def is_gripper(self, positions: Any) -> Any:
-        """Whether tokens at these positions are the gripper's: elementwise, or of an int."""
-        return positions % self.action_dim == self.action_dim - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """
-    What one pass gained.
-
-    nodes: accepted tree nodes from the root down (may be none); tokens: their tokens.
-    bonus: the token the target adds after the last of them, at no further cost.
-    """
-
-    nodes: tuple[int, ...]
-    tokens: tuple[int, ...]
-    bonus: int
-
-
-class AcceptanceRule(ABC):
-    """Says which drafts may stay; the longest chain of them is accepted."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def allows(
-        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """
-        Whether each draft may stand where it does, bool [N].
-
-        drafts, own: int64 [N] its token and what the target would have said there; positions:
-        int64 [N] which of the action's L tokens that is.
-        """
+                f'{self.rule} has the reach {reach}, must be {space.length} whole numbers')
+        if self.guard is not None:
+            numbers = situation.numbers(space.action_dim)
+            state = torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
+        return Terms(_uploaded(reach, device), state)
 
     def accept(
-        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
-    ) -> Path:
+        self, tree: TokenTree, verified: Verified, tokens: Sequence[int], terms: Terms
+    ) -> Accepted:
         """
-        Take the longest acceptable path; of equally long ones the closest to the target's own.
+        Take the longest path that may stay; of equally long ones the closest to the target's own.
 
-        position: of the root's children in the action, that is the number of tokens known.
-        Decided on the device, in a graph where there are any; the host gets the path in the one
-        copy of the pass.
+        tokens: the action's before the tree. Decided on the device, in a graph where there are
+        any; the host gets the path in the one copy of the pass. Raises SpecVLAError if numbers of
+        target or drafter are not finite, or the guard forbids every bin.
         """
-        n = len(tree)
+        n, known, run = len(tree), len(tokens), verified.runner.run
+        walk, own, guarded = _Walk(self.guard, self.space), Padded(verified.argmax), ()
+        if self.guard is not None:
+            said = torch.tensor([*tokens, *[-1] * (self.space.length - known)])
+            said = said.to(self.target.device, non_blocking=True)
+            guarded = Padded(verified.logits), said, terms.state, known
         if not n:
-            return Path((), (), verified.check(*verified.argmax.tolist()))
-        # Any node attends to itself: where nothing was computed, all of it was finite.
+            own = run(walk.root, own, *guarded) if guarded else verified.argmax
+            return Accepted((), (), self._checked(own.tolist()[0], verified, known))
+        # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
-        decided = verified.runner.run(
-            self._decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(verified.argmax), n, position,
-            layout=layout,
+        decided = run(
+            walk.decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
+            Padded(tree.ancestor_mask, (0, 1)), finite, own,
+            terms.reach[known : known + self.space.length + 1], n, *guarded,
         )
         is_finite, bonus, *rest = decided.tolist()
         if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        tokens, on_path = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        drafts, on_path = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         nodes = tuple(node for node in range(n) if on_path[node])
-        return Path(nodes, tuple(tokens[node] for node in nodes), verified.check(bonus))
+        bonus = self._checked(bonus, verified, known + len(nodes))
+        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus)
 
-    def _decide(
-        self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
-        argmax: Tensor, n: int | Tensor, position: int | Tensor, *, layout: ActionLayout,
-    ) -> Tensor:
-        """
-        Choose a path on the device: finite, bonus, tokens [G], whether on the path [G], int64.
+    def rehearsal(self) -> Acceptance:
+        """Return one that does the same work, lets no draft stay, and ends no action early."""
+        return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
-        Of the G nodes of a tree the first n are no padding; all of them if n is a plain number.
-        """
-        tree = TokenTree(tokens, parents, depth, ancestors, ())
-        if isinstance(n, Tensor):
-            real = torch.arange(len(tokens), device=tokens.device) < n
-            tree = replace(tree, depth=depth.where(real, 0), ancestor_mask=ancestors & real)
-        scores = self.scores(tree, argmax, position, layout)
-        if isinstance(n, Tensor):
-            scores = scores.where(real, -1)
-        # Row 0 is the root, with no node on its path and nothing to beat but refusals. Of equal
-        # scores argmax takes the first.
-        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
-        path = functional.pad(tree.ancestor_mask, (0, 0, 1, 0)).index_select(0, best)[0]
-        return torch.cat((finite, argmax.index_select(0, best), tokens, path))
-
-    def scores(
-        self, tree: TokenTree, argmax: Tensor, position: int | Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """
-        Rate the path that ends at each node, int64 [N]: higher is better, negative is refused.
-
-        argmax: int64 [N + 1 or more] what the target says after the root and after each node.
-        Longer is better, then closer: by the sum of bin distances to the target's own at each
-        parent; what is still equal goes to the first node of the tree.
-        """
-        own = argmax.index_select(0, tree.parents + 1)
-        allowed = self.allows(tree.tokens, own, tree.depth + (position - 1), layout)
-        refused = (tree.ancestor_mask & ~allowed).any(1)
-        bins = layout.tokenizer.bins
-        distance = (bins(tree.tokens) - bins(own)).abs()
-        scores = tree.depth * _LONGER - (tree.ancestor_mask * distance).sum(1)
-        return scores.masked_fill(refused, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Strict(AcceptanceRule):
-    """Only the target's own token may stay: lossless, whatever the drafter says."""
-
-    def allows(
-        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """Whether a draft is the target's own token."""
-        return drafts == own
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse(AcceptanceRule):
-    """Nothing may stay, whatever a rule decides: as ``strict``, a pass each. For warming up."""
-
-    rule: AcceptanceRule
-
-    def allows(
-        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
-    ) -> Tensor:
-        """Say no."""
-        return torch.zeros_like(drafts, dtype=torch.bool)
-
-    def accept(
-        self, tree: TokenTree, verified: Verified, position: int, layout: ActionLayout
-    ) -> Path:
-        """Let the rule decide, and take the target's own token."""
-        self.rule.accept(tree, verified, position, layout)
-        return Path((), (), verified.check(verified.argmax[:1].tolist()[0]))
-
-
-@dataclass(frozen=True, slots=True)
-class Bins(AcceptanceRule):
-    """
-    Tokens within ``r`` bins of the target's own may stay; r = 0 is strict.
-
-    r: bins, at least 0. Spec-VLA takes 9 for LIBERO Goal, Object and Spatial, 5 for Long.
-    gripper_exact: the gripper's token must be the target's own.
-    """
-
-    r: int = 9
-    gripper_exact: bool = True
-
-    def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 0:
-            raise SpecVLAError(f'r of the rule bins is {self.r!r}, must be a whole number >= 0')
-        if not isinstance(self.gripper_exact, bool):
+    def _checked(self, bonus: int, verified: Verified, position: int) -> int:
+        """Return a bonus token; raise SpecVLAError if it is none."""
+        if bonus == -1:
             raise SpecVLAError(
-                f'gripper_exact of the rule bins is {self.gripper_exact!r}, must be true or false'
-            )
+                f'the target gave logits that are not finite (data type {verified.logits.dtype}); '
+                'check the checkpoint, or load it in float32 or bfloat16')
+        if bonus < -1:
+            raise SpecVLAError(
+                f'the guard {self.guard} forbids every bin of token {position + 1} of '
+                f'{self.space.length}; no action is left')
+        return bonus
 
-    def allows(
-        self, drafts: Tensor, own: Tensor, positions: Tensor, layout: ActionLayout
+
+class _Rehearsal(Acceptance):
+    """For warming up: a guard is asked, and its answer passed over."""
+
+    __slots__ = ()
+
+    def terms(self, situation: Situation) -> Terms:
+        reach = _uploaded((-1,) * self.space.length, self.target.device)
+        return super().terms(situation)._replace(reach=reach)
+
+    def _checked(self, bonus: int, *others: Any) -> int:
+        return super()._checked(~bonus if bonus < -1 else bonus, *others)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What is decided on the device: functions of tensors, the same for all rules."""
+
+    guard: Guard | None
+    space: ActionSpace
+
+    def root(self, own: Tensor, *guarded: Tensor | int) -> Tensor:
+        """Best allowed token after the root, int64 [1]; see ``_guarded``."""
+        none = own[:0]
+        return self._guarded(none, none, none[None].bool(), own, *guarded)[0]
+
+    def decide(
+        self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
+        own: Tensor, reach: Tensor, n: int | Tensor, *guarded: Tensor | int,
     ) -> Tensor:
-        """Whether a draft is near enough, both being action tokens."""
+        """
+        Choose a path: finite, bonus, tokens [G], whether each node is on the path [G], int64.
+
+        own: int64 [R] what the target says after the root and each node; reach: int64 [L + 1] by
+        depth; guarded: logits, said, state, known. The first n of G nodes are no padding; all if
+        n is a plain number.
+        """
+        padded, tokenizer, asked = isinstance(n, Tensor), self.space.tokenizer, parents + 1
+        if padded:
+            real = torch.arange(len(tokens), device=tokens.device) < n
+            depth, ancestors = depth.where(real, 0), ancestors & real
+        paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
+        if guarded:
+            own, allowed = self._guarded(tokens, depth, paths, own, *guarded)
+        choice = own.index_select(0, asked)
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
-        # lowest ids share a bin. They are different inputs to the target, so r = 0 tells them
-        # apart.
-        tokenizer = layout.tokenizer
-        near = (drafts - own).abs() <= self.r
-        near &= drafts.minimum(own) >= tokenizer.first_id
-        near &= drafts.maximum(own) <= tokenizer.last_id
-        if self.gripper_exact:
-            near &= ~layout.is_gripper(positions)
-        return near.logical_or_(drafts == own)
+        # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
+        stays = (tokens - choice).abs() <= reach.index_select(0, depth)
+        stays &= tokens.minimum(choice) >= tokenizer.first_id
+        stays &= tokens.maximum(choice) <= tokenizer.last_id
+        if guarded:
+            stays &= allowed[asked, (tokens - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)]
+        refused = (ancestors & ~stays).any(1)
+        distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
+        scores = depth * _LONGER - (ancestors * distance).sum(1)
+        scores = scores.masked_fill(refused | ~real if padded else refused, -1)
+        # The root beats refusals only. Of equal scores argmax takes the first.
+        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
+        return torch.cat(
+            (finite, own.index_select(0, best), tokens, paths.index_select(0, best)[0]))
+
+    def _guarded(
+        self, tokens: Tensor, depth: Tensor, paths: Tensor, own: Tensor, logits: Tensor,
+        said: Tensor, state: Tensor, known: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Best allowed tokens after the root and each node, int64 [R], and what is allowed [R, bins].
+
+        -1 where the logits were not finite, as in ``own``; ~id, below -1, where no bin is allowed.
+        """
+        rows = min(len(tokens) + 1, len(own))  # padding may leave more, or one fewer
+        own, logits, paths = own[:rows], logits[:rows], paths[:rows]
+        position = functional.pad(depth, (1, 0)) + known
+        stands = position[1:, None] - 1 == torch.arange(self.space.length, device=own.device)
+        stands = paths[:, :, None] & stands  # [R, G, L]
+        said = (stands * tokens[:, None]).sum(1).where(stands.any(1), said)
+        allowed = self.guard.allowed(said, position[:rows], state, self.space)
+        if allowed.shape != logits.shape or allowed.dtype != torch.bool:
+            raise SpecVLAError(
+                f'the guard {self.guard} gives {allowed.dtype} {list(allowed.shape)}, must be '
+                f'bool {list(logits.shape)}')
+        best = logits.masked_fill(~allowed, -torch.inf).max(dim=-1).indices
+        best = best + self.space.tokenizer.first_id
+        return best.where(allowed.any(-1), ~best).where(own >= 0, own), allowed
 
 
-RULES: Mapping[str, type[AcceptanceRule]] = {'strict': Strict, 'bins': Bins}
-
-
-def make_rule(name: str, settings: Mapping[str, object]) -> AcceptanceRule:
-    """
-    Acceptance rule from configuration.
-
-    Raises SpecVLAError for a name, a setting or a value that does not exist.
-    """
-    return build(RULES, 'rule', name, settings)
+@lru_cache(maxsize=64)
+def _uploaded(reach: tuple[int, ...], device: torch.device) -> Tensor:
+    """``Terms.reach``: copied to the device once for all actions that have the same."""
+    return torch.tensor((0, *reach, *(0 for _ in reach))).to(device, non_blocking=True)

@@ -8,7 +8,7 @@ autoregression verifies just the root, so its passes are of one token.
 
 What a pass computes has shapes that depend on the numbers of rows only, and it asks for no
 tensor's value: so it can be a graph (see ``graphs``). The host waits for the device once a pass,
-when the acceptance rule reads what may stay.
+when it reads what acceptance has decided.
 
 Decoding is greedy over the action tokens: the logits of the others are not computed. An action
 consists of action tokens only, a fine-tuned OpenVLA's argmax is one, and 256 rows of the
@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 
-from .acceptance import Path
 from .cache import StaticCache
 from .graphs import Padded, Runner, runner_on
-from .tree import TokenTree
+from .tree import Accepted, TokenTree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,26 +38,12 @@ class Verified:
 
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
-    runner: what ran the pass; what is decided on its words runs alike.
+    runner: of the pass; acceptance uses the same.
     """
 
     argmax: Tensor
     logits: Tensor
     runner: Runner = Runner()
-
-    @property
-    def log_probs(self) -> Tensor:
-        """Log-probabilities over the action tokens, float32 [N + 1, action tokens]."""
-        return functional.log_softmax(self.logits, dim=-1, dtype=torch.float32)
-
-    def check(self, bonus: int) -> int:
-        """Return a bonus token; raise SpecVLAError if it is none."""
-        if bonus < 0:
-            raise SpecVLAError(
-                f'the target gave logits that are not finite (data type {self.logits.dtype}); '
-                'check the checkpoint, or load it in float32 or bfloat16'
-            )
-        return bonus
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,19 +92,15 @@ class Target:
         self.device = model.device
         self.runner = runner or runner_on(model.device)
         self.cache = StaticCache(
-            text.num_hidden_layers,
-            text.num_key_value_heads,
-            text.head_dim,
-            model.dtype,
-            model.device,
-        )
+            text.num_hidden_layers, text.num_key_value_heads, text.head_dim, model.dtype,
+            model.device)
         self.n_action_tokens = tokenizer.n_bins
         self.first_id = tokenizer.first_id
         action_rows = slice(tokenizer.first_id, tokenizer.last_id + 1)
         self._action_head = model.lm_head.weight.detach()[action_rows]
         self._root = -1
         self._last: _Pass | None = None
-        self._committed: list[tuple[_Pass, Path]] = []
+        self._committed: list[tuple[_Pass, Accepted]] = []
 
     def embed(self, prompt_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """Prompt embeddings [1, P + T, h] of ids [1, T] and pixel values [1, 6, H, W]."""
@@ -154,7 +134,7 @@ class Target:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
         return self._run(self.embed_tokens([self._root]), tree)
 
-    def commit(self, path: Path) -> None:
+    def commit(self, path: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
         self._committed.append((self._last, path))
         self.cache.commit([0, *(node + 1 for node in path.nodes)])

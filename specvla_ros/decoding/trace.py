@@ -11,8 +11,7 @@ from typing import Any, TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from .acceptance import Path
-    from .tree import TokenTree
+    from .tree import Accepted, TokenTree
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class DecodeTrace:
     )
     _spans: list[tuple[str, Any, Any]] = field(default_factory=list, repr=False, compare=False)
 
-    def record(self, tree: TokenTree, path: Path) -> None:
+    def record(self, tree: TokenTree, path: Accepted) -> None:
         """Count one target pass: the tree it verified and the path that was accepted."""
         accepted = len(path.nodes)
         if self.target_passes:

@@ -66,7 +66,7 @@ class TokenTree:
                 f'a token tree has {n} tokens, {len(parents)} parents and {len(sources)} sources; '
                 'give one of each per node'
             )
-        return cls(torch.tensor(tokens, dtype=torch.int64), *_structure(tuple(parents)), sources)
+        return cls(torch.tensor(tokens, dtype=torch.int64), *structure(tuple(parents)), sources)
 
     @classmethod
     def chain(cls, tokens: Iterable[int], source: str = 'draft') -> TokenTree:
@@ -75,37 +75,16 @@ class TokenTree:
         return cls.of(tokens, range(-1, len(tokens) - 1), source)
 
     @classmethod
-    def from_paths(
-        cls, paths: Iterable[Sequence[int]], source: str = 'draft'
-    ) -> TokenTree:
+    def from_paths(cls, paths: Iterable[Sequence[int]], source: str = 'draft') -> TokenTree:
         """Several continuations from the root; what they have in common at the start is shared."""
         return cls.merge([cls.chain(path, source) for path in paths])
 
     @classmethod
-    def beside(cls, paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTree:
-        """
-        Continuations int64 [B, depth] side by side, on their device; nothing is shared.
-
-        finite: bool [1], whether the numbers behind them were; None = there are none.
-        """
-        branches, depth = paths.shape
-        structure = _chains_beside(branches, depth, paths.device)
-        return cls(paths.flatten(), *structure, (source,) * paths.numel(), finite)
-
-    @classmethod
     def merge(cls, trees: Iterable[TokenTree]) -> TokenTree:
-        """
-        All branches of several trees.
-
-        On the host what they have in common at the start is shared. On another device their
-        tokens aren't known here, so they stand side by side: there a row costs next to nothing.
-        """
+        """All branches of several trees on the host; what they share at the start is shared."""
         trees = [tree for tree in trees if len(tree)]
         if len(trees) < 2:
             return trees[0] if trees else cls.empty()
-        device = next((it.tokens.device for it in trees if it.tokens.device.type != 'cpu'), None)
-        if device is not None:
-            return cls._unshared([tree.to(device) for tree in trees])
         tokens: list[int] = []
         parents: list[int] = []
         sources: list[str] = []
@@ -121,59 +100,39 @@ class TokenTree:
                     tokens.append(token)
                     sources.append(source)
                 place[node] = child[key]
-        return replace(cls.of(tokens, parents, sources), finite=_all_finite(trees))
-
-    @classmethod
-    def _unshared(cls, trees: list[TokenTree]) -> TokenTree:
-        """Trees of one device side by side."""
-        parents, nodes = [], 0
-        for tree in trees:
-            parents.append(tree.parents.where(tree.parents < 0, tree.parents + nodes))
-            nodes += len(tree)
-        return cls(
-            torch.cat([tree.tokens for tree in trees]),
-            torch.cat(parents),
-            torch.cat([tree.depth for tree in trees]),
-            torch.block_diag(*(tree.ancestor_mask for tree in trees)),
-            sum((tree.sources for tree in trees), ()),
-            _all_finite(trees),
-        )
+        return replace(cls.of(tokens, parents, sources), finite=all_finite(trees))
 
     def to(self, device: torch.device) -> TokenTree:
         """Move the tree to a device; of an empty one nobody reads anything."""
         if self.tokens.device == device or not len(self):
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)
-        return TokenTree(
-            *(part.to(device, non_blocking=True) for part in parts), self.sources, self.finite
-        )
-
-    def path_to(self, node: int) -> list[int]:
-        """Nodes from the root's child down to ``node``; for a tree on the host."""
-        parents, path = self.parents.tolist(), []
-        while node >= 0:
-            path.append(node)
-            node = parents[node]
-        return path[::-1]
+        moved = (part.to(device, non_blocking=True) for part in parts)
+        return TokenTree(*moved, self.sources, self.finite)
 
 
-def _all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """
+    What one pass gained.
+
+    nodes: accepted tree nodes from the root down (may be none); tokens: their tokens.
+    bonus: the token the target adds after the last of them, at no further cost.
+    """
+
+    nodes: tuple[int, ...]
+    tokens: tuple[int, ...]
+    bonus: int
+
+
+def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
     """Whether all numbers behind some trees are finite, bool [1]; None = there are none."""
     known = [tree.finite for tree in trees if tree.finite is not None]
     return torch.cat(known).all(0, keepdim=True) if known else None
 
 
-@lru_cache(maxsize=64)
-def _chains_beside(
-    branches: int, depth: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Structure of equally long chains side by side, on the device."""
-    parents = [node - 1 if node % depth else -1 for node in range(branches * depth)]
-    return tuple(part.to(device) for part in _structure(tuple(parents)))
-
-
 @lru_cache(maxsize=1024)
-def _structure(parents: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def structure(parents: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Parents, depth and ancestor mask; a drafter's trees differ in their tokens, seldom here."""
     n = len(parents)
     depth, mask = [0] * n, [[False] * n for _ in range(n)]

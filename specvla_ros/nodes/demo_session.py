@@ -9,9 +9,9 @@ rclpy, hence the process boundary.)
 
 Specification, one JSON object; everything but `decoders` has the default shown:
     {"checkpoint": null,            # folder; null = the embedded default
-     "drafter": null,               # folder; null = <checkpoint>/drafter
+     "drafter": null,               # folder; null = <checkpoint>/drafters
      "unnorm_key": null,            # null = the checkpoint's only key
-     "device": "auto", "dtype": null, "quantization": "none",
+     "device": "auto", "dtype": null, "quantization": "none", "chunk": 1,
      "decoders": ["ar", "strict", "relaxed"],   # preset names or files, one round each
      "suite": "libero_object",
      "episodes": [[task, state], ...],          # in place of this: "tasks": [0], "states": [0]

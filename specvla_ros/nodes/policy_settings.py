@@ -11,13 +11,14 @@ from specvla_ros.configuration import Component, DatasetConfig, DecoderConfig, l
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.pilot import PACINGS
+from specvla_ros.policy_source import PolicySource
 from specvla_ros.safety import SafetySettings
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
               reloadable=True),
-    Parameter('drafter', '', "folder of the drafter's weights; empty: the checkpoint's own "
-              '`drafter` folder', reloadable=True),
+    Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
+              '`drafters` folder', reloadable=True),
     Parameter('decoder', 'relaxed', 'preset (ar, strict, relaxed or another in config/decoders) '
               'or path of a YAML file; a change takes effect between two actions',
               changeable=True),
@@ -31,6 +32,8 @@ MODEL_PARAMETERS = (
               choices=('auto', 'float32', 'bfloat16', 'float16'), reloadable=True),
     Parameter('quantization', 'none', "of the Llama's weights, by torchao, for small GPUs; int4 "
               'computes in bfloat16', choices=('none', 'int8', 'int4'), reloadable=True),
+    Parameter('chunk', 1, 'control steps of an action: as many as the checkpoint was trained for',
+              low=1, high=64, reloadable=True),
     Parameter('threads', 0, 'CPU threads of the model; 0: one less than there are cores',
               low=0, high=1024, reloadable=True),
 )
@@ -108,7 +111,14 @@ class PolicySettings:
     device: str
     dtype: str
     quantization: str
+    chunk: int
     threads: int
+
+    @property
+    def source(self) -> PolicySource:
+        """Where the policy comes from; raises SpecVLAError as ``decoder_config``."""
+        given = {name: getattr(self, name) for name in PolicySource.names()}
+        return replace(PolicySource.take(given), decoder=self.decoder_config)
 
     @property
     def decoder_config(self) -> DecoderConfig:
@@ -178,7 +188,7 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
     :raises ValueError, FileNotFoundError: the checkpoint, drafter, preset or key can't be used, or
         a library can't be loaded
     """
-    config = settings.decoder_config  # the cheapest check first
+    source = settings.source  # the cheapest check first
     try:
         import torch
 
@@ -187,11 +197,7 @@ def load_policy(settings: PolicySettings) -> ActingPolicy:
         raise SpecVLAError(f"the policy's libraries can't be loaded ({error}): `specvla doctor` "
                            'says which and what to do') from error
     torch.set_num_threads(settings.threads or free_cores())
-    policy = Policy.load(
-        settings.checkpoint or None, decoder=config, drafter=settings.drafter or None,
-        unnorm_key=settings.unnorm_key or None, device=settings.device,
-        dtype=None if settings.dtype == 'auto' else settings.dtype,
-        quantization=settings.quantization)
+    policy = Policy.of(source)
     self_check(policy)
     return policy
 

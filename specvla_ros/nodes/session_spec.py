@@ -11,6 +11,7 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.nodes.play_list import Episode
+from specvla_ros.policy_source import PolicySource
 from specvla_ros.typed_files import naming, read_json, typed, value_of
 
 
@@ -29,12 +30,7 @@ class SessionSpec:
 
     decoders: tuple[str, ...]
     episodes: tuple[Episode, ...]
-    checkpoint: str | None = None
-    drafter: str | None = None
-    unnorm_key: str | None = None
-    device: str = 'auto'
-    dtype: str | None = None
-    quantization: str = 'none'
+    source: PolicySource = PolicySource()
     suite: str = 'libero_object'
     max_steps: int = 0
     resolution: int = 256
@@ -88,17 +84,19 @@ class SessionSpec:
             content['episodes'] = [[t, s] for t in tasks or [0] for s in states or [0]]
         elif tasks is not None or states is not None:
             raise SpecVLAError('give either episodes or tasks and states, not both')
-        allowed = {field.name for field in fields(cls)}
+        source = PolicySource.take(content)
+        allowed = {field.name for field in fields(cls)} - {'source'}
         if unknown := sorted(set(content) - allowed):
+            allowed |= {'tasks', 'states'} | PolicySource.names()
             raise SpecVLAError(f'unknown keys {unknown} in the specification; there are '
-                               f'{sorted(allowed | {"tasks", "states"})}')
+                               f'{sorted(allowed)}')
         try:
             episodes = value_of(tuple[tuple[int, int], ...], content['episodes'], 'episodes')
         except SpecVLAError as error:
             raise SpecVLAError(
                 f'{error}: episodes must be a list of [task, state]') from error
-        return typed(cls, content | {'episodes': [Episode(*episode) for episode in episodes]},
-                     'specification')
+        return typed(cls, content | {'episodes': [Episode(*episode) for episode in episodes],
+                                     'source': source}, 'specification')
 
     @property
     def rounds(self) -> list[Round]:
@@ -113,12 +111,8 @@ class SessionSpec:
     @property
     def policy_parameters(self) -> dict[str, Any]:
         """Parameters of `policy_node`."""
-        return {
-            'checkpoint': str(self.checkpoint or ''), 'drafter': str(self.drafter or ''),
-            'unnorm_key': self.unnorm_key or '', 'decoder': self.decoders[0],
-            'device': self.device, 'dtype': self.dtype or 'auto',
-            'quantization': self.quantization, 'threads': self.threads, 'pacing': 'lockstep',
-        }
+        return {**self.source.parameters, 'decoder': self.decoders[0], 'threads': self.threads,
+                'pacing': 'lockstep'}
 
     @property
     def bridge_parameters(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.drafter_folders import beside
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
@@ -77,7 +78,7 @@ def run(args: CollectArgs) -> int:
     check_writable('--out', data_folder(args.out))
     if args.checkpoint is not None:
         from specvla_ros.policy_check import check_policy  # imports torch
-        keys = check_policy(args.checkpoint, args.checkpoint / 'drafter',
+        keys = check_policy(args.checkpoint, beside(args.checkpoint),
                             [load_preset(args.decoder)])
         load_dataset(suites.statistics_key(args.suite, keys))
     check_simulator({args.suite: tasks})

@@ -25,8 +25,8 @@ from torch import Tensor
 from transformers import DynamicCache
 import tyro
 
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_dataset
-from specvla_ros.decoding.acceptance import ActionLayout
 from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
@@ -75,10 +75,10 @@ def run(args: RegenerateArgs) -> int:
     # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
     model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
     settings = load_dataset(key)
-    layout = ActionLayout(model.action_tokenizer, model.action_dim(key))
+    space = ActionSpace(model.action_tokenizer, model.action_dim(key))
     folder = args.out or default_folder(args.suite, sha256)
     manifest = Manifest(
-        sha256, args.suite, model.config.image_size, settings.mirror_image, layout.length,
+        sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,
         args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
     _check_same(folder, manifest)
     episodes = _episodes(args, manifest)
@@ -89,7 +89,7 @@ def run(args: RegenerateArgs) -> int:
     _say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
                   f'{new} to do')
     started = time.monotonic()
-    _regenerate(Regenerator(model, layout, args), folder, missing, console)
+    _regenerate(Regenerator(model, space, args), folder, missing, console)
     names = {episode.name: episode.instruction for episode in episodes}
     replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
     _say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
@@ -99,8 +99,8 @@ def run(args: RegenerateArgs) -> int:
 class Regenerator:
     """Decodes episodes in batches, equal to what is deployed."""
 
-    def __init__(self, model: OpenVLA, layout: ActionLayout, args: RegenerateArgs) -> None:
-        self.model, self.layout, self.args = model, layout, args
+    def __init__(self, model: OpenVLA, space: ActionSpace, args: RegenerateArgs) -> None:
+        self.model, self.space, self.args = model, space, args
         self.target = Target(model)
         self.transform = model.image_transform()  # only to normalise
 
@@ -122,17 +122,17 @@ class Regenerator:
         The later a path, the further off it may be; half of its tokens are exact, and the gripper
         always. An episode's name decides, not when it is decoded.
         """
-        args, shape = self.args, (len(episode), self.args.paths, self.layout.length)
+        args, shape = self.args, (len(episode), self.args.paths, self.space.length)
         random = np.random.default_rng([args.seed, zlib.crc32(episode.name.encode())])
         most = np.round(np.linspace(0, args.jitter, args.paths)).astype(np.int64)[:, None]
         offsets = random.integers(-most, most + 1, shape) * random.integers(0, 2, shape)
-        gripper = [self.layout.is_gripper(position) for position in range(shape[-1])]
+        gripper = [self.space.is_gripper(position) for position in range(shape[-1])]
         offsets[:, :, gripper] = 0
         return offsets
 
     def _decode(self, prompt_ids: Tensor, pixel_values: Tensor, offsets: Tensor) -> NDArray:
         """Prompt ids [T], pixel values [B, 6, H, W], offsets [B, paths, L] → records [B]."""
-        model, target, tokenizer = self.model, self.target, self.layout.tokenizer
+        model, target, tokenizer = self.model, self.target, self.space.tokenizer
         batch, paths, length = offsets.shape
         cache = DynamicCache()
         prompt = model.embed(prompt_ids.expand(batch, -1), pixel_values)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specvla_ros.configuration import load_dataset
+from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.policy_check import check_policy
@@ -20,7 +21,7 @@ def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) 
     :param unnorm_key: what the user asks for; None = the suite's own
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """
-    keys = check_policy(target, target / 'drafter', (), device)
+    keys = check_policy(target, beside(target), (), device)
     if unnorm_key is None and suite not in suites.SUITES:  # a data set of the user's own
         unnorm_key = suite
     key = suites.statistics_keys((suite,), keys, unnorm_key)[suite]

@@ -1,5 +1,5 @@
 """
-`specvla train drafter`: teach an EAGLE drafter to say what its target says.
+`specvla train eagle`: teach an EAGLE drafter to say what its target says.
 
 It learns from `specvla regenerate`'s data, unrolled on its own guesses (`unroll.py`).
 """
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 import tyro
 
-from specvla_ros.decoding.drafters import GLANCE_FOLDER
+from specvla_ros.decoding.drafters import DRAFTERS
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
+from specvla_ros.drafter_folders import beside
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation
@@ -36,7 +37,8 @@ Help = tyro.conf.arg
 class TrainDrafterArgs(DrafterTrainingArgs):
     """Train an EAGLE drafter for a target on what `specvla regenerate` made with it."""
 
-    out: Annotated[Path | None, Help(help='drafter folder; default: TARGET/drafter')] = None
+    out: Annotated[Path | None, Help(
+        help='folder of its weights; default: TARGET/drafters/eagle')] = None
     mlp: Annotated[int, Help(help="width of the drafter's MLP; 0 = as the target's")] = 0
     weights: LossWeights = field(default_factory=LossWeights)
     perturbation: Perturbation = field(default_factory=Perturbation)
@@ -62,10 +64,12 @@ def run(args: TrainDrafterArgs) -> int:
 class EagleTraining(DrafterTraining):
     """One training of an EAGLE network."""
 
-    name, option, keep = 'train drafter', '--out', (GLANCE_FOLDER,)
+    name, option = 'train eagle', '--out'
+    # In the layout before, the others' folders stand in this one's.
+    keep = tuple(it.weights for it in DRAFTERS.values() if it.weights)
 
     def __init__(self, args: TrainDrafterArgs) -> None:
-        out = args.out or args.target / 'drafter'
+        out = args.out or beside(args.target) / 'eagle'
         state = args.out.with_name(args.out.name + '.training') if args.out \
             else args.target.with_name(args.target.name + '.drafter.training')
         super().__init__(args, args.optimizer, out, state)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 import tyro
 
-from specvla_ros.decoding.drafters import GLANCE_FOLDER, GlanceConfig, GlanceHead
+from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
+from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
@@ -35,7 +36,8 @@ class TrainGlanceArgs(DrafterTrainingArgs):
     """Train a glance network for a target on what `specvla regenerate` made with it."""
 
     drafter: Annotated[Path | None, Help(
-        help='drafter folder that gets it, as its folder glance; default: TARGET/drafter')] = None
+        help='folder of drafters that gets it, as its folder glance; default: TARGET/drafters')
+        ] = None
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 20.0
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 128
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 24
@@ -74,11 +76,11 @@ class GlanceTraining(DrafterTraining):
     name, option = 'train glance', '--drafter'
 
     def __init__(self, args: TrainGlanceArgs) -> None:
-        self.drafter = args.drafter or args.target / 'drafter'
+        self.drafters = args.drafter or beside(args.target)
         state = args.drafter.with_name(args.drafter.name + '.glance.training') if args.drafter \
             else args.target.with_name(args.target.name + '.glance.training')
         self._texts: dict[str, Tensor] = {}
-        super().__init__(args, args.optimizer, self.drafter / GLANCE_FOLDER, state)
+        super().__init__(args, args.optimizer, self.drafters / 'glance', state)
         self._blurred = _blurred(self.model.action_tokenizer.n_bins, args.blur).to(args.device)
 
     def new_head(self) -> GlanceHead:
@@ -117,7 +119,7 @@ class GlanceTraining(DrafterTraining):
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the passes an action takes, each frame on its own: no action before it is known."""
-        found = passes(Checkpoint(self.model, self.unnorm_key, self.drafter), episodes,
+        found = passes(Checkpoint(self.model, self.unnorm_key, self.drafters), episodes,
                        self.args.decode_frames, ('glance', 'glance_relaxed'))
         return 'held-out passes an action, each frame on its own: ' + ', '.join(
             f'{name} {mean:.2f}' for name, mean in found.items())

@@ -152,7 +152,7 @@ def test_the_same_tokens_are_other_motion_under_another_suites_statistics(args):
     policy = Policy.load(args.checkpoint, decoder='strict', unnorm_key='libero_object')
     other = policy.with_dataset('libero_spatial_no_noops')
     assert other.checkpoint.model is policy.checkpoint.model
-    assert other.checkpoint.eagle_head is policy.checkpoint.eagle_head
+    assert other.checkpoint.drafter_weights('eagle') is policy.checkpoint.drafter_weights('eagle')
     image = np.zeros((64, 64, 3), np.uint8)
     mine, theirs = (actor.act(image, 'pick up the milk') for actor in (policy, other))
     assert mine.tokens == theirs.tokens

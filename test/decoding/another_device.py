@@ -10,6 +10,7 @@ starts it.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from specvla_ros.decoding.acceptance import Bins, Strict
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
@@ -34,7 +34,8 @@ from specvla_ros.decoding.drafters import (
     RelayDrafter,
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
-from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.openvla.fused_llama import FusedLayers
 
 NAME = 'elsewhere'
@@ -235,13 +236,47 @@ def play(decoder, it):
     return played
 
 
-@pytest.mark.parametrize('runner', [lambda: Runner(), lambda: Padding(torch.device(NAME, 0))])
+@dataclass(frozen=True)
+class EveryThird:
+    """A guard: each third bin is forbidden, which ones depends on token, prefix and state."""
+
+    def allowed(self, said, position, state, space):
+        bins = torch.arange(space.tokenizer.n_bins, device=said.device)
+        shift = position + said.sum(1) + state[4].long()
+        return (bins + shift[:, None]) % 3 > 0
+
+
+RUNNERS = pytest.mark.parametrize(
+    'runner', [lambda: Runner(), lambda: Padding(torch.device(NAME, 0))], ids=['plain', 'padded'])
+
+
+@RUNNERS
 @pytest.mark.parametrize('rule', [Strict(), Bins(60)])
 @pytest.mark.parametrize('name', DRAFTERS)
 def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, runner):
+    crossed, trace = on_another_device(lab, monkeypatch, name, rule, runner)
+    assert crossed['down'] == trace.target_passes
+    if name == 'none' and type(runner()) is Runner:
+        assert crossed['up'] == trace.target_passes - 1  # the roots, and nothing else
+
+
+@RUNNERS
+@pytest.mark.parametrize('name', ['none', 'guesser', 'eagle', 'history+eagle+glance'])
+def test_a_guard_there_says_the_same_and_costs_two_small_copies(
+    lab, registered, monkeypatch, name, runner
+):
+    crossed, trace = on_another_device(lab, monkeypatch, name, Bins(60), runner, EveryThird())
+    assert crossed['down'] == trace.target_passes
+    if name == 'none' and type(runner()) is Runner:
+        # The roots; the state, once; the tokens said, for each pass.
+        assert crossed['up'] == (trace.target_passes - 1) + 1 + trace.target_passes
+
+
+def on_another_device(lab, monkeypatch, name, rule, runner, guard=None):
+    """Compare with the host; return what crosses in one more action, and its trace."""
     make, make_there = DRAFTERS[name]
     here = lab(0, 7, 1)
-    expected = play(Decoder(Target(here.model), make(here), rule, here.layout), here)
+    expected = play(here.decoder(make(here), rule, 'plain', guard), here)
     there = lab(0, 7, 1)
     drafter_here = guesser(there) if name == 'guesser' else None
     monkeypatch.setattr(Decoder, 'decode', Decoder.decode.__wrapped__)
@@ -249,12 +284,11 @@ def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, 
         there.model = moved(lab.new_model(0))
         there.prompt, there.longer_prompt = (
             tuple(map(There, prompt)) for prompt in (there.prompt, there.longer_prompt))
-        decoder = Decoder(
-            Target(there.model, runner()), drafter_here or make_there(there), rule, there.layout)
+        decoder = there.decoder(drafter_here or make_there(there), rule, runner(), guard)
         assert play(decoder, there) == expected
         device.crossed.clear()
         _, trace = decoder.decode(*there.prompt)
-    assert device.crossed['down'] == trace.target_passes
+    return device.crossed, trace
 
 
 def test_operands_on_two_devices_are_refused(device):

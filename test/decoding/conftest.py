@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from specvla_ros.decoding.acceptance import ActionLayout, Strict
+from specvla_ros.action_space import ActionSpace
+from specvla_ros.decoding.acceptance import Acceptance, Guard, Rule
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -39,6 +40,7 @@ from specvla_ros.decoding.drafters import (
     NoDrafter,
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.openvla.config import OpenVLAConfig, VisionConfig, ViTConfig
@@ -131,7 +133,7 @@ class Guesser(Drafter):
 
     def propose(self, context: DraftContext) -> TokenTree:
         known, random = len(context.tokens), self.random
-        tokenizer = context.layout.tokenizer
+        tokenizer = context.space.tokenizer
         paths = []
         for _ in range(random.integers(0, self.max_paths + 1)):
             length = random.integers(0, context.max_depth + 1)
@@ -229,32 +231,38 @@ class TracedGraphs(GraphRunner):
 
 
 class Lab:
-    """A model, a prompt and a layout; decodes with any drafter and rule."""
+    """A model, a prompt and an action space; decodes with any drafter and rule."""
 
     runners = {'plain': Runner, 'graphs': TracedGraphs}
     new_model = staticmethod(model.__wrapped__)
 
     def __init__(self, seed: int, action_dim: int, chunk: int, kv_heads: int = 4) -> None:
         self.model = model(seed, kv_heads)
-        self.layout = ActionLayout(self.model.action_tokenizer, action_dim, chunk)
+        self.space = ActionSpace(self.model.action_tokenizer, action_dim, chunk)
         self.prompt = prompt(seed)
         self.longer_prompt = prompt(seed + 1, words=50)
 
-    def decoder(self, drafter: Drafter, rule: object, runner: str = 'plain') -> Decoder:
-        runs = None if self.model.device.type == 'cuda' else self.runners[runner]()
-        return Decoder(Target(self.model, runs), drafter, rule, self.layout)
+    def decoder(
+        self, drafter: Drafter, rule: Rule, runner: str | Runner = 'plain',
+        guard: Guard | None = None,
+    ) -> Decoder:
+        """Decoder on the model; runner: by name, on a GPU graphs whatever the name; or one."""
+        if isinstance(runner, str):
+            runner = None if self.model.device.type == 'cuda' else self.runners[runner]()
+        target = Target(self.model, runner)
+        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
 
-    def decode(self, drafter: Drafter, rule: object, runner: str = 'plain') -> tuple:
-        return self.decoder(drafter, rule, runner).decode(*self.prompt)
+    def decode(self, drafter: Drafter, rule: Rule, *others: object) -> tuple:
+        return self.decoder(drafter, rule, *others).decode(*self.prompt)
 
-    def ar(self) -> list[int]:
-        return self.decode(NoDrafter(), Strict())[0]
+    def ar(self, guard: Guard | None = None) -> list[int]:
+        return self.decode(NoDrafter(), Strict(), 'plain', guard)[0]
 
     def eagle(self, seed: int, budget: DynamicTree) -> EagleDrafter:
         return EagleDrafter(eagle_head(self.model, seed), budget)
 
     def glance(self, seed: int, settings: Glance | None = None) -> GlanceDrafter:
-        head = glance_head(self.model, seed, self.layout.length)
+        head = glance_head(self.model, seed, self.space.length)
         return GlanceDrafter(head, settings or Glance())
 
     def guesser(self, seed: int) -> Guesser:

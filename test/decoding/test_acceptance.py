@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -5,32 +7,40 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import ActionLayout, Bins, make_rule, Path, Strict
+from specvla_ros.action_space import ActionSpace
+from specvla_ros.decoding.acceptance import Acceptance
+from specvla_ros.decoding.rules import make_rule
+from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Verified
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
+from specvla_ros.situation import Situation, UNKNOWN
 
 TOKENIZER = ActionTokenizer(32000)
-LAYOUT = ActionLayout(TOKENIZER, action_dim=7)
+SPACE = ActionSpace(TOKENIZER, action_dim=7, chunk=3)
 rules = st.one_of(
     st.just(Strict()), st.builds(Bins, r=st.integers(0, 20), gripper_exact=st.booleans())
 )
 
 
-def accept(rule, tree, own, position=0, layout=LAYOUT):
-    # One word per row of the tree, as the target gives them.
-    verified = Verified(torch.tensor(own[: len(tree) + 1]), torch.empty(0))
-    return rule.accept(tree, verified, position, layout)
+class Here:
+    """All that acceptance asks of a target."""
+
+    device = torch.device('cpu')
 
 
-def allows(rule, *draft):
-    """Ask a rule about one draft: its token, the target's, its position."""
-    return bool(rule.allows(*(torch.tensor([number]) for number in draft), LAYOUT))
+def accept(rule, tree, own, position=0, guard=None):
+    """Let a rule decide on what the target says, one token for each row of the tree."""
+    verified = Verified(torch.tensor(own[: len(tree) + 1]), torch.zeros(len(tree) + 1, 256))
+    acceptance = Acceptance(rule, guard, SPACE, Here())
+    known = [TOKENIZER.first_id] * position
+    return acceptance.accept(tree, verified, known, acceptance.terms(UNKNOWN))
 
 
 @st.composite
 def verified_trees(draw):
-    """Draw a tree and the target's own tokens, near each other, the lowest of them no actions."""
+    """Draw a tree and the target's own tokens, near each other; the lowest are no actions."""
     near = st.integers(31738, 31758)
     lists = draw(st.lists(st.lists(near, max_size=4), max_size=2))
     # Enough siblings that paths tie for the longest.
@@ -41,18 +51,24 @@ def verified_trees(draw):
 
 def reference(rule, tree, own, position):
     """Judge every path of the tree by itself."""
+    reach = rule.reach(SPACE, UNKNOWN)
+
+    def choice(node):
+        return own[int(tree.parents[node]) + 1]
+
+    def stays(node, at):
+        draft = int(tree.tokens[node])
+        actions = TOKENIZER.is_action(draft) and TOKENIZER.is_action(choice(node))
+        return actions and abs(draft - choice(node)) <= reach[at]
+
     def distance(node):
-        target = own[int(tree.parents[node]) + 1]
-        return abs(TOKENIZER.bins(int(tree.tokens[node])) - TOKENIZER.bins(target))
+        return abs(TOKENIZER.bins(int(tree.tokens[node])) - TOKENIZER.bins(choice(node)))
 
     paths = [()]
     for node in range(len(tree)):
-        path = tree.path_to(node)
-        if all(
-            allows(rule, int(tree.tokens[n]), own[int(tree.parents[n]) + 1], position + level)
-            for level, n in enumerate(path)
-        ):
-            paths.append(tuple(path))
+        path = tuple(tree.ancestor_mask[node].nonzero().flatten().tolist())
+        if all(stays(n, position + level) for level, n in enumerate(path)):
+            paths.append(path)
     return min(paths, key=lambda path: (-len(path), sum(distance(node) for node in path)))
 
 
@@ -60,24 +76,24 @@ def reference(rule, tree, own, position):
 @settings(max_examples=300, deadline=None)
 def test_the_longest_then_the_closest_path_and_the_targets_bonus(verified, rule, position):
     tree, own = verified
-    path = accept(rule, tree, own, position)
+    accepted = accept(rule, tree, own, position)
     nodes = reference(rule, tree, own, position)
     last = nodes[-1] if nodes else -1
-    assert path == Path(nodes, tuple(tree.tokens[list(nodes)].tolist()), own[last + 1])
-    assert all(tree.parents[child] == parent for parent, child in pairwise(path.nodes))
+    assert accepted == Accepted(nodes, tuple(tree.tokens[list(nodes)].tolist()), own[last + 1])
+    assert all(tree.parents[child] == parent for parent, child in pairwise(accepted.nodes))
 
 
 def test_strict_keeps_only_the_targets_own():
     tree = TokenTree.from_paths([[31800, 31801], [31800, 31802, 31803]])
     #                 root   31800  31801  31802  31803
     own = [31800, 31802, 31990, 31803, 31777]
-    assert accept(Strict(), tree, own) == Path((0, 2, 3), (31800, 31802, 31803), 31777)
-    assert accept(Strict(), tree, [31801, *own[1:]]) == Path((), (), 31801)
+    assert accept(Strict(), tree, own) == Accepted((0, 2, 3), (31800, 31802, 31803), 31777)
+    assert accept(Strict(), tree, [31801, *own[1:]]) == Accepted((), (), 31801)
 
 
 def test_of_equally_long_paths_the_closest_stays_and_not_the_first():
     tree = TokenTree.from_paths([[31805], [31798], [31802]])
-    assert accept(Bins(9), tree, [31800, 1, 2, 3]) == Path((1,), (31798,), 2)
+    assert accept(Bins(9), tree, [31800, 1, 2, 3]) == Accepted((1,), (31798,), 2)
     # A longer path beats a closer one.
     tree = TokenTree.from_paths([[31800], [31809, 31850]])
     assert accept(Bins(9), tree, [31800, 31900, 31850, 31777]).tokens == (31809, 31850)
@@ -92,17 +108,18 @@ def test_the_threshold_is_inclusive():
 @pytest.mark.parametrize('position', [6, 13])
 def test_the_gripper_is_exact_unless_told_otherwise(position):
     tree, own = TokenTree.chain([31801]), [31800, 31777]
-    chunked = ActionLayout(TOKENIZER, action_dim=7, chunk=2)
-    assert accept(Bins(9), tree, own, position, chunked).tokens == ()
-    assert accept(Bins(9, gripper_exact=False), tree, own, position, chunked).tokens == (31801,)
-    assert accept(Bins(9), tree, own, position - 1, chunked).tokens == (31801,)
-    assert accept(Bins(9), tree, [31801, 31777], position, chunked).tokens == (31801,)
+    assert accept(Bins(9), tree, own, position).tokens == ()
+    assert accept(Bins(9, gripper_exact=False), tree, own, position).tokens == (31801,)
+    assert accept(Bins(9), tree, own, position - 1).tokens == (31801,)
+    assert accept(Bins(9), tree, [31801, 31777], position).tokens == (31801,)
 
 
-@pytest.mark.parametrize(('draft', 'own'), [(31744, 31743), (31743, 31744), (31740, 31741)])
-def test_only_action_tokens_are_relaxed(draft, own):
-    assert accept(Bins(9), TokenTree.chain([draft]), [own, 31777]).tokens == ()
-    assert accept(Bins(9), TokenTree.chain([draft]), [draft, 31777]).tokens == (draft,)
+@pytest.mark.parametrize(
+    ('draft', 'own'), [(31744, 31743), (31743, 31744), (31740, 31741), (31743, 31743), (31744, -1)]
+)
+def test_only_action_tokens_may_stay(draft, own):
+    with nullcontext() if own > 0 else pytest.raises(ValueError, match='not finite'):
+        assert accept(Bins(31999), TokenTree.chain([draft]), [own, 31777]).tokens == ()
 
 
 def test_ids_that_share_a_bin_are_still_two_tokens():
@@ -127,6 +144,53 @@ def test_what_a_rule_can_not_be(name, settings, message):
         make_rule(name, settings)
 
 
-def test_an_action_has_at_least_one_token():
-    with pytest.raises(ValueError, match='chunk 0'):
-        ActionLayout(TOKENIZER, 7, 0)
+@dataclass(frozen=True)
+class Reach:
+    """A rule that answers what it was made with."""
+
+    answer: tuple
+
+    def reach(self, space, situation):
+        return self.answer
+
+
+def test_a_reach_is_of_each_token_and_none_may_stay_below_zero():
+    tree, own = TokenTree.chain([31801, 31802, 31803]), [31800, 31802, 31800, 31777]
+    for known, reach in ((0, (1, 0, 3)), (2, (-1, -1, 1, 0, 3))):
+        rule = Reach((*reach, *[-1] * (SPACE.length - len(reach))))
+        assert accept(rule, tree, own, known).tokens == (31801, 31802, 31803)
+    assert accept(Reach((1, -1, *[9] * 19)), tree, own).tokens == (31801,)
+    assert accept(Reach((-1,) * 21), TokenTree.chain([31800]), own) == Accepted((), (), 31800)
+
+
+@pytest.mark.parametrize('answer', [(), (1,) * 20, (1,) * 22, (0.5,) * 21, ('1',) * 21])
+def test_a_reach_that_is_none_is_one_clear_line(answer):
+    with pytest.raises(ValueError, match='must be 21 whole numbers'):
+        accept(Reach(answer), TokenTree.empty(), [31777])
+
+
+def test_a_rule_may_answer_by_the_situation():
+    class Slower:
+        def reach(self, space, situation):
+            return (9 if situation.steps > 10 else 0,) * space.length
+
+    acceptance = Acceptance(Slower(), None, SPACE, Here())
+    verified = Verified(torch.tensor([31800, 31777]), torch.zeros(2, 256))
+    for steps, kept in ((0, 0), (11, 1), (5, 0)):
+        terms = acceptance.terms(Situation(steps=steps))
+        accepted = acceptance.accept(TokenTree.chain([31805]), verified, [], terms)
+        assert len(accepted.nodes) == kept
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'chunk': 0}, 'chunk 0, both must be at least 1, whole numbers'),
+        ({'chunk': 1.5}, 'chunk 1.5'), ({'chunk': True}, 'chunk True'),
+        ({'action_dim': -1}, 'action_dim is -1'),
+        ({'bin_si': (0.1,)}, 'bin_si has 1 numbers, must have one for each of the 7'),
+    ],
+)
+def test_what_an_action_space_can_not_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ActionSpace(**{'tokenizer': TOKENIZER, 'action_dim': 7, **settings})

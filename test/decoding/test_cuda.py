@@ -1,16 +1,16 @@
 """On a GPU: graphs say what plain calls say; what waits and allocates is counted."""
 
+from dataclasses import dataclass
 import gc
 import warnings
 
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import Bins, Strict
-from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import DynamicTree, EagleDrafter, NoDrafter
 from specvla_ros.decoding.graphs import CudaGraphs, Runner
-from specvla_ros.decoding.target import Target
+from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.strict import Strict
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
 
@@ -36,7 +36,7 @@ def eagle(it):
 @pytest.mark.parametrize('make', [eagle, lambda it: it.guesser(5), lambda it: NoDrafter()])
 def test_graphs_say_what_plain_calls_say(it, make, rule):
     plain, graphs = (
-        Decoder(Target(it.model, runner), make(it), rule, it.layout)
+        it.decoder(make(it), rule, runner)
         for runner in (Runner(), CudaGraphs(it.model.device))
     )
     for prompt in (it.prompt, it.longer_prompt, it.prompt):
@@ -47,6 +47,24 @@ def test_graphs_say_what_plain_calls_say(it, make, rule):
         assert other.stage_ms['prefill'] > 0
 
 
+@dataclass(frozen=True)
+class EveryThird:
+    """A guard: each third bin is forbidden, which ones depends on token, prefix and state."""
+
+    def allowed(self, said, position, state, space):
+        bins = torch.arange(space.tokenizer.n_bins, device=said.device)
+        shift = position + said.sum(1) + state[4].long()
+        return (bins + shift[:, None]) % 3 > 0
+
+
+def test_strict_under_a_guard_is_ar_under_it(it):
+    expected, free = it.ar(EveryThird()), it.ar()
+    assert expected != free
+    for make in (eagle, lambda it: it.guesser(2)):
+        assert it.decode(make(it), Strict(), 'graphs', EveryThird())[0] == expected
+    assert it.decode(eagle(it), Strict())[0] == free
+
+
 def test_strict_is_ar(it):
     expected = it.ar()
     assert it.decode(eagle(it), Strict())[0] == expected
@@ -54,7 +72,7 @@ def test_strict_is_ar(it):
 
 
 def test_the_host_waits_once_a_pass_and_nothing_is_allocated(it):
-    decoder = Decoder(Target(it.model), eagle(it), Bins(9), it.layout)
+    decoder = it.decoder(eagle(it), Bins(9))
     decoder.warm_up(*it.prompt)
     for _ in range(3):
         decoder.decode(*it.prompt)
@@ -73,7 +91,7 @@ def test_the_host_waits_once_a_pass_and_nothing_is_allocated(it):
 
 
 def test_nothing_is_captured_after_the_warm_up_not_even_where_the_cache_has_grown(it):
-    decoder = Decoder(Target(it.model), eagle(it), Bins(9), it.layout)
+    decoder = it.decoder(eagle(it), Bins(9))
     for prompt in 2 * (it.longer_prompt, it.prompt):
         decoder.warm_up(*prompt)
     captures = decoder.target.runner.captures
@@ -88,7 +106,7 @@ def in_bfloat16(it, lab):
     it.model = lab.new_model(0).to('cuda', torch.bfloat16)
     drafter = it.eagle(3, DynamicTree(3, 4, 12))
     drafter = EagleDrafter(drafter.head.to('cuda', torch.bfloat16), drafter.budget)
-    return Decoder(Target(it.model), drafter, Bins(9), it.layout)
+    return it.decoder(drafter, Bins(9))
 
 
 def test_graphs_leave_no_workspace_of_cublas_behind(it, in_bfloat16):
@@ -111,7 +129,7 @@ def test_graphs_need_no_memory_that_others_may_take_back(it, in_bfloat16):
 
 def test_a_decoder_that_is_gone_leaves_no_memory_behind(it, in_bfloat16):
     def reserved():
-        decoder = Decoder(Target(it.model), NoDrafter(), Bins(9), it.layout)
+        decoder = it.decoder(NoDrafter(), Bins(9))
         decoder.warm_up(*it.prompt)
         del decoder
         gc.collect()
@@ -124,7 +142,7 @@ def test_a_decoder_that_is_gone_leaves_no_memory_behind(it, in_bfloat16):
 
 
 def test_graphs_in_bfloat16(it, in_bfloat16):
-    decoder, tokenizer = in_bfloat16, it.layout.tokenizer
+    decoder, tokenizer = in_bfloat16, it.space.tokenizer
     first = decoder.decode(*it.prompt)[0]
     assert all(tokenizer.is_action(token) for token in first)
     assert decoder.decode(*it.prompt)[0] == first

@@ -9,7 +9,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from specvla_ros.benchmark.replay import ReplayedRule
-from specvla_ros.decoding.acceptance import Bins, Strict
 from specvla_ros.decoding.drafters import (
     DynamicTree,
     Held,
@@ -17,6 +16,8 @@ from specvla_ros.decoding.drafters import (
     NoDrafter,
     RelayDrafter,
 )
+from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.strict import Strict
 
 seeds = st.integers(0, 2**20)
 layouts = st.tuples(st.integers(1, 8), st.integers(1, 3))
@@ -27,7 +28,7 @@ budgets = st.builds(
 
 @st.composite
 def labs(draw, lab):
-    """Draw a model (key/value heads shared or not), a prompt and an action layout."""
+    """Draw a model (key/value heads shared or not), a prompt and an action space."""
     seed, (action_dim, chunk) = draw(st.integers(0, 3)), draw(layouts)
     return lab(seed, action_dim, chunk, kv_heads=draw(st.sampled_from([2, 4])))
 
@@ -48,7 +49,7 @@ def greedy(model, prompt_ids, pixel_values, length):
 @settings(max_examples=30, deadline=None)
 def test_ar_is_greedy_decoding_in_one_prefill_and_single_token_passes(data, lab):
     it = data.draw(labs(lab))
-    length, sizes = it.layout.length, []
+    length, sizes = it.space.length, []
     decoder = it.decoder(NoDrafter(), Strict())
     llama = it.model.fused_llama
 
@@ -87,9 +88,9 @@ def test_strict_is_ar_for_random_eagle_drafters(data, seed, budget, lab):
 def test_the_trace_accounts_for_every_token(data, seed, r, lab):
     it = data.draw(labs(lab))
     tokens, trace = it.decode(it.guesser(seed), Bins(r))
-    assert len(tokens) == len(trace.sources) == it.layout.length
+    assert len(tokens) == len(trace.sources) == it.space.length
     assert trace.target_passes == len(trace.drafts) == len(trace.acceptance_lengths) + 1
-    assert trace.drafts[0][1] + 1 + sum(trace.acceptance_lengths) == it.layout.length
+    assert trace.drafts[0][1] + 1 + sum(trace.acceptance_lengths) == it.space.length
     assert trace.drafted == sum(drafted for drafted, _ in trace.drafts)
     assert trace.accepted == sum(accepted for _, accepted in trace.drafts)
     assert trace.sources.count('target') == trace.target_passes
@@ -113,7 +114,7 @@ def test_every_token_is_within_r_of_the_targets_own_choice(data, seed, r, exact,
     it = data.draw(labs(lab))
     tokens, trace = it.decode(it.guesser(seed), Bins(r, gripper_exact=exact))
     # What the target says at each position, given the tokens that were kept before it.
-    model, tokenizer = it.model, it.layout.tokenizer
+    model, tokenizer = it.model, it.space.tokenizer
     sequence = torch.cat(
         (model.embed(*it.prompt), model.embed_tokens(torch.tensor([tokens[:-1]]).long())), dim=1
     )
@@ -121,7 +122,7 @@ def test_every_token_is_within_r_of_the_targets_own_choice(data, seed, r, exact,
     own = logits[:, tokenizer.first_id : tokenizer.last_id + 1].argmax(-1) + tokenizer.first_id
     for position, (token, choice) in enumerate(zip(tokens, own.tolist(), strict=True)):
         tolerance = 0 if trace.sources[position] == 'target' else r
-        if exact and it.layout.is_gripper(position):
+        if exact and it.space.is_gripper(position):
             tolerance = 0
         assert abs(tokenizer.bins(token) - tokenizer.bins(choice)) <= tolerance
         assert tolerance or token == choice
@@ -200,7 +201,9 @@ def test_rules_of_one_target_have_graphs_of_their_own(lab):
     for r in (0, 9, 200, 9, 0):
         # A rule that is gone may leave its place in memory to the next one.
         rule = Bins(r)
-        again = replace(decoder, drafter=it.guesser(4), rule=rule).decode(*it.prompt)
+        acceptance = replace(decoder.acceptance, rule=rule)
+        again = replace(
+            decoder, drafter=it.guesser(4), acceptance=acceptance).decode(*it.prompt)
         tokens, trace = it.decode(it.guesser(4), Bins(r))
         assert (again[0], again[1].drafts) == (tokens, trace.drafts)
 

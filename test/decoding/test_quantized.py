@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import Strict
 from specvla_ros.decoding.drafters import DynamicTree
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.openvla.quantization import is_quantized, quantize
 
 BUDGET = DynamicTree(top_k=3, depth=5, max_nodes=15)

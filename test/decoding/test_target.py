@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import Path, Strict
+from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.cache import StaticCache
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import Accepted, TokenTree
+from specvla_ros.situation import UNKNOWN
 
 
 def random_tree(random, first_id):
@@ -18,6 +20,11 @@ def random_tree(random, first_id):
         for _ in range(random.integers(0, 6))
     ]
     return TokenTree.from_paths(paths)
+
+
+def path_to(tree, node):
+    """Nodes from the root's child down to a node; of the root itself, -1, none."""
+    return tree.ancestor_mask[node].nonzero().flatten().tolist() if node >= 0 else []
 
 
 def from_scratch(model, prompt, tokens):
@@ -53,16 +60,16 @@ def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, fe
     for _ in range(4):
         # Row 0 follows all that is known; row i + 1 follows node i's path.
         for node in range(-1, len(tree)):
-            path = tree.tokens[tree.path_to(node)].tolist()
+            path = tree.tokens[path_to(tree, node)].tolist()
             _, hidden, _ = from_scratch(model, prompt, tokens + path)
             logits = target.action_logits(hidden[0, -1])
             torch.testing.assert_close(verified.logits[node + 1], logits, rtol=1e-6, atol=1e-6)
             assert int(verified.argmax[node + 1]) == first_id + int(logits.argmax())
         # Keep any path and any bonus: what a rule decides is not the target's business.
-        nodes = tree.path_to(int(random.integers(-1, len(tree))))
+        nodes = path_to(tree, int(random.integers(-1, len(tree))))
         accepted = tree.tokens[nodes].tolist()
         bonus = int(random.integers(first_id, first_id + 9))
-        target.commit(Path(tuple(nodes), tuple(accepted), bonus))
+        target.commit(Accepted(tuple(nodes), tuple(accepted), bonus))
         inputs, hidden, cache = from_scratch(model, prompt, tokens + accepted)
         stop = cache.length
         assert target.cache.length == stop
@@ -85,15 +92,6 @@ def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, fe
         verified = target.verify(tree)
 
 
-@torch.inference_mode()
-def test_log_probs_are_over_the_action_tokens(lab):
-    it = lab(0, 7, 1)
-    target = Target(it.model)
-    verified = target.prefill(target.embed(*it.prompt), TokenTree.chain([50, 60]))
-    assert verified.log_probs.shape == (3, 256)
-    torch.testing.assert_close(verified.log_probs.exp().sum(-1), torch.ones(3))
-
-
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 @torch.inference_mode()
 def test_a_pass_that_is_not_finite_is_an_error(lab, bad):
@@ -104,4 +102,5 @@ def test_a_pass_that_is_not_finite_is_an_error(lab, bad):
     tree = TokenTree.empty()
     verified = target.prefill(prompt, tree)
     with pytest.raises(ValueError, match='not finite.*float64'):
-        Strict().accept(tree, verified, 0, it.layout)
+        acceptance = Acceptance(Strict(), None, it.space, target)
+        acceptance.accept(tree, verified, [], acceptance.terms(UNKNOWN))

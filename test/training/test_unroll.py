@@ -81,9 +81,8 @@ def test_every_guess_is_the_one_a_draft_chain_makes(case):
 
 def test_the_rows_are_the_pairs_that_decoding_gives_the_drafter(case):
     """Compare with `Target.new_pairs` of the real loop on the same frame."""
-    from specvla_ros.decoding.acceptance import Path
     from specvla_ros.decoding.target import Target
-    from specvla_ros.decoding.tree import TokenTree
+    from specvla_ros.decoding.tree import Accepted, TokenTree
     shard, frame = case.frames.locate(int(case.indices[1]))
     record = shard.records[frame]
     tokens = record['tokens'][0].tolist()
@@ -93,9 +92,9 @@ def test_the_rows_are_the_pairs_that_decoding_gives_the_drafter(case):
     target = Target(case.model)
     with torch.inference_mode():
         target.prefill(prompt, TokenTree.empty())
-        target.commit(Path((), (), tokens[0]))
+        target.commit(Accepted((), (), tokens[0]))
         target.verify(TokenTree.of(np.array(tokens[1:4]), np.array([-1, 0, 1]), source='eagle'))
-        target.commit(Path((0, 1, 2), tuple(tokens[1:4]), tokens[4]))
+        target.commit(Accepted((0, 1, 2), tuple(tokens[1:4]), tokens[4]))
         pairs = target.new_pairs()
     count = pairs.features.shape[1]
     padding = int((~case.batch.real[1]).sum())

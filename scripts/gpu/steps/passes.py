@@ -26,11 +26,12 @@ from specvla_ros.benchmark import projection, roofline
 from specvla_ros.benchmark.cost import PassCost, total, Work
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
 from specvla_ros.benchmark.replay import random_checkpoint
-from specvla_ros.decoding.acceptance import Bins
-from specvla_ros.decoding.acceptance import Path as Accepted
+from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.drafters import DraftContext, DynamicTree, EagleDrafter
+from specvla_ros.decoding.rules import Bins
 from specvla_ros.decoding.target import Target
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import Accepted, TokenTree
+from specvla_ros.situation import UNKNOWN
 
 NODES = (0, 7, 8, 16, 49, 55)  # 55: what a chunk of 8 steps leaves to guess
 
@@ -159,7 +160,7 @@ def draft(target: Target, drafter: EagleDrafter, context: DraftContext, committe
 def passes(bench: Bench) -> None:
     """Measure vision, prefill, single token, verifications, acceptance and drafts."""
     target, device, model = bench.target, bench.device, bench.model
-    layout, first = bench.checkpoint.layout, model.action_tokenizer.first_id
+    space, first = bench.checkpoint.space, model.action_tokenizer.first_id
     ids = bench.checkpoint.prompt_ids(MADE_UP_INSTRUCTION)
     size = model.config.image_size
     pixels = torch.randn(1, 6, size, size, device=device)
@@ -184,14 +185,17 @@ def passes(bench: Bench) -> None:
                       cost.language(1 + nodes, rows, 1 + nodes))
     tree = tree_of(49, device)
     verified = target.verify(tree)
-    rule = Bins(9)
-    bench.measure('accept of 49 nodes', lambda: rule.accept(tree, verified, 1, layout))
-    head = [*bench.checkpoint.eagle_head.parameters()]
+    acceptance = Acceptance(Bins(9), None, space, target)
+    terms = acceptance.terms(UNKNOWN)
+    bench.measure('accept of 49 nodes',
+                  lambda: acceptance.accept(tree, verified, [first], terms))
+    eagle = bench.checkpoint.drafter_weights('eagle')
+    head = [*eagle.parameters()]
     once = Work(sum(it.numel() * it.element_size() for it in head),
                 16.0 * sum(it.numel() for it in head))
     for depth in (4, 5):
-        drafter = EagleDrafter(bench.checkpoint.eagle_head, DynamicTree(8, depth, 50))
-        context = DraftContext(target, layout, prompt, [first])
+        drafter = EagleDrafter(eagle, DynamicTree(8, depth, 50))
+        context = DraftContext(target, space, prompt, [first])
 
         target.prefill(prompt, empty)
         target.commit(Accepted((), (), first))

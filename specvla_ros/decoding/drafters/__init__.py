@@ -6,83 +6,77 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from specvla_ros.configuration import build, DecoderConfig
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.errors import shown, SpecVLAError
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
-from .glance_head import FOLDER as GLANCE_FOLDER
-from .history import ConstantVelocity, Held, HistoryDrafter, Motion
+from .history import Held, HistoryDrafter, Motion
 from .none import NoDrafter
 from .relay import RelayDrafter
+from .velocity import ConstantVelocity
 
 __all__ = [
     'check_drafter',
     'ConstantVelocity',
     'DraftContext',
     'Drafter',
+    'DRAFTERS',
+    'DrafterSettings',
     'DynamicTree',
     'EagleConfig',
     'EagleDrafter',
     'EagleHead',
     'Glance',
-    'GLANCE_FOLDER',
     'GlanceConfig',
     'GlanceDrafter',
     'GlanceHead',
-    'Heads',
     'Held',
     'HistoryDrafter',
     'make_drafter',
+    'Motion',
     'NoDrafter',
     'RelayDrafter',
+    'Weights',
 ]
 
-# What gives the weights of the drafters that have any, by their names.
-Heads = Mapping[str, Callable[[], Any]]
-
-_SETTINGS: Mapping[str, type] = {
-    'none': NoDrafter,
-    'eagle': DynamicTree,
-    'glance': Glance,
-    'history': Held,
-    'velocity': ConstantVelocity,
-}
+# What gives the weights of the drafters that have any, by the names of their folders.
+Weights = Mapping[str, Callable[[], Any]]
 
 
-def make_drafter(name: str, settings: Mapping[str, object], heads: Heads) -> Drafter:
+def make_drafter(name: str, settings: Mapping[str, object], weights: Weights) -> Drafter:
     """
     Drafter from configuration; ``first+second`` is a relay, with settings under each one's name.
 
-    heads: called for the drafters there are only.
+    weights: called for the drafters there are only.
     Raises SpecVLAError for a name, a setting or a value that does not exist.
     """
     names = name.split('+')
     if len(names) > 1:
         return RelayDrafter(
-            [make_drafter(part, _settings_of(part, names, settings), heads) for part in names]
+            [make_drafter(part, _settings_of(part, names, settings), weights) for part in names]
         )
-    made = build(_SETTINGS, 'drafter', name, settings)
-    if isinstance(made, DynamicTree):
-        return EagleDrafter(heads['eagle'](), made)
-    if isinstance(made, Glance):
-        return GlanceDrafter(heads['glance'](), made)
-    return HistoryDrafter(made) if isinstance(made, Motion) else made
+    made = DRAFTERS.make(name, settings)
+    return made.drafter(weights[made.weights]() if made.weights else None)
 
 
 def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
-    """Raise SpecVLAError if the decoder drafts with weights and they aren't there."""
-    for name, within in (('eagle', ''), ('glance', GLANCE_FOLDER)):
-        if name not in config.drafter.name.split('+'):
+    """
+    Raise SpecVLAError if the decoder drafts with weights and they aren't there.
+
+    folder: of all drafters' weights, see ``drafter_folders``.
+    """
+    for name in config.drafter.name.split('+'):
+        weights = DRAFTERS[name].weights if name in DRAFTERS else None
+        if weights is None or folder is not None and weights_folder(folder, weights):
             continue
-        place = folder and folder / within
-        if place is None or not place.is_dir():
-            raise SpecVLAError(
-                f'decoder {config.name} drafts with {name}, but there is no drafter folder'
-                f'{f" {place}" if place else ""}; give one, or use the decoder ar (`specvla train '
-                f'{"drafter" if name == "eagle" else name}` makes one)'
-            )
+        raise SpecVLAError(
+            f'decoder {config.name} drafts with {name}, but there is no drafter folder'
+            f'{f" {folder / weights}" if folder else ""}; give one, or use the decoder ar '
+            f'(`specvla train {weights}` makes one)'
+        )
 
 
 def _settings_of(

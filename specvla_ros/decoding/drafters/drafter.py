@@ -1,19 +1,28 @@
-"""What every drafter is asked, and what it may look at."""
+"""
+What every drafter is asked, what it may look at, and how it is made from a preset.
+
+A drafter is one file in this folder: its settings, a frozen dataclass that registers itself in
+``DRAFTERS`` under the name that presets give it, and the ``Drafter`` that they make.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TYPE_CHECKING
 
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.registry import Registry
+from specvla_ros.situation import Situation, UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from specvla_ros.decoding.acceptance import ActionLayout
+    from specvla_ros.action_space import ActionSpace
     from specvla_ros.decoding.target import Target
+    from specvla_ros.openvla.model import OpenVLA
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +33,14 @@ class DraftContext:
     prompt: [1, S, h] the embedded prompt: BOS, the image's patches, the text.
     tokens: the action's tokens so far; grows as the loop goes on, and its last one is the root
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
+    situation: what the robot knows.
     """
 
     target: Target
-    layout: ActionLayout
+    space: ActionSpace
     prompt: Tensor
     tokens: Sequence[int]
+    situation: Situation = UNKNOWN
 
     @property
     def max_depth(self) -> int:
@@ -39,7 +50,7 @@ class DraftContext:
         The token after an accepted path is the target's bonus, so a draft of the action's last
         token could save nothing. 0 when one token is missing: verifying the root brings it.
         """
-        return self.layout.length - len(self.tokens) - 1
+        return self.space.length - len(self.tokens) - 1
 
 
 class Drafter(ABC):
@@ -66,3 +77,23 @@ class Drafter(ABC):
 
     def reset(self) -> None:  # noqa: B027 (most drafters remember nothing)
         """Forget earlier actions: a new episode begins."""
+
+
+class DrafterSettings(Protocol):
+    """
+    What a preset says of a drafter.
+
+    weights: name of the folder of its weights, see ``drafter_folders``; None = it has none.
+    """
+
+    weights: ClassVar[str | None]
+
+    @staticmethod
+    def read(folder: Path, target: OpenVLA) -> Any:
+        """Read weights for a target; asked only if there are some, once for all decoders."""
+
+    def drafter(self, weights: Any) -> Drafter:
+        """Make a drafter, with caches of its own; weights: what ``read`` gives, or None."""
+
+
+DRAFTERS: Registry[DrafterSettings] = Registry('drafter', __name__.rpartition('.')[0])

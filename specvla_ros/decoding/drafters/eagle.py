@@ -10,6 +10,8 @@ guesses is dropped, and the target's features take their place.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,13 +21,15 @@ from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 from .eagle_head import EagleConfig, EagleHead
 
 __all__ = ['DynamicTree', 'EagleConfig', 'EagleDrafter', 'EagleHead']
 
 
+@DRAFTERS.register('eagle')
 @dataclass(frozen=True, slots=True)
 class DynamicTree:
     """
@@ -34,6 +38,8 @@ class DynamicTree:
     top_k: nodes expanded per level, and children of each; depth: levels; max_nodes: nodes
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
     """
+
+    weights: ClassVar[str] = 'eagle'
 
     top_k: int = 8
     depth: int = 5
@@ -47,6 +53,15 @@ class DynamicTree:
                     f'{setting.name} of the drafter eagle is {value!r}, must be a whole number '
                     f'>= {least}'
                 )
+
+    @staticmethod
+    def read(folder: Path, target: OpenVLA) -> EagleHead:
+        """Read the network."""
+        return EagleHead.from_pretrained(folder, target)
+
+    def drafter(self, weights: EagleHead) -> EagleDrafter:
+        """Draft with a network within this budget."""
+        return EagleDrafter(weights, self)
 
 
 class EagleDrafter(Drafter):

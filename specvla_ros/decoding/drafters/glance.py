@@ -9,18 +9,22 @@ glance.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.model import OpenVLA
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 from .glance_head import GlanceConfig, GlanceHead
+from .side_by_side import chains
 
 # What a bin's own chance counts beside its stretch's. Around a sure token all stretches are
 # equally likely. Measured: guesses are off by 1.4 to 2.2 bins instead of 4, as often accepted.
@@ -29,6 +33,7 @@ _OWN = 0.1
 __all__ = ['Glance', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
 
 
+@DRAFTERS.register('glance')
 @dataclass(frozen=True, slots=True)
 class Glance:
     """
@@ -38,6 +43,8 @@ class Glance:
     likeliest bin; 0 = the most probable bin. A rule of r bins is served best by within = r.
     branches: so many guesses at the action's first token, in the prefill; each goes on alike.
     """
+
+    weights: ClassVar[str] = 'glance'
 
     within: int = 0
     branches: int = 1
@@ -50,6 +57,15 @@ class Glance:
                     f'{setting.name} of the drafter glance is {value!r}, must be a whole number '
                     f'>= {least}'
                 )
+
+    @staticmethod
+    def read(folder: Path, target: OpenVLA) -> GlanceHead:
+        """Read the network."""
+        return GlanceHead.from_pretrained(folder, target)
+
+    def drafter(self, weights: GlanceHead) -> GlanceDrafter:
+        """Guess with a network by these settings."""
+        return GlanceDrafter(weights, self)
 
 
 class GlanceDrafter(Drafter):
@@ -65,7 +81,7 @@ class GlanceDrafter(Drafter):
         """Look at the prompt; guess the action from its first token on."""
         prompt = context.prompt
         guessed, finite = context.target.runner.run(
-            self._look, Padded(prompt, (1,)), prompt.shape[1], layout=context.layout)
+            self._look, Padded(prompt, (1,)), prompt.shape[1], space=context.space)
         self._guessed, self._finite = map(context.target.runner.kept, (guessed, finite))
         return self._tree(context, self.settings.branches)
 
@@ -83,10 +99,10 @@ class GlanceDrafter(Drafter):
         if (branches := min(branches, most)) > 1:
             paths = paths.repeat(branches, 1)
             paths[:, 0] = self._guessed[:branches, known]
-        return TokenTree.beside(paths, 'glance', self._finite)
+        return chains(paths, 'glance', self._finite)
 
     def _look(
-        self, prompt: Tensor, rows: int | Tensor, *, layout: ActionLayout
+        self, prompt: Tensor, rows: int | Tensor, *, space: ActionSpace
     ) -> tuple[Tensor, Tensor]:
         """
         Guess at each token of the action, the best guesses first: ids int64 [branches, L].
@@ -105,7 +121,7 @@ class GlanceDrafter(Drafter):
             near = 2 * reach + 1
             around = functional.avg_pool1d(chances, near, 1, reach) * near + _OWN * chances
             for position in range(len(chances)):
-                if layout.is_gripper(position):
+                if space.is_gripper(position):
                     around[position] = chances[position]
             chances = around
         guesses = [chances.argmax(-1)]
@@ -115,4 +131,4 @@ class GlanceDrafter(Drafter):
             taken = (bins - guesses[-1][:, None]).abs() <= reach
             chances = chances.masked_fill(taken, -1)
             guesses.append(chances.argmax(-1))
-        return torch.stack(guesses) + layout.tokenizer.first_id, logits.sum()[None].isfinite()
+        return torch.stack(guesses) + space.tokenizer.first_id, logits.sum()[None].isfinite()

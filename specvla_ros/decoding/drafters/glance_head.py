@@ -24,7 +24,6 @@ from specvla_ros.openvla.model import OpenVLA
 
 from .head_files import load_head, save_head
 
-FOLDER = 'glance'  # within a drafter folder
 _MODEL_TYPE = 'glance'
 _MOST = 2**17  # of any dimension
 _MOST_WEIGHTS = 2**29  # more is no glance

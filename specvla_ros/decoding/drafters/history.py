@@ -11,53 +11,45 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.decoding.acceptance import ActionLayout
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.decoding.tree import TokenTree
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 
 _STEPS = 2  # control steps a prediction looks back
 
 
 class Motion(ABC):
-    """How the control steps go on."""
+    """How the control steps go on: settings of a drafter that has no weights."""
 
-    name: str
+    __slots__ = ()
+    name: ClassVar[str]
+    weights: ClassVar[None] = None
 
     @abstractmethod
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Tokens [D] of the ``count``-th step (from 1) after ``steps`` [1 or 2, D]."""
 
+    def drafter(self, weights: None) -> HistoryDrafter:
+        """Draft by this motion."""
+        return HistoryDrafter(self)
 
+
+@DRAFTERS.register('history')
 @dataclass(frozen=True, slots=True)
 class Held(Motion):
     """The last step again."""
 
-    name = 'history'
+    name: ClassVar[str] = 'history'
 
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
+    def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:
         """Return the last step."""
         return steps[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantVelocity(Motion):
-    """Each dimension changes as it did last, in normalised space; the gripper is held."""
-
-    name = 'velocity'
-
-    def ahead(self, steps: NDArray[np.int64], count: int, layout: ActionLayout) -> NDArray:
-        """Extrapolate the last two steps; what did not change stays the same token."""
-        tokenizer = layout.tokenizer
-        before, last = tokenizer.decode(steps[[0, -1]]).astype(np.float64)
-        moved = tokenizer.encode(last + count * (last - before))
-        still = steps[0] == steps[-1]
-        still[-1] = True  # the gripper: two states, not a scale
-        return np.where(still, steps[-1], moved)
 
 
 class HistoryDrafter(Drafter):
@@ -77,15 +69,15 @@ class HistoryDrafter(Drafter):
         if not self._tokens:
             return TokenTree.empty()
         if not self._ahead:
-            self._ahead = self._predict(context.layout)
+            self._ahead = self._predict(context.space)
         known = len(context.tokens)
         return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
 
-    def _predict(self, layout: ActionLayout) -> list[int]:
+    def _predict(self, space: ActionSpace) -> list[int]:
         """Return the tokens of the action that follows those remembered, [L]."""
-        steps = np.array(self._tokens).reshape(-1, layout.action_dim)[-_STEPS:]
+        steps = np.array(self._tokens).reshape(-1, space.action_dim)[-_STEPS:]
         return np.concatenate(
-            [self.motion.ahead(steps, count, layout) for count in range(1, layout.chunk + 1)]
+            [self.motion.ahead(steps, count, space) for count in range(1, space.chunk + 1)]
         ).tolist()
 
     def remember(self, tokens: Sequence[int]) -> None:

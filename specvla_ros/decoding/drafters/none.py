@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from specvla_ros.decoding.tree import TokenTree
 
-from .drafter import DraftContext, Drafter
+from .drafter import DraftContext, Drafter, DRAFTERS
 
 
+@DRAFTERS.register('none')
 @dataclass(frozen=True, slots=True)
 class NoDrafter(Drafter):
-    """Never guesses, so each pass is of one token and gains one."""
+    """Never guesses, so each pass is of one token and gains one; has no settings."""
+
+    weights: ClassVar[None] = None
+
+    def drafter(self, weights: None) -> NoDrafter:
+        """Return itself: nothing is remembered."""
+        return self
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Return the empty tree."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from specvla_ros.decoding.tree import TokenTree
 
 from .drafter import DraftContext, Drafter
+from .side_by_side import merged
 
 
 class RelayDrafter(Drafter):
@@ -23,7 +24,7 @@ class RelayDrafter(Drafter):
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Merge what each guesses before the target has seen the image."""
-        return TokenTree.merge([drafter.guess(context) for drafter in self.drafters])
+        return merged([drafter.guess(context) for drafter in self.drafters])
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Let the last one guess."""

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.decoding.acceptance import Path, Strict
 from specvla_ros.decoding.drafters import DraftContext, DynamicTree, make_drafter
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import Accepted, TokenTree
 
 budgets = st.builds(
     DynamicTree, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80)
@@ -57,8 +57,13 @@ class Spelled:
         return set(chosen[: budget.max_nodes - 1])
 
 
+def path_to(tree, node):
+    """Nodes from the root's child down to a node."""
+    return tree.ancestor_mask[node].nonzero().flatten().tolist()
+
+
 def paths_of(tree):
-    return {tuple(tree.tokens[tree.path_to(node)].tolist()) for node in range(len(tree))}
+    return {tuple(tree.tokens[path_to(tree, node)].tolist()) for node in range(len(tree))}
 
 
 @given(
@@ -74,8 +79,8 @@ def test_it_is_eagle_2_before_and_after_commits(seed, budget, accepted, kv_heads
     drafter, target, tokens = it.eagle(seed, budget), Target(it.model), [70]
     prompt = target.embed(*it.prompt)
     target.prefill(prompt, TokenTree.empty())
-    target.commit(Path((), (), 70))
-    context = DraftContext(target, it.layout, prompt, tokens)
+    target.commit(Accepted((), (), 70))
+    context = DraftContext(target, it.space, prompt, tokens)
     for count in accepted:
         tree = drafter.propose(context)
         depth = min(budget.depth, 14 - len(tokens) - 1)
@@ -84,8 +89,8 @@ def test_it_is_eagle_2_before_and_after_commits(seed, budget, accepted, kv_heads
         assert set(tree.sources) == {'eagle'}
         # Accept part of a branch that is not the first one: its features replace the guesses.
         target.verify(tree)
-        nodes = tree.path_to(len(tree) - 1)[:count]
-        target.commit(Path(tuple(nodes), tuple(tree.tokens[nodes].tolist()), 99))
+        nodes = path_to(tree, len(tree) - 1)[:count]
+        target.commit(Accepted(tuple(nodes), tuple(tree.tokens[nodes].tolist()), 99))
         tokens += [*tree.tokens[nodes].tolist(), 99]
 
 

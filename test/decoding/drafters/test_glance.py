@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from specvla_ros.configuration import load_preset
-from specvla_ros.decoding.acceptance import Bins, Strict
 from specvla_ros.decoding.drafters import (
     check_drafter,
     DraftContext,
@@ -20,6 +19,8 @@ from specvla_ros.decoding.drafters import (
     HistoryDrafter,
     make_drafter,
 )
+from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
 
@@ -45,7 +46,7 @@ def surely(layout, tokens):
 def trees(it, drafter, known):
     """Tree that it guesses, and the one it proposes behind known tokens."""
     target, tokens = Target(it.model), []
-    context = DraftContext(target, it.layout, target.embed(*it.prompt), tokens)
+    context = DraftContext(target, it.space, target.embed(*it.prompt), tokens)
     guess = drafter.guess(context)
     tokens += known
     return guess, drafter.propose(context)
@@ -68,7 +69,7 @@ def test_strict_is_ar_whatever_it_sees(seed, layout, setting, runner, lab):
 def test_a_right_guess_leaves_the_prefill_alone(lab):
     it = lab(1, 7, 1)
     right = it.ar()
-    drafter = says(it.glance(0), it.layout, surely(it.layout, right))
+    drafter = says(it.glance(0), it.space, surely(it.space, right))
     tokens, trace = it.decode(drafter, Strict())
     assert tokens == right
     assert trace.target_passes == 1
@@ -93,7 +94,7 @@ def test_what_it_says_depends_on_image_and_instruction(lab):
     target, drafter = Target(it.model), it.glance(3)
 
     def guess(ids, pixels):
-        context = DraftContext(target, it.layout, target.embed(ids, pixels), [])
+        context = DraftContext(target, it.space, target.embed(ids, pixels), [])
         return drafter.guess(context).tokens.tolist()
 
     assert guess(ids, pixels) == guess(ids, pixels)
@@ -103,10 +104,10 @@ def test_what_it_says_depends_on_image_and_instruction(lab):
 
 def test_branches_differ_in_the_first_token_and_go_on_alike(lab):
     it = lab(0, 5, 1)
-    first = it.layout.tokenizer.first_id
-    logits = surely(it.layout, [first + 50, first + 60, first + 70, first + 80, first + 90])
+    first = it.space.tokenizer.first_id
+    logits = surely(it.space, [first + 50, first + 60, first + 70, first + 80, first + 90])
     logits[0, 200] = logits[1, 210] = 19
-    guess, rest = trees(it, says(it.glance(0, Glance(branches=2)), it.layout, logits), [first])
+    guess, rest = trees(it, says(it.glance(0, Glance(branches=2)), it.space, logits), [first])
     assert (guess.tokens - first).tolist() == [50, 60, 70, 80, 200, 60, 70, 80]
     assert guess.parents.tolist() == [-1, 0, 1, 2, -1, 4, 5, 6]
     assert (rest.tokens - first).tolist() == [60, 70, 80]
@@ -115,18 +116,18 @@ def test_branches_differ_in_the_first_token_and_go_on_alike(lab):
 
 def test_within_guesses_the_middle_of_the_likeliest_stretch_but_not_of_the_gripper(lab):
     it = lab(0, 2, 2)
-    first = it.layout.tokenizer.first_id
-    logits = torch.full((4, it.layout.tokenizer.n_bins), -20.0)
+    first = it.space.tokenizer.first_id
+    logits = torch.full((4, it.space.tokenizer.n_bins), -20.0)
     logits[:, 30] = 1.0  # the likeliest bin
     logits[:, [100, 104, 108]] = 0.5  # the likeliest stretch
     for within, expected in ((0, [30, 30, 30]), (4, [104, 30, 104])):
-        drafter = says(it.glance(0, Glance(within=within)), it.layout, logits)
+        drafter = says(it.glance(0, Glance(within=within)), it.space, logits)
         guess, _ = trees(it, drafter, [first])
         assert (guess.tokens - first).tolist() == expected
-    sure = surely(it.layout, [first + 50, first + 60, first + 70, first + 80])
-    guess, _ = trees(it, says(it.glance(0, Glance(within=9)), it.layout, sure), [first])
+    sure = surely(it.space, [first + 50, first + 60, first + 70, first + 80])
+    guess, _ = trees(it, says(it.glance(0, Glance(within=9)), it.space, sure), [first])
     assert (guess.tokens - first).tolist() == [50, 60, 70]  # not the end of a stretch around it
-    drafter = says(it.glance(0, Glance(within=4, branches=2)), it.layout, logits)
+    drafter = says(it.glance(0, Glance(within=4, branches=2)), it.space, logits)
     guess, _ = trees(it, drafter, [first])
     assert abs(int(guess.tokens[3]) - first - 104) > 4  # the next guess is another stretch
 

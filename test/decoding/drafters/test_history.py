@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from specvla_ros.configuration import load_preset
-from specvla_ros.decoding.acceptance import Strict
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
     DraftContext,
@@ -16,6 +15,7 @@ from specvla_ros.decoding.drafters import (
     make_drafter,
     RelayDrafter,
 )
+from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
 
@@ -32,7 +32,7 @@ def values(layout, tokens):
 
 def context(it, *known):
     """Return a context with some tokens known; these drafters never look at the target."""
-    return DraftContext(None, it.layout, None, list(known))
+    return DraftContext(None, it.space, None, list(known))
 
 
 def test_nothing_is_guessed_before_the_first_action(lab):
@@ -54,23 +54,23 @@ def test_held_guesses_the_last_action_but_for_its_last_token(lab):
 def test_constant_velocity_goes_on_as_the_last_two_steps_did(lab):
     it = lab(0, 4, 1)
     drafter = HistoryDrafter(ConstantVelocity())
-    drafter.remember(ids(it.layout, -0.5, 0.2, 0.9, 1.0))
-    drafter.remember(ids(it.layout, -0.3, 0.2, 0.99, 1.0))
-    guessed = values(it.layout, drafter.guess(context(it)).tokens)
+    drafter.remember(ids(it.space, -0.5, 0.2, 0.9, 1.0))
+    drafter.remember(ids(it.space, -0.3, 0.2, 0.99, 1.0))
+    guessed = values(it.space, drafter.guess(context(it)).tokens)
     assert guessed == pytest.approx([-0.1, 0.2, 1.0], abs=2 / 255)
 
 
 def test_a_chunk_goes_on_step_by_step_with_the_gripper_held(lab):
     it = lab(0, 2, 3)
     drafter = HistoryDrafter(ConstantVelocity())
-    drafter.remember(ids(it.layout, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
-    guessed = values(it.layout, drafter.guess(context(it)).tokens)
+    drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
+    guessed = values(it.space, drafter.guess(context(it)).tokens)
     assert guessed == pytest.approx([-0.2, -1.0, -0.1, -1.0, 0.0], abs=3 / 255)
 
 
 def test_what_stood_still_keeps_its_token_even_where_two_ids_mean_the_same(lab):
     it = lab(0, 2, 1)
-    lowest = it.layout.tokenizer.first_id
+    lowest = it.space.tokenizer.first_id
     for token in (lowest, lowest + 1):
         drafter = HistoryDrafter(ConstantVelocity())
         drafter.remember([token, lowest])
@@ -90,8 +90,8 @@ def test_a_reset_forgets(lab):
 def test_a_relay_merges_the_guesses_and_the_last_one_goes_on(lab):
     it = lab(0, 4, 1)
     relay = make_drafter('history+velocity', {}, {})
-    relay.remember(ids(it.layout, 0.0, 0.0, 0.0, 1.0))
-    relay.remember(ids(it.layout, 0.0, 0.5, 0.0, 1.0))
+    relay.remember(ids(it.space, 0.0, 0.0, 0.0, 1.0))
+    relay.remember(ids(it.space, 0.0, 0.5, 0.0, 1.0))
     tree = relay.guess(context(it))
     assert tree.parents.tolist() == [-1, 0, 1, 0, 3]
     assert tree.sources == ('history',) * 3 + ('velocity',) * 2
@@ -103,7 +103,7 @@ def test_a_relay_merges_the_guesses_and_the_last_one_goes_on(lab):
 def test_strict_is_ar_whatever_was_remembered(data, seed, lab):
     layout = data.draw(st.tuples(st.integers(1, 8), st.integers(1, 3)))
     it = lab(seed % 4, *layout)
-    random, tokenizer = np.random.default_rng(seed), it.layout.tokenizer
+    random, tokenizer = np.random.default_rng(seed), it.space.tokenizer
     drafter = RelayDrafter([
         HistoryDrafter(Held()), HistoryDrafter(ConstantVelocity()),
         it.eagle(seed, DynamicTree(2, 3, 8))])

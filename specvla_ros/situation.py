@@ -1,0 +1,34 @@
+"""What the robot knows when an action is decoded: read by rules, guards and drafters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """
+    What the robot knows when an action is decoded; None = not known.
+
+    stamp: when the camera frame was taken, s. position: of the end effector, m [3].
+    previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
+    steps: control steps decoded since the start of the episode.
+    """
+
+    stamp: float | None = None
+    position: tuple[float, float, float] | None = None
+    previous: tuple[float, ...] | None = None
+    steps: int = 0
+
+    def numbers(self, action_dim: int) -> tuple[float, ...]:
+        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""
+        return (
+            nan if self.stamp is None else self.stamp,
+            *(self.position or (nan,) * 3),
+            float(self.steps),
+            *(self.previous or (nan,) * action_dim),
+        )
+
+
+UNKNOWN = Situation()
