@@ -18,8 +18,8 @@ import yaml
 from specvla_ros import configuration
 from specvla_ros.benchmark.records import ActionRecord, Deviation, EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import config_folder, load_dataset, load_preset
-from specvla_ros.decoding.acceptance import make_rule
 from specvla_ros.decoding.drafters import EagleHead, GlanceHead, make_drafter
+from specvla_ros.decoding.rules import make_rule
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla import model as model_module
 from specvla_ros.openvla.model import OpenVLA
