@@ -541,7 +541,7 @@ def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own)
     action = relay.act(fake_frame(), INSTRUCTION)
     assert list(action.tokens) == right and set(action.trace.sources) == {'sixth', 'target'}
     assert set(machine.checkpoint_sha256(checkpoint, None)) == {
-        'target_sha256', 'drafter_sha256', 'sixth_sha256'}
+        'target_sha256', 'drafter_sha256', 'sixth_sha256', 'images'}
 
 
 @pytest.mark.parametrize(('preset', 'message'), [

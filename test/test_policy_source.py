@@ -68,9 +68,10 @@ def test_the_node_loads_what_its_parameters_say(parameters):
 @pytest.mark.parametrize('command', ['demo', 'replay', 'overhead'])
 def test_a_session_gives_the_node_all_that_a_command_was_given(command, given, parameters):
     if command == 'demo':
-        content = demo._specification(DemoArgs(decoder=('ar',), threads=2, **given))
+        content = demo._specification(
+            DemoArgs(decoder=('ar',), threads=2, **given), 'libero_object')
         said = SessionSpec.of(content).policy_parameters
-        assert said.pop('decoder') == 'ar'
+        assert (said.pop('decoder'), said.pop('pacing')) == ('ar', 'lockstep')
     elif command == 'replay':
         class Reader:
             image_topic = '/image'
@@ -84,7 +85,9 @@ def test_a_session_gives_the_node_all_that_a_command_was_given(command, given, p
     assert said == parameters
 
 
-def test_an_evaluations_workers_get_it_whole_and_its_report_says_it(given):
+def test_an_evaluations_workers_get_it_whole_and_its_report_says_it(given, monkeypatch):
+    monkeypatch.setattr('specvla_ros.benchmark.preflight.check_policy',
+                        lambda args, decoders: frozenset({'libero_object'}))
     args = EvalArgs(decoder=('strict',), **given)
     plan = make_plan(args)
     assert player_of(args, plan).source == args.source(plan.decoders['strict'])
@@ -95,7 +98,7 @@ def test_an_evaluations_workers_get_it_whole_and_its_report_says_it(given):
 @pytest.mark.parametrize('check', [
     lambda chunk: make_plan(EvalArgs(chunk=chunk)),
     lambda chunk: demo._check(DemoArgs(chunk=chunk)),
-    lambda chunk: replay_bag._check(ReplayArgs(bag=Path(), chunk=chunk)),
+    lambda chunk: replay_bag._check(ReplayArgs(bag=Path('there'), chunk=chunk)),
     lambda chunk: overhead._check(OverheadArgs(chunk=chunk)),
 ])
 def test_a_chunk_that_can_not_be_is_refused_before_anything_is_loaded(check, chunk):
