@@ -88,6 +88,17 @@ def test_cmake_builds_every_interface():
     assert listed == [str(path.relative_to(ROOT)) for path in INTERFACES]
 
 
+def test_colcon_test_names_files_that_exist_and_ends_in_time():
+    text = (ROOT / 'CMakeLists.txt').read_text()
+    block = text[text.index('foreach(_path ${_tests}'):text.index('endforeach', text.index(
+        'foreach(_path ${_tests}'))]
+    paths = re.findall(r'^ +(test/[\w./]+)\)?$', block, re.MULTILINE)
+    assert len(paths) > 5 and all((ROOT / path).exists() for path in paths)
+    assert 'ament_add_pytest_test(${_name} ${_path} TIMEOUT' in block
+    # the whole suite in one test would be killed half-way
+    assert not re.search(r'ament_add_pytest_test\(\w+ test[ )]', text)
+
+
 def test_interfaces_are_built_as_they_are_written():
     import specvla_ros.action
     import specvla_ros.msg
