@@ -30,8 +30,9 @@ ROSDEP = {
 }
 # Stand-ins: on wheels these are not to be had, on a robot they come with ROS.
 ONLY_WITH_APT = {'control_msgs', 'launch', 'launch_ros'}
-# Too big to come along for what it does; without it the node says what to install.
-BY_HAND = {'rerun'}
+# Too big to come along for what it does; without it the node says what to install. Triton comes
+# with torch for CUDA; without it torch's own operations are taken.
+BY_HAND = {'rerun', 'triton'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
@@ -210,7 +211,11 @@ def test_both_lists_of_build_requirements_agree():
     assert listed | {'pip': wanted['pip']} == wanted
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'scripts').iterdir()), ids=lambda path: path.name)
+SCRIPTS = sorted(path for path in (ROOT / 'scripts').rglob('*')
+                 if path.is_file() and path.suffix in ('', '.sh'))
+
+
+@pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.name)
 def test_scripts_can_be_run_on_a_robot(path):
     assert os.access(path, os.X_OK)
     first = path.read_text().splitlines()[0]

@@ -33,7 +33,7 @@ def load_state(path: Path, keys: Collection[str], **options: object) -> dict:
         state = torch.load(path, **options)
     except Exception as error:  # pickle may raise anything at all
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
-        raise SpecVLAError(f'{path} can not be read ({reason}): delete {path.parent} and begin '
+        raise SpecVLAError(f"{path} can't be read ({reason}): delete {path.parent} and begin "
                            'again') from error
     if not isinstance(state, dict) or (missing := sorted(set(keys) - set(state))):
         what = f'lacks {missing}' if isinstance(state, dict) else f'holds {shown(state)}'

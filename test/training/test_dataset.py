@@ -145,7 +145,7 @@ def test_a_damaged_state_of_a_training_is_named(tmp_path):
     path = tmp_path / 'state.pt'
     for content in (b'', b'no', b'PK\x03\x04'):
         path.write_bytes(content)
-        with pytest.raises(SpecVLAError, match='state.pt can not be read .* begin again'):
+        with pytest.raises(SpecVLAError, match="state.pt can't be read .* begin again"):
             load_state(path, ())
     torch.save([1], path)
     with pytest.raises(SpecVLAError, match=r'state.pt holds \[1\]'):

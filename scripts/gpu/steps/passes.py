@@ -28,7 +28,7 @@ from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
 from specvla_ros.benchmark.replay import random_checkpoint
 from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.drafters import DraftContext, DynamicTree, EagleDrafter
-from specvla_ros.decoding.rules import Bins
+from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.situation import UNKNOWN
