@@ -189,7 +189,7 @@ def passes(bench: Bench) -> None:
     terms = acceptance.terms(UNKNOWN)
     bench.measure('accept of 49 nodes',
                   lambda: acceptance.accept(tree, verified, [first], terms))
-    eagle = bench.checkpoint.drafter_weights('eagle')
+    eagle = bench.checkpoint._head
     head = [*eagle.parameters()]
     once = Work(sum(it.numel() * it.element_size() for it in head),
                 16.0 * sum(it.numel() for it in head))
