@@ -49,6 +49,12 @@ class FakeTopics:
     def must_be_alone(self, topic):
         pass
 
+    def must_hear(self, kind, topic):
+        pass
+
+    def sibling(self):
+        return self
+
     def every(self, period, callback):
         pass
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.policy_settings import load_policy, PolicySettings, self_check
+from specvla_ros.nodes.policy_settings import (
+    load_policy,
+    MODEL_PARAMETERS,
+    pick,
+    PolicySettings,
+    self_check,
+)
 
 
 class Policy:
@@ -46,6 +52,7 @@ def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
 
     monkeypatch.delitem(sys.modules, 'specvla_ros.policy', raising=False)
     monkeypatch.setattr(sys, 'meta_path', [Broken(), *sys.meta_path])
-    settings = PolicySettings('', '', 'ar', 0, '', 'cpu', 'auto', 'none', 1)
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
     with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
         load_policy(settings)

@@ -21,7 +21,8 @@ def refusal(*arguments, module='bag_player_node', **environment):
     """Start a node on what it can't use; return the one line it says, after exit code 2."""
     done = subprocess.run(
         [sys.executable, '-m', f'specvla_ros.nodes.{module}', *arguments], text=True,
-        capture_output=True, timeout=120, env={**os.environ, **environment})
+        capture_output=True, timeout=120,
+        env={**os.environ, 'ROS_DOMAIN_ID': '1', **environment})  # ended before anything is sent
     assert done.returncode == 2, done.stderr
     line, = (done.stdout + done.stderr).splitlines()
     level, text = re.fullmatch(r'\[(\w+)\] \[[\d.]+\] \[\w+\]: (.*)', line).groups()
