@@ -13,7 +13,7 @@ import pytest
 
 # no importorskip: of a file without tests pytest says 5, which ctest takes for a failure
 pytestmark = pytest.mark.skipif(
-    find_spec('launch_ros') is None, reason='launch and launch_ros come with an apt install of ROS')
+    find_spec('launch_ros') is None, reason='launch, launch_ros come with an apt install of ROS')
 
 ROOT = Path(__file__).parents[2]
 # What `ros2 launch` does with a launch file; under its name, which decides about the exit code.
