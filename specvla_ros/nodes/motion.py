@@ -13,17 +13,18 @@ class Motion:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self._last: tuple[np.ndarray, float] | None = None
+        self._was_late = False
         self.gripper = 1.0
         self.fault = ''
 
     def go_on(self, delta: np.ndarray, now: float) -> None:
         """Note a control step, float64 [7], that has just been published."""
         self.gripper, self.fault = float(delta[6]), ''
-        self._last = delta, now
+        self._last, self._was_late = (delta, now), False
 
     def end(self) -> None:
         """Note that the arm stands still and that nothing is missing."""
-        self._last, self.fault = None, ''
+        self._last, self._was_late, self.fault = None, False, ''
 
     @property
     def is_under_way(self) -> bool:
@@ -31,9 +32,11 @@ class Motion:
         return self._last is not None
 
     def is_late(self, now: float) -> bool:
-        """Whether the next action should have come."""
+        """Whether the next action should have come; once it should have, until it does."""
         last = self._last
-        return last is not None and now - last[1] > self.deadline
+        # The arm stands still by then: a longer deadline that is set later makes it move no more.
+        self._was_late |= last is not None and now - last[1] > self.deadline
+        return self._was_late
 
     def delta(self, now: float) -> np.ndarray | None:
         """

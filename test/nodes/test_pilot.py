@@ -273,3 +273,18 @@ def test_whatever_comes_when_the_arm_stays_inside_the_envelope(events, period, l
     world.run(time + 3.0)
     check_speed(world.published, period, ARM)
     check_acceleration(world.published, period, ARM)
+
+
+def test_an_arm_that_stands_still_starts_from_rest_also_with_a_longer_deadline(world):
+    """The fallback held already; an envelope with a later deadline doesn't undo that."""
+    film(world, 20, 0.5)
+    for number in range(12, 18):
+        world.at(number * T, lambda: world.pilot.watch())
+    world.at(0.9, lambda: world.set_safety(replace(ARM, deadline_periods=100.0)))
+    world.at(0.95, lambda: world.see(FAST))
+    world.run(2.0)
+    assert world.stills
+    *_, before, last = world.published
+    assert last.at - before.at > 0.3
+    assert np.linalg.norm(before.delta[:3]) == pytest.approx(ARM.speed_m_s * T)
+    assert np.linalg.norm(last.delta[:3]) <= ARM.acceleration_m_s2 * T**2 * (1 + 1e-9)
