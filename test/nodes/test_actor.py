@@ -49,6 +49,12 @@ class FakeTopics:
     def must_be_alone(self, topic):
         pass
 
+    def must_hear(self, kind, topic):
+        pass
+
+    def sibling(self):
+        return self
+
     def every(self, period, callback):
         pass
 
@@ -204,3 +210,22 @@ def test_what_is_refused_is_forgotten_counted_and_said_once(make_rig, until):
     assert any('the action is not finite' in line for line in rig.log.lines)
     assert rig.policy.calls == [
         'reset', (13, 'pick up'), 'reset', (2, 'pick up')]
+
+
+def test_what_was_refused_is_the_fault_until_there_is_an_action_or_nothing_to_act_on(
+        make_rig, until):
+    rig = make_rig()
+    time.sleep(PERIOD)
+    rig.see(13)
+    until(lambda: rig.actor.fault, 'a fault')
+    assert rig.actor.fault.startswith('no action: the action is not finite')
+    rig.see(2)
+    until(lambda: rig.actions, 'an action')
+    assert rig.actor.fault == ''
+    for end in (rig.actor.withdraw, rig.actor.pause):
+        rig.actor.resume()
+        rig.actor.follow('pick up')
+        rig.see(13)
+        until(lambda: rig.actor.fault, 'a fault')
+        end()
+        assert rig.actor.fault == ''

@@ -288,3 +288,31 @@ def test_an_arm_that_stands_still_starts_from_rest_also_with_a_longer_deadline(w
     assert last.at - before.at > 0.3
     assert np.linalg.norm(before.delta[:3]) == pytest.approx(ARM.speed_m_s * T)
     assert np.linalg.norm(last.delta[:3]) <= ARM.acceleration_m_s2 * T**2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize('max_age', [5.0, 0.0])
+def test_a_camera_whose_clock_stands_still_is_a_fault_until_it_runs(max_age):
+    world = World(ARM, T, max_age=max_age)
+    world.say('pick up')
+    stamp = world.camera_clock()
+    for number in range(200):
+        world.at(number / 30, lambda: world.see(FAST, stamp=stamp))
+    world.run(200 / 30)
+    assert world.n_inferences == 1
+    assert len(world.refusals) > 150
+    assert 'have the stamp 1700001000.000 s' in world.pilot.fault
+    world.see(FAST)
+    assert world.pilot.fault == '' or 'stamp' not in world.pilot.fault
+    world.run(8.0)
+    assert world.n_inferences == 2
+
+
+def test_copies_of_an_image_that_come_soon_are_no_fault(world):
+    for number in range(20):
+        world.at(number / 10, lambda: world.see(FAST, stamp=0))
+        world.at(number / 10 + 0.05, lambda: world.see(FAST, stamp=10**18))
+    image = world.see(FAST)
+    for number in range(9):
+        world.at(0.1 * number, lambda: world.resend(image))
+    world.run(0.9)
+    assert not any('have the stamp' in text for text in world.refusals)
