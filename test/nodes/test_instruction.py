@@ -114,7 +114,7 @@ def test_what_could_not_be_heard_while_a_callback_took_long_was_no_pause(robot, 
     for number in range(200, 300):
         robot.say('pick up', number)
     assert actor.told == ['pick up', None]
-    for now in np.arange(31.0, 36.0, 0.5):
+    for now in np.arange(31.0, 36.0, 0.5):  # noqa: B007
         robot.listen()
     robot.say('pick up', 300)  # after a pause in which it would have been heard
     assert actor.told == ['pick up', None, 'pick up']
