@@ -82,6 +82,11 @@ class Actor:
         self._no_instruction = Silence(
             node, self._topics, 'instruction', node.resolve_topic_name('instruction'), String)
         self._topics.every(policy.dataset.period_s, self._watch)
+        if settings.pacing == 'lockstep':
+            self._logger.warning(
+                'pacing is lockstep: every image is acted on at once, and the limits hold for a '
+                'control step, not for a second. That is for a simulation or a bag that waits for '
+                'each action; an arm needs pacing:=realtime')
 
     def set_policy(self, policy: ActingPolicy) -> None:
         """Let the actions that begin from now on come from this policy."""

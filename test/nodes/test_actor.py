@@ -161,6 +161,7 @@ def test_images_of_200_hz_make_a_step_a_period_each_with_a_report(make_rig, unti
     stamps = [to_nanoseconds(action.header.stamp) for action in rig.actions]
     assert np.diff(stamps).min() > PERIOD * 1e9 - 1e5  # two clocks are compared
     assert len(rig.heard(DecodeReport)) == len(rig.noted) == len(rig.actions)
+    assert not any('pacing' in line for line in rig.log.lines)
     report = rig.heard(DecodeReport)[-1]
     assert 0 < report.publish_time < report.total_time
     assert [action.sequence for action in rig.actions] == list(range(len(rig.actions)))
@@ -174,6 +175,7 @@ def test_in_lockstep_every_image_is_answered_at_once(make_rig, until):
         until(lambda count=number + 1: len(rig.actions) == count, 'the answer')
     assert [to_nanoseconds(action.image_stamp) for action in rig.actions] == stamps
     assert {len(action.translation) for action in rig.actions} == {3}
+    assert 'an arm needs pacing:=realtime' in rig.log.lines[0]
 
 
 def test_a_chunk_is_published_step_by_step_with_one_report(make_rig, until):
