@@ -9,6 +9,7 @@ from std_msgs.msg import Bool
 from specvla_ros.nodes import silence
 from specvla_ros.nodes.graph_watch import GraphWatch, type_name
 from specvla_ros.nodes.silence import Silence
+from specvla_ros.nodes.stop_elsewhere import StopElsewhere
 from specvla_ros.nodes.topics import once, Origin, Topics
 
 
@@ -155,6 +156,29 @@ def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):
     assert len(graph.log) == 5
     silent.end()
     assert says(100.0) == ''
+
+
+def test_a_stop_button_in_another_namespace_is_said_once(graph):
+    StopElsewhere(graph, Topics(graph))
+    look, = graph.looks
+    button = '/emergency_stop', '/button', type_name(Bool)
+    own = '/left/emergency_stop', '/left/button', type_name(Bool)
+    for publishers in ([], [('/emergency_stop', '/button', 'std_msgs/msg/String')],
+                       [('/stop', '/button', type_name(Bool))], [own], [own, button]):
+        graph.publishers = publishers
+        look()
+        assert graph.log == []
+    graph.publishers = [button]
+    look()
+    look()
+    line, = graph.log
+    assert line.startswith('nobody publishes on /left/emergency_stop, and /emergency_stop is not')
+    assert 'remap emergency_stop to it' in line
+    graph.publishers = [own]
+    look()
+    graph.publishers = [button]
+    look()
+    assert len(graph.log) == 2
 
 
 def test_copies_of_a_message_are_one():
