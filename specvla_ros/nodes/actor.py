@@ -129,7 +129,8 @@ class Actor:
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
         return (self._pilot.fault or self._camera.fault or self._no_image.fault
-                or self._no_instruction.fault or self._refused or self._outputs.fault)
+                or self._no_instruction.fault or self._refused or self._place.fault
+                or self._outputs.fault)
 
     def _on_image(self, message: Any) -> None:
         self._no_image.note()

@@ -53,26 +53,23 @@ class Place:
     Where the end effector is: the position heard last, and the steps published since.
 
     Without these a sensor slower than the control period would let several steps lead through
-    the same wall, each of them allowed alone.
-
-    :param patience: seconds after which a position says nothing about the present
+    the same wall, each of them allowed alone. However old that is: walls only ever take motion
+    away, so walls by an old position are safer than none after a sensor fell silent.
     """
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self._heard: tuple[np.ndarray, float] | None = None
+    def __init__(self) -> None:
+        self._position: np.ndarray | None = None
 
-    def hear(self, position: np.ndarray, now: float) -> None:
+    def hear(self, position: np.ndarray) -> None:
         """Note a position, float64 [3], m, finite or not, that has just been heard."""
-        self._heard = position, now
+        self._position = position
 
     def go_on(self, translation: np.ndarray) -> None:
         """Note a translation, float64 [3], m, that has just been published."""
-        if self._heard is not None:
-            position, heard = self._heard
-            self._heard = position + translation, heard
+        if self._position is not None:
+            self._position = self._position + translation
 
-    def position(self, now: float) -> np.ndarray | None:
-        """Return the position, float64 [3], m, finite or not; None if it is unknown."""
-        heard = self._heard
-        return None if heard is None or now - heard[1] > self.patience else heard[0]
+    @property
+    def position(self) -> np.ndarray | None:
+        """The position, float64 [3], m, finite or not; None if none was ever heard."""
+        return self._position

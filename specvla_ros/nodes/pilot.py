@@ -59,7 +59,7 @@ class Pilot:
         self._queue = StepQueue(period_s)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
-        self._motion, self._place = Motion(0.0), Place(0.0)
+        self._motion, self._place = Motion(0.0), Place()
         self.set_safety(safety)
         self._stamp = 0  # ns, of the last image that came
         self._stamp_since = -math.inf  # s, when the first image of this stamp came
@@ -77,7 +77,7 @@ class Pilot:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
         with self._lock:
             self._safety = safety
-            self._motion.deadline = self._place.patience = self.deadline
+            self._motion.deadline = self.deadline
 
     @property
     def deadline(self) -> float:
@@ -111,7 +111,7 @@ class Pilot:
     def hear_position(self, position: np.ndarray) -> None:
         """Note where the end effector is, float64 [3], m, finite or not, in the actions' frame."""
         with self._lock:
-            self._place.hear(position, self._clock())
+            self._place.hear(position)
 
     def follow(self, instruction: str) -> bool:
         """Act on another instruction from now on, '' = none; False if it holds already."""
@@ -270,7 +270,7 @@ class Pilot:
             if self._is_paced and self._max_age and age > self._max_age:
                 raise self._stale(age, f' {now - task.begun:.3f} s after inference began')
             safe = fit(deltas, self._safety, self._period, previous=self._motion.delta(now),
-                       position_m=self._place.position(now))
+                       position_m=self._place.position)
             if safe.deltas is None:
                 raise SpecVLAError(safe.refusal)
             command = Command(task, action, first, is_new, safe.deltas, safe.limited_by)

@@ -3,6 +3,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
 from rclpy.clock import Clock
@@ -10,6 +11,7 @@ from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
 from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.nodes import silence
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
 from specvla_ros.nodes.diagnostics import Statistics
@@ -35,7 +37,7 @@ class FakeTopics:
     """Says what is heard to the subscribers at once, and keeps what is published."""
 
     def __init__(self):
-        self.published, self.callbacks, self.ends = [], {}, []
+        self.published, self.callbacks, self.looks = [], {}, []
 
     def publisher(self, kind, topic, profile):
         return SimpleNamespace(publish=self.published.append)
@@ -56,7 +58,7 @@ class FakeTopics:
         return self
 
     def every(self, period, callback):
-        pass
+        self.looks.append(callback)
 
     def alarm(self, callback):
         return FakeAlarm(callback)
@@ -112,7 +114,8 @@ class Rig:
         self.statistics, self.noted = Statistics(), []
         node = SimpleNamespace(
             get_clock=Clock, get_logger=lambda: self.log, resolve_topic_name=lambda name: name,
-            count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [])
+            count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [],
+            get_topic_names_and_types=list)
         goals = SimpleNamespace(note=lambda *noted: self.noted.append(noted), end=lambda _: None)
         main = MainThread()
         threading.Thread(target=main.run, daemon=True).start()
@@ -231,3 +234,26 @@ def test_what_was_refused_is_the_fault_until_there_is_an_action_or_nothing_to_ac
         until(lambda: rig.actor.fault, 'a fault')
         end()
         assert rig.actor.fault == ''
+
+
+def test_a_pose_that_falls_silent_is_a_fault_and_one_that_never_came_is_none(
+        make_rig, monkeypatch):
+    rig = make_rig()
+    now = time.monotonic()
+    monkeypatch.setattr(silence.time, 'monotonic', lambda: now)
+
+    def look(seconds):
+        nonlocal now
+        now += seconds
+        rig.actor._no_image.note()
+        rig.topics.looks[-1]()
+        return rig.actor.fault
+
+    assert look(10.0) == ''
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w = 'panda_link0', 1.0
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(4.0) == ''
+    assert look(2.0).startswith('no current_pose (the walls hold by the last one and the steps ')
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(1.0) == ''

@@ -316,3 +316,26 @@ def test_copies_of_an_image_that_come_soon_are_no_fault(world):
         world.at(0.1 * number, lambda: world.resend(image))
     world.run(0.9)
     assert not any('have the stamp' in text for text in world.refusals)
+
+
+@pytest.mark.parametrize('pacing', ['realtime', 'lockstep'])
+@pytest.mark.parametrize('infer', [0.03, 0.3, 2.0])
+def test_walls_hold_however_long_ago_the_pose_was_heard(pacing, infer):
+    """The policy is slower than the deadline, or the sensor falls silent after its first word."""
+    world = World(ARM, T, pacing=pacing)
+    world.say('pick up')
+    wall = ARM.workspace_max_m[0]
+    world.hear_position(np.array([wall - 0.003, 0.0, 0.3]))
+    for number in range(10):
+        world.at(0.1 + number * (infer + T), lambda: world.see(
+            np.array([[0.002, 0, 0, 0, 0, 0, 1]]), infer=infer))
+    world.run(30.0)
+    assert len(world.published) == 10
+    assert sum(step.delta[0] for step in world.published) == pytest.approx(0.003)
+
+
+def test_a_position_that_is_no_number_is_not_forgotten(world):
+    world.hear_position(np.full(3, np.nan))
+    film(world, 20, 2.0)
+    world.run(3.0)
+    assert not world.published and 'is not finite' in world.refusals[-1]
