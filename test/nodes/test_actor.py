@@ -115,7 +115,7 @@ class Rig:
         node = SimpleNamespace(
             get_clock=Clock, get_logger=lambda: self.log, resolve_topic_name=lambda name: name,
             count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [],
-            get_topic_names_and_types=list)
+            get_topic_names_and_types=list, get_fully_qualified_name=lambda: '/policy_node')
         goals = SimpleNamespace(note=lambda *noted: self.noted.append(noted), end=lambda _: None)
         main = MainThread()
         threading.Thread(target=main.run, daemon=True).start()

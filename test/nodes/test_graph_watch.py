@@ -27,6 +27,9 @@ class Graph:
     def destroy_timer(self, timer):
         pass
 
+    def get_fully_qualified_name(self):
+        return '/left/policy_node'
+
     def resolve_topic_name(self, name):
         return name if name.startswith('/') else f'/left/{name}'
 
@@ -144,16 +147,18 @@ def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):
         f'{start}nobody publishes on /image/compressed, expected is {expected}')
     graph.publishers = [('/cam/compressed', '/cam', expected), ('/image', '/cam', 'x/msg/Y')]
     assert says().endswith('; that is on /cam/compressed: remap /image/compressed to it')
+    graph.publishers = [('/mine', '/left/policy_node', expected)]
+    assert says() == f'{start}nobody publishes on /image/compressed, expected is {expected}'
     graph.publishers = [('/image/compressed', '/cam', type_name(Image))]
     assert says() == (f'{start}/cam: {type_name(Image)} on /image/compressed, expected is '
                       f'{expected}')
     graph.publishers = [('/image/compressed', '/cam', expected)]
     assert says().startswith(f'{start}/cam: {expected} on /image/compressed is there, but')
-    assert len(graph.log) == 4
+    assert len(graph.log) == 5
     silent.note()
     assert (silent.fault, says(4.0)) == ('', '')
     assert says() != ''  # it stopped
-    assert len(graph.log) == 5
+    assert len(graph.log) == 6
     silent.end()
     assert says(100.0) == ''
 
