@@ -241,7 +241,8 @@ class Pilot:
         """See whether the clock of the camera runs; raise a SpecVLAError if it doesn't."""
         if not stamp or stamp != self._stamp:
             self._stamp_since, self._stuck = self._came, ''
-        elif self._came - self._stamp_since > _COPIES:
+        elif self._came - self._stamp_since > _COPIES and not self._is_inferring:
+            # Before the answer, a simulation whose time stands still may send its image again.
             self._stuck = (
                 f'all images of the last {_COPIES:g} s and more have the stamp '
                 f'{stamp * 1e-9:.3f} s, so they count as copies of one: see whether the clock '

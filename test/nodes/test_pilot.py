@@ -339,3 +339,13 @@ def test_a_position_that_is_no_number_is_not_forgotten(world):
     film(world, 20, 2.0)
     world.run(3.0)
     assert not world.published and 'is not finite' in world.refusals[-1]
+
+
+def test_a_simulation_that_stands_still_until_it_is_answered_may_send_its_image_again():
+    world = World(ARM, T, pacing='lockstep')
+    world.say('pick up')
+    image = world.see(FAST, infer=4.0)
+    for number in range(1, 39):
+        world.at(0.1 * number, lambda: world.resend(image))
+    world.run(5.0)
+    assert (len(world.published), world.refusals, world.pilot.fault) == (1, [], '')
