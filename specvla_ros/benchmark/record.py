@@ -25,6 +25,7 @@ from rich.text import Text
 
 from specvla_ros.bags.writer import check_free, check_name
 from specvla_ros.benchmark import files, report
+from specvla_ros.benchmark.session import fatal_line
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
 from specvla_ros.writable import check_writable
@@ -33,6 +34,7 @@ MODULE = 'specvla_ros.nodes.bag_recorder'
 TOPICS = ('/image', '/instruction', '/joint_states', '/eef_pose', '/episode', '/action',
           '/decode_report')
 BAD_INPUT = 2
+_LOG = 'recorder.log'
 # ROS 2's: words of letters, digits and _, a digit never first, / between them.
 _TOPIC = re.compile(r'(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 
@@ -82,6 +84,7 @@ def run(args: RecordArgs) -> int:
                 else:
                     done = event
             code = process.wait()
+        message = message or fatal_line(Path(folder) / _LOG)
     if code == BAD_INPUT:
         raise SpecVLAError(message)
     if code or done is None:
@@ -115,7 +118,7 @@ def _recorder(args: RecordArgs, folder: Path) -> Iterator[subprocess.Popen]:
     specification.write_text(json.dumps({
         'out': str(args.out.resolve()), 'topics': list(args.topics), 'storage': args.storage,
         'seconds': args.seconds}))
-    with open(folder / 'recorder.log', 'wb') as log:
+    with open(folder / _LOG, 'wb') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', MODULE, '--spec', str(specification)], text=True,
             stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -8,6 +8,7 @@ process of its own, it keeps rclpy out of this one.
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ MODULE = 'specvla_ros.nodes.demo_session'
 BAD_INPUT = 2
 # The session ends its two nodes first; a simulator under load needs a moment.
 GOODBYE_S = 20.0
+_FATAL = re.compile(r'^\[FATAL\] \[[\d.]+\] \[[^]]*\]: (.+)$', re.MULTILINE)
 
 
 class SessionDied(RuntimeError):
@@ -71,8 +73,16 @@ class DemoSession:
             raise KeyboardInterrupt
         if code == BAD_INPUT and message:
             raise SpecVLAError(message)
+        if code == BAD_INPUT and (said := fatal_line(self._log)):  # before it could say events
+            raise SpecVLAError(said)
         raise SessionDied(f'{message or f"the demo session ended with exit code {code}"}; '
                           f'see {self._log} and {self._folder / "logs"}')
+
+
+def fatal_line(log: Path) -> str:
+    """Return what the last fatal line says that ROS wrote into a log; '' where there is none."""
+    found = _FATAL.findall(log.read_text(errors='replace'))
+    return found[-1] if found else ''
 
 
 def _end(process: subprocess.Popen) -> None:

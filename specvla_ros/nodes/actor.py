@@ -59,7 +59,7 @@ class Actor:
         self._main, self._safety = main, safety
         self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
         self._context: tuple[ActingPolicy, int] | None = None  # of the last action
-        self._sequence = 0
+        self._sequence, self._refused = 0, ''
         self._pilot = Pilot(
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
             time.monotonic, lambda: self._clock.now().nanoseconds)
@@ -82,6 +82,11 @@ class Actor:
         self._no_instruction = Silence(
             node, self._topics, 'instruction', node.resolve_topic_name('instruction'), String)
         self._topics.every(policy.dataset.period_s, self._watch)
+        if settings.pacing == 'lockstep':
+            self._logger.warning(
+                'pacing is lockstep: every image is acted on at once, and the limits hold for a '
+                'control step, not for a second. That is for a simulation or a bag that waits for '
+                'each action; an arm needs pacing:=realtime')
 
     def set_policy(self, policy: ActingPolicy) -> None:
         """Let the actions that begin from now on come from this policy."""
@@ -97,6 +102,7 @@ class Actor:
         """Publish no action any more, and then, unless the fallback is none, to stand still."""
         self._pilot.pause()
         self._pilot.come_to_rest()
+        self._refused = ''
         self._outputs.hold_gripper()
 
     def resume(self) -> None:
@@ -123,7 +129,8 @@ class Actor:
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
         return (self._pilot.fault or self._camera.fault or self._no_image.fault
-                or self._no_instruction.fault or self._outputs.fault)
+                or self._no_instruction.fault or self._refused or self._place.fault
+                or self._outputs.fault)
 
     def _on_image(self, message: Any) -> None:
         self._no_image.note()
@@ -143,7 +150,10 @@ class Actor:
 
     def _change_instruction(self, instruction: str) -> None:
         """Act on another instruction from now on, unless it is the one that holds already."""
-        if self._pilot.follow(instruction) and instruction:
+        if not self._pilot.follow(instruction):
+            return
+        self._refused = ''
+        if instruction:
             self._logger.info(f'instruction: {_short(instruction)!r}')
             self._go_on()
 
@@ -201,12 +211,13 @@ class Actor:
         self._statistics.count('refused')
         if isinstance(error, StaleImage):
             self._statistics.count('stale_images')
-        self._logger.warning(
-            f'no action: {_short(str(error))}', throttle_duration_sec=_LOG_PERIOD)
+        self._refused = f'no action: {_short(str(error))}'
+        self._logger.warning(self._refused, throttle_duration_sec=_LOG_PERIOD)
 
     def move(self, command: Command) -> float:
         """Publish control steps, and with the first of them what the action cost; say when."""
         started = time.monotonic()
+        self._refused = ''
         action, count = command.action, len(command.deltas)
         message = action_message(
             action, self._dataset, command.task.sight.message.header.stamp, self._sequence,

@@ -7,6 +7,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from specvla_ros.nodes.stop_elsewhere import StopElsewhere
 from specvla_ros.nodes.topics import Origin, Topics
 
 
@@ -31,6 +32,7 @@ class EmergencyStop:
         self._on_stop, self._on_reset = on_stop, on_reset
         self.is_on = False
         topics.subscribe_to_all(Bool, 'emergency_stop', self._hear, is_latched=True)
+        StopElsewhere(node, topics)
         node.create_service(
             Trigger, '~/reset_emergency_stop', self._reset, callback_group=group)
 

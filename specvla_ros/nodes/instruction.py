@@ -7,6 +7,7 @@ from typing import Protocol
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from specvla_ros.nodes.listening import Listening, PERIOD
 from specvla_ros.nodes.topics import Origin, Topics
 from specvla_ros.nodes.words import Heard, PAUSE, Word, Words
 
@@ -38,11 +39,12 @@ class Instruction:
         self._node, self._logger = node, node.get_logger()
         self._on_replaced = on_replaced
         self._topic = node.resolve_topic_name('instruction')
-        self._words = Words()
+        self._words, self._listening = Words(), Listening()
         self._passed_over: str | None = None
         self._follower: Follower | None = None
         self._was_told = False
         topics.subscribe_to_all(String, 'instruction', self._hear, is_latched=True)
+        topics.every(PERIOD, self._listening.note)
 
     def set_follower(self, follower: Follower | None) -> None:
         """Have what holds, now and later, followed; None: the node isn't active."""
@@ -69,7 +71,8 @@ class Instruction:
         speakers = frozenset(bytes(end.endpoint_gid) for end in
                              self._node.get_publishers_info_by_topic(self._topic))
         heard = self._words.hear(
-            Word(text, origin.stamp, origin.is_kept, origin.number, speakers), time.monotonic())
+            Word(text, origin.stamp, origin.is_kept, origin.number, speakers),
+            self._listening.note())
         if not text and heard is not Heard.OUTDATED:
             self._logger.warning('the instruction is empty: no action until another comes',
                                  throttle_duration_sec=_LOG_PERIOD)

@@ -13,17 +13,18 @@ class Motion:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self._last: tuple[np.ndarray, float] | None = None
+        self._was_late = False
         self.gripper = 1.0
         self.fault = ''
 
     def go_on(self, delta: np.ndarray, now: float) -> None:
         """Note a control step, float64 [7], that has just been published."""
         self.gripper, self.fault = float(delta[6]), ''
-        self._last = delta, now
+        self._last, self._was_late = (delta, now), False
 
     def end(self) -> None:
         """Note that the arm stands still and that nothing is missing."""
-        self._last, self.fault = None, ''
+        self._last, self._was_late, self.fault = None, False, ''
 
     @property
     def is_under_way(self) -> bool:
@@ -31,9 +32,11 @@ class Motion:
         return self._last is not None
 
     def is_late(self, now: float) -> bool:
-        """Whether the next action should have come."""
+        """Whether the next action should have come; once it should have, until it does."""
         last = self._last
-        return last is not None and now - last[1] > self.deadline
+        # The arm stands still by then: a longer deadline that is set later makes it move no more.
+        self._was_late |= last is not None and now - last[1] > self.deadline
+        return self._was_late
 
     def delta(self, now: float) -> np.ndarray | None:
         """
@@ -50,26 +53,23 @@ class Place:
     Where the end effector is: the position heard last, and the steps published since.
 
     Without these a sensor slower than the control period would let several steps lead through
-    the same wall, each of them allowed alone.
-
-    :param patience: seconds after which a position says nothing about the present
+    the same wall, each of them allowed alone. However old that is: walls only ever take motion
+    away, so walls by an old position are safer than none after a sensor fell silent.
     """
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self._heard: tuple[np.ndarray, float] | None = None
+    def __init__(self) -> None:
+        self._position: np.ndarray | None = None
 
-    def hear(self, position: np.ndarray, now: float) -> None:
+    def hear(self, position: np.ndarray) -> None:
         """Note a position, float64 [3], m, finite or not, that has just been heard."""
-        self._heard = position, now
+        self._position = position
 
     def go_on(self, translation: np.ndarray) -> None:
         """Note a translation, float64 [3], m, that has just been published."""
-        if self._heard is not None:
-            position, heard = self._heard
-            self._heard = position + translation, heard
+        if self._position is not None:
+            self._position = self._position + translation
 
-    def position(self, now: float) -> np.ndarray | None:
-        """Return the position, float64 [3], m, finite or not; None if it is unknown."""
-        heard = self._heard
-        return None if heard is None or now - heard[1] > self.patience else heard[0]
+    @property
+    def position(self) -> np.ndarray | None:
+        """The position, float64 [3], m, finite or not; None if none was ever heard."""
+        return self._position

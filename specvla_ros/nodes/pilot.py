@@ -30,6 +30,9 @@ from specvla_ros.safety import fit, refusal, SafetySettings
 from specvla_ros.steps import StepQueue
 
 PACINGS = ('realtime', 'lockstep')
+# s in which all images of one stamp are copies of one image, sent again; later, the clock of the
+# camera doesn't run.
+_COPIES = 1.0
 
 
 class Pilot:
@@ -56,9 +59,11 @@ class Pilot:
         self._queue = StepQueue(period_s)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
-        self._motion, self._place = Motion(0.0), Place(0.0)
+        self._motion, self._place = Motion(0.0), Place()
         self.set_safety(safety)
         self._stamp = 0  # ns, of the last image that came
+        self._stamp_since = -math.inf  # s, when the first image of this stamp came
+        self._stuck = ''
         self._came = self._taken = -math.inf  # s, when the last image came, and the last was taken
         self._answer: tuple[Task, Any, np.ndarray] | None = None
         self._is_inferring = self._is_answer_new = False
@@ -72,7 +77,7 @@ class Pilot:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
         with self._lock:
             self._safety = safety
-            self._motion.deadline = self._place.patience = self.deadline
+            self._motion.deadline = self.deadline
 
     @property
     def deadline(self) -> float:
@@ -82,17 +87,19 @@ class Pilot:
     @property
     def fault(self) -> str:
         """Why actions are missing at present; '' where they aren't."""
-        return self._motion.fault
+        return self._stuck or self._motion.fault
 
     def see(self, message: Any, stamp: int) -> bool:
         """
         Make an image the newest; False if it is a copy of an earlier one, or while paused.
 
         :param stamp: ns, 0 = the camera gives none
-        :raises SpecVLAError: the clock of the camera was set back: the next one is trusted again
+        :raises SpecVLAError: the clock of the camera was set back: the next one is trusted again;
+            or it doesn't run
         """
         with self._lock:
             self._came = self._clock()
+            self._check_running(stamp)
             back = self._stamp - stamp if stamp else 0
             self._stamp = stamp or self._stamp
             if back > 0:
@@ -104,7 +111,7 @@ class Pilot:
     def hear_position(self, position: np.ndarray) -> None:
         """Note where the end effector is, float64 [3], m, finite or not, in the actions' frame."""
         with self._lock:
-            self._place.hear(position, self._clock())
+            self._place.hear(position)
 
     def follow(self, instruction: str) -> bool:
         """Act on another instruction from now on, '' = none; False if it holds already."""
@@ -230,6 +237,18 @@ class Pilot:
             self._stand_still()
             return new
 
+    def _check_running(self, stamp: int) -> None:
+        """See whether the clock of the camera runs; raise a SpecVLAError if it doesn't."""
+        if not stamp or stamp != self._stamp:
+            self._stamp_since, self._stuck = self._came, ''
+        elif self._came - self._stamp_since > _COPIES and not self._is_inferring:
+            # Before the answer, a simulation whose time stands still may send its image again.
+            self._stuck = (
+                f'all images of the last {_COPIES:g} s and more have the stamp '
+                f'{stamp * 1e-9:.3f} s, so they count as copies of one: see whether the clock '
+                'runs that the camera stamps them by')
+            raise SpecVLAError(self._stuck)
+
     @property
     def _take_at(self) -> float | None:
         """When the newest image is to be acted on, s; None where none is or one is acted on."""
@@ -252,7 +271,7 @@ class Pilot:
             if self._is_paced and self._max_age and age > self._max_age:
                 raise self._stale(age, f' {now - task.begun:.3f} s after inference began')
             safe = fit(deltas, self._safety, self._period, previous=self._motion.delta(now),
-                       position_m=self._place.position(now))
+                       position_m=self._place.position)
             if safe.deltas is None:
                 raise SpecVLAError(safe.refusal)
             command = Command(task, action, first, is_new, safe.deltas, safe.limited_by)

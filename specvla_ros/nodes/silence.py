@@ -58,10 +58,11 @@ class Silence:
                 'quality of service it offers')
 
     def _elsewhere(self) -> str:
-        """Name topics that have what is expected: most often a remapping is missing."""
+        """Name topics of others that have what is expected: most often a remapping is missing."""
+        own = self._node.get_fully_qualified_name()  # its target_pose is no current_pose
         names = [name for name, kinds in self._node.get_topic_names_and_types()
                  if self._kind in kinds and name != self._topic
-                 and self._node.count_publishers(name)]
+                 and set(full_names(self._node.get_publishers_info_by_topic(name))) - {own}]
         if not names:
             return ''
         return f'; that is on {", ".join(names[:_MOST_HINTS])}: remap {self._topic} to it'

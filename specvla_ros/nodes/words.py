@@ -81,7 +81,7 @@ class Words:
         return changed
 
     def hear(self, word: Word, now: float) -> Heard:
-        """Take a word from the topic. now: s, of a clock that is never set."""
+        """Take a word from the topic. now: s, of a clock that goes while the node listens."""
         if word.stamp:
             copy = word.stamp, word.text
             if copy in self._copies:

@@ -3,6 +3,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
 from rclpy.clock import Clock
@@ -10,6 +11,7 @@ from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
 from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.nodes import silence
 from specvla_ros.nodes.actor import Actor
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
 from specvla_ros.nodes.diagnostics import Statistics
@@ -35,7 +37,7 @@ class FakeTopics:
     """Says what is heard to the subscribers at once, and keeps what is published."""
 
     def __init__(self):
-        self.published, self.callbacks, self.ends = [], {}, []
+        self.published, self.callbacks, self.looks = [], {}, []
 
     def publisher(self, kind, topic, profile):
         return SimpleNamespace(publish=self.published.append)
@@ -56,7 +58,7 @@ class FakeTopics:
         return self
 
     def every(self, period, callback):
-        pass
+        self.looks.append(callback)
 
     def alarm(self, callback):
         return FakeAlarm(callback)
@@ -112,7 +114,8 @@ class Rig:
         self.statistics, self.noted = Statistics(), []
         node = SimpleNamespace(
             get_clock=Clock, get_logger=lambda: self.log, resolve_topic_name=lambda name: name,
-            count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [])
+            count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [],
+            get_topic_names_and_types=list, get_fully_qualified_name=lambda: '/policy_node')
         goals = SimpleNamespace(note=lambda *noted: self.noted.append(noted), end=lambda _: None)
         main = MainThread()
         threading.Thread(target=main.run, daemon=True).start()
@@ -161,6 +164,7 @@ def test_images_of_200_hz_make_a_step_a_period_each_with_a_report(make_rig, unti
     stamps = [to_nanoseconds(action.header.stamp) for action in rig.actions]
     assert np.diff(stamps).min() > PERIOD * 1e9 - 1e5  # two clocks are compared
     assert len(rig.heard(DecodeReport)) == len(rig.noted) == len(rig.actions)
+    assert not any('pacing' in line for line in rig.log.lines)
     report = rig.heard(DecodeReport)[-1]
     assert 0 < report.publish_time < report.total_time
     assert [action.sequence for action in rig.actions] == list(range(len(rig.actions)))
@@ -174,6 +178,7 @@ def test_in_lockstep_every_image_is_answered_at_once(make_rig, until):
         until(lambda count=number + 1: len(rig.actions) == count, 'the answer')
     assert [to_nanoseconds(action.image_stamp) for action in rig.actions] == stamps
     assert {len(action.translation) for action in rig.actions} == {3}
+    assert 'an arm needs pacing:=realtime' in rig.log.lines[0]
 
 
 def test_a_chunk_is_published_step_by_step_with_one_report(make_rig, until):
@@ -210,3 +215,45 @@ def test_what_is_refused_is_forgotten_counted_and_said_once(make_rig, until):
     assert any('the action is not finite' in line for line in rig.log.lines)
     assert rig.policy.calls == [
         'reset', (13, 'pick up'), 'reset', (2, 'pick up')]
+
+
+def test_what_was_refused_is_the_fault_until_there_is_an_action_or_nothing_to_act_on(
+        make_rig, until):
+    rig = make_rig()
+    time.sleep(PERIOD)
+    rig.see(13)
+    until(lambda: rig.actor.fault, 'a fault')
+    assert rig.actor.fault.startswith('no action: the action is not finite')
+    rig.see(2)
+    until(lambda: rig.actions, 'an action')
+    assert rig.actor.fault == ''
+    for end in (rig.actor.withdraw, rig.actor.pause):
+        rig.actor.resume()
+        rig.actor.follow('pick up')
+        rig.see(13)
+        until(lambda: rig.actor.fault, 'a fault')
+        end()
+        assert rig.actor.fault == ''
+
+
+def test_a_pose_that_falls_silent_is_a_fault_and_one_that_never_came_is_none(
+        make_rig, monkeypatch):
+    rig = make_rig()
+    now = time.monotonic()
+    monkeypatch.setattr(silence.time, 'monotonic', lambda: now)
+
+    def look(seconds):
+        nonlocal now
+        now += seconds
+        rig.actor._no_image.note()
+        rig.topics.looks[-1]()
+        return rig.actor.fault
+
+    assert look(10.0) == ''
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w = 'panda_link0', 1.0
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(4.0) == ''
+    assert look(2.0).startswith('no current_pose (the walls hold by the last one and the steps ')
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(1.0) == ''

@@ -9,6 +9,7 @@ from std_msgs.msg import Bool
 from specvla_ros.nodes import silence
 from specvla_ros.nodes.graph_watch import GraphWatch, type_name
 from specvla_ros.nodes.silence import Silence
+from specvla_ros.nodes.stop_elsewhere import StopElsewhere
 from specvla_ros.nodes.topics import once, Origin, Topics
 
 
@@ -25,6 +26,9 @@ class Graph:
 
     def destroy_timer(self, timer):
         pass
+
+    def get_fully_qualified_name(self):
+        return '/left/policy_node'
 
     def resolve_topic_name(self, name):
         return name if name.startswith('/') else f'/left/{name}'
@@ -143,18 +147,43 @@ def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):
         f'{start}nobody publishes on /image/compressed, expected is {expected}')
     graph.publishers = [('/cam/compressed', '/cam', expected), ('/image', '/cam', 'x/msg/Y')]
     assert says().endswith('; that is on /cam/compressed: remap /image/compressed to it')
+    graph.publishers = [('/mine', '/left/policy_node', expected)]
+    assert says() == f'{start}nobody publishes on /image/compressed, expected is {expected}'
     graph.publishers = [('/image/compressed', '/cam', type_name(Image))]
     assert says() == (f'{start}/cam: {type_name(Image)} on /image/compressed, expected is '
                       f'{expected}')
     graph.publishers = [('/image/compressed', '/cam', expected)]
     assert says().startswith(f'{start}/cam: {expected} on /image/compressed is there, but')
-    assert len(graph.log) == 4
+    assert len(graph.log) == 5
     silent.note()
     assert (silent.fault, says(4.0)) == ('', '')
     assert says() != ''  # it stopped
-    assert len(graph.log) == 5
+    assert len(graph.log) == 6
     silent.end()
     assert says(100.0) == ''
+
+
+def test_a_stop_button_in_another_namespace_is_said_once(graph):
+    StopElsewhere(graph, Topics(graph))
+    look, = graph.looks
+    button = '/emergency_stop', '/button', type_name(Bool)
+    own = '/left/emergency_stop', '/left/button', type_name(Bool)
+    for publishers in ([], [('/emergency_stop', '/button', 'std_msgs/msg/String')],
+                       [('/stop', '/button', type_name(Bool))], [own], [own, button]):
+        graph.publishers = publishers
+        look()
+        assert graph.log == []
+    graph.publishers = [button]
+    look()
+    look()
+    line, = graph.log
+    assert line.startswith('nobody publishes on /left/emergency_stop, and /emergency_stop is not')
+    assert 'remap emergency_stop to it' in line
+    graph.publishers = [own]
+    look()
+    graph.publishers = [button]
+    look()
+    assert len(graph.log) == 2
 
 
 def test_copies_of_a_message_are_one():

@@ -1,4 +1,5 @@
 """What the node follows of topic and goals, active or not; on a node that is made up."""
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,12 +19,15 @@ class Robot:
             resolve_topic_name=lambda name: f'/{name}',
             get_publishers_info_by_topic=lambda topic: [
                 SimpleNamespace(endpoint_gid=gid) for gid in (b'boss', b'other')])
-        topics = SimpleNamespace(subscribe_to_all=self._subscribe)
+        topics = SimpleNamespace(subscribe_to_all=self._subscribe, every=self._every)
         self.instruction = Instruction(node, topics, self._replace)
 
     def _subscribe(self, kind, topic, callback, is_latched):
         assert (kind, topic, is_latched) == (String, 'instruction', True)
         self._hear = callback
+
+    def _every(self, period, callback):
+        self.listen = callback
 
     def _replace(self):
         self.replaced += 1
@@ -94,6 +98,26 @@ def test_a_text_that_is_only_repeated_is_passed_over_with_one_line(robot):
     assert line.startswith("/instruction: 'pick up' is not followed: it was said before")
     robot.say('put down', 30)
     assert actor.told[3:] == ['put down']
+
+
+def test_what_could_not_be_heard_while_a_callback_took_long_was_no_pause(robot, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, 'monotonic', lambda: clock.now)
+    robot = Robot()
+    actor = Actor()
+    robot.instruction.set_follower(actor)
+    robot.say('pick up', 7)
+    robot.instruction.withdraw()
+    clock.now = 30.0  # a checkpoint was loaded; the words of the first seconds are lost
+    robot.listen()
+    for number in range(200, 300):
+        robot.say('pick up', number)
+    assert actor.told == ['pick up', None]
+    for _ in range(10):
+        clock.now += 0.5
+        robot.listen()
+    robot.say('pick up', 300)  # after a pause in which it would have been heard
+    assert actor.told == ['pick up', None, 'pick up']
 
 
 def test_an_empty_text_withdraws(robot):

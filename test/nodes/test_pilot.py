@@ -273,3 +273,79 @@ def test_whatever_comes_when_the_arm_stays_inside_the_envelope(events, period, l
     world.run(time + 3.0)
     check_speed(world.published, period, ARM)
     check_acceleration(world.published, period, ARM)
+
+
+def test_an_arm_that_stands_still_starts_from_rest_also_with_a_longer_deadline(world):
+    """The fallback held already; an envelope with a later deadline doesn't undo that."""
+    film(world, 20, 0.5)
+    for number in range(12, 18):
+        world.at(number * T, lambda: world.pilot.watch())
+    world.at(0.9, lambda: world.set_safety(replace(ARM, deadline_periods=100.0)))
+    world.at(0.95, lambda: world.see(FAST))
+    world.run(2.0)
+    assert world.stills
+    *_, before, last = world.published
+    assert last.at - before.at > 0.3
+    assert np.linalg.norm(before.delta[:3]) == pytest.approx(ARM.speed_m_s * T)
+    assert np.linalg.norm(last.delta[:3]) <= ARM.acceleration_m_s2 * T**2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize('max_age', [5.0, 0.0])
+def test_a_camera_whose_clock_stands_still_is_a_fault_until_it_runs(max_age):
+    world = World(ARM, T, max_age=max_age)
+    world.say('pick up')
+    stamp = world.camera_clock()
+    for number in range(200):
+        world.at(number / 30, lambda: world.see(FAST, stamp=stamp))
+    world.run(200 / 30)
+    assert world.n_inferences == 1
+    assert len(world.refusals) > 150
+    assert 'have the stamp 1700001000.000 s' in world.pilot.fault
+    world.see(FAST)
+    assert world.pilot.fault == '' or 'stamp' not in world.pilot.fault
+    world.run(8.0)
+    assert world.n_inferences == 2
+
+
+def test_copies_of_an_image_that_come_soon_are_no_fault(world):
+    for number in range(20):
+        world.at(number / 10, lambda: world.see(FAST, stamp=0))
+        world.at(number / 10 + 0.05, lambda: world.see(FAST, stamp=10**18))
+    image = world.see(FAST)
+    for number in range(9):
+        world.at(0.1 * number, lambda: world.resend(image))
+    world.run(0.9)
+    assert not any('have the stamp' in text for text in world.refusals)
+
+
+@pytest.mark.parametrize('pacing', ['realtime', 'lockstep'])
+@pytest.mark.parametrize('infer', [0.03, 0.3, 2.0])
+def test_walls_hold_however_long_ago_the_pose_was_heard(pacing, infer):
+    """The policy is slower than the deadline, or the sensor falls silent after its first word."""
+    world = World(ARM, T, pacing=pacing)
+    world.say('pick up')
+    wall = ARM.workspace_max_m[0]
+    world.hear_position(np.array([wall - 0.003, 0.0, 0.3]))
+    for number in range(10):
+        world.at(0.1 + number * (infer + T), lambda: world.see(
+            np.array([[0.002, 0, 0, 0, 0, 0, 1]]), infer=infer))
+    world.run(30.0)
+    assert len(world.published) == 10
+    assert sum(step.delta[0] for step in world.published) == pytest.approx(0.003)
+
+
+def test_a_position_that_is_no_number_is_not_forgotten(world):
+    world.hear_position(np.full(3, np.nan))
+    film(world, 20, 2.0)
+    world.run(3.0)
+    assert not world.published and 'is not finite' in world.refusals[-1]
+
+
+def test_a_simulation_that_stands_still_until_it_is_answered_may_send_its_image_again():
+    world = World(ARM, T, pacing='lockstep')
+    world.say('pick up')
+    image = world.see(FAST, infer=4.0)
+    for number in range(1, 39):
+        world.at(0.1 * number, lambda: world.resend(image))
+    world.run(5.0)
+    assert (len(world.published), world.refusals, world.pilot.fault) == (1, [], '')
