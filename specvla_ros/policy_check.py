@@ -21,6 +21,7 @@ from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.layout import slots
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
 from specvla_ros.openvla.quantization import check_quantization
 from specvla_ros.policy import resolve_device, resolve_dtype
@@ -39,8 +40,9 @@ def check_policy(
     where = resolve_device(device)
     check_quantization(quantization, where, resolve_dtype(dtype))
     content = read_config(folder)
-    config = OpenVLAConfig.from_dict(content)
+    config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
     keys = frozenset(read_norm_stats(folder, content))
+    read_normalisation(folder, config)
     load_tokenizer(folder, config)
     with torch.device('meta'):
         model = OpenVLA(config)
