@@ -56,10 +56,17 @@ def letterbox(path):
     path.write_text('{"image_resize_strategy": "letterbox"}')
 
 
+def two_arms(path):
+    content = json.loads(path.read_text())
+    action = {'q01': [-1.0] * 14, 'q99': [1.0] * 14}
+    path.write_text(json.dumps(content | {'norm_stats': {'libero_object': {'action': action}}}))
+
+
 # What is done to which file of a checkpoint, and what is said of it.
 DAMAGE = {
     'no configuration': ('config.json', Path.unlink, 'has no config.json'),
     'no openvla': ('config.json', empty_config, "model_type is None, must be 'openvla'"),
+    'actions of two arms': ('config.json', two_arms, 'have 14 dimensions, must have 7'),
     'no tokenizer': ('tokenizer.json', Path.unlink, 'no tokenizer'),
     'pictures of another form': (
         'preprocessor_config.json', letterbox, "'letterbox', must be 'resize-naive'"),
