@@ -94,15 +94,10 @@ class Checkpoint:
         self._drafter_weights: dict[str, Any] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
-        dimensions = self.statistics.action_dim
-        if dimensions != _SI_DIMENSIONS:
-            raise SpecVLAError(
-                f'actions of {self.dataset.unnorm_key} have {dimensions} dimensions, must have '
-                f'{_SI_DIMENSIONS}: translation, rotation and gripper'
-            )
+        check_dimensions(self.statistics, self.dataset.unnorm_key)
         tokenizer = model.action_tokenizer
         self.space = ActionSpace(
-            tokenizer, dimensions, chunk, bin_si(self.statistics, self.dataset, tokenizer.n_bins))
+            tokenizer, _SI_DIMENSIONS, chunk, bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
@@ -341,6 +336,15 @@ def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparatio
     """How this model's frames were prepared: what the checkpoint says, else what the data set."""
     stated = model.config.image_preparation
     return dataset.image if stated is None else ImagePreparation.of(stated)
+
+
+def check_dimensions(statistics: ActionStatistics, key: str) -> None:
+    """Raise SpecVLAError unless a data set's actions are of 7 dimensions."""
+    if statistics.action_dim != _SI_DIMENSIONS:
+        raise SpecVLAError(
+            f'actions of {key} have {statistics.action_dim} dimensions, must have '
+            f'{_SI_DIMENSIONS}: translation, rotation and gripper'
+        )
 
 
 def bin_si(

@@ -17,13 +17,15 @@ from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, DrafterSettings, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.drafter_folders import weights_folder
+from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.layout import slots
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
 from specvla_ros.openvla.quantization import check_quantization
-from specvla_ros.policy import resolve_device, resolve_dtype
+from specvla_ros.policy import check_dimensions, resolve_device, resolve_dtype
 
 
 def check_policy(
@@ -39,8 +41,12 @@ def check_policy(
     where = resolve_device(device)
     check_quantization(quantization, where, resolve_dtype(dtype))
     content = read_config(folder)
-    config = OpenVLAConfig.from_dict(content)
-    keys = frozenset(read_norm_stats(folder, content))
+    config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
+    statistics = read_norm_stats(folder, content)
+    if len(statistics) == 1:  # of several, whoever chooses one knows which
+        (key, of_key), = statistics.items()
+        check_dimensions(ActionStatistics.from_dict(of_key['action'], key), key)
+    read_normalisation(folder, config)
     load_tokenizer(folder, config)
     with torch.device('meta'):
         model = OpenVLA(config)
@@ -51,7 +57,7 @@ def check_policy(
         make_rule(decoder.rule.name, decoder.rule.settings)
         check_drafter(decoder, drafters)
         make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), weights)
-    return keys
+    return frozenset(statistics)
 
 
 def _read(settings: type[DrafterSettings], drafters: Path, model: OpenVLA) -> Any:

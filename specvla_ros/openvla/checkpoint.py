@@ -27,7 +27,7 @@ from .action_tokenizer import ActionStatistics
 from .config import VisionConfig
 from .errors import CheckpointError
 from .folder_signs import check_folder, check_shards
-from .json_file import Fields, read_object, shown, within
+from .json_file import Fields, is_there, read_object, shown, within
 from .layout import canonical, is_unused, Slot
 
 __all__ = [
@@ -83,7 +83,7 @@ def read_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, dict]:
     stated = Fields(config, str(folder / _CONFIG)).section('norm_stats').content
     _check_statistics(folder / _CONFIG, stated)
     path = folder / _STATISTICS
-    if not path.exists():
+    if not is_there(path):
         return dict(stated)
     statistics = _read_json(path)
     _check_statistics(path, statistics)
@@ -178,7 +178,7 @@ def read_weights(
 
 def check_weights(folder: Path, slots: Mapping[str, Slot], vision: VisionConfig) -> None:
     """
-    Hold names and shapes of the stored tensors against the model, without reading the weights.
+    Hold names, shapes and types of the stored tensors against the model; weights stay unread.
 
     Raises CheckpointError as ``read_weights`` does.
     """
@@ -190,7 +190,11 @@ def check_weights(folder: Path, slots: Mapping[str, Slot], vision: VisionConfig)
                     continue
                 slot, shape = missing.pop(canonical(stored), None), None
                 if slot is not None:
-                    shape = tuple(file.get_slice(stored).get_shape())
+                    tensor = file.get_slice(stored)
+                    shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
+                    if not kind.startswith(('F', 'BF')):
+                        raise CheckpointError(
+                            f'{path}: tensor {stored!r} is {kind}, must be floating-point')
                 if slot is None or shape != slot.shape:
                     raise CheckpointError(
                         f'{path}: tensor {stored!r} is unexpected or of another shape than '
@@ -256,11 +260,12 @@ def write_weights(
 def _weight_files(folder: Path) -> list[Path]:
     """Safetensors files of a folder: what the index lists, else the single one."""
     index = folder / _INDEX
-    if not index.exists():
+    if not is_there(index):
         if not (folder / _WEIGHTS).exists():
             raise CheckpointError(
                 f'{folder} has neither {_WEIGHTS} nor {_INDEX}: no weights to load'
             )
+        check_shards(folder, {_WEIGHTS})
         return [folder / _WEIGHTS]
     weight_map = _read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:

@@ -43,7 +43,8 @@ _SIGNS = (
     ('*.gguf', _QUANTISED),
 )
 # Endings of weights. What is not read and isn't a training's own state may be a part of the model.
-_WEIGHTS = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.npz', '.h5', '.msgpack', '.onnx')
+_WEIGHTS = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.npz', '.npy', '.pkl', '.pickle',
+            '.joblib', '.h5', '.msgpack', '.onnx')
 _TRAINING = re.compile(r'(optimizer|scheduler|scaler|rng_state.*|training_args|random_states.*)'
                        r'\.(pt|pth|bin|pkl)')
 # Other formats of the same weights; beside safetensors it is open which are meant.
@@ -72,7 +73,7 @@ def check_folder(folder: Path, also: str = '') -> None:
         for path in sorted(folder.glob(pattern)):
             raise CheckpointError(f'{folder} holds {path.name}, {_SECOND.format(read[0].name)}')
     for path in sorted(folder.iterdir()):
-        if path.suffix in _WEIGHTS and path not in read and path.name != also \
+        if path.suffix.lower() in _WEIGHTS and path not in read and path.name != also \
                 and not _TRAINING.fullmatch(path.name):
             raise CheckpointError(
                 f'{folder} holds {path.name}, weights that nothing here reads: if the model needs '
@@ -85,12 +86,12 @@ def check_folder(folder: Path, also: str = '') -> None:
 
 
 def check_shards(folder: Path, listed: set[str]) -> None:
-    """Raise CheckpointError for weights that an index beside them doesn't list."""
+    """Raise CheckpointError for weights beside those that are read."""
     for path in sorted(folder.glob('model*.safetensors')):
         if path.name not in listed:
             raise CheckpointError(
-                f'{folder} holds {path.name}, which its index does not list: which weights hold? '
-                'take the others away')
+                f'{folder} holds {path.name} beside {min(listed)}, and no index lists it: which '
+                'weights hold? take the others away')
 
 
 def _found(folder: Path) -> Iterator[tuple[Path, str]]:

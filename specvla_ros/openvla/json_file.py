@@ -32,6 +32,11 @@ def shown(value: object) -> str:
     return ' '.join(_SHORT.repr(value).split())
 
 
+def is_there(path: Path) -> bool:
+    """Whether a folder names a file; a link to nothing is one that can't be read, not absent."""
+    return path.exists() or path.is_symlink()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """
     Read a file that holds one JSON object.
@@ -41,8 +46,11 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise CheckpointError(f'{path} can not be read: {error.strerror}') from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            raise
+        link = f', it is a link to {path.readlink()}' if path.is_symlink() else ''
+        raise CheckpointError(f'{path} can not be read: {error.strerror}{link}') from error
     if data.startswith(_BYTE_ORDER_MARK):
         raise CheckpointError(
             f'{path} is not valid JSON: it begins with a byte-order mark, save it without')

@@ -60,7 +60,8 @@ _ROTARY = ('rope_theta', 'rope_scaling', 'rope_parameters', 'partial_rotary_fact
 _ROTARY_INSIDE = ('type', 'rope_type', 'rope_theta', 'partial_rotary_factor')
 # What transformers writes into every configuration and no forward pass reads.
 BOOKKEEPING = frozenset("""
-    architectures auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward
+    architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
+    chunk_size_feed_forward
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype
     early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
     forced_bos_token_id forced_eos_token_id id2label is_decoder label2id length_penalty max_length

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from .config import OpenVLAConfig
-from .json_file import Fields, finite, read_object, shown
+from .json_file import Fields, finite, is_there, read_object, shown
 
 FILE = 'preprocessor_config.json'
 _PROCESSOR = 'processor_config.json'  # transformers 5 writes it there, under image_processor
@@ -82,10 +82,10 @@ def write_preprocessor(
 
 def _fields(folder: Path) -> Fields | None:
     path = folder / FILE
-    if path.exists():
+    if is_there(path):
         return Fields(read_object(path), str(path))
     path = folder / _PROCESSOR
-    if path.exists():
+    if is_there(path):
         fields = Fields(read_object(path), str(path))
         if fields.content.get('image_processor') is not None:
             return fields.section('image_processor')

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from .config import OpenVLAConfig
-from .json_file import Fields, read_object, shown
+from .json_file import Fields, is_there, read_object, shown
 
 _ADDED, _TOKENIZER = 'added_tokens.json', 'tokenizer_config.json'
 _SPECIAL, _GENERATION = 'special_tokens_map.json', 'generation_config.json'
@@ -76,7 +76,7 @@ def check_tokenizer_files(
 
 def _fields(path: Path) -> Fields | None:
     """Content of a file; None if it isn't there."""
-    return Fields(read_object(path), str(path)) if path.exists() else None
+    return Fields(read_object(path), str(path)) if is_there(path) else None
 
 
 def _check_bos(fields: Fields, bos: int, tokenizer: PreTrainedTokenizerFast) -> None:

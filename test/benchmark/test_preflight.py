@@ -41,18 +41,39 @@ def shrink_tensor(path):
     save_file(tensors | {name: tensors[name][:1].clone()}, path, metadata={'format': 'pt'})
 
 
+def round_tensor(path):
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name].int()}, path, metadata={'format': 'pt'})
+
+
 def empty_config(path):
     path.write_text('{}')
+
+
+def letterbox(path):
+    path.write_text('{"image_resize_strategy": "letterbox"}')
+
+
+def two_arms(path):
+    content = json.loads(path.read_text())
+    action = {'q01': [-1.0] * 14, 'q99': [1.0] * 14}
+    path.write_text(json.dumps(content | {'norm_stats': {'libero_object': {'action': action}}}))
 
 
 # What is done to which file of a checkpoint, and what is said of it.
 DAMAGE = {
     'no configuration': ('config.json', Path.unlink, 'has no config.json'),
     'no openvla': ('config.json', empty_config, "model_type is None, must be 'openvla'"),
+    'actions of two arms': ('config.json', two_arms, 'have 14 dimensions, must have 7'),
     'no tokenizer': ('tokenizer.json', Path.unlink, 'no tokenizer'),
+    'pictures of another form': (
+        'preprocessor_config.json', letterbox, "'letterbox', must be 'resize-naive'"),
     'no weights': ('model.safetensors', Path.unlink, 'no weights to load'),
     'weights cut off': ('model.safetensors', cut, 'is damaged'),
     'weights incomplete': ('model.safetensors', lack_tensor, 'weights lack tensor'),
+    'weights of integers': ('model.safetensors', round_tensor, 'I32, must be floating-point'),
     'weights of another shape': ('model.safetensors', shrink_tensor, 'of another shape'),
     'no drafter': ('drafter', shutil.rmtree, 'there is no drafter folder'),
     'no weights of the drafter': ('drafter/model.safetensors', Path.unlink, 'drafter'),
@@ -68,7 +89,8 @@ OPTIONS = [
     (['--out', 'checkpoint/config.json'], 'config.json'),
     (['--json', 'nowhere/x.json'], 'there is no folder'),
 ]
-OF_ALL = ['no tokenizer', 'weights cut off', 'drafter of another model']
+OF_ALL = [
+    'no tokenizer', 'pictures of another form', 'weights cut off', 'drafter of another model']
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Keys of config.json and files beside the weights: what says another model is refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -16,6 +17,7 @@ PUBLISHED = {
     'image_resize_strategy': 'resize-naive',
     'llm_backbone_id': 'llama2-7b-pure',
     'llm_max_length': 2048,
+    'attn_implementation': 'flash_attention_2',
     'output_projector_states': False,
     'pad_token_id': 32000,
     'timm_model_ids': ['vit_tiny_patch8_reg4_dinov2.lvd142m', 'vit_tiny_patch8_siglip_24'],
@@ -119,12 +121,24 @@ def test_sizes_that_do_not_fit_are_refused_at_load(published, config, message):
     ('diffusion_head.pt', 'weights that nothing here reads'),
     ('ema.safetensors', 'weights that nothing here reads'),
     ('state_encoder.npz', 'weights that nothing here reads'),
+    ('head.pkl', 'weights that nothing here reads'),
+    ('query_tokens.npy', 'weights that nothing here reads'),
+    ('Head.PT', 'weights that nothing here reads'),
 ])
 def test_a_file_that_contradicts_the_weights_is_refused_with_the_reason(published, name, message):
     path = published.folder / name
     path.mkdir() if name.endswith('/') else path.write_text('{}')
     said = refused(published)
     assert message in said and name.rstrip('/') in said
+
+
+@pytest.mark.parametrize('name', [
+    'model.fp16.safetensors', 'model-00001-of-00002.safetensors'])
+def test_a_second_set_of_weights_without_an_index_is_refused(published, name):
+    published.write()
+    shutil.copy(published.folder / 'model.safetensors', published.folder / name)
+    with pytest.raises(CheckpointError, match=f'{name} beside model.safetensors, and no index'):
+        OpenVLA.from_pretrained(published.folder)
 
 
 def test_what_training_leaves_does_no_harm(published):
@@ -152,7 +166,7 @@ def test_shards_and_index_must_agree(published):
     published.write(shards=2)
     extra = published.folder / 'model-00003-of-00003.safetensors'
     extra.write_bytes(b'')
-    with pytest.raises(CheckpointError, match='which its index does not list'):
+    with pytest.raises(CheckpointError, match='no index lists it'):
         OpenVLA.from_pretrained(published.folder)
     extra.unlink()
     index = published.folder / 'model.safetensors.index.json'
@@ -193,6 +207,20 @@ def test_files_beside_the_tokenizer_that_agree_load(published):
     }.items():
         (published.folder / name).write_text(json.dumps(content))
     OpenVLA.from_pretrained(published.folder)
+
+
+@pytest.mark.parametrize('name', [
+    'dataset_statistics.json', 'preprocessor_config.json', 'processor_config.json',
+    'tokenizer_config.json', 'generation_config.json', 'model.safetensors.index.json'])
+def test_a_link_to_nothing_is_not_a_file_that_is_absent(published, name):
+    """As in a half-copied cache: its numbers would be replaced by others without a word."""
+    published.write()
+    (published.folder / name).unlink(missing_ok=True)
+    for target in ('nowhere', name):
+        (published.folder / name).symlink_to(target)
+        with pytest.raises(CheckpointError, match=f'{name} can not be read.* link to {target}'):
+            OpenVLA.from_pretrained(published.folder)
+        (published.folder / name).unlink()
 
 
 LIMITS = {'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}
