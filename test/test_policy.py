@@ -191,6 +191,18 @@ def test_drafters_that_remember_are_lossless_and_guess_in_the_prefill(policy, de
     assert action.trace.sources == ['velocity'] * 6 + ['target']
 
 
+def test_the_targets_own_words_are_lossless_and_named_as_their_source(policy):
+    ar, jacobi = policy.with_decoder('ar'), policy.with_decoder('jacobi')
+    saved = []
+    for seed in (0, 0, 1, 2, 3, 4):
+        action = jacobi.act(fake_frame(seed), INSTRUCTION)
+        assert action.tokens == ar.act(fake_frame(seed), INSTRUCTION).tokens
+        assert set(action.trace.sources) <= {'jacobi', 'target'}
+        saved.append(7 - action.trace.target_passes)
+    assert saved[1] == 6  # the last action again, verified in the prefill
+    assert sum(saved) > 6  # and where the frame is another one, sometimes its own words
+
+
 def test_earlier_actions_are_forgotten_where_they_say_nothing(policy):
     policy = policy.with_decoder('history')
     assert not guessed_by_history(policy, 0)
@@ -546,7 +558,7 @@ def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own)
 
 @pytest.mark.parametrize(('preset', 'message'), [
     ('drafter: {name: seventh}\nrule: {name: strict}',
-     r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'none', 'sixth', 'v"),
+     r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'jacobi', 'none', 's"),
     ('drafter: {name: none}\nrule: {name: sixth}',
      r"rule is 'sixth', must be one of \['bins', 'fifth', 'strict'\]"),
     ('drafter: {name: none}\nrule: {name: fifth, r: 3}', 'rule fifth has no setting r; it has mm'),

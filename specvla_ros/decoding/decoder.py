@@ -61,7 +61,7 @@ class Decoder:
                 break  # never verify what is already known
             target.commit(accepted)
             with stage('draft'):
-                tree = drafter.propose(draft).to(target.device)
+                tree = drafter.propose(draft.after(tree, verified, accepted)).to(target.device)
             with stage('verify'):
                 verified = target.verify(tree)
         trace.settle()

@@ -30,6 +30,7 @@ from specvla_ros.decoding.drafters import (
     Glance,
     GlanceDrafter,
     HistoryDrafter,
+    Jacobi,
     NoDrafter,
     RelayDrafter,
 )
@@ -206,6 +207,10 @@ def relay(*makes):
     return lambda it: RelayDrafter([make(it) for make in (history, *makes)])
 
 
+def jacobi(it):
+    return Jacobi().drafter(None)
+
+
 def guesser(it):
     return it.guesser(5)
 
@@ -216,8 +221,11 @@ DRAFTERS = {
     'eagle': (eagle, eagle_there),
     'history': (history, history),
     'glance': (glance, glance_there),
+    'jacobi': (jacobi, jacobi),
     'history+eagle': (relay(eagle), relay(eagle_there)),
     'history+eagle+glance': (relay(eagle, glance), relay(eagle_there, glance_there)),
+    'history+jacobi': (relay(jacobi), relay(jacobi)),
+    'history+glance+jacobi': (relay(glance, jacobi), relay(glance_there, jacobi)),
 }
 
 
@@ -261,7 +269,8 @@ def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, 
 
 
 @RUNNERS
-@pytest.mark.parametrize('name', ['none', 'guesser', 'eagle', 'history+eagle+glance'])
+@pytest.mark.parametrize('name', ['none', 'guesser', 'eagle', 'history+eagle+glance',
+                                  'history+glance+jacobi'])
 def test_a_guard_there_says_the_same_and_costs_two_small_copies(
     lab, registered, monkeypatch, name, runner
 ):

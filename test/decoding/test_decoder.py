@@ -11,8 +11,10 @@ from torch.overrides import TorchFunctionMode
 from specvla_ros.benchmark.replay import ReplayedRule
 from specvla_ros.decoding.drafters import (
     DynamicTree,
+    Glance,
     Held,
     HistoryDrafter,
+    Jacobi,
     NoDrafter,
     RelayDrafter,
 )
@@ -168,9 +170,13 @@ class HostCopies(TorchFunctionMode):
 
 
 @pytest.mark.parametrize('runner', ['plain', 'graphs'])
-def test_the_host_waits_once_a_pass(runner, lab):
+@pytest.mark.parametrize('make', [
+    lambda it: it.eagle(3, DynamicTree(3, 5, 12)), lambda it: Jacobi().drafter(None),
+    lambda it: RelayDrafter([it.glance(3, Glance(branches=3)), Jacobi().drafter(None)]),
+], ids=['eagle', 'jacobi', 'glance+jacobi'])
+def test_the_host_waits_once_a_pass(make, runner, lab):
     it = lab(0, 7, 1)
-    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Bins(9), runner)
+    decoder = it.decoder(make(it), Bins(9), runner)
     decoder.decode(*it.prompt)
     with HostCopies() as copies:
         _, trace = decoder.decode(*it.prompt)
@@ -225,7 +231,9 @@ def test_nothing_is_captured_after_the_warm_up(budget, lab):
     it = lab(0, 7, 1)
     right = it.ar()
     eagle, held = it.eagle(3, budget), HistoryDrafter(Held())
-    for drafter in (eagle, held, RelayDrafter([held, eagle]), NoDrafter()):
+    own = Jacobi().drafter(None)
+    relays = RelayDrafter([held, eagle]), RelayDrafter([held, own]), RelayDrafter([eagle, own])
+    for drafter in (eagle, held, own, *relays, NoDrafter()):
         decoder = it.decoder(drafter, Strict(), 'graphs')
         for prompt in 2 * (it.longer_prompt, it.prompt):  # as Policy.warm_up
             decoder.warm_up(*prompt)
@@ -242,7 +250,8 @@ def test_nothing_is_captured_after_the_warm_up(budget, lab):
 def test_an_action_that_was_not_finite_leaves_nothing_behind(runner, lab):
     it = lab(0, 7, 1)
     eagle = it.eagle(3, DynamicTree(3, 5, 12))
-    for drafter in (NoDrafter(), eagle, RelayDrafter([HistoryDrafter(Held()), eagle])):
+    own, relay = Jacobi().drafter(None), RelayDrafter([HistoryDrafter(Held()), eagle])
+    for drafter in (NoDrafter(), eagle, relay, own):
         decoder = it.decoder(drafter, Strict(), runner)
         ids, pixels = it.longer_prompt
         drafter.remember(it.ar())

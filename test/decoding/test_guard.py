@@ -13,6 +13,7 @@ from specvla_ros.decoding.drafters import (
     Glance,
     Held,
     HistoryDrafter,
+    Jacobi,
     NoDrafter,
     RelayDrafter,
 )
@@ -86,6 +87,7 @@ DRAFTERS = {
     'glance': lambda it, seed: it.glance(seed, Glance(within=3, branches=2)),
     'history': lambda it, seed: remembering(HistoryDrafter(Held()), it, seed),
     'velocity': lambda it, seed: remembering(HistoryDrafter(ConstantVelocity()), it, seed),
+    'jacobi': lambda it, seed: remembering(Jacobi().drafter(None), it, seed),
     'relay': lambda it, seed: RelayDrafter(
         [it.guesser(seed), it.eagle(seed, DynamicTree(2, 3, 8))]),
 }

@@ -14,6 +14,7 @@ from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
 from .history import Held, HistoryDrafter, Motion
+from .jacobi import Jacobi, JacobiDrafter
 from .none import NoDrafter
 from .relay import RelayDrafter
 from .velocity import ConstantVelocity
@@ -35,6 +36,8 @@ __all__ = [
     'GlanceHead',
     'Held',
     'HistoryDrafter',
+    'Jacobi',
+    'JacobiDrafter',
     'make_drafter',
     'Motion',
     'NoDrafter',

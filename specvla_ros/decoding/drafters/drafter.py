@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TYPE_CHECKING
+from typing import Any, ClassVar, NamedTuple, Protocol, TYPE_CHECKING
 
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.registry import Registry
 from specvla_ros.situation import Situation, UNKNOWN
 
@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from specvla_ros.action_space import ActionSpace
-    from specvla_ros.decoding.target import Target
+    from specvla_ros.decoding.target import Target, Verified
     from specvla_ros.openvla.model import OpenVLA
+
+
+class LastPass(NamedTuple):
+    """The pass before: the tree it verified, what the target said there, what was accepted."""
+
+    tree: TokenTree
+    verified: Verified
+    accepted: Accepted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +42,7 @@ class DraftContext:
     tokens: the action's tokens so far; grows as the loop goes on, and its last one is the root
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
     situation: what the robot knows.
+    last: the pass before; None before the prefill.
     """
 
     target: Target
@@ -41,6 +50,11 @@ class DraftContext:
     prompt: Tensor
     tokens: Sequence[int]
     situation: Situation = UNKNOWN
+    last: LastPass | None = None
+
+    def after(self, tree: TokenTree, verified: Verified, accepted: Accepted) -> DraftContext:
+        """Return what is known after a pass."""
+        return replace(self, last=LastPass(tree, verified, accepted))
 
     @property
     def max_depth(self) -> int:
@@ -60,9 +74,11 @@ class Drafter(ABC):
     A tree never goes deeper than ``context.max_depth``.
 
     reads_features: whether it asks the target for ``new_pairs``; else the prefill keeps none.
+    only_continues: whether it leaves the guess before the prefill to the others of a relay.
     """
 
     reads_features: bool = False
+    only_continues: bool = False
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess from the start of the action, before the target has seen the image."""

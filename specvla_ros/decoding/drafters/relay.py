@@ -1,4 +1,4 @@
-"""Several drafters at once: all guess for the prefill, the last one goes on from there."""
+"""Several drafters at once: they guess for the prefill together, the last goes on from there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class RelayDrafter(Drafter):
     A relay of drafters, named ``first+second+…`` in a preset.
 
     Their guesses for the prefill are merged to one tree; what the earlier ones guessed counts
-    as theirs. After the prefill the last drafter proposes alone.
+    as theirs; one that only continues guesses nothing then. After the prefill the last drafter
+    proposes alone; where it has no guess, the one before it does.
     """
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
@@ -24,11 +25,15 @@ class RelayDrafter(Drafter):
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Merge what each guesses before the target has seen the image."""
-        return merged([drafter.guess(context) for drafter in self.drafters])
+        return merged(
+            [drafter.guess(context) for drafter in self.drafters if not drafter.only_continues])
 
     def propose(self, context: DraftContext) -> TokenTree:
-        """Let the last one guess."""
-        return self.drafters[-1].propose(context)
+        """Let the last one guess that has a guess."""
+        for drafter in reversed(self.drafters):
+            if len(tree := drafter.propose(context)):
+                return tree
+        return TokenTree.empty()
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Let each take in an action."""

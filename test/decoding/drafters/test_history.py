@@ -136,7 +136,7 @@ def test_merged_trees_share_their_beginnings():
 
 
 def test_the_presets_name_relays():
-    for name in ('history', 'history_relaxed', 'hybrid', 'hybrid_relaxed'):
+    for name in ('history', 'history_relaxed', 'glance', 'hybrid', 'hybrid_relaxed'):
         config = load_preset(name)
         settings = config.drafter.settings_on('cuda')
         assert all(part in config.drafter.name.split('+') for part in settings)
