@@ -105,7 +105,8 @@ for stage in "$@"; do
             --decoders ar --most $frames --reference "$reference" --json "$work/bag_cpu.json"
         if [ -s "$work/frames.npz" ]; then
             step bag_bench 70 "${bench[@]}" --frames "$work/frames.npz" --observations $((3 * n)) \
-                --decoder ar --decoder strict --decoder relaxed --decoder history_relaxed \
+                --decoder ar --decoder strict --decoder relaxed --decoder history \
+                --decoder history_relaxed --decoder jacobi \
                 --decoder glance --decoder glance_relaxed --decoder hybrid_relaxed \
                 --peer generate-sdpa --json "$work/bag_bench.json" --out "$work/bag_bench"
         fi ;;
