@@ -97,7 +97,8 @@ class Checkpoint:
         check_dimensions(self.statistics, self.dataset.unnorm_key)
         tokenizer = model.action_tokenizer
         self.space = ActionSpace(
-            tokenizer, _SI_DIMENSIONS, chunk, bin_si(self.statistics, self.dataset, tokenizer.n_bins))
+            tokenizer, _SI_DIMENSIONS, chunk,
+            bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
