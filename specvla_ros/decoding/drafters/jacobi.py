@@ -114,8 +114,9 @@ class JacobiDrafter(Drafter):
         device, spare = tokens.device, len(start) - 1
         beyond = depth - kept  # 1 = in the bonus's place
         if isinstance(n, Tensor):
-            real = torch.arange(len(tokens), device=device) < n
-            beyond, ancestors = beyond.where(real, 0), ancestors & real
+            # The mask's padding may be an older tree's, but says nothing of a node: in any tree
+            # ancestors stand before their nodes.
+            beyond = beyond.where(torch.arange(len(tokens), device=device) < n, 0)
         rejected = beyond == 1
         behind = ancestors.index_select(1, torch.arange(1, device=device) + end)[:, 0]
         behind = (behind | (kept == 0)) & (beyond > 0)

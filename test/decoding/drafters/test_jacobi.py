@@ -75,6 +75,14 @@ def test_the_branch_nearest_to_the_bonus_is_heard_and_of_equal_ones_the_deepest(
 
 
 @RUNNERS
+def test_a_branch_that_leaves_the_accepted_path_earlier_is_not_heard(runner, lab):
+    it = lab(0, 4, 1)
+    tree = TokenTree.of([200, 110, 121, 120], [-1, -1, 0, 1], 'guess')
+    guess = after(it, tree, [1100, 1101, 1102, 1103], (1,), [110, 121], runner)
+    assert guess.tokens.tolist() == [1103]  # not behind 200, 121, though the bonus is 121
+
+
+@RUNNERS
 def test_nothing_behind_an_accepted_branch_is_filled_from_the_last_action(runner, lab):
     it = lab(0, 5, 1)
     tree = TokenTree.of([110, 111, 120], [-1, 0, -1], 'guess')
