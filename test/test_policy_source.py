@@ -94,7 +94,7 @@ def test_an_evaluations_workers_get_it_whole_and_its_report_says_it(given, monke
     assert FULL.items() <= plan.config.items()
 
 
-@pytest.mark.parametrize('chunk', [0, -1])
+@pytest.mark.parametrize('chunk', [0, -1, 65])
 @pytest.mark.parametrize('check', [
     lambda chunk: make_plan(EvalArgs(chunk=chunk)),
     lambda chunk: demo._check(DemoArgs(chunk=chunk)),

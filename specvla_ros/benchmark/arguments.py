@@ -35,7 +35,7 @@ class PolicyArgs:
 
         :raises SpecVLAError: a chunk that can't be
         """
-        checks.check_at_least('--chunk', self.chunk, 1)
+        checks.check_chunk(self.chunk)
         return PolicySource(
             checkpoint=self.checkpoint, drafters=self.drafter, unnorm_key=self.unnorm_key,
             device=self.device, dtype=self.dtype, quantization=self.quantization,

@@ -7,6 +7,8 @@ from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 
+MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
+
 
 def check_tasks(suite: str, wanted: Sequence[int]) -> tuple[int, ...]:
     """
@@ -58,6 +60,12 @@ def check_states(trials: int) -> int:
                            f'{suites.N_INITIAL_STATES - 1}, so give 1 to '
                            f'{suites.N_INITIAL_STATES}')
     return trials
+
+
+def check_chunk(chunk: int) -> None:
+    """Raise a SpecVLAError for a number of control steps that no action has."""
+    if not 1 <= chunk <= MOST_STEPS:
+        raise SpecVLAError(f'--chunk {chunk}: give 1 to {MOST_STEPS} control steps')
 
 
 def check_at_least(option: str, value: int | None, least: int) -> None:

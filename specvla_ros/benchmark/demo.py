@@ -108,7 +108,7 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
             raise SpecVLAError(f'--states {state}: LIBERO stores initial states 0 to '
                                f'{suites.N_INITIAL_STATES - 1}')
     checks.check_at_least('--threads', args.threads, 0)
-    checks.check_at_least('--chunk', args.chunk, 1)
+    checks.check_chunk(args.chunk)
     checks.check_at_least('--max-steps', args.max_steps, 1)
     decoders = checks.check_decoders(args.decoder or DECODERS)
     if len(decoders) > MAX_COLUMNS:

@@ -102,7 +102,7 @@ def _check(args: OverheadArgs) -> dict[str, DecoderConfig]:
     files.check_json_path(args.json)
     checks.check_at_least('--actions', args.actions, 1)
     checks.check_at_least('--threads', args.threads, 0)
-    checks.check_at_least('--chunk', args.chunk, 1)
+    checks.check_chunk(args.chunk)
     if not SIDES[0] <= args.side <= SIDES[1]:
         raise SpecVLAError(f'--side {args.side}: give {SIDES[0]} to {SIDES[1]} pixels')
     if not args.instruction.strip():

@@ -117,7 +117,7 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     _check_outside(args.bag, '--json', args.json)
     files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
-    checks.check_at_least('--chunk', args.chunk, 1)
+    checks.check_chunk(args.chunk)
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')

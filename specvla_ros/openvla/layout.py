@@ -104,7 +104,14 @@ def canonical(name: str) -> str:
 
 
 def is_unused(name: str, vision: VisionConfig) -> bool:
-    """Whether a stored tensor belongs to the parts of a tower that the features never pass."""
+    """
+    Whether a stored tensor is one that nothing here reads.
+
+    That are the parts of a tower that the features never pass, and the rotary frequencies that an
+    old transformers stored beside the weights: the configuration says them.
+    """
+    if name.endswith('.rotary_emb.inv_freq'):
+        return True
     for prefix, vit in ((_DINO_TO, vision.dino), (_SIGLIP_TO, vision.siglip)):
         if vit is not None and name.startswith(prefix):
             unused = (f'blocks.{vit.depth - 1}.', 'norm.', 'attn_pool.')

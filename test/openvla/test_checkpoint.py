@@ -43,6 +43,14 @@ def test_shards_with_an_index_are_one_checkpoint(published, pixel_values):
     assert torch.equal(single, sharded)
 
 
+def test_rotary_frequencies_that_were_stored_are_passed_over(published, pixel_values):
+    expected = outputs(OpenVLA.from_pretrained(published.folder), pixel_values)
+    name = 'language_model.model.layers.0.self_attn.rotary_emb.inv_freq'
+    published.tensors[name] = torch.ones(4)
+    assert torch.equal(
+        outputs(OpenVLA.from_pretrained(published.write()), pixel_values), expected)
+
+
 def test_every_used_tensor_changes_the_result_and_no_unused_one_is_needed(
     published, pixel_values
 ):
