@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.configuration import ImagePreparation
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.training.dataset import AUGMENTED
 from specvla_ros.training.files import replace_file
@@ -90,7 +90,7 @@ class Manifest:
             raise SpecVLAError(
                 f'{path} is no manifest ({error}): delete {folder} and regenerate') from error
         if manifest.version != _VERSION:
-            raise SpecVLAError(f'{path} has version {manifest.version}, must be {_VERSION}: '
+            raise SpecVLAError(f'{path} has version {shown(manifest.version)}, must be {_VERSION}: '
                                f'delete {folder} and regenerate')
         return manifest
 
