@@ -90,8 +90,8 @@ class Manifest:
             raise SpecVLAError(
                 f'{path} is no manifest ({error}): delete {folder} and regenerate') from error
         if manifest.version != _VERSION:
-            raise SpecVLAError(f'{path} has version {shown(manifest.version)}, must be {_VERSION}: '
-                               f'delete {folder} and regenerate')
+            raise SpecVLAError(f'{path} has version {shown(manifest.version)}, must be '
+                               f'{_VERSION}: delete {folder} and regenerate')
         return manifest
 
     def write(self, folder: Path) -> None:
