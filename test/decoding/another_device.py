@@ -10,7 +10,6 @@ starts it.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -244,16 +243,6 @@ def play(decoder, it):
     return played
 
 
-@dataclass(frozen=True)
-class EveryThird:
-    """A guard: each third bin is forbidden, which ones depends on token, prefix and state."""
-
-    def allowed(self, said, position, state, space):
-        bins = torch.arange(space.tokenizer.n_bins, device=said.device)
-        shift = position + said.sum(1) + state[4].long()
-        return (bins + shift[:, None]) % 3 > 0
-
-
 RUNNERS = pytest.mark.parametrize(
     'runner', [lambda: Runner(), lambda: Padding(torch.device(NAME, 0))], ids=['plain', 'padded'])
 
@@ -272,9 +261,9 @@ def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, 
 @pytest.mark.parametrize('name', ['none', 'guesser', 'eagle', 'history+eagle+glance',
                                   'history+glance+jacobi'])
 def test_a_guard_there_says_the_same_and_costs_two_small_copies(
-    lab, registered, monkeypatch, name, runner
+    lab, registered, monkeypatch, name, runner, every_third
 ):
-    crossed, trace = on_another_device(lab, monkeypatch, name, Bins(60), runner, EveryThird())
+    crossed, trace = on_another_device(lab, monkeypatch, name, Bins(60), runner, every_third)
     assert crossed['down'] == trace.target_passes
     if name == 'none' and type(runner()) is Runner:
         # The roots; the state, once; the tokens said, for each pass.

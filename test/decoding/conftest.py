@@ -10,6 +10,7 @@ in the decoder. In float64 such a tie does not happen in a lifetime of test runs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -228,6 +229,21 @@ class TracedGraphs(GraphRunner):
                 output.copy_(new)
 
         return replay, outputs
+
+
+@dataclass(frozen=True)
+class EveryThird:
+    """A guard: each third bin is forbidden, which ones depends on token, prefix and state."""
+
+    def allowed(self, said, position, state, space):
+        bins = torch.arange(space.tokenizer.n_bins, device=said.device)
+        shift = position + said.sum(1) + state[4].long()
+        return (bins + shift[:, None]) % 3 > 0
+
+
+@pytest.fixture
+def every_third():
+    return EveryThird()
 
 
 class Lab:

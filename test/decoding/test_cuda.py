@@ -1,6 +1,5 @@
 """On a GPU: graphs say what plain calls say; what waits and allocates is counted."""
 
-from dataclasses import dataclass
 import gc
 import warnings
 
@@ -47,21 +46,11 @@ def test_graphs_say_what_plain_calls_say(it, make, rule):
         assert other.stage_ms['prefill'] > 0
 
 
-@dataclass(frozen=True)
-class EveryThird:
-    """A guard: each third bin is forbidden, which ones depends on token, prefix and state."""
-
-    def allowed(self, said, position, state, space):
-        bins = torch.arange(space.tokenizer.n_bins, device=said.device)
-        shift = position + said.sum(1) + state[4].long()
-        return (bins + shift[:, None]) % 3 > 0
-
-
-def test_strict_under_a_guard_is_ar_under_it(it):
-    expected, free = it.ar(EveryThird()), it.ar()
+def test_strict_under_a_guard_is_ar_under_it(it, every_third):
+    expected, free = it.ar(every_third), it.ar()
     assert expected != free
     for make in (eagle, lambda it: it.guesser(2)):
-        assert it.decode(make(it), Strict(), 'graphs', EveryThird())[0] == expected
+        assert it.decode(make(it), Strict(), 'graphs', every_third)[0] == expected
     assert it.decode(eagle(it), Strict())[0] == free
 
 
