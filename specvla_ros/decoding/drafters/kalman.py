@@ -50,8 +50,8 @@ class Kalman:
             raise SpecVLAError(
                 f'window of the drafter kalman is {self.window!r}, must be a whole number >= 2')
         if not is_number(self.noise) or not 0 < self.noise <= _MOST_NOISE:
-            raise SpecVLAError(f'noise of the drafter kalman is {shown(self.noise)}, must be above '
-                               f'0, at most {_MOST_NOISE} bins')
+            raise SpecVLAError(f'noise of the drafter kalman is {shown(self.noise)}, must be '
+                               f'above 0, at most {_MOST_NOISE} bins')
 
     def drafter(self, weights: None) -> KalmanDrafter:
         """Guess by these settings."""
