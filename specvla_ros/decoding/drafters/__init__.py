@@ -14,6 +14,7 @@ from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
 from .history import Held, HistoryDrafter, Motion
+from .hybrid_kinematic import HybridKinematic, KinematicSwitch
 from .jacobi import Jacobi, JacobiDrafter
 from .kalman import Kalman, KalmanDrafter
 from .none import NoDrafter
@@ -38,10 +39,12 @@ __all__ = [
     'GlanceHead',
     'Held',
     'HistoryDrafter',
+    'HybridKinematic',
     'Jacobi',
     'JacobiDrafter',
     'Kalman',
     'KalmanDrafter',
+    'KinematicSwitch',
     'make_drafter',
     'Motion',
     'NoDrafter',
