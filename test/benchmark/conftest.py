@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from specvla_ros.benchmark.overlay import EpisodeFilm
+from specvla_ros.benchmark.episodes.overlay import EpisodeFilm
 from specvla_ros.benchmark.records import ActionRecord, Deviation, EpisodeRecord
 
 # Worker processes import the fake players by name: test modules can't be, in importlib mode.

@@ -1,4 +1,4 @@
-"""Stands in for `nodes/demo_session.py`: the same events and files, without ROS or a simulator."""
+"""Stands in for `nodes/sessions/demo.py`: same events and files, no ROS, no simulator."""
 
 import argparse
 import io
