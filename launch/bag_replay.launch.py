@@ -2,7 +2,7 @@
 
 from specvla_ros.nodes import bag_player_parameters
 from specvla_ros.nodes.launching import launch_description, LaunchedNode, without
-from specvla_ros.nodes.policy_node.node import settings as policy_settings
+from specvla_ros.nodes.policy_node import settings as policy_settings
 
 
 def generate_launch_description():

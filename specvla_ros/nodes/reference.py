@@ -28,7 +28,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes import bag_player_node, rerun_node
 from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
 from specvla_ros.nodes.parameters import Parameter
-from specvla_ros.nodes.policy_node.node import node as policy_node
+from specvla_ros.nodes.policy_node import node as policy_node
 from specvla_ros.nodes.policy_node.settings import PolicySettings
 from specvla_ros.nodes.sessions.processes import free_domain
 

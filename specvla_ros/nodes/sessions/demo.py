@@ -116,10 +116,10 @@ class SessionNode(Node):
         logs = folder / 'logs'
         logs.mkdir(parents=True, exist_ok=True)
         for name, module, parameters in (
-                ('policy', POLICY, spec.policy_parameters),
-                ('bridge', BRIDGE, spec.bridge_parameters)):
+                ('policy', 'policy_node', spec.policy_parameters),
+                ('bridge', 'libero_bridge', spec.bridge_parameters)):
             self._processes.append(NodeProcess(
-                name, f'specvla_ros.nodes.{module}', parameters, logs, os.environ))
+                name, f'specvla_ros.nodes.{module}.node', parameters, logs, os.environ))
 
     def work(self) -> None:
         """Play every round."""
@@ -260,7 +260,7 @@ def _record(recording: Recording, message: Any, received: float) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Play the session a file describes, with the events on stdout."""
-    parser = argparse.ArgumentParser(prog=f'python -m specvla_ros.nodes.{NAME}',
+    parser = argparse.ArgumentParser(prog='python -m specvla_ros.nodes.sessions.demo',
                                      description='Play LIBERO episodes through real ROS nodes.')
     parser.add_argument('--spec', type=Path, required=True, help='JSON file, see the module')
     parser.add_argument('--out', type=Path, required=True, help='folder for episodes and logs')

@@ -96,7 +96,7 @@ class ReplaySession(Node):
         self._set_parameters = self.create_client(SetParameters, f'{POLICY}/set_parameters')
         logs = folder / 'logs'
         logs.mkdir(parents=True, exist_ok=True)
-        self._policy = NodeProcess('policy', f'specvla_ros.nodes.{POLICY}', {
+        self._policy = NodeProcess('policy', 'specvla_ros.nodes.policy_node.node', {
             # At a rate as well: no arm listens here.
             **spec.policy, 'decoder': spec.decoders[0], 'pacing': 'lockstep'}, logs, os.environ)
 
@@ -192,7 +192,7 @@ def run_session(spec: ReplaySpec, folder: Path, emit: Emit) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Play the session a file describes, with the events on stdout."""
-    parser = argparse.ArgumentParser(prog=f'python -m specvla_ros.nodes.{NAME}',
+    parser = argparse.ArgumentParser(prog='python -m specvla_ros.nodes.sessions.replay',
                                      description='Play a bag to a policy node.')
     parser.add_argument('--spec', type=Path, required=True, help='JSON file, see the module')
     parser.add_argument('--out', type=Path, required=True, help='folder for the log')

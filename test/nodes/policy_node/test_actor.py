@@ -14,8 +14,8 @@ from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
 from specvla_ros.nodes.diagnostics import Statistics
 from specvla_ros.nodes.main_thread import MainThread
+from specvla_ros.nodes.policy_node import silence
 from specvla_ros.nodes.policy_node.actor import Actor
-from specvla_ros.nodes.policy_node.node import silence
 from specvla_ros.nodes.policy_node.settings import pick, TOPIC_PARAMETERS, TopicSettings
 from specvla_ros.safety import SafetySettings
 

@@ -12,9 +12,9 @@ import os
 
 import numpy as np
 import pytest
-from test.nodes.made_up_world import START, World
 
 from specvla_ros.safety import FALLBACKS, SafetySettings
+from test.nodes.policy_node.made_up_world import START, World
 
 OBSERVATIONS = int(os.environ.get('SPECVLA_FUZZ', '20000'))
 PER_WORLD = 1000

@@ -12,8 +12,8 @@ from std_srvs.srv import Trigger
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes import qos
+from specvla_ros.nodes.policy_node import gripper_goals
 from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, GripperGoals
-from specvla_ros.nodes.policy_node.node import gripper_goals
 
 NODE = 'fake_policy_node.py'
 STAND_IN = Path(__file__).parent / 'stand_in'

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from test.nodes.made_up_world import EPSILON, faster, START, World
 
 from specvla_ros.safety import SafetySettings
+from test.nodes.policy_node.made_up_world import EPSILON, faster, START, World
 
 T = 0.05
 ARM = SafetySettings.read('safety_arm')

@@ -5,7 +5,7 @@ import pytest
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
-from specvla_ros.nodes.policy_node.node import node as policy_node
+from specvla_ros.nodes.policy_node import node as policy_node
 from specvla_ros.nodes.sessions.session_spec import SessionSpec
 
 
