@@ -25,7 +25,7 @@ MAY_IMPORT = {
     'policy': LEAVES | {'action_space', 'decoding', 'openvla'},
     'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
-    'training': ENGINE | {'libero'},
+    'training': ENGINE | {'libero', 'bags'},
     'bags': LEAVES,
     'benchmark': ENGINE | {'libero', 'bags'},
     'tools': ENGINE | {'libero', 'bags', 'benchmark'},

@@ -142,8 +142,9 @@ class RetrievalDrafter(Drafter):
         if self._located and not self._knows_position:
             self._keys[:, -3:].zero_()  # a position counts only where all have one
             self._located = False
-        key = self._seen if self._located else torch.cat((self._seen[:-3], self._keys.new_zeros(3)))
-        self._keys[self._next].copy_(key)
+        self._keys[self._next].copy_(self._seen)
+        if not self._located:
+            self._keys[self._next, -3:].zero_()
         self._tokens[self._next].copy_(torch.tensor(tokens), non_blocking=True)
         self._entries = max(self._entries, self._next + 1)
         self._next += 1

@@ -81,31 +81,22 @@ def test_the_tree_is_within_its_budget_and_a_part_of_all_guesses(sources, most, 
     assert kept(again.merge(trees, 5)) == kept(tree)  # the same history, the same tree
 
 
-@given(st.lists(st.lists(paths, min_size=1, max_size=3), min_size=1, max_size=3),
-       st.integers(1, 6))
-def test_no_tree_of_that_many_nodes_is_expected_to_gain_more(sources, most):
-    trees = [TokenTree.from_paths(found, f'source{n}') for n, found in enumerate(sources)]
-    guesses = MergedGuesses(most)
-    for right in ([0, 1, 2, 0, 1], [0, 0, 1, 1, 1], [1, 1, 0, 2, 2]):
-        guesses.merge(trees, 5)
-        guesses.judge(right, judged=4)
-    everything = MergedGuesses().merge(trees, 5)
-    chances = dict.fromkeys(kept(everything), 0.0)
-    for tree in trees:  # the likeliest branch of each token behind the same way
-        leaves = [way for way in kept(tree) if not any(
-            other[: len(way)] == way and len(other) > len(way) for other in kept(tree))]
-        for rank, leaf in enumerate(leaves):
-            rates = guesses.rates.rates(Branch(tree.sources[0], rank))
-            for depth in range(len(leaf)):
-                way = leaf[: depth + 1]
-                chances[way] = max(chances[way], rates[depth])
-    gains = dict.fromkeys(chances, 1.0)
-    for way in chances:
-        for depth in range(len(way)):
-            gains[way] *= chances[way[: depth + 1]]
-    found = sum(gains[way] for way in kept(guesses.merge(trees, 5)))
-    # Chances fall along a way, so the best such tree holds the largest of all.
-    assert found == pytest.approx(sum(sorted(gains.values(), reverse=True)[:most]))
+def test_a_branch_is_worth_what_it_adds_to_those_taken():
+    guesses = MergedGuesses(6)
+    for _ in range(60):
+        guesses.merge([
+            TokenTree.chain([1, 2, 3, 9], 'often'), TokenTree.chain([1, 2, 3, 8], 'as often'),
+            TokenTree.chain([7, 7, 7, 7], 'seldom')], 5)
+        guesses.judge([1, 2, 3, 4, 0], judged=5)
+        guesses.merge([TokenTree.chain([7, 8], 'seldom')], 5)
+        guesses.judge([7, 1, 3, 4, 0], judged=5)
+    tree = guesses.merge([
+        TokenTree.chain([5, 5, 5, 5], 'often'), TokenTree.chain([5, 5, 5, 6], 'as often'),
+        TokenTree.chain([7, 7, 7, 7], 'seldom')], 5)
+    # What the second would add stands behind a token that was never right: the third adds more.
+    assert kept(tree) == {
+        (5,): 'often', (5, 5): 'often', (5, 5, 5): 'often', (5, 5, 5, 5): 'often',
+        (7,): 'seldom', (7, 7): 'seldom'}
 
 
 class Fixed(Drafter):
