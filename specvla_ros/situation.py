@@ -14,12 +14,16 @@ class Situation:
     stamp: when the camera frame was taken, s. position: of the end effector, m [3].
     previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps decoded since the start of the episode.
+    recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
+    risk: of the action before, see ``DecodeTrace.risk``.
     """
 
     stamp: float | None = None
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
+    recent: tuple[tuple[float, ...], ...] = ()
+    risk: float | None = None
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""
