@@ -132,7 +132,8 @@ class Checkpoint:
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
-        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
+        return Decoder(target, drafter, Acceptance(
+            rule, guard, self.space, target, config.strict_above_risk))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""

@@ -57,7 +57,8 @@ class Rating(Protocol):
 class Drafts(NamedTuple):
     """The G nodes of a tree, on the device, as a rule rates them; some may be padding."""
 
-    bins: Tensor  # int64 [G] columns of the logits
+    bins: Tensor  # int64 [G] their columns of the logits
+    own: Tensor  # int64 [G] those of what the target chooses in their place
     off: Tensor  # int64 [G] bins between a draft and the target's own choice
     position: Tensor  # int64 [G] which of the L tokens
     paths: Tensor  # bool [G, G], row i true at i's ancestors and at i
@@ -223,25 +224,26 @@ class _Walk:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        bins = (tokens - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
         logits = asked[0] if asked else None
         if self.guard is not None:
             own, allowed = self._guarded(tokens, depth, paths, own, *asked)
             logits = logits[: len(own)].masked_fill(~allowed, -torch.inf)
         choice = own.index_select(0, rows)
+        columns, chosen = (
+            (it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1) for it in (tokens, choice))
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
         stays = (tokens - choice).abs() <= reach.index_select(0, depth)
         stays &= tokens.minimum(choice) >= tokenizer.first_id
         stays &= tokens.maximum(choice) <= tokenizer.last_id
         if self.guard is not None:
-            stays &= allowed[rows, bins]
+            stays &= allowed[rows, columns]
         distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
         if self.rating is not None:
             position = (asked[3] + depth - 1).clamp(0, self.space.length - 1)
             stays &= self.rating.stays(Drafts(
-                bins, distance, position, ancestors, logits.index_select(0, rows), asked[1][1],
-            ), self.space)
+                columns, chosen, distance, position, ancestors, logits.index_select(0, rows),
+                asked[1][1]), self.space)
         refused = (ancestors & ~stays).any(1)
         scores = depth * _LONGER - (ancestors * distance).sum(1)
         scores = scores.masked_fill(refused | ~real if padded else refused, -1)

@@ -48,9 +48,9 @@ class Confidence:
         """Whether the bins before a draft hold less than ``share``."""
         chances = drafts.logits.softmax(-1, dtype=torch.float32)
         bins = torch.arange(chances.shape[-1], device=chances.device)
-        best = chances.argmax(-1, keepdim=True)
+        own = drafts.own[:, None]
         # Of two bins as near as each other the lower comes first: an order without ties.
-        order = 2 * (bins - best).abs() + (bins > best)
+        order = 2 * (bins - own).abs() + (bins > own)
         chance, place = (it.gather(-1, drafts.bins[:, None]) for it in (chances, order))
         before = (chances > chance) | ((chances == chance) & (order < place))
         return (chances * before).sum(-1) < self.share
