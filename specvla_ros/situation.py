@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 
@@ -22,8 +22,9 @@ class Situation:
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
-    recent: tuple[tuple[float, ...], ...] = ()
-    risk: float | None = None
+    # What led here tells no two moments apart: it is no part of what makes them equal.
+    recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
+    risk: float | None = field(default=None, compare=False)
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""

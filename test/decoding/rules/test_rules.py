@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 from math import exp
+import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ import torch
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_preset
+from specvla_ros.decoding import rules
 from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.rules import make_rule, RULES
 from specvla_ros.decoding.rules.bins import Bins
@@ -280,6 +282,36 @@ def test_above_a_risk_the_next_action_is_strict(seed, rule, lab):
         found, _ = decoder.decode(*it.prompt, Situation(risk=trace.risk))
         free, _ = it.decode(it.guesser(seed), rule)
         assert found == (free if tokens is None else tokens)
+
+
+ONE_FILE = '''
+from dataclasses import dataclass
+
+from specvla_ros.decoding.rules import RULES
+
+
+@RULES.register('first_tokens')
+@dataclass(frozen=True, slots=True)
+class FirstTokens:
+    """Within 20 bins, but no more than two tokens that are off in a row of guesses."""
+
+    most: int = 2
+
+    def reach(self, space, situation):
+        return (20,) * space.length
+
+    def stays(self, drafts, space):
+        return (drafts.paths * (drafts.off > 0)).sum(1) <= self.most
+'''
+
+
+def test_a_rule_that_rates_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / 'first_tokens.py').write_text(ONE_FILE)
+    monkeypatch.setattr(rules, '__path__', [*rules.__path__, str(tmp_path)])
+    monkeypatch.setattr(RULES, '_classes', dict(RULES._classes))
+    rule = make_rule('first_tokens', {'most': 1})
+    monkeypatch.delitem(sys.modules, 'specvla_ros.decoding.rules.first_tokens')
+    assert accepted(rule, (0, 20, 0, 1)) == 3 and accepted(rule, (0, 21)) == 1
 
 
 def test_a_rule_that_rates_must_have_a_hash(lab):
