@@ -1,7 +1,6 @@
 """Each rule accepts only within what it says; what it rates runs in graphs."""
 
 from dataclasses import replace
-from itertools import product
 from math import exp
 import sys
 
@@ -14,6 +13,7 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_preset
 from specvla_ros.decoding import rules
 from specvla_ros.decoding.acceptance import Acceptance
+from specvla_ros.decoding.drafters import DynamicTree
 from specvla_ros.decoding.rules import make_rule, RULES
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
@@ -64,7 +64,7 @@ def test_sequence_by_hand(offsets, known, before, stay):
 
 
 @given(data=st.data(), each=st.integers(0, 20), total=st.integers(0, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_sequence_keeps_its_bound_over_all_passes_and_refuses_nothing_else(data, each, total):
     offs = data.draw(st.lists(st.integers(-25, 25) | st.just(0), min_size=13, max_size=13))
     rule, known, so_far = Sequence(each, total), 0, []
@@ -108,7 +108,7 @@ def region(chances, best, share):
 
 
 @given(data=st.data(), share=st.floats(0.05, 1.0), r=st.integers(0, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_confidence_keeps_within_the_smallest_region_of_the_share(data, share, r):
     few = data.draw(st.lists(st.tuples(st.integers(118, 138), st.sampled_from(
         [-1.0, 0.0, 1.0, 2.0])), min_size=1, max_size=8))
@@ -225,31 +225,29 @@ def test_every_rule_has_a_preset_of_which_nothing_is_left_to_its_defaults(name):
     assert set(config.rule.settings) == set(RULES[name].__dataclass_fields__)
 
 
-@pytest.mark.parametrize('rule', RELAXED)
-@pytest.mark.parametrize('guarded', [False, True])
-def test_rules_that_rate_say_the_same_in_graphs_and_capture_nothing_new(
+@pytest.mark.parametrize(('rule', 'guarded'), [
+    (Sequence(90, 120), False), (Confidence(0.9, 90), False), (Confidence(0.9, 90), True)])
+def test_rules_that_rate_say_the_same_in_graphs_and_capture_nothing_after_the_warm_up(
     rule, guarded, lab, every_third
 ):
-    it, guard = lab(0, 7, 2), every_third if guarded else None
-    it.space = replace(it.space, bin_si=SPACE.bin_si)
-    decoders = [it.decoder(it.guesser(5), rule, runner, guard) for runner in ('plain', 'graphs')]
-    plain, graphs = decoders
-    for prompt in 2 * (it.longer_prompt, it.prompt):
+    it, guard, budget = lab(0, 7, 1), every_third if guarded else None, DynamicTree(3, 5, 12)
+    plain, graphs = (it.decoder(it.eagle(3, budget), rule, runner, guard)
+                     for runner in ('plain', 'graphs'))
+    for prompt in 2 * (it.longer_prompt, it.prompt):  # as Policy.warm_up
         graphs.warm_up(*prompt)
-    captures = graphs.target.runner.captures
-    for decoder in decoders:
-        decoder.drafter.random.bit_generator.state = it.guesser(9).random.bit_generator.state
-    played = []
-    for decoder, prompt in product(decoders, (it.prompt, it.longer_prompt, it.prompt)):
-        tokens, trace = decoder.decode(*prompt)
-        played.append((tokens, trace.drafts, trace.bins_off, trace.entropies))
-    assert played[:3] == played[3:]
-    assert graphs.target.runner.captures >= captures
+    captures, off = graphs.target.runner.captures, 0
+    for prompt in (it.prompt, it.longer_prompt):
+        (tokens, trace), (expected, other) = (one.decode(*prompt) for one in (graphs, plain))
+        assert (tokens, trace.drafts, trace.bins_off) == (expected, other.drafts, other.bins_off)
+        assert trace.risk == pytest.approx(other.risk, abs=1e-5)
+        off += sum(trace.bins_off)
+    assert graphs.target.runner.captures == captures
+    assert off > 0  # something stayed that was not the target's own
 
 
 @given(seed=st.integers(0, 2**20), rule=st.sampled_from([
     Bins(30), *RELAXED, Dynamic(), Phase()]), space=st.sampled_from([(7, 1), (7, 2), (3, 3)]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_trace_says_what_each_token_is(seed, rule, space, lab):
     it = lab(seed % 4, *space)
     it.space = replace(it.space, bin_si=(1e-3,) * space[0])
