@@ -284,7 +284,7 @@ def test_a_budget_there_says_what_ar_says_and_asks_for_no_value(
         lambda it: NoDrafter(), few(history, glance_there, kalman, retrieval, jacobi)))
     crossed, trace = on_another_device(
         lab, monkeypatch, 'few', Strict(), runner,
-        compare=lambda played: [tokens for tokens, _ in played])
+        compare=lambda played: [action[0] for action in played])
     assert trace.drafts[0][0] == 5 and crossed['down'] == trace.target_passes
 
 
