@@ -14,20 +14,23 @@ class Situation:
     stamp: when the camera frame was taken, s. position: of the end effector, m [3].
     previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps decoded since the start of the episode.
+    limits: what the safety envelope leaves of the next steps, see ``safety_guard``; () = all.
     """
 
     stamp: float | None = None
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
+    limits: tuple[float, ...] = ()
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
-        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""
+        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known; limits."""
         return (
             nan if self.stamp is None else self.stamp,
             *(self.position or (nan,) * 3),
             float(self.steps),
             *(self.previous or (nan,) * action_dim),
+            *self.limits,
         )
 
 

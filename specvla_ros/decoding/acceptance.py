@@ -107,7 +107,8 @@ class Acceptance:
             guarded = Padded(verified.logits), said, terms.state, known
         if not n:
             own = run(walk.root, own, *guarded) if guarded else verified.argmax
-            return Accepted((), (), self._checked(own.tolist()[0], verified, known))
+            bonus, *forbidden = own.tolist()
+            return Accepted((), (), self._checked(bonus, verified, known), sum(forbidden))
         # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
         decided = run(
@@ -116,12 +117,13 @@ class Acceptance:
             terms.reach[known : known + self.space.length + 1], n, *guarded,
         )
         is_finite, bonus, *rest = decided.tolist()
+        forbidden = rest.pop() if guarded else 0
         if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
         drafts, on_path = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         nodes = tuple(node for node in range(n) if on_path[node])
         bonus = self._checked(bonus, verified, known + len(nodes))
-        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus)
+        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus, forbidden)
 
     def rehearsal(self) -> Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
@@ -161,16 +163,18 @@ class _Walk:
     space: ActionSpace
 
     def root(self, own: Tensor, *guarded: Tensor | int) -> Tensor:
-        """Best allowed token after the root, int64 [1]; see ``_guarded``."""
+        """Best allowed token after the root, and whether it is not the best of all, int64 [2]."""
         none = own[:0]
-        return self._guarded(none, none, none[None].bool(), own, *guarded)[0]
+        best = self._guarded(none, none, none[None].bool(), own, *guarded)[0]
+        return torch.cat((best, best != own[:1]))
 
     def decide(
         self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
         own: Tensor, reach: Tensor, n: int | Tensor, *guarded: Tensor | int,
     ) -> Tensor:
         """
-        Choose a path: finite, bonus, tokens [G], whether each node is on the path [G], int64.
+        Choose a path: finite, bonus, tokens [G], whether each node is on the path [G], int64;
+        under a guard also how many of the target's own choices along it were forbidden.
 
         own: int64 [R] what the target says after the root and each node; reach: int64 [L + 1] by
         depth; guarded: logits, said, state, known. The first n of G nodes are no padding; all if
@@ -181,6 +185,7 @@ class _Walk:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
+        free = own
         if guarded:
             own, allowed = self._guarded(tokens, depth, paths, own, *guarded)
         choice = own.index_select(0, asked)
@@ -197,8 +202,12 @@ class _Walk:
         scores = scores.masked_fill(refused | ~real if padded else refused, -1)
         # The root beats refusals only. Of equal scores argmax takes the first.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
-        return torch.cat(
-            (finite, own.index_select(0, best), tokens, paths.index_select(0, best)[0]))
+        path = paths.index_select(0, best)[0]
+        chosen = finite, own.index_select(0, best), tokens, path
+        if guarded:
+            on_path = functional.pad(path, (1, 0), value=True)[: len(own)]  # the root is on each
+            chosen += ((on_path & (own != free[: len(own)])).sum(0, keepdim=True),)
+        return torch.cat(chosen)
 
     def _guarded(
         self, tokens: Tensor, depth: Tensor, paths: Tensor, own: Tensor, logits: Tensor,

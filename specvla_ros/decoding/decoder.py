@@ -67,7 +67,9 @@ class Decoder:
         trace.settle()
         return tokens, trace
 
-    def warm_up(self, prompt_ids: Tensor, pixel_values: Tensor) -> None:
+    def warm_up(
+        self, prompt_ids: Tensor, pixel_values: Tensor, situation: Situation = UNKNOWN
+    ) -> None:
         """
         Decode a few actions without accepting any draft, and forget them.
 
@@ -75,6 +77,6 @@ class Decoder:
         """
         rehearsal = replace(self, acceptance=self.acceptance.rehearsal())
         for step in (1, -1, 1):  # drafters that remember actions see none, one, two that differ
-            tokens, _ = rehearsal.decode(prompt_ids, pixel_values)
+            tokens, _ = rehearsal.decode(prompt_ids, pixel_values, situation)
             self.drafter.remember(tokens[::step])
         self.drafter.reset()

@@ -24,6 +24,7 @@ class DecodeTrace:
     drafts: (drafted, accepted) of each pass, the prefill first.
     acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,
         table 1); plain autoregression gains 1 each.
+    forbidden: tokens at which a guard forbade the target's own choice.
     sources: for each token of the action 'target' or the name of the drafter that guessed it.
     stage_ms: milliseconds per stage, summed over the action: vision, prefill, draft, verify;
         the policy adds preprocess and total.
@@ -37,6 +38,7 @@ class DecodeTrace:
     accepted: int = 0
     drafts: list[tuple[int, int]] = field(default_factory=list)
     acceptance_lengths: list[int] = field(default_factory=list)
+    forbidden: int = 0
     sources: list[str] = field(default_factory=list)
     stage_ms: dict[str, float] = field(
         default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
@@ -51,6 +53,7 @@ class DecodeTrace:
         self.target_passes += 1
         self.drafted += len(tree)
         self.accepted += accepted
+        self.forbidden += path.forbidden
         self.drafts.append((len(tree), accepted))
         self.sources += [*(tree.sources[node] for node in path.nodes), 'target']
 

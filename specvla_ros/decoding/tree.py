@@ -118,11 +118,13 @@ class Accepted:
 
     nodes: accepted tree nodes from the root down (may be none); tokens: their tokens.
     bonus: the token the target adds after the last of them, at no further cost.
+    forbidden: at how many of these tokens a guard forbade the target's own choice.
     """
 
     nodes: tuple[int, ...]
     tokens: tuple[int, ...]
     bonus: int
+    forbidden: int = 0
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:

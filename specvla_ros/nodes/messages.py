@@ -104,6 +104,7 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
         acceptance_histogram=array.array('I', np.bincount(lengths).tolist() if lengths else []),
         acceptance_length=float(np.mean(lengths)) if lengths else math.nan,
         token_sources=list(trace.sources),
+        forbidden=trace.forbidden,
     )
     for stage in _STAGES:
         setattr(report, f'{stage}_time', trace.stage_ms.get(stage, math.nan) / 1e3)

@@ -28,7 +28,7 @@ class FakePolicy:
         self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))
@@ -42,7 +42,7 @@ class FakePolicy:
         if image[0, 0, 2] == 13:
             si[0, 0] = np.nan
         trace = SimpleNamespace(
-            target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
+            target_passes=3, drafted=8, accepted=4, forbidden=1, acceptance_lengths=[2, 4],
             sources=['target', 'eagle', 'target', 'eagle', 'eagle', 'eagle', 'target'],
             stage_ms={'preprocess': 1.0, 'vision': 2.0, 'prefill': 3.0, 'draft': 4.0,
                       'verify': 5.0})
