@@ -17,13 +17,9 @@ from specvla_ros.safety import StepLimits
 
 # Less than `fit` allows, so that no rounding stands between the two.
 _MARGIN = 1e-6
-# An envelope narrower than so many bins is finer than they are: it gets a bin more, or an arm at
-# rest could never start.
-_COARSE = 1.0
 _FAR = 1e30  # m, to a wall that is not there
 PARTS = 2  # translation, rotation
-LENGTHS = 5  # numbers of a part before those of its axes
-NUMBERS = LENGTHS + 6 * 3  # of a part
+NUMBERS = 3 + 5 * 3  # of a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +46,16 @@ class BinValues:
         return cls(values[0], values[-1], size, float(abs(lines - values).max()), rotation)
 
 
-def limit_numbers(limits: StepLimits, bins: BinValues) -> tuple[float, ...]:
+def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
     """
-    Return ``Situation.limits``, [2 · 23]: of translation and rotation each
+    Return the limits of translation and rotation, [2, 18]: of each
 
-    * squares: how long a completion is made, how long it may be, exactly and plus a bin; how far it
-      may lie from the way to the step before, exactly and plus a bin;
+    * squares: how long a completion is made, how long it may be, and how far it may lie from the
+      way to the step before;
     * of its three axes: the way to the lower wall, to the upper wall, the step before, the lowest
-      bin, the size of a bin, and bins per unit.
+      bin, the size of a bin.
     """
-    numbers: list[float] = []
+    parts = []
     for part in range(PARTS):
         axes = slice(3 * part, 3 * part + 3)
         size = bins.size[axes]
@@ -67,21 +63,22 @@ def limit_numbers(limits: StepLimits, bins: BinValues) -> tuple[float, ...]:
         longest, change = (
             max(most * (1 - _MARGIN) - 4 * bins.error, 0.0)
             for most in (limits.longest[part], limits.change[part]))
-        if min(longest, change) < _COARSE * a_bin:
+        if min(longest, change) < a_bin:
+            # Finer than the bins: an arm at rest could never start. `fit` takes the rest away.
             longest, change = longest + a_bin, change + a_bin
         shorter = max(longest - a_bin, 0.0)
         if part == 1 and bins.rotation == 'euler_xyz':
-            # Three turns of these lengths together turn further than their vector is long, by
+            # Three turns one after the other turn further than their vector is long, by about
             # half the product of two: a completion keeps away from that.
             shorter *= 1 - min(longest, 1.0) / 2
-        lengths = shorter, longest, longest + a_bin, change, change + a_bin
-        walls = (limits.low_m, limits.high_m) if part == 0 else ((-_FAR,) * 3, (_FAR,) * 3)
-        per_unit = np.divide(1.0, size, out=np.zeros(3), where=size > 0)
-        numbers += [length**2 for length in lengths]
-        for column in (*np.clip(walls, -_FAR, _FAR), limits.before[axes], bins.lowest[axes], size,
-                       per_unit):
-            numbers += np.asarray(column).tolist()
-    return tuple(numbers)
+        low, high = np.full(3, -_FAR), np.full(3, _FAR)
+        if part == 0:
+            low = np.maximum(np.array(limits.low_m) + 4 * bins.error, low)
+            high = np.minimum(np.array(limits.high_m) - 4 * bins.error, high)
+        parts.append([
+            shorter**2, longest**2, change**2, *low.tolist(), *high.tolist(),
+            *limits.before[axes], *bins.lowest[axes].tolist(), *size.tolist()])
+    return parts
 
 
 def can_forbid(limits: StepLimits, bins: BinValues, chunk: int = 1) -> bool:

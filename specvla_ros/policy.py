@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.bin_limits import BinValues, can_forbid, limit_numbers, NUMBERS, PARTS
+from specvla_ros.bin_limits import BinValues, can_forbid
 from specvla_ros.configuration import (
     DatasetConfig,
     DecoderConfig,
@@ -41,8 +41,8 @@ from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
-from specvla_ros.safety import StepLimits
-from specvla_ros.safety_guard import EnvelopeGuard
+from specvla_ros.safety import NO_LIMITS, StepLimits
+from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
 from specvla_ros.situation import Situation, UNKNOWN
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
@@ -254,11 +254,13 @@ class Policy:
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
         shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
         lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
+        fenced = replace(UNKNOWN, limits=guard_numbers(
+            NO_LIMITS, self.checkpoint.bin_values, self.checkpoint.space.chunk))
         # Twice: should a cache grow on the way, what was captured before is captured again.
         for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
-            self._fenced.warm_up(ids, image, replace(UNKNOWN, limits=(0.0,) * PARTS * NUMBERS))
+            self._fenced.warm_up(ids, image, fenced)
         self.reset()
 
     def reset(self) -> None:
@@ -309,10 +311,11 @@ class Policy:
 
     def _within(self, limits: StepLimits | None) -> tuple[Decoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""
-        bins = self.checkpoint.bin_values
-        if limits is None or not can_forbid(limits, bins, self.checkpoint.space.chunk):
+        bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
+        if limits is None or not can_forbid(limits, bins, chunk):
             return self._decoder, self._situation
-        return self._fenced, replace(self._situation, limits=limit_numbers(limits, bins))
+        return self._fenced, replace(
+            self._situation, limits=guard_numbers(limits, bins, chunk))
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""

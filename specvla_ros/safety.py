@@ -125,6 +125,10 @@ class StepLimits:
     before: tuple[float, ...]
 
 
+NO_LIMITS = StepLimits(
+    (-math.inf,) * 3, (math.inf,) * 3, (math.inf,) * 2, (math.inf,) * 2, (0.0,) * 6)
+
+
 def step_limits(
     settings: SafetySettings,
     period_s: float,

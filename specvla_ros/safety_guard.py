@@ -4,12 +4,11 @@ The safety envelope inside the acceptance: which bins the target may choose from
 Translation and rotation are vectors, so what is allowed of y depends on the x that was said. A bin
 is allowed if the vector can be completed inside the envelope; inside is what `safety.fit` leaves
 unchanged. One completion is tried, the one that asks least of the limits: along the step before,
-as far as the length allows. It is made axis by axis, so the first axis of a completion that is
+as far as the length allows. It is made axis by axis, so the next axis of a completion that is
 inside is itself an allowed bin: no prefix of allowed bins is a dead end.
 
-Bins are a grid. Where none of a vector's is inside (a narrow place) those are allowed that miss it
-by a bin, and the one nearest to no motion. What they stick out, `fit` takes away: it stays the
-last gate.
+Bins are a grid. Where none of a vector's is inside, the bin nearest to no motion is the one that
+is allowed. What it sticks out, `fit` takes away: it stays the last gate.
 
 All of it is a function of tensors whose shapes never change, and the limits are its input: an
 envelope that changes captures no graph anew.
@@ -24,12 +23,15 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.bin_limits import LENGTHS, NUMBERS, PARTS
+from specvla_ros.bin_limits import BinValues, NUMBERS, part_numbers, PARTS
+from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:
     from specvla_ros.decoding.acceptance import Guard
 
 _TINY = 1e-30  # 0 / 0 is 1: to a step before of no length any share of it is as near
+_EXACT = 1e-9  # of a bin: what rounding does to one that stands on a wall
+_NONE = 1e6  # no bin
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,153 +47,181 @@ class EnvelopeGuard:
     other: Guard | None = None
 
     def allowed(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> Tensor:
-        """Return the bins inside, bool [R, bins]; the state's last numbers are the limits."""
-        rows = self._rows(said, position, state[-PARTS * NUMBERS :].view(PARTS, NUMBERS), space)
-        vectors = _completed(rows, space)
-        if self.rotation == 'euler_xyz':
-            turns = _rotation_vectors(*vectors)
-            vectors = tuple(turn.where(rows.is_rotation, value)
-                            for turn, value in zip(turns, vectors, strict=True))
-        inside = _inside(rows, vectors, space)
+        """Return the bins inside, bool [R, bins]; the state's last numbers: `guard_numbers`."""
+        inside = self._inside(self._rows(said, position, state, space), space)
         if self.other is not None:
             theirs = self.other.allowed(said, position, state, space)
             both = inside & theirs
             inside = both.where(both.any(-1, keepdim=True), theirs)
         return inside
 
-    def _rows(self, said: Tensor, position: Tensor, table: Tensor, space: ActionSpace) -> _Rows:
+    def _rows(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> _Rows:
         """Pick what each row needs of the limits and of what was said."""
         axis = position % space.action_dim
-        part = (axis >= 3).long()  # a row of the gripper's is worked out in vain
-        numbers = table.index_select(0, part)
-        low, high, before, lowest, size, per = numbers[:, LENGTHS:].view(-1, 6, 3).unbind(1)
-        if space.chunk > 1:
-            way, turn = self._steps(said, table, space)
-            step = (position // space.action_dim)[:, None, None]
-            steps = torch.arange(space.chunk, device=said.device)[:, None]
-            moved = (way * (steps < step)).sum(1) * (1 - part)[:, None]
-            last = way.where(part[:, None, None] == 0, turn) * (steps == step - 1)
-            low, high = low - moved, high - moved
-            before = before.where(step[:, 0] == 0, last.sum(1))
-        first = (position - axis + 3 * part)[:, None]
-        tokens = said.gather(1, first + torch.arange(3, device=said.device))
-        values = torch.addcmul(lowest, space.tokenizer.bins(tokens), size)
+        place = axis.clamp(max=5)  # a row of the gripper's is worked out in vain
+        if space.chunk == 1:
+            numbers = state[-6 * _PREPARED :].view(6, _PREPARED).index_select(0, place)
+        else:
+            numbers = self._moved(said, position, state[-PARTS * NUMBERS :], space)
+        vector = (position - place % 3 - axis + place)[:, None]
+        tokens = said.gather(1, vector + torch.arange(3, device=said.device))
+        bins = space.tokenizer.bins(tokens)[:, :2].to(state.dtype).T[:, :, None]
+        is_gripper, axis = (axis > 5)[:, None], (place % 3)[:, None]
         return _Rows(
-            (axis - 3 * part)[:, None], (part == 1)[:, None], numbers[:, :LENGTHS].split(1, 1),
-            low.clamp(max=0.0), high.clamp(min=0.0), before, lowest, size, per, values)
+            axis == 0, axis == 1, axis == 2, is_gripper, (place > 2)[:, None], bins[0], bins[1],
+            *numbers.T[:, :, None].unbind(0))
 
-    def _steps(self, said: Tensor, table: Tensor, space: ActionSpace) -> tuple[Tensor, Tensor]:
-        """Translation and rotation vector of each control step said, [R, chunk, 3]."""
-        lowest, size = table[:, LENGTHS:].view(PARTS, 6, 3)[:, 3:5].unbind(1)
-        bins = space.tokenizer.bins(said).view(-1, space.chunk, space.action_dim)
-        values = torch.addcmul(lowest.reshape(6), bins[..., :6], size.reshape(6))
-        way, turn = values[..., :3], values[..., 3:]
+    def _moved(
+        self, said: Tensor, position: Tensor, numbers: Tensor, space: ActionSpace
+    ) -> Tensor:
+        """Let the steps said before a row's own move the walls and be the step before."""
+        table = numbers.view(PARTS, NUMBERS)
+        squares, axes = table[:, :3], table[:, 3:].view(PARTS, 5, 3)
+        lowest, size = axes[:, 3].reshape(6), axes[:, 4].reshape(6)
+        bins = space.tokenizer.bins(said).view(-1, space.chunk, space.action_dim)[..., :6]
+        steps = torch.addcmul(lowest, bins.to(size.dtype), size)
         if self.rotation == 'euler_xyz':
-            turn = torch.stack(_rotation_vectors(*turn.unbind(-1)), -1)
-        return way, turn
+            turns = _rotation_vectors(steps[..., 3], steps[..., 4], steps[..., 5])
+            steps = torch.cat((steps[..., :3], torch.stack(turns, -1)), -1)
+        steps = steps.unflatten(-1, (PARTS, 3))  # [R, chunk, parts, 3]
+        step = (position // space.action_dim)[:, None, None, None]
+        numbers = torch.arange(space.chunk, device=said.device)[:, None, None]
+        moved = (steps * (numbers < step)).sum(1)
+        before = axes[:, 2].where(step[:, 0] == 0, (steps * (numbers == step - 1)).sum(1))
+        rows = prepared(
+            axes[:, 0] - moved, axes[:, 1] - moved, before, axes[:, 3].expand_as(moved),
+            axes[:, 4].expand_as(moved), squares.expand(len(said), -1, -1))
+        place = (position % space.action_dim).clamp(max=5)[:, None, None]
+        return rows.flatten(1, 2).take_along_dim(place, 1)[:, 0]
+
+    def _inside(self, rows: _Rows, space: ActionSpace) -> Tensor:
+        """Return the bins whose vectors can be completed inside, bool [R, bins]."""
+        tokenizer = space.tokenizer
+        ids = torch.arange(tokenizer.n_bins, device=rows.first.device) + tokenizer.first_id
+        bins = tokenizer.bins(ids).to(rows.first.dtype)
+        candidates = torch.addcmul(rows.lowest, bins, rows.size)
+        x = candidates.where(rows.is_x, torch.addcmul(rows.lowest_x, rows.bin_x, rows.size_x))
+        length, along = x * x, x * rows.before_x
+        way = torch.addcmul(rows.tiny_x, along, rows.share_x).clamp(0.0, 1.0)
+        way = way.minimum(((rows.shorter - length).clamp(min=0.0) * rows.open_x).sqrt())
+        y = torch.addcmul(rows.zero_y, way, rows.scale_y).round().clamp(rows.first_y, rows.last_y)
+        y = y.where(rows.is_x, rows.bin_y)
+        y = candidates.where(rows.is_y, torch.addcmul(rows.lowest_y, y, rows.size_y))
+        length = torch.addcmul(length, y, y)
+        along = torch.addcmul(along, y, rows.before_y)
+        way = torch.addcmul(rows.tiny_y, along, rows.share_y).clamp(0.0, 1.0)
+        way = way.minimum(((rows.shorter - length).clamp(min=0.0) * rows.open_y).sqrt())
+        z = torch.addcmul(rows.zero_z, way, rows.scale_z).round().clamp(rows.first_z, rows.last_z)
+        z = candidates.where(rows.is_z, torch.addcmul(rows.lowest_z, z, rows.size_z))
+        if self.rotation == 'euler_xyz':
+            x, y, z = (turn.where(rows.is_rotation, it) for turn, it in zip(
+                _rotation_vectors(x, y, z), (x, y, z), strict=True))
+            length = torch.addcmul(x * x, y, y)
+            along = torch.addcmul(x * rows.before_x, y, rows.before_y)
+        length = torch.addcmul(length, z, z)
+        along = torch.addcmul(along, z, rows.before_z)
+        way = torch.addcmul(rows.tiny_z, along, rows.share_z).clamp(0.0, 1.0)
+        off = torch.addcmul(length, way, way * rows.known - 2 * along)  # |v - way · before|²
+        inside = (length <= rows.longest) & (off <= rows.change)
+        inside &= (bins >= rows.first) & (bins <= rows.last)
+        rest = (bins == rows.rest) | rows.is_gripper
+        return inside.where(inside.any(-1, keepdim=True), rest) | rows.is_gripper
 
 
 class _Rows(NamedTuple):
-    """Of each row the vector that its next token belongs to, and its limits; m or rad."""
+    """
+    Of each row the vector that its next token belongs to, and its limits: [R, 1] each, m or rad.
 
-    axis: Tensor  # [R, 1] which axis of it is next; 3: the gripper
-    is_rotation: Tensor  # [R, 1]
-    squares: tuple[Tensor, ...]  # [R, 1] each, see `limit_numbers`
-    low: Tensor  # [R, 3], as all that follow: to the walls; no motion is between them
-    high: Tensor
-    before: Tensor  # the step before
-    lowest: Tensor
+    From ``shorter`` on these are the columns of `prepared`.
+    """
+
+    is_x: Tensor  # which axis of the vector is next
+    is_y: Tensor
+    is_z: Tensor
+    is_gripper: Tensor
+    is_rotation: Tensor
+    bin_x: Tensor  # bins said; anything where not yet
+    bin_y: Tensor
+    shorter: Tensor  # squares: how long a completion is made, how long the vector may be, and
+    longest: Tensor
+    change: Tensor  # how far from the way to the step before
+    before_x: Tensor  # the step before
+    before_y: Tensor
+    before_z: Tensor
+    share_x: Tensor  # 1 / the square of its first axis, its first two, all
+    share_y: Tensor
+    share_z: Tensor
+    tiny_x: Tensor  # the same times _TINY
+    tiny_y: Tensor
+    tiny_z: Tensor
+    open_x: Tensor  # 1 / the square of its axes behind x, behind y
+    open_y: Tensor
+    known: Tensor  # its square
+    lowest_x: Tensor  # the grid: value of bin 0, size of a bin
+    lowest_y: Tensor
+    lowest_z: Tensor
+    size_x: Tensor
+    size_y: Tensor
+    size_z: Tensor
+    zero_y: Tensor  # bin of no motion, bins of the step before
+    zero_z: Tensor
+    scale_y: Tensor
+    scale_z: Tensor
+    first_y: Tensor  # bins between the walls
+    first_z: Tensor
+    last_y: Tensor
+    last_z: Tensor
+    lowest: Tensor  # of the next axis
     size: Tensor
-    per: Tensor
-    said: Tensor  # values of the axes; those not said yet are anything
-
-    def at(self, values: Tensor) -> Tensor:
-        """Return the values of the next axis, [R, 1]."""
-        return values.gather(1, self.axis.clamp(max=2))
+    first: Tensor  # none where a later axis has none
+    last: Tensor
+    rest: Tensor  # bin nearest to no motion
 
 
-def _completed(rows: _Rows, space: ActionSpace) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the vector that each bin of the next axis leads to, axis by axis [R, bins]."""
-    bins = _bins(rows, space)
-    candidates = torch.addcmul(rows.at(rows.lowest), bins, rows.at(rows.size))
-    known = rows.before.square().cumsum(-1)
-    x = candidates.where(rows.axis == 0, rows.said[:, :1])
-    length, along = x * x, x * rows.before[:, :1]
-    y = _completion(rows, 1, known, length, along, space)
-    y = candidates.where(rows.axis == 1, rows.said[:, 1:2]).where(rows.axis >= 1, y)
-    length = torch.addcmul(length, y, y)
-    along = torch.addcmul(along, y, rows.before[:, 1:2])
-    z = candidates.where(rows.axis == 2, _completion(rows, 2, known, length, along, space))
-    return x, y, z
+_PREPARED = len(_Rows._fields) - _Rows._fields.index('shorter')
 
 
-def _completion(
-    rows: _Rows, axis: int, known: Tensor, length: Tensor, along: Tensor, space: ActionSpace
+def prepared(
+    low: Tensor, high: Tensor, before: Tensor, lowest: Tensor, size: Tensor, squares: Tensor
 ) -> Tensor:
     """
-    Return the value of an axis that asks least of the limits, given those before it, [R, bins].
+    Work out what does not depend on the tokens of a vector, [..., 3, 34] for its next axis each.
 
-    It lies on the way to the step before, where that is nearest to the axes before, but so near to
-    "no motion" that the vector is a bin shorter than it may be, and between the walls.
-
-    known: [R, 3] squares of the step before, summed up; length, along: [R, bins] the axes before
-    this one, their squares' sum and their product with the step before.
+    All [..., 3]; low, high: to the walls; before: the step before; lowest, size: of the bins;
+    squares: see ``limit_numbers``.
     """
-    behind, last = known[:, axis - 1 : axis], known[:, 2:]
-    share = 1 / (behind + _TINY)
-    way = torch.addcmul(_TINY * share, along, share).clamp(0.0, 1.0)
-    left = (rows.squares[0] - length).clamp(min=0.0)
-    way = way.minimum((left * (1 / (last - behind + _TINY))).sqrt())
-    low, high, before, lowest, size, per = (
-        it[:, axis : axis + 1] for it in (
-            rows.low, rows.high, rows.before, rows.lowest, rows.size, rows.per))
-    bins = torch.addcmul(-lowest * per, way, before * per).round()
-    bins = bins.clamp(*_between_walls(low, high, lowest, per, space))
-    return torch.addcmul(lowest, bins, size)
+    low, high, moves = low.clamp(max=0.0), high.clamp(min=0.0), size > 0
+    per = (1 / size).where(moves, 0.0)
+    zero = -lowest * per
+    first = (low * per + zero - _EXACT).ceil().where(moves | (lowest >= low), _NONE)
+    last = (high * per + zero + _EXACT).floor().where(moves | (lowest <= high), -_NONE)
+    first, last = first.clamp(min=0.0), last.clamp(max=254.0)
+    there = first <= last
+    rest = zero.round().clamp(first.clamp(max=254.0), last.clamp(min=0.0))
+    behind = torch.stack((there[..., 1] & there[..., 2], there[..., 2], there[..., 2] | True), -1)
+    known = before.square().cumsum(-1)
+    share = 1 / (known + _TINY)
+    total = known[..., 2:]
+    common = torch.cat((
+        squares, before, share, _TINY * share, 1 / (total - known[..., :2] + _TINY), total,
+        lowest, size, zero[..., 1:], (before * per)[..., 1:],
+        first.clamp(max=254.0)[..., 1:], last.clamp(min=0.0)[..., 1:]), -1)
+    own = torch.stack((lowest, size, first.where(behind, _NONE), last, rest), -1)
+    return torch.cat((common[..., None, :].expand(*own.shape[:-1], -1), own), -1)
 
 
-def _inside(
-    rows: _Rows, vectors: tuple[Tensor, Tensor, Tensor], space: ActionSpace
-) -> Tensor:
-    """Return where the vectors, [R, bins] each axis, are inside; else what is nearest."""
-    (x, y, z), (_, longest, longer, change, further) = vectors, rows.squares
-    (bx, by, bz), axis = rows.before.split(1, 1), rows.axis
-    known = rows.before.square().sum(-1, keepdim=True)
-    length = torch.addcmul(torch.addcmul(x * x, y, y), z, z)
-    along = torch.addcmul(torch.addcmul(x * bx, y, by), z, bz)
-    way = (along * (1 / (known + _TINY))).clamp(0.0, 1.0)
-    off = way * (way * known - 2 * along) + length  # |v - way · before| squared
-    # The walls: of the next axis by bin, of those to come whether the grid has a bin between them.
-    first, last = _between_walls(rows.low, rows.high, rows.lowest, rows.per, space)
-    rest = (-rows.lowest * rows.per).round().clamp(first, last)
-    still = torch.addcmul(rows.lowest, rest, rows.size)
-    fits = (still >= rows.low) & (still <= rows.high)
-    fits |= torch.arange(3, device=axis.device) <= axis
-    bins = _bins(rows, space)
-    # Constant dimension: all bins mean the lowest value, so a comparison of bins would not do.
-    value = torch.addcmul(rows.at(rows.lowest), bins, rows.at(rows.size))
-    between = (value >= rows.at(rows.low)) & (value <= rows.at(rows.high))
-    between &= fits.all(-1, keepdim=True)
-    inside = (length <= longest) & (off <= change) & between
-    near = (length <= longer) & (off <= further) & between
-    near |= bins == rows.at(rest)
-    return inside.where(inside.any(-1, keepdim=True), near) | (axis == 3)
+def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[float, ...]:
+    """
+    Return ``Situation.limits``, what the guard reads of the limits of the next control step.
 
-
-def _between_walls(
-    low: Tensor, high: Tensor, lowest: Tensor, per: Tensor, space: ActionSpace
-) -> tuple[Tensor, Tensor]:
-    """Return the first and the last bin between two walls; the nearest there is if none is."""
-    most = space.tokenizer.n_bins - 2
-    return (((low - lowest) * per).ceil().clamp(0, most),
-            ((high - lowest) * per).floor().clamp(0, most))
-
-
-def _bins(rows: _Rows, space: ActionSpace) -> Tensor:
-    """Return the bins of the action tokens, float64 [bins], first id first."""
-    tokenizer = space.tokenizer
-    columns = torch.arange(tokenizer.n_bins, device=rows.axis.device) + tokenizer.first_id
-    return tokenizer.bins(columns).to(rows.lowest.dtype)
+    Of one step nothing depends on what is said: it is `prepared` here, once. Of a chunk the later
+    steps' limits do, so these are `part_numbers`.
+    """
+    numbers = torch.tensor(part_numbers(limits, bins), dtype=torch.float64)
+    if chunk == 1:
+        axes = numbers[:, 3:].view(PARTS, 5, 3).unbind(1)
+        numbers = prepared(*axes, numbers[:, :3])
+    return tuple(numbers.flatten().tolist())
 
 
 def _rotation_vectors(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,13 +90,14 @@ class FakePolicy:
         self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
         self.chunk, self.calls = chunk, []
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
         self.calls.append((int(image[0, 0, 0]), instruction))
         si = np.zeros((self.chunk, 7), np.float32)
         si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
         if image[0, 0, 0] == 13:
             si[-1, 1] = np.nan
-        trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
+        trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, forbidden=0,
+                                acceptance_lengths=[2, 4],
                                 sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0})
         return SimpleNamespace(
             tokens=tuple(range(7 * self.chunk)), normalized=si, si=si, trace=trace)
