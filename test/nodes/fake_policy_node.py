@@ -17,7 +17,7 @@ import numpy as np
 
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes import policy_node
+from specvla_ros.nodes.policy_node import node as policy_node
 from specvla_ros.nodes.runtime import run
 
 
@@ -42,10 +42,12 @@ class FakePolicy:
         if image[0, 0, 2] == 13:
             si[0, 0] = np.nan
         trace = SimpleNamespace(
-            target_passes=3, drafted=8, accepted=4, forbidden=1, acceptance_lengths=[2, 4],
+            target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
             sources=['target', 'eagle', 'target', 'eagle', 'eagle', 'eagle', 'target'],
             stage_ms={'preprocess': 1.0, 'vision': 2.0, 'prefill': 3.0, 'draft': 4.0,
-                      'verify': 5.0})
+                      'verify': 5.0},
+            origins=['chosen', *['accepted'] * 6], bins_off=[0, 2, 0, 1, 0, 0, 0],
+            si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, reason='', risk=0.25)
         return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
 
     def with_decoder(self, config):
