@@ -121,8 +121,8 @@ class Checkpoint:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
             settings = next(it for it in DRAFTERS.values() if it.weights == name)
-            self._drafter_weights[name] = settings.read(
-                weights_folder(self.drafters, name), self.model)
+            folder = self.drafters and weights_folder(self.drafters, name)
+            self._drafter_weights[name] = settings.read(folder, self.model)
         return self._drafter_weights[name]
 
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
