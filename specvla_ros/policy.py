@@ -23,6 +23,7 @@ from torch import Tensor
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.bin_limits import BinValues, can_forbid
 from specvla_ros.configuration import (
+    Component,
     DatasetConfig,
     DecoderConfig,
     ImagePreparation,
@@ -30,8 +31,9 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
+from specvla_ros.decoding.completion import Completion, NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import check_drafter, Drafter, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
@@ -128,16 +130,20 @@ class Checkpoint:
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
         check_drafter(config, self.drafters)
-        drafter = make_drafter(
-            config.drafter.name,
-            config.drafter.settings_on(self.model.device.type),
-            {it.weights: partial(self.drafter_weights, it.weights)
-             for it in DRAFTERS.values() if it.weights},
-        )
+        drafter, completion = self._drafter(config.drafter), NONE
+        if config.completion is not None:
+            completion = Predicted(config.completion, self._drafter(config.completion.drafter))
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
         return Decoder(target, drafter, Acceptance(
-            rule, guard, self.space, target, config.strict_above_risk))
+            rule, guard, self.space, target, config.strict_above_risk), completion)
+
+    def _drafter(self, component: Component) -> Drafter:
+        return make_drafter(
+            component.name,
+            component.settings_on(self.model.device.type),
+            {it.weights: partial(self.drafter_weights, it.weights)
+             for it in DRAFTERS.values() if it.weights})
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -269,7 +275,8 @@ class Policy:
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
-        self._decoder.drafter.reset()
+        for it in self._memories:
+            it.reset()
         self._instruction, self._situation = None, UNKNOWN
 
     def act(
@@ -307,13 +314,19 @@ class Policy:
             'total': 1e3 * (time.perf_counter() - started),
         }
         action = self._action(tokens, trace)
-        self._decoder.drafter.remember(tokens)
+        for it in self._memories:
+            it.remember(tokens)
         self._situation = replace(
             self._situation, previous=tuple(action.si[-1].tolist()),
             steps=self._situation.steps + self.checkpoint.space.chunk,
             recent=(*self._situation.recent, *map(tuple, action.si.tolist()))[-_RECENT:],
             risk=trace.risk)
         return action
+
+    @property
+    def _memories(self) -> tuple[Drafter | Completion, ...]:
+        """What remembers actions."""
+        return self._decoder.drafter, self._decoder.completion
 
     def _within(self, limits: StepLimits | None) -> tuple[Decoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""

@@ -228,7 +228,9 @@ def _rotation_vectors(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     """Return turns about the fixed axes x, y, z as rotation vectors; `rotation` in torch."""
     (sx, cx), (sy, cy), (sz, cz) = ((it.sin(), it.cos()) for it in (x / 2, y / 2, z / 2))
     w = cz * cy * cx + sz * sy * sx
-    vector = (cz * cy * sx - sz * sy * cx, cz * sy * cx + sz * cy * sx, sz * cy * cx - cz * sy * sx)
+    vector = (cz * cy * sx - sz * sy * cx,
+              cz * sy * cx + sz * cy * sx,
+              sz * cy * cx - cz * sy * sx)
     sine = (vector[0].square() + vector[1].square() + vector[2].square()).sqrt()
     angle = 2 * torch.atan2(sine, w.abs())
     factor = (angle / sine.clamp(min=_TINY)).where(sine > 0, 2.0)

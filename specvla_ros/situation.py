@@ -29,7 +29,7 @@ class Situation:
     limits: tuple[float, ...] = ()
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
-        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known; limits."""
+        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = unknown; limits."""
         return (
             nan if self.stamp is None else self.stamp,
             *(self.position or (nan,) * 3),

@@ -165,6 +165,22 @@ class Acceptance:
         return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
                         tuple(off[node] for node in nodes), _share(unsure), forbidden)
 
+    def nearest_allowed(self, token: int, said: Sequence[int], terms: Terms) -> int:
+        """
+        Return the token, or the nearest that the guard allows behind those said.
+
+        Raises SpecVLAError if it allows none.
+        """
+        if self.guard is None:
+            return token
+        space, known, device = self.space, len(said), self.target.device
+        row = torch.tensor([[*said, *[-1] * (space.length - known)]]).to(device)
+        allowed = self.guard.allowed(row, row.new_tensor([known]), terms.state, space)[0].tolist()
+        ids = [space.tokenizer.first_id + column for column, fits in enumerate(allowed) if fits]
+        if not ids:
+            raise self._shut(known)
+        return min(ids, key=lambda it: abs(it - token))
+
     def rehearsal(self) -> Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
@@ -176,10 +192,13 @@ class Acceptance:
                 f'the target gave logits that are not finite (data type {verified.logits.dtype}); '
                 'check the checkpoint, or load it in float32 or bfloat16')
         if bonus < -1:
-            raise SpecVLAError(
-                f'the guard {self.guard} forbids every bin of token {position + 1} of '
-                f'{self.space.length}; no action is left')
+            raise self._shut(position)
         return bonus
+
+    def _shut(self, position: int) -> SpecVLAError:
+        return SpecVLAError(
+            f'the guard {self.guard} forbids every bin of token {position + 1} of '
+            f'{self.space.length}; no action is left')
 
 
 class _Rehearsal(Acceptance):
