@@ -17,8 +17,9 @@ envelope that changes captures no graph anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,8 @@ from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:
     from specvla_ros.decoding.acceptance import Guard
+
+Array = Any  # a tensor, or on the host an array
 
 _TINY = 1e-30  # 0 / 0 is 1: to a step before of no length any share of it is as near
 _EXACT = 1e-9  # of a bin: what rounding does to one that stands on a wall
@@ -89,7 +92,7 @@ class EnvelopeGuard:
         moved = (steps * (numbers < step)).sum(1)
         before = axes[:, 2].where(step[:, 0] == 0, (steps * (numbers == step - 1)).sum(1))
         rows = prepared(
-            axes[:, 0] - moved, axes[:, 1] - moved, before, axes[:, 3].expand_as(moved),
+            torch, axes[:, 0] - moved, axes[:, 1] - moved, before, axes[:, 3].expand_as(moved),
             axes[:, 4].expand_as(moved), squares.expand(len(said), -1, -1))
         place = (position % space.action_dim).clamp(max=5)[:, None, None]
         return rows.flatten(1, 2).take_along_dim(place, 1)[:, 0]
@@ -182,32 +185,37 @@ _PREPARED = len(_Rows._fields) - _Rows._fields.index('shorter')
 
 
 def prepared(
-    low: Tensor, high: Tensor, before: Tensor, lowest: Tensor, size: Tensor, squares: Tensor
-) -> Tensor:
+    xp: Any, low: Array, high: Array, before: Array, lowest: Array, size: Array, squares: Array
+) -> Array:
     """
     Work out what does not depend on the tokens of a vector, [..., 3, 34] for its next axis each.
 
-    All [..., 3]; low, high: to the walls; before: the step before; lowest, size: of the bins;
-    squares: see ``limit_numbers``.
+    xp: ``torch``, or ``numpy`` on the host, where small arrays cost a third of small tensors. Of
+    [..., 3] all others: low, high: to the walls; before: the step before; lowest, size: of the
+    bins; squares: see ``part_numbers``.
     """
-    low, high, moves = low.clamp(max=0.0), high.clamp(min=0.0), size > 0
-    per = (1 / size).where(moves, 0.0)
+    low, high, moves = low.clip(None, 0.0), high.clip(0.0, None), size > 0
+    per = xp.where(moves, 1 / xp.where(moves, size, 1.0), 0.0)
     zero = -lowest * per
-    first = (low * per + zero - _EXACT).ceil().where(moves | (lowest >= low), _NONE)
-    last = (high * per + zero + _EXACT).floor().where(moves | (lowest <= high), -_NONE)
-    first, last = first.clamp(min=0.0), last.clamp(max=254.0)
+    first = xp.where(moves, xp.ceil(low * per + zero - _EXACT),
+                     xp.where(lowest >= low, 0.0, _NONE)).clip(0.0, None)
+    last = xp.where(moves, xp.floor(high * per + zero + _EXACT),
+                    xp.where(lowest <= high, 0.0, -_NONE)).clip(None, 254.0)
     there = first <= last
-    rest = zero.round().clamp(first.clamp(max=254.0), last.clamp(min=0.0))
-    behind = torch.stack((there[..., 1] & there[..., 2], there[..., 2], there[..., 2] | True), -1)
-    known = before.square().cumsum(-1)
+    nearest = first.clip(None, 254.0), last.clip(0.0, None)  # where none is between the walls
+    rest = xp.minimum(xp.maximum(xp.round(zero), nearest[0]), nearest[1])
+    behind = xp.stack(
+        (there[..., 1] & there[..., 2], there[..., 2], there[..., 2] | True), axis=-1)
+    known = (before * before).cumsum(axis=-1)
     share = 1 / (known + _TINY)
     total = known[..., 2:]
-    common = torch.cat((
+    common = xp.concatenate((
         squares, before, share, _TINY * share, 1 / (total - known[..., :2] + _TINY), total,
-        lowest, size, zero[..., 1:], (before * per)[..., 1:],
-        first.clamp(max=254.0)[..., 1:], last.clamp(min=0.0)[..., 1:]), -1)
-    own = torch.stack((lowest, size, first.where(behind, _NONE), last, rest), -1)
-    return torch.cat((common[..., None, :].expand(*own.shape[:-1], -1), own), -1)
+        lowest, size, zero[..., 1:], (before * per)[..., 1:], nearest[0][..., 1:],
+        nearest[1][..., 1:]), axis=-1)
+    own = xp.stack((lowest, size, xp.where(behind, first, _NONE), last, rest), axis=-1)
+    shape = (*own.shape[:-1], common.shape[-1])
+    return xp.concatenate((xp.broadcast_to(common[..., None, :], shape), own), axis=-1)
 
 
 def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[float, ...]:
@@ -217,11 +225,11 @@ def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[floa
     Of one step nothing depends on what is said: it is `prepared` here, once. Of a chunk the later
     steps' limits do, so these are `part_numbers`.
     """
-    numbers = torch.tensor(part_numbers(limits, bins), dtype=torch.float64)
+    numbers = np.array(part_numbers(limits, bins))
     if chunk == 1:
-        axes = numbers[:, 3:].view(PARTS, 5, 3).unbind(1)
-        numbers = prepared(*axes, numbers[:, :3])
-    return tuple(numbers.flatten().tolist())
+        axes = numbers[:, 3:].reshape(PARTS, 5, 3).swapaxes(0, 1)
+        numbers = prepared(np, *axes, numbers[:, :3])
+    return tuple(numbers.ravel().tolist())
 
 
 def _rotation_vectors(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
