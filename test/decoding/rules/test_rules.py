@@ -259,8 +259,10 @@ def test_a_trace_says_what_each_token_is(seed, rule, space, lab):
     logits = model.logits(model(sequence))[0, -len(tokens):]
     logits = logits[:, tokenizer.first_id : tokenizer.last_id + 1]
     own = (logits.argmax(-1) + tokenizer.first_id).tolist()
-    for token, choice, source, origin, off in zip(
-            tokens, own, trace.sources, trace.origins, trace.bins_off, strict=True):
+    for token, choice, source, origin, off, reach in zip(
+            tokens, own, trace.sources, trace.origins, trace.bins_off,
+            rule.reach(it.space, UNKNOWN), strict=True):
+        assert off <= reach
         assert origin == ('chosen' if source == 'target' else 'accepted')
         assert off == abs(tokenizer.bins(token) - tokenizer.bins(choice))
         assert origin == 'accepted' or token == choice
