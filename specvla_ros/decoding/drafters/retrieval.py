@@ -119,22 +119,13 @@ class RetrievalDrafter(Drafter):
         nearest = keys[(keys - seen).square().sum(1).argmin()]
         return float(functional.cosine_similarity(nearest, seen, dim=0))
 
-    @torch.inference_mode()
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens, under what was seen for it."""
-        if not self.settings.memory or self._seen is None:
-            return
-        if self._located and not self._knows_position:
-            self._keys[:, -3:] = 0  # a position counts only where all have one
-            self._located = False
-        elif not self._located:
-            self._seen[-3:] = 0
-        self._keys[self._next] = self._seen
-        self._tokens[self._next] = torch.tensor(tokens).to(self._tokens.device, non_blocking=True)
-        self._entries, self._seen = max(self._entries, self._next + 1), None
-        self._next += 1
-        if self._next == len(self._keys):
-            self._next = len(self._memory)  # the oldest of those that are not the database's
+        if self.settings.memory and self._seen is not None:
+            # Slots allocated in inference mode may be written in no other.
+            with torch.inference_mode(self._keys.is_inference()):
+                self._store(tokens)
+            self._seen = None
 
     def reset(self) -> None:
         """Forget what is seen; the actions remembered stay."""
@@ -155,6 +146,19 @@ class RetrievalDrafter(Drafter):
         tokens = memory.columns if len(memory) else memory.columns.new_zeros((0, length))
         tokens = tokens + context.space.tokenizer.first_id
         self._tokens = torch.cat((tokens, tokens.new_zeros((more, tokens.shape[1]))))
+
+    def _store(self, tokens: Sequence[int]) -> None:
+        """Fill the next slot, for good or until all others are younger."""
+        if self._located and not self._knows_position:
+            self._keys[:, -3:].zero_()  # a position counts only where all have one
+            self._located = False
+        key = self._seen if self._located else torch.cat((self._seen[:-3], self._keys.new_zeros(3)))
+        self._keys[self._next].copy_(key)
+        self._tokens[self._next].copy_(torch.tensor(tokens), non_blocking=True)
+        self._entries = max(self._entries, self._next + 1)
+        self._next += 1
+        if self._next == len(self._keys):
+            self._next = len(self._memory)  # the oldest of those that are not the database's
 
     def _nearest(self, runner: Runner) -> Tensor:
         """Tokens of the nearest entries, int64 [neighbours, L]; on the host by faiss."""
