@@ -124,6 +124,7 @@ class Accepted:
     bonus: the token the target adds after the last of them, at no further cost.
     bins_off: how far each of the tokens is from the target's own choice.
     entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
+    forbidden: at how many of these tokens a guard forbade the target's own choice.
     """
 
     nodes: tuple[int, ...]
@@ -131,6 +132,7 @@ class Accepted:
     bonus: int
     bins_off: tuple[int, ...] = field(default=(), compare=False)
     entropy: float = field(default=nan, compare=False)
+    forbidden: int = field(default=0, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:

@@ -84,7 +84,10 @@ def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
 
     folder: of all drafters' weights, see ``drafter_folders``.
     """
-    for name in config.drafter.name.split('+'):
+    names = config.drafter.name.split('+')
+    if config.completion is not None:
+        names += config.completion.drafter.name.split('+')
+    for name in names:
         settings = DRAFTERS.get(name)
         weights = settings and settings.weights
         if weights is None or getattr(settings, 'may_lack_weights', False):

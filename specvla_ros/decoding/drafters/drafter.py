@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TYPE_CHECKING
 
@@ -91,6 +92,10 @@ class Drafter(ABC):
     def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
         """Return who of a relay takes part in this action: all, unless this one is a switch."""
         return relay
+
+    def likeness(self, context: DraftContext) -> float:
+        """How like what it has seen before this is, at most 1; NaN = it can't say."""
+        return nan
 
     def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
         """Take in the L tokens of an action that the target verified and the robot may do."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from specvla_ros.decoding.graphs import Padded, Runner
 from specvla_ros.decoding.tree import TokenTree
@@ -108,6 +110,14 @@ class RetrievalDrafter(Drafter):
     def propose(self, context: DraftContext) -> TokenTree:
         """Go on with the nearest action, whatever is known."""
         return self._tree(context, 1)
+
+    def likeness(self, context: DraftContext) -> float:
+        """Cosine of the angle between what ``guess`` saw and the nearest entry's descriptor."""
+        if self._seen is None or self._guessed is None:
+            return nan
+        keys, seen = self._keys[: self._entries, :-3], self._seen[:-3]
+        nearest = keys[(keys - seen).square().sum(1).argmin()]
+        return float(functional.cosine_similarity(nearest, seen, dim=0))
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens, under what was seen for it."""
