@@ -641,7 +641,7 @@ def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own)
 
 @pytest.mark.parametrize(('preset', 'message'), [
     ('drafter: {name: seventh}\nrule: {name: strict}',
-     r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'jacobi', 'none', 's"),
+     r"drafter is 'seventh', must be one of \['eagle', 'glance', .*, 'sixth'"),
     ('drafter: {name: none}\nrule: {name: sixth}',
      r"rule is 'sixth', must be one of \['bins', 'confidence', 'dynamic', 'fifth', 'phase', 's"),
     ('drafter: {name: none}\nrule: {name: fifth, r: 3}', 'rule fifth has no setting r; it has mm'),
