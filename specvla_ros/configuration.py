@@ -9,7 +9,7 @@ Nothing here knows what the settings do: names are turned into objects where tho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import math
 from pathlib import Path
 import sys
@@ -20,6 +20,8 @@ from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
+AUTO = 'auto'  # drafter of a preset that has candidates
+BASELINE = 'ar'  # plain autoregression: what others are held against
 # What three numbers of an action can mean as a rotation; `rotation` computes with them.
 ROTATIONS = ('rotation_vector', 'euler_xyz')
 
@@ -46,11 +48,36 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """A decoder: drafter + acceptance rule, and the name reports give it."""
+    """
+    A decoder: drafter + acceptance rule, and the name reports give it.
+
+    candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
+    is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
+    """
 
     name: str
     drafter: Component
     rule: Component
+    candidates: tuple[DecoderConfig, ...] = ()
+
+    @property
+    def members(self) -> tuple[DecoderConfig, ...]:
+        """The candidates, or itself where there are none: decoders of one drafter each."""
+        return self.candidates or (self,)
+
+    def member(self, name: str) -> DecoderConfig:
+        """Return the candidate of this name; itself where there is none."""
+        return next((it for it in self.candidates if it.name == name), self)
+
+    def with_rule(self, rule: Component) -> DecoderConfig:
+        """Return it under another rule; of candidates those that are strict stay so."""
+        candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
+        return replace(self, rule=rule, candidates=candidates)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether only the target's own tokens may stay."""
+        return all(it.rule.name == 'strict' for it in self.members)
 
     @property
     def threshold(self) -> int:
@@ -198,12 +225,48 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 '.yaml file'
             )
     content = read_yaml(path)
+    if 'candidates' in content:
+        return _auto(path, content)
     check_keys(path, content, required={'drafter', 'rule'})
     return DecoderConfig(
         name=path.stem,
         drafter=_component(path, 'drafter', content['drafter']),
         rule=_component(path, 'rule', content['rule']),
     )
+
+
+def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
+    """Read a preset that has candidates; `ar` is one of them, named or not."""
+    check_keys(path, content, required={'candidates'}, optional={'lossless', 'rule'})
+    names, lossless = content['candidates'], content.get('lossless', False)
+    if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must be a list of presets')
+    if len(set(names)) < len(names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must name each preset once')
+    if not isinstance(lossless, bool):
+        raise SpecVLAError(f'{path}: lossless is {shown(lossless)}, must be true or false')
+    names = names if BASELINE in names else [BASELINE, *names]
+    candidates = tuple(_candidate(path, name) for name in names)
+    rules = [it.rule for it in candidates if not it.is_strict]
+    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0], candidates)
+    if 'rule' in content:
+        made = made.with_rule(_component(path, 'rule', content['rule']))
+    relaxed = [it.name for it in made.candidates if not it.is_strict]
+    if lossless and relaxed:
+        raise SpecVLAError(f'{path}: lossless is true, but {", ".join(relaxed)} may say other '
+                           'tokens than ar; leave them out, or set it to false')
+    return made
+
+
+def _candidate(path: Path, name: str) -> DecoderConfig:
+    """Read a candidate: a preset, or a file beside the one that names it."""
+    if name == path.stem:
+        raise SpecVLAError(f'{path}: names itself as a candidate; name other presets')
+    is_file = Path(name).suffix in ('.yaml', '.yml')
+    config = load_preset(path.parent / name if is_file else name)
+    if config.candidates:
+        raise SpecVLAError(f'{path}: the candidate {name} has candidates itself; name those')
+    return config
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:

@@ -28,8 +28,9 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
+from specvla_ros.decoding.auto import AutoDecoder
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import able, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
@@ -118,9 +119,21 @@ class Checkpoint:
                 weights_folder(self.drafters, name), self.model)
         return self._drafter_weights[name]
 
-    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
-        """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
-        check_drafter(config, self.drafters)
+    def decoder(
+        self, config: DecoderConfig, guard: Guard | None = None
+    ) -> Decoder | AutoDecoder:
+        """
+        Return a decoder on these weights, with caches of its own; guard: None forbids no bin.
+
+        Of a decoder with candidates those without weights are left out.
+        """
+        members, missing = able(config, self.drafters)
+        target = Target(self.model)
+        decoders = {it.name: self._on(target, it, guard) for it in members}
+        return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
+
+    def _on(self, target: Target, config: DecoderConfig, guard: Guard | None) -> Decoder:
+        """Make a decoder of one drafter on a target."""
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
@@ -128,7 +141,6 @@ class Checkpoint:
              for it in DRAFTERS.values() if it.weights},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
-        target = Target(self.model)
         return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
@@ -212,9 +224,10 @@ class Policy:
         config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
-        make_rule(config.rule.name, config.rule.settings)
+        for member in config.members:
+            make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
-            check_drafter(config, drafters)
+            able(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
@@ -254,7 +267,7 @@ class Policy:
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
-        self._decoder.drafter.reset()
+        self._decoder.reset()
         self._instruction, self._situation = None, UNKNOWN
 
     def act(
@@ -289,7 +302,7 @@ class Policy:
             'total': 1e3 * (time.perf_counter() - started),
         }
         action = self._action(tokens, trace)
-        self._decoder.drafter.remember(tokens)
+        self._decoder.remember(tokens)
         self._situation = replace(
             self._situation, previous=tuple(action.si[-1].tolist()),
             steps=self._situation.steps + self.checkpoint.space.chunk)

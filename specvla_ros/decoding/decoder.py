@@ -7,6 +7,7 @@ is the drafter ``none``: each verification is of the root alone and gains the bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,11 +24,16 @@ from .trace import DecodeTrace
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A target, a drafter that guesses for it, and what may stay of the guesses."""
+    """
+    A target, a drafter that guesses for it, and what may stay of the guesses.
+
+    depths: how deep to draft with 0, 1, … tokens known, [L]; None = as deep as may be.
+    """
 
     target: Target
     drafter: Drafter
     acceptance: Acceptance
+    depths: tuple[int, ...] | None = None
 
     @torch.inference_mode()
     def decode(
@@ -45,7 +51,8 @@ class Decoder:
 
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)
-        draft = DraftContext(target, acceptance.space, prompt, tokens, situation)
+        draft = DraftContext(
+            target, acceptance.space, prompt, tokens, situation, depths=self.depths)
         terms = acceptance.terms(situation)
         with stage('draft'):
             # Before the target has read the prompt; often no guess at all.
@@ -77,4 +84,12 @@ class Decoder:
         for step in (1, -1, 1):  # drafters that remember actions see none, one, two that differ
             tokens, _ = rehearsal.decode(prompt_ids, pixel_values)
             self.drafter.remember(tokens[::step])
+        self.drafter.reset()
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in the L tokens of an action that the robot may do."""
+        self.drafter.remember(tokens)
+
+    def reset(self) -> None:
+        """Forget earlier actions: a new episode begins."""
         self.drafter.reset()

@@ -1,0 +1,268 @@
+"""
+What decoding costs on this machine, measured while it decodes.
+
+Times are kept in units of the vision towers' time in the same action. All decoders do that work
+alike, so what slows the whole machine down slows the unit as well, and costs that were measured
+before still compare. Medians of the last few actions leave out what hit a single one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+import math
+from typing import NamedTuple
+
+from specvla_ros.configuration import BASELINE
+
+from .choice import Choice, choose, Cost
+
+WINDOW, MAY_LOSE = 200, 0.03  # the promise: of any 200 actions not more than 3 % above `ar`
+# Half of it is for what nobody could expect: an action that suddenly takes several times as long.
+_RESERVED = 0.5
+_RECENT = 9  # actions a median looks back
+_TRUST = 60  # drafts of a position a hit rate looks back, about
+_PRIOR = (3.0, 4.0)  # hits and drafts before any was seen: hopeful, so each position is tried
+
+
+class PassTaken(NamedTuple):
+    """A pass of the target: draft tokens in it, those accepted, and ms of draft and pass."""
+
+    drafted: int
+    accepted: int
+    draft_ms: float
+    pass_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActionTaken:
+    """What one action took; passes: the prefill first."""
+
+    vision_ms: float
+    total_ms: float
+    passes: Sequence[PassTaken]
+
+
+class Plan(NamedTuple):
+    """Expected time of an action, in units, and how deep to draft with 0, 1, … tokens known."""
+
+    units: float
+    depths: tuple[int, ...]
+
+
+class Recent:
+    """The last few measurements of one thing."""
+
+    __slots__ = ('_kept',)
+
+    def __init__(self) -> None:
+        self._kept: deque[float] = deque(maxlen=_RECENT)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def take(self, value: float) -> None:
+        """Take in a measurement; the oldest is forgotten."""
+        self._kept.append(value)
+
+    @property
+    def median(self) -> float:
+        """The middle one; 0 where there is none."""
+        return sorted(self._kept)[len(self._kept) // 2] if self._kept else 0.0
+
+    @property
+    def most(self) -> float:
+        """The largest; 0 where there is none."""
+        return max(self._kept, default=0.0)
+
+
+class PassCosts:
+    """Cost of a pass by its draft tokens, whoever guessed them; more of them never cost less."""
+
+    __slots__ = ('_by_rows', '_line')
+
+    def __init__(self) -> None:
+        self._by_rows: dict[int, Recent] = {}
+        self._line: tuple[list[float], list[float]] | None = None
+
+    def take(self, drafted: int, units: float) -> None:
+        """Take in a pass."""
+        self._by_rows.setdefault(drafted, Recent()).take(units)
+        self._line = None
+
+    def at(self, drafted: float) -> float:
+        """Cost of a pass: on the line between the measured ones around it, else the nearest."""
+        if self._line is None:
+            self._line = self._rising()
+        rows, costs = self._line
+        above = bisect_left(rows, drafted)
+        if above == len(rows):
+            return costs[-1] if costs else 0.0
+        if above == 0 or rows[above] == drafted:
+            return costs[above]
+        share = (drafted - rows[above - 1]) / (rows[above] - rows[above - 1])
+        return costs[above - 1] + share * (costs[above] - costs[above - 1])
+
+    def _rising(self) -> tuple[list[float], list[float]]:
+        """
+        Medians by rows, those that fall joined to their weighted mean.
+
+        Noise must not say that more rows cost less: then deeper guesses would look free.
+        Source: pool adjacent violators (Ayer et al., 1955).
+        """
+        blocks: list[tuple[float, int, int]] = []  # mean, measurements, numbers of rows in it
+        for _, recent in sorted(self._by_rows.items()):
+            mean, weight, size = recent.median, len(recent), 1
+            while blocks and blocks[-1][0] > mean:
+                before, measured, joined = blocks.pop()
+                mean = (mean * weight + before * measured) / (weight + measured)
+                weight, size = weight + measured, size + joined
+            blocks.append((mean, weight, size))
+        return sorted(self._by_rows), [mean for mean, _, size in blocks for _ in range(size)]
+
+
+class HitRates:
+    """How often a draft of the action's n-th token was accepted, where all before it were."""
+
+    __slots__ = ('_drafts', '_hits')
+
+    def __init__(self, length: int) -> None:
+        self._hits, self._drafts = [_PRIOR[0]] * length, [_PRIOR[1]] * length
+
+    def take(self, first: int, offered: int, accepted: int) -> None:
+        """Take in a pass that offered guesses of some tokens, from the ``first`` on."""
+        for position in range(first, first + min(accepted + 1, offered)):
+            fades = 1 - 1 / _TRUST
+            hit = position < first + accepted
+            self._hits[position] = fades * self._hits[position] + hit
+            self._drafts[position] = fades * self._drafts[position] + 1
+
+    def at(self, position: int) -> float:
+        """Share of the drafts of this token that were accepted."""
+        return self._hits[position] / self._drafts[position]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """
+    What is known of one candidate; of pairs the first is of the prefill, the second of later.
+
+    drafts: units of a draft. rows: draft tokens per level of guesses. other: units of what is
+    neither draft nor pass. off: what its actions cost, divided by what was planned.
+    """
+
+    hits: tuple[HitRates, HitRates]
+    drafts: tuple[Recent, Recent] = field(default_factory=lambda: (Recent(), Recent()))
+    rows: tuple[Recent, Recent] = field(default_factory=lambda: (Recent(), Recent()))
+    other: Recent = field(default_factory=Recent)
+    off: Recent = field(default_factory=Recent)
+    totals: Recent = field(default_factory=Recent)
+    actions: int = 0
+    last: int = 0  # number of its last action
+    plan: Plan | None = None
+
+    @property
+    def units(self) -> float:
+        """Expected units of an action."""
+        return self.plan.units * self.off.median if self.plan else 0.0
+
+
+class Measured:
+    """
+    Costs of all candidates for actions of ``length`` tokens; says who is next.
+
+    budgets: whether a candidate's guesses may be cut short; not where rows cost nothing.
+    """
+
+    def __init__(self, names: Iterable[str], length: int, budgets: bool = True) -> None:
+        self.length, self.budgets = length, budgets
+        self.passes = PassCosts(), PassCosts()  # the prefill, later ones
+        self.candidates = {
+            name: Candidate((HitRates(length), HitRates(length))) for name in names}
+        self.unit = Recent()
+        self._actions = 0
+        self._lost: deque[float] = deque(maxlen=WINDOW - 1)
+
+    def next(self) -> Choice:
+        """Choose for the next action."""
+        unit = self.unit.median
+        costs = {name: Cost(it.units * unit, it.totals.most * unit, it.actions,
+                            self._actions - it.last) for name, it in self.candidates.items()}
+        may_lose = (1 - _RESERVED) * MAY_LOSE * WINDOW * self.candidates[BASELINE].units
+        return choose(costs, self.lost * unit, may_lose * unit)
+
+    def depths(self, name: str) -> tuple[int, ...] | None:
+        """How deep a candidate is to draft, by the tokens known; None = as deep as it likes."""
+        plan = self.candidates[name].plan
+        return plan.depths if plan and self.budgets and name != BASELINE else None
+
+    @property
+    def lost(self) -> float:
+        """The most units that some of the last actions in a row cost more than ``ar``."""
+        return max(0.0, max(accumulate(reversed(self._lost)), default=0.0))
+
+    def take(self, name: str, taken: ActionTaken) -> None:
+        """
+        Take in an action of a candidate.
+
+        It is charged its own drafts as they were, and passes at what such passes cost lately:
+        these are the target's, and a machine that was busy for a moment is no fault of a drafter.
+        """
+        unit, candidate, known = taken.vision_ms, self.candidates[name], 0
+        other = taken.total_ms - unit - sum(it.draft_ms + it.pass_ms for it in taken.passes)
+        charge = 1 + other / unit
+        for number, done in enumerate(taken.passes):
+            after = number > 0
+            self.passes[after].take(done.drafted, done.pass_ms / unit)
+            charge += done.draft_ms / unit + self.passes[after].at(done.drafted)
+            candidate.drafts[after].take(done.draft_ms / unit)
+            offered = min(done.drafted, self._depth(name, known))
+            if offered:
+                candidate.rows[after].take(done.drafted / offered)
+            candidate.hits[after].take(known, offered, done.accepted)
+            known += done.accepted + 1
+        self.unit.take(unit)
+        candidate.other.take(other / unit)
+        candidate.totals.take(charge)
+        candidate.plan = self._plan(name)
+        candidate.off.take(charge / candidate.plan.units)
+        self._actions += 1
+        candidate.actions, candidate.last = candidate.actions + 1, self._actions
+        if self.candidates[BASELINE].actions:
+            self._lost.append(charge - self.candidates[BASELINE].units)
+
+    def _depth(self, name: str, known: int) -> int:
+        """Levels that a tree might have had."""
+        depths = self.depths(name)
+        most = max(self.length - known - 1, 0)
+        return most if depths is None else min(most, depths[known])
+
+    def _plan(self, name: str) -> Plan:
+        """
+        Least expected time of an action, from its end on (Bellman).
+
+        left[k]: what is to come with k tokens known. A guess of depth d gains the tokens that
+        hold and the bonus, for the price of its rows.
+        """
+        candidate = self.candidates[name]
+        left, depths = [0.0] * (self.length + 1), [0] * self.length
+        for known in reversed(range(self.length)):
+            after = known > 0
+            passes, hits = self.passes[after], candidate.hits[after]
+            rows, draft = candidate.rows[after].median or 1.0, candidate.drafts[after].median
+            best, reached, missed = math.inf, 1.0, 0.0
+            for depth in range(1 if name == BASELINE else self.length - known):
+                if depth:
+                    place = known + depth - 1
+                    missed += reached * (1 - hits.at(place)) * left[place + 1]
+                    reached *= hits.at(place)
+                units = passes.at(rows * depth) + missed + reached * left[known + depth + 1]
+                # The draft before the prefill is made whatever is verified of it.
+                units += draft if depth or not after else 0.0
+                if units < best:
+                    best, depths[known] = units, depth
+            left[known] = best
+        return Plan(1 + candidate.other.median + left[0], tuple(depths))
