@@ -188,7 +188,7 @@ class Policy:
         cls,
         checkpoint: str | Path | None = None,
         *,
-        decoder: str | Path | DecoderConfig = 'relaxed',
+        decoder: str | Path | DecoderConfig = 'auto_relaxed',
         drafter: str | Path | None = None,
         unnorm_key: str | None = None,
         device: str | torch.device = 'auto',

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from specvla_ros.benchmark.contest import Episode
     from specvla_ros.benchmark.entrants import Entrants
 
-DECODERS = ('ar', 'strict', 'relaxed')
+REPLAYED = ('ar', 'strict', 'relaxed')  # with random weights: Spec-VLA's table has no others
 PEERS = ('generate', 'generate-sdpa', 'generate-compiled')
 SUITE = 'libero_object'
 
@@ -49,8 +49,9 @@ class BenchArgs(PolicyArgs):
     """Latency per action and stage, decoders and peers side by side in one run."""
 
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
-    relaxed. `ar`, the baseline, always takes part."""
+    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, auto and
+    auto_relaxed; with random weights ar, strict and relaxed. `ar`, the baseline, always takes
+    part."""
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """transformers' generate on the same weights: `generate` (eager attention), `generate-sdpa`,
     `generate-compiled` (static cache, torch.compile); give it again for more. Default: none."""
@@ -133,7 +134,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     :raises ValueError: what is wrong and what is allowed
     """
     files.check_json_path(args.json)
-    names = args.decoder or DECODERS
+    names = args.decoder or (REPLAYED if args.random_weights else checks.DECODERS)
     decoders = checks.check_decoders(names if BASELINE in names else (BASELINE, *names))
     for name in args.peer:
         if name not in PEERS:

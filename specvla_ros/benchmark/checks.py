@@ -7,6 +7,8 @@ from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 
+# What is compared where no decoder is named: the baseline, the fastest lossless, the fastest.
+DECODERS = ('ar', 'auto', 'auto_relaxed')
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
 
 
@@ -45,7 +47,10 @@ def place_of(decoder: str) -> str:
 
 def method(config: DecoderConfig) -> str:
     """Say in a few words what stands behind a decoder's name."""
-    text = f'{config.drafter.name} + {config.rule.name}'
+    if config.candidates:
+        text = f'the cheapest of {", ".join(it.name for it in config.candidates)}'
+    else:
+        text = f'{config.drafter.name} + {config.rule.name}'
     return f'{text}, r = {config.threshold}' if config.threshold else text
 
 

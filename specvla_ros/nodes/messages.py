@@ -90,20 +90,22 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
     Times the trace doesn't have are NaN.
     """
     lengths = [int(length) for length in trace.acceptance_lengths]
+    taken = config.member(trace.decoder)  # of a decoder that had a choice, the one it took
     report = DecodeReport(
         image_stamp=action.image_stamp,
         sequence=action.sequence,
         decoder=config.name,
-        drafter=config.drafter.name,
-        rule=config.rule.name,
-        threshold=(DecodeReport.NO_THRESHOLD if config.rule.name == 'strict'
-                   else float(config.threshold)),
+        drafter=taken.drafter.name,
+        rule=taken.rule.name,
+        threshold=(DecodeReport.NO_THRESHOLD if taken.rule.name == 'strict'
+                   else float(taken.threshold)),
         target_passes=trace.target_passes,
         drafted=trace.drafted,
         accepted=trace.accepted,
         acceptance_histogram=array.array('I', np.bincount(lengths).tolist() if lengths else []),
         acceptance_length=float(np.mean(lengths)) if lengths else math.nan,
         token_sources=list(trace.sources),
+        reason=trace.reason,
     )
     for stage in _STAGES:
         setattr(report, f'{stage}_time', trace.stage_ms.get(stage, math.nan) / 1e3)
