@@ -34,7 +34,7 @@ from specvla_ros.decoding.drafters import able, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
-from specvla_ros.drafter_folders import beside, weights_folder
+from specvla_ros.drafter_folders import beside, check_given, weights_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import mirrored
@@ -227,6 +227,7 @@ class Policy:
         for member in config.members:
             make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
+            check_given(source.drafters)
             able(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),

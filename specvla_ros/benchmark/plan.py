@@ -23,7 +23,6 @@ from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalArgs(PolicyArgs):
     """LIBERO success, acceptance length and time per action, decoders side by side."""

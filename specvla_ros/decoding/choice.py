@@ -15,8 +15,9 @@ from specvla_ros.configuration import BASELINE
 # Actions of a candidate before its cost is believed: the first one finds caches cold.
 _FIRST_LOOKS = 3
 # Actions between two looks at a candidate that costs as much as the best. One that costs a share
-# x more waits 1 + 10 x times as long, so looking costs x / (100 + 1000 x), at most 0.1 % each.
-_LOOK_AGAIN, _PATIENCE = 100, 10
+# x more waits 1 + 10 x times as long, so looking costs x / (100 + 1000 x): less than 0.1 % each.
+# What cost twice as much or more may have changed as well: 1100 actions are the longest wait.
+LOOK_AGAIN, _PATIENCE = 100, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ def choose(costs: Mapping[str, Cost], lost_ms: float, may_lose_ms: float) -> Cho
         cost = costs[name]
         if cost.actions < _FIRST_LOOKS and name != BASELINE:
             return Choice(name, f'{name} is looked at: measured {cost.actions} times so far')
-        dearer = cost.ms / costs[best].ms - 1
-        if name != best and cost.idle >= _LOOK_AGAIN * (1 + _PATIENCE * dearer):
+        dearer = min(cost.ms / costs[best].ms - 1, 1)
+        if name != best and cost.idle >= LOOK_AGAIN * (1 + _PATIENCE * dearer):
             return Choice(name, f'{name} is looked at again after {cost.idle} actions')
     shown = ', '.join(f'{name} {costs[name].ms:.1f}' for name in sorted(
         (name for name in costs if costs[name].actions), key=lambda name: costs[name].ms))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from specvla_ros.configuration import BASELINE
 
-from .choice import Choice, choose, Cost
+from .choice import Choice, choose, Cost, LOOK_AGAIN
 
 WINDOW, MAY_LOSE = 200, 0.03  # the promise: of any 200 actions not more than 3 % above `ar`
 # Half of it is for what nobody could expect: an action that suddenly takes several times as long.
@@ -26,6 +26,8 @@ _RESERVED = 0.5
 _RECENT = 9  # actions a median looks back
 _TRUST = 60  # drafts of a position a hit rate looks back, about
 _PRIOR = (3.0, 4.0)  # hits and drafts before any was seen: hopeful, so each position is tried
+_FADES, _HOPES = 1 - 1 / _TRUST, 0.01  # per action: of what was seen, of what wasn't
+_SURPRISE = 2.0  # times what such a pass costs lately: that much is charged as it was
 
 
 class PassTaken(NamedTuple):
@@ -133,12 +135,19 @@ class HitRates:
         self._hits, self._drafts = [_PRIOR[0]] * length, [_PRIOR[1]] * length
 
     def take(self, first: int, offered: int, accepted: int) -> None:
-        """Take in a pass that offered guesses of some tokens, from the ``first`` on."""
-        for position in range(first, first + min(accepted + 1, offered)):
-            fades = 1 - 1 / _TRUST
+        """
+        Take in a pass that offered guesses of some tokens, from the ``first`` on.
+
+        Of tokens that it says nothing about hope returns slowly, so they are tried again.
+        """
+        seen = first + min(accepted + 1, offered)
+        for position in range(first, seen):
             hit = position < first + accepted
-            self._hits[position] = fades * self._hits[position] + hit
-            self._drafts[position] = fades * self._drafts[position] + 1
+            self._hits[position] = _FADES * self._hits[position] + hit
+            self._drafts[position] = _FADES * self._drafts[position] + 1
+        for position in range(seen, len(self._hits)):
+            self._hits[position] += _HOPES * (_PRIOR[0] - self._hits[position])
+            self._drafts[position] += _HOPES * (_PRIOR[1] - self._drafts[position])
 
     def at(self, position: int) -> float:
         """Share of the drafts of this token that were accepted."""
@@ -180,8 +189,7 @@ class Measured:
     def __init__(self, names: Iterable[str], length: int, budgets: bool = True) -> None:
         self.length, self.budgets = length, budgets
         self.passes = PassCosts(), PassCosts()  # the prefill, later ones
-        self.candidates = {
-            name: Candidate((HitRates(length), HitRates(length))) for name in names}
+        self.candidates = {name: self._unknown() for name in names}
         self.unit = Recent()
         self._actions = 0
         self._lost: deque[float] = deque(maxlen=WINDOW - 1)
@@ -192,7 +200,11 @@ class Measured:
         costs = {name: Cost(it.units * unit, it.totals.most * unit, it.actions,
                             self._actions - it.last) for name, it in self.candidates.items()}
         may_lose = (1 - _RESERVED) * MAY_LOSE * WINDOW * self.candidates[BASELINE].units
-        return choose(costs, self.lost * unit, may_lose * unit)
+        choice = choose(costs, self.lost * unit, may_lose * unit)
+        if costs[choice.name].idle >= LOOK_AGAIN:
+            # What was measured so long ago is no ground for passing it over again.
+            self.candidates[choice.name] = self._unknown(self.candidates[choice.name].actions)
+        return choice
 
     def depths(self, name: str) -> tuple[int, ...] | None:
         """How deep a candidate is to draft, by the tokens known; None = as deep as it likes."""
@@ -208,8 +220,8 @@ class Measured:
         """
         Take in an action of a candidate.
 
-        It is charged its own drafts as they were, and passes at what such passes cost lately:
-        these are the target's, and a machine that was busy for a moment is no fault of a drafter.
+        It is charged its own drafts as they were, and passes at what such passes cost lately,
+        unless one is far from it: a machine that varies a little is no fault of a drafter.
         """
         unit, candidate, known = taken.vision_ms, self.candidates[name], 0
         other = taken.total_ms - unit - sum(it.draft_ms + it.pass_ms for it in taken.passes)
@@ -217,7 +229,8 @@ class Measured:
         for number, done in enumerate(taken.passes):
             after = number > 0
             self.passes[after].take(done.drafted, done.pass_ms / unit)
-            charge += done.draft_ms / unit + self.passes[after].at(done.drafted)
+            took, usual = done.pass_ms / unit, self.passes[after].at(done.drafted)
+            charge += done.draft_ms / unit + (took if took > _SURPRISE * usual else usual)
             candidate.drafts[after].take(done.draft_ms / unit)
             offered = min(done.drafted, self._depth(name, known))
             if offered:
@@ -233,6 +246,9 @@ class Measured:
         candidate.actions, candidate.last = candidate.actions + 1, self._actions
         if self.candidates[BASELINE].actions:
             self._lost.append(charge - self.candidates[BASELINE].units)
+
+    def _unknown(self, actions: int = 0) -> Candidate:
+        return Candidate((HitRates(self.length), HitRates(self.length)), actions=actions)
 
     def _depth(self, name: str, known: int) -> int:
         """Levels that a tree might have had."""

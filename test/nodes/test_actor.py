@@ -97,7 +97,8 @@ class FakePolicy:
         if image[0, 0, 0] == 13:
             si[-1, 1] = np.nan
         trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
-                                sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0})
+                                sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0},
+                                decoder='', reason='')
         return SimpleNamespace(
             tokens=tuple(range(7 * self.chunk)), normalized=si, si=si, trace=trace)
 

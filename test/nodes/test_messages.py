@@ -73,7 +73,8 @@ def test_an_action_of_uneven_lengths_is_refused(message):
 def make_trace(**changes):
     return SimpleNamespace(**{
         'target_passes': 3, 'drafted': 8, 'accepted': 4, 'acceptance_lengths': [4, 2],
-        'sources': ['target', 'eagle'], 'stage_ms': {'vision': 2.0, 'draft': 0.0}, **changes})
+        'sources': ['target', 'eagle'], 'decoder': '', 'reason': '',
+        'stage_ms': {'vision': 2.0, 'draft': 0.0}, **changes})
 
 
 def test_a_report_goes_there_and_back():
@@ -89,6 +90,15 @@ def test_a_report_goes_there_and_back():
     assert stages['draft'] == 0
     assert stages['total'] == pytest.approx(500)
     assert not {'prefill', 'verify', 'preprocess'} & set(stages)
+
+
+def test_a_report_names_the_candidate_that_decoded_and_why():
+    trace, config = make_trace(decoder='ar', reason='ar 20.0'), load_preset('auto_relaxed')
+    report = report_message(trace, config, ActionDelta())
+    assert (report.decoder, report.drafter, report.rule) == ('auto_relaxed', 'none', 'strict')
+    assert (report.reason, report.threshold) == ('ar 20.0', DecodeReport.NO_THRESHOLD)
+    report = report_message(make_trace(decoder='history_relaxed'), config, ActionDelta())
+    assert (report.drafter, report.threshold) == ('velocity+history+jacobi', 9)
 
 
 def test_a_strict_report_has_no_threshold_and_one_without_passes_no_length():
