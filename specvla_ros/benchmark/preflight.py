@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from specvla_ros.benchmark import machine
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.configuration import DecoderConfig, load_dataset
-from specvla_ros.drafter_folders import beside, check_given
+from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 
@@ -21,7 +21,6 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
     from specvla_ros import policy_check  # imports torch
 
     folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
-    check_given(args.drafter)
     return policy_check.check_policy(folder, args.drafter or beside(folder), decoders,
                                      args.device, args.dtype, args.quantization)
 
