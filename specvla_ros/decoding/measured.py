@@ -21,11 +21,12 @@ from specvla_ros.configuration import BASELINE
 from .choice import Choice, choose, Cost, LOOK_AGAIN
 
 WINDOW, MAY_LOSE = 200, 0.03  # the promise: of any 200 actions not more than 3 % above `ar`
-# Half of it is for what nobody could expect: an action that suddenly takes several times as long.
-_RESERVED = 0.5
-_RECENT = 9  # actions a median looks back
+# Most of it is for what nothing foretells: an action that suddenly takes several times as long.
+_RESERVED = 0.6
+_RECENT = 9  # measurements a median looks back
+_PLANNED = 0.03, 10  # of what plans were off: weight of the newest action; actions 1.0 stands for
 _TRUST = 60  # drafts of a position a hit rate looks back, about
-_PRIOR = (3.0, 4.0)  # hits and drafts before any was seen: hopeful, so each position is tried
+_PRIOR = (1.2, 2.0)  # hits and drafts before any was seen: hopeful, so each position is tried
 _FADES, _HOPES = 1 - 1 / _TRUST, 0.01  # per action: of what was seen, of what wasn't
 _SURPRISE = 2.0  # times what such a pass costs lately: that much is charged as it was
 
@@ -56,12 +57,17 @@ class Plan(NamedTuple):
 
 
 class Recent:
-    """The last few measurements of one thing."""
+    """
+    The last few measurements of one thing.
 
-    __slots__ = ('_kept',)
+    median: the middle one; 0 where there is none.
+    """
+
+    __slots__ = ('_kept', 'median')
 
     def __init__(self) -> None:
         self._kept: deque[float] = deque(maxlen=_RECENT)
+        self.median = 0.0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -69,11 +75,7 @@ class Recent:
     def take(self, value: float) -> None:
         """Take in a measurement; the oldest is forgotten."""
         self._kept.append(value)
-
-    @property
-    def median(self) -> float:
-        """The middle one; 0 where there is none."""
-        return sorted(self._kept)[len(self._kept) // 2] if self._kept else 0.0
+        self.median = sorted(self._kept)[len(self._kept) // 2]
 
     @property
     def most(self) -> float:
@@ -167,7 +169,7 @@ class Candidate:
     drafts: tuple[Recent, Recent] = field(default_factory=lambda: (Recent(), Recent()))
     rows: tuple[Recent, Recent] = field(default_factory=lambda: (Recent(), Recent()))
     other: Recent = field(default_factory=Recent)
-    off: Recent = field(default_factory=Recent)
+    off: float = 1.0
     totals: Recent = field(default_factory=Recent)
     actions: int = 0
     last: int = 0  # number of its last action
@@ -176,7 +178,7 @@ class Candidate:
     @property
     def units(self) -> float:
         """Expected units of an action."""
-        return self.plan.units * self.off.median if self.plan else 0.0
+        return self.plan.units * self.off if self.plan else 0.0
 
 
 class Measured:
@@ -241,7 +243,9 @@ class Measured:
         candidate.other.take(other / unit)
         candidate.totals.take(charge)
         candidate.plan = self._plan(name)
-        candidate.off.take(charge / candidate.plan.units)
+        newest, trusted = _PLANNED
+        weight = max(newest, 1 / (trusted + candidate.actions + 1))
+        candidate.off += weight * (charge / candidate.plan.units - candidate.off)
         self._actions += 1
         candidate.actions, candidate.last = candidate.actions + 1, self._actions
         if self.candidates[BASELINE].actions:
@@ -264,20 +268,23 @@ class Measured:
         hold and the bonus, for the price of its rows.
         """
         candidate = self.candidates[name]
+        most = 1 if name == BASELINE else self.length  # one more than the deepest guess
+        drafts = [recent.median for recent in candidate.drafts]
+        rates = [[hits.at(place) for place in range(self.length)] for hits in candidate.hits]
+        prices = [[passes.at((rows.median or 1.0) * depth) for depth in range(most)]
+                  for passes, rows in zip(self.passes, candidate.rows, strict=True)]
         left, depths = [0.0] * (self.length + 1), [0] * self.length
         for known in reversed(range(self.length)):
             after = known > 0
-            passes, hits = self.passes[after], candidate.hits[after]
-            rows, draft = candidate.rows[after].median or 1.0, candidate.drafts[after].median
             best, reached, missed = math.inf, 1.0, 0.0
-            for depth in range(1 if name == BASELINE else self.length - known):
+            for depth in range(min(most, self.length - known)):
                 if depth:
-                    place = known + depth - 1
-                    missed += reached * (1 - hits.at(place)) * left[place + 1]
-                    reached *= hits.at(place)
-                units = passes.at(rows * depth) + missed + reached * left[known + depth + 1]
+                    hit = rates[after][known + depth - 1]
+                    missed += reached * (1 - hit) * left[known + depth]
+                    reached *= hit
+                units = prices[after][depth] + missed + reached * left[known + depth + 1]
                 # The draft before the prefill is made whatever is verified of it.
-                units += draft if depth or not after else 0.0
+                units += drafts[after] if depth or not after else 0.0
                 if units < best:
                     best, depths[known] = units, depth
             left[known] = best
