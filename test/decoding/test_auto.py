@@ -63,7 +63,7 @@ def test_it_chooses_by_itself_and_stays_lossless(lab, runner):
         auto.remember(tokens)
         taken.add(trace.decoder)
         assert tokens == right
-    assert taken == set(auto.candidates)  # each was looked at
+    assert taken >= {'ar', 'history'}  # how many are looked at depends on what they lost
 
 
 def test_all_candidates_are_captured_when_it_is_warmed_up(lab):
