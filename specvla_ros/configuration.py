@@ -51,6 +51,7 @@ class DecoderConfig:
     """
     A decoder: drafter + acceptance rule, and the name reports give it.
 
+    strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
     candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
     is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
     """
@@ -58,7 +59,13 @@ class DecoderConfig:
     name: str
     drafter: Component
     rule: Component
+    strict_above_risk: float = 1.0
     candidates: tuple[DecoderConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        risk = self.strict_above_risk
+        if not (is_number(risk) and 0 <= risk <= 1):
+            raise SpecVLAError(f'strict_above_risk is {shown(risk)}, must be a number from 0 to 1')
 
     @property
     def members(self) -> tuple[DecoderConfig, ...]:
@@ -73,6 +80,11 @@ class DecoderConfig:
         """Return it under another rule; of candidates those that are strict stay so."""
         candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
         return replace(self, rule=rule, candidates=candidates)
+
+    def with_risk(self, strict_above_risk: float) -> DecoderConfig:
+        """Return it with another ``strict_above_risk``, its candidates' too."""
+        candidates = tuple(it.with_risk(strict_above_risk) for it in self.candidates)
+        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates)
 
     @property
     def is_strict(self) -> bool:
@@ -227,17 +239,17 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     content = read_yaml(path)
     if 'candidates' in content:
         return _auto(path, content)
-    check_keys(path, content, required={'drafter', 'rule'})
-    return DecoderConfig(
-        name=path.stem,
-        drafter=_component(path, 'drafter', content['drafter']),
-        rule=_component(path, 'rule', content['rule']),
-    )
+    parts = ('drafter', 'rule')
+    check_keys(path, content, required=set(parts), optional={'strict_above_risk'})
+    made = {part: _component(path, part, content.pop(part)) for part in parts}
+    with naming(path):
+        return DecoderConfig(path.stem, **made, **content)
 
 
 def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
     """Read a preset that has candidates; `ar` is one of them, named or not."""
-    check_keys(path, content, required={'candidates'}, optional={'lossless', 'rule'})
+    check_keys(path, content, required={'candidates'},
+               optional={'lossless', 'rule', 'strict_above_risk'})
     names, lossless = content['candidates'], content.get('lossless', False)
     if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
         raise SpecVLAError(f'{path}: candidates is {shown(names)}, must be a list of presets')
@@ -248,7 +260,11 @@ def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
     names = names if BASELINE in names else [BASELINE, *names]
     candidates = tuple(_candidate(path, name) for name in names)
     rules = [it.rule for it in candidates if not it.is_strict]
-    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0], candidates)
+    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0],
+                         candidates=candidates)
+    if 'strict_above_risk' in content:
+        with naming(path):
+            made = made.with_risk(content['strict_above_risk'])
     if 'rule' in content:
         made = made.with_rule(_component(path, 'rule', content['rule']))
     relaxed = [it.name for it in made.candidates if not it.is_strict]

@@ -68,6 +68,8 @@ def test_a_preset_may_have_candidates(preset, tmp_path):
     tight = config.with_rule(Component('bins', {'r': 2}))
     assert [(it.rule.name, it.threshold) for it in tight.members] == [
         ('strict', 0), ('bins', 2), ('strict', 0)]
+    wary = load_preset(preset('{candidates: [history_relaxed], strict_above_risk: 0.3}'))
+    assert [it.strict_above_risk for it in wary.members] == [0.3, 0.3]
     same = load_preset(preset('{candidates: [history_relaxed], rule: {name: bins, r: 2}}'))
     assert (same.threshold, same.members[1].threshold) == (2, 2)
 
@@ -83,6 +85,7 @@ def test_auto_may_only_choose_lossless_ones():
     ('{candidates: [history, relaxed], lossless: true}',
      'lossless is true, but relaxed may say other tokens than ar'),
     ('{candidates: [history], rule: {name: strict}, lossless: 1}', 'lossless is 1, must be true'),
+    ('{candidates: [history], strict_above_risk: 2}', 'strict_above_risk is 2, must be'),
     ('candidates: []', r'candidates is \[\], must be a list of presets'),
     ('candidates: history', "candidates is 'history', must be a list"),
     ('candidates: [history, history]', 'must name each preset once'),
@@ -115,6 +118,10 @@ def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):
         ('{drafter: {name: none}, rule: {name: strict}, r: 9}', r"unknown keys \['r'\]"),
         ('{drafter: none, rule: {name: strict}}', "drafter is 'none', must be a mapping with a"),
         ('{drafter: {name: none, cpu: 3}, rule: {name: strict}}', 'drafter cpu is 3, must be a m'),
+        ('{drafter: {name: none}, rule: {name: strict}, strict_above_risk: 1.5}',
+         'mine.yaml: strict_above_risk is 1.5, must be a number from 0 to 1'),
+        ('{drafter: {name: none}, rule: {name: strict}, strict_above_risk: yes}',
+         'strict_above_risk is True, must be a number'),
         ('- drafter', 'holds list, must be a mapping'),
         ('', 'holds NoneType, must be a mapping'),
         ('{drafter: [', 'mine.yaml: not YAML'),

@@ -6,6 +6,7 @@ from pathlib import Path
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
+from specvla_ros.typed_files import is_number
 
 # What is compared where no decoder is named: the baseline, the fastest lossless, the fastest.
 DECODERS = ('ar', 'auto', 'auto_relaxed')
@@ -48,10 +49,12 @@ def place_of(decoder: str) -> str:
 def method(config: DecoderConfig) -> str:
     """Say in a few words what stands behind a decoder's name."""
     if config.candidates:
-        text = f'the cheapest of {", ".join(it.name for it in config.candidates)}'
+        drafter = f'the cheapest of {", ".join(it.name for it in config.candidates)}'
     else:
-        text = f'{config.drafter.name} + {config.rule.name}'
-    return f'{text}, r = {config.threshold}' if config.threshold else text
+        drafter = f'{config.drafter.name} + {config.rule.name}'
+    settings = [f'{name} = {value:g}' for name, value in config.rule.settings.items()
+                if is_number(value)]
+    return ', '.join((drafter, *settings))
 
 
 def check_states(trials: int) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from specvla_ros.decoding.trace import DecodeTrace
     from specvla_ros.policy import Action
 
+_ORIGINS = {'chosen': DecodeReport.CHOSEN, 'accepted': DecodeReport.ACCEPTED,
+            'unverified': DecodeReport.UNVERIFIED}
 _STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 
 
@@ -97,14 +99,19 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
         decoder=config.name,
         drafter=taken.drafter.name,
         rule=taken.rule.name,
-        threshold=(DecodeReport.NO_THRESHOLD if taken.rule.name == 'strict'
-                   else float(taken.threshold)),
+        threshold=(float(taken.threshold) if 'r' in taken.rule.settings
+                   else DecodeReport.NO_THRESHOLD),
         target_passes=trace.target_passes,
         drafted=trace.drafted,
         accepted=trace.accepted,
         acceptance_histogram=array.array('I', np.bincount(lengths).tolist() if lengths else []),
         acceptance_length=float(np.mean(lengths)) if lengths else math.nan,
         token_sources=list(trace.sources),
+        token_origins=array.array('B', map(_ORIGINS.__getitem__, trace.origins)),
+        bins_off=array.array('f', [math.nan if off is None else off for off in trace.bins_off]),
+        si_off=array.array('f', trace.si_off),
+        forbidden=trace.forbidden,
+        risk=trace.risk,
         reason=trace.reason,
     )
     for stage in _STAGES:

@@ -43,6 +43,13 @@ def test_one_that_does_not_is_refused(si):
         self_check(Policy(si))
 
 
+def test_a_risk_that_is_given_is_the_decoders():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    for given, found in ((0.0, 1.0), (0.25, 0.25), (1.0, 1.0)):
+        settings = pick(PolicySettings, defaults | {'strict_above_risk': given})
+        assert settings.decoder_config.strict_above_risk == found
+
+
 def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     """OpenCV was built for another numpy, say."""
     class Broken(importlib.abc.MetaPathFinder):
@@ -56,6 +63,12 @@ def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
     with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
         load_policy(settings)
+
+
+def test_the_risk_holds_for_all_candidates():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    config = pick(PolicySettings, defaults | {'strict_above_risk': 0.4}).decoder_config
+    assert {it.strict_above_risk for it in (config, *config.members)} == {0.4}
 
 
 def test_a_threshold_holds_for_the_candidates_that_have_one():
