@@ -176,8 +176,8 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         f'{whose} {document["peak_memory_mib"]:.0f} MiB. '
         'The floor is that of the vision towers and the passes of the target; image and drafter '
         'have none. Ceiling: a free drafter that is always right, so ar through its image, vision '
-        'and prefill. "= ar": actions equal to those of ar on the same observation; "off": the '
-        'largest distance from them; "with text": actions with a token that is no action.',
+        'and prefill; share: of the ceiling. "= ar": actions equal to those of ar on the same '
+        'observation; "off": the largest distance from them; "with text": actions with a token that is no action.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
@@ -203,7 +203,8 @@ def _times_table(rows: Sequence[Row]) -> Table:
     title = f'ms per action, {rows[0]["actions"]} actions each'
     if limit is not None:
         title += f'; ceiling {limit:.2f}× ar'
-    table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'of ceiling', '× floor')
+    # Eighty columns hold the longest name, so headings are short.
+    table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'share', '× floor')
     for row in rows:
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
@@ -242,7 +243,7 @@ def _passes_table(rows: Sequence[Row]) -> Table:
     table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
                    'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
-        name = row['decoder'].replace('-', '-\n')
+        name = row['decoder'].replace('-', '-\n').replace('_', '_\n')
         for stage, own in row['passes'].items():
             table.add_row(
                 name, stage, *(f'{value:.3g}' for value in (
