@@ -177,7 +177,8 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         'The floor is that of the vision towers and the passes of the target; image and drafter '
         'have none. Ceiling: a free drafter that is always right, so ar through its image, vision '
         'and prefill; share: of the ceiling. "= ar": actions equal to those of ar on the same '
-        'observation; "off": the largest distance from them; "with text": actions with a token that is no action.',
+        'observation; "off": the largest distance from them; "with text": actions '
+        'with a token that is no action. Floor: times the floor.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
@@ -204,7 +205,7 @@ def _times_table(rows: Sequence[Row]) -> Table:
     if limit is not None:
         title += f'; ceiling {limit:.2f}× ar'
     # Eighty columns hold the longest name, so headings are short.
-    table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'share', '× floor')
+    table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'share', 'floor')
     for row in rows:
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
