@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
-          'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
+LEAVES = {'errors', 'files', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety',
+          'camera', 'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'policy_source'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     'nodes': ENGINE | {'libero', 'bags', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'tools', 'training'},
     'errors': set(),
+    'files': {'errors', 'writable'},
     'hashing': set(),
     'typed_files': {'errors'},
     'configuration': {'errors', 'typed_files'},

@@ -21,7 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, image_preparation, machine, report
+from specvla_ros import files
+from specvla_ros.benchmark import image_preparation, machine, report
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.libero import renderer
 from specvla_ros.tools import probes

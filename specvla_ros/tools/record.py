@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from specvla_ros import files
 from specvla_ros.bags.writer import check_free, check_name
-from specvla_ros.benchmark import files, report
+from specvla_ros.benchmark import report
 from specvla_ros.benchmark.session import fatal_line
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256

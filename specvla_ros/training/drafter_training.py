@@ -24,16 +24,17 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file, whole_folder
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
-from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
 from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
+from specvla_ros.training.saved_state import load_state
 from specvla_ros.training.target_check import check_place, check_same, check_target
 from specvla_ros.writable import check_writable
 
@@ -225,13 +226,13 @@ class DrafterTraining(ABC):
 
     def _save(self, point: dict) -> None:
         """Write the averaged weights as a drafter, and the state to resume from."""
-        with replace_folder(self.out, self.keep) as folder:
+        with whole_folder(self.out, self.keep) as folder:
             self.optimizer.averaged.save_pretrained(folder)
             (folder / 'training.json').write_text(json.dumps(
                 {'target_sha256': self.target_sha256, 'measured': point}, indent=1) + '\n')
         state = {'settings': self._settings(), 'optimizer': self.optimizer.state_dict(),
                  'sampler': self.sampler.state_dict(), 'elapsed': self.elapsed}
-        with replace_file(self.state_folder / 'state.pt') as path:
+        with whole_file(self.state_folder / 'state.pt') as path:
             torch.save(state, path)
 
     def _decode(self) -> None:

@@ -29,12 +29,12 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import image_preparation
 from specvla_ros.training.dataset import Dataset, Episode
-from specvla_ros.training.files import replace_file
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.target_check import check_target
 from specvla_ros.writable import check_writable
@@ -170,7 +170,7 @@ def _regenerate(
     def shard(episode: Episode) -> int:
         records = np.concatenate(list(regenerator.records(episode)))
         path = folder / f'{episode.name}.npy'
-        with replace_file(path) as temporary, temporary.open('wb') as file:
+        with whole_file(path) as temporary, temporary.open('wb') as file:
             np.save(file, records)
         return len(records)
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.training.dataset import AUGMENTED
-from specvla_ros.training.files import replace_file
 from specvla_ros.typed_files import read_json, typed
 
 _VERSION = 1
@@ -96,7 +96,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it in one go."""
-        with replace_file(folder / _MANIFEST) as path:
+        with whole_file(folder / _MANIFEST) as path:
             path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
 
     def difference(self, other: 'Manifest') -> str | None:

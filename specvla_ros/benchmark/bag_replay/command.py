@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
+from specvla_ros import files
 from specvla_ros.bags.folder import METADATA
 from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
 from specvla_ros.bags.reader import Bag
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import page as replay_page
 from specvla_ros.benchmark.bag_replay import plots as replay_plots

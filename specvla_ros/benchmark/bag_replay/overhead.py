@@ -24,9 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 import tyro
 
+from specvla_ros import files
 from specvla_ros.bags.frames import IMAGE
 from specvla_ros.bags.writer import BagWriter, offered_qos
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import live as live_replay
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt

@@ -11,10 +11,10 @@ import numpy as np
 
 from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.bag_replay.offline import Replayed
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.plots import DECODER_COLOURS, STYLE
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.files import whole_file
 
 _PICTURES = 8
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.benchmark.episodes.films import PlayedEpisode, read_episode

@@ -14,7 +14,8 @@ import time
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, plots, report
+from specvla_ros import files
+from specvla_ros.benchmark import plots, report
 from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.progress import EpisodeProgress

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.workers import Job
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord

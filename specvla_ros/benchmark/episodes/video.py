@@ -23,8 +23,8 @@ from specvla_ros.benchmark.episodes.overlay import (
     Moment,
     tokens_per_pass,
 )
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 
 FPS = 20
 SLOW_MOTION_S = 5.0  # for the slowest decoder's first action

@@ -24,7 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, DECODERS, PEERS
