@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'files', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety',
           'camera', 'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source'}
+          'policy_source', 'progress'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     'errors': set(),
     'files': {'errors', 'writable'},
     'hashing': set(),
+    'progress': set(),
     'typed_files': {'errors'},
     'configuration': {'errors', 'typed_files'},
     'safety': {'errors', 'configuration', 'typed_files'},

@@ -31,11 +31,11 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
-from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.saved_state import load_state
 from specvla_ros.training.target_check import check_place, check_same, check_target
+from specvla_ros.training.training_progress import HasTokens, TrainingProgress
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg

@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -34,6 +34,7 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import image_preparation
+from specvla_ros.progress import terminal_bar
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.target_check import check_target
@@ -175,7 +176,7 @@ def _regenerate(
         return len(records)
 
     columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, \
+    with terminal_bar(console, *columns) as progress, \
             ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         bar = progress.add_task('', total=total)
         waiting, rest = deque(), iter(episodes)

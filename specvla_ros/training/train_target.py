@@ -39,12 +39,12 @@ from specvla_ros.training.objective import (
     vision_loss,
 )
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
-from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.saved_state import load_state
 from specvla_ros.training.shape import new_target, TargetShape
 from specvla_ros.training.target_check import check_place, check_same, check_target
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
+from specvla_ros.training.training_progress import TrainingProgress
 
 Help = tyro.conf.arg
 # What a resumed training needs.

@@ -33,6 +33,7 @@ from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
+from specvla_ros.progress import terminal_bar
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_RATE = 100.0  # times the recording's speed
@@ -187,8 +188,8 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
-                    TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    return terminal_bar(console, BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
+                        TimeRemainingColumn())
 
 
 def _tell_missing(bag: Bag, told: str, console: Console) -> None:

@@ -34,6 +34,7 @@ from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.progress import terminal_bar
 
 DECODER = 'relaxed'
 WARM_UP = 20  # actions that aren't counted: discovery, caches, the first of everything
@@ -162,9 +163,8 @@ def _specification(args: OverheadArgs, bag: Path, decoders: list[str]) -> dict[s
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('actions, left'),
-                    TimeRemainingColumn(), console=console, transient=True,
-                    disable=not console.is_terminal)
+    return terminal_bar(console, BarColumn(), MofNCompleteColumn(), TextColumn('actions, left'),
+                        TimeRemainingColumn(), transient=True)
 
 
 def _config(args: OverheadArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:

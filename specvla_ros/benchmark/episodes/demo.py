@@ -13,15 +13,15 @@ import sys
 from typing import Annotated, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 import tyro
 
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes import video
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.films import PlayedEpisode, read_episode
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeRecord
@@ -30,6 +30,7 @@ from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.progress import terminal_bar
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_COLUMNS = 4  # of the video, side by side
@@ -220,8 +221,8 @@ def make_scenes(episodes: list[PlayedEpisode]) -> list[video.Scene]:
 
 def _draw(path: Path, scenes: list[video.Scene], console: Console) -> None:
     total = sum(video.count_pictures(scene) for scene in scenes)
-    bar = Progress(TextColumn('drawing the video'), BarColumn(), TimeRemainingColumn(),
-                   console=console, transient=True, disable=not console.is_terminal)
+    bar = terminal_bar(console, TextColumn('drawing the video'), BarColumn(),
+                       TimeRemainingColumn(), transient=True)
     with bar:
         task = bar.add_task('', total=total)
         video.write_video(path, scenes, on_picture=lambda: bar.advance(task))

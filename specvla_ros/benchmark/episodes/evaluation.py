@@ -16,9 +16,9 @@ from rich.console import Console
 
 from specvla_ros import files
 from specvla_ros.benchmark import plots, report
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt

@@ -33,6 +33,7 @@ from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.progress import terminal_bar
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
@@ -198,9 +199,8 @@ def _folder(wanted: Path | None) -> Path:
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     """Bars with an estimate, on a terminal."""
-    with Progress(
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
+    with terminal_bar(
+        console, TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(), transient=True,
     ) as bar:
         yield bar
