@@ -64,14 +64,6 @@ class DrafterTrainingArgs:
     decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 150
 
 
-class Saved(Protocol):
-    """A network that writes itself to a folder; an ``nn.Module``."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write it."""
-        ...
-
-
 class Measured(Protocol):
     """What held-out frames say about a network."""
 

@@ -87,7 +87,7 @@ def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], consol
     pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in pool.run(plan.jobs(log.episodes)):
+        for event in pool.run(plan.matches(log.episodes)):
             if isinstance(event, EpisodeRecord):
                 with files.writing(log.path):
                     log.append(event)

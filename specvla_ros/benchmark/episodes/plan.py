@@ -16,7 +16,7 @@ import tyro
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.benchmark.episodes.workers import Job
+from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import shown, SpecVLAError
@@ -94,18 +94,18 @@ class Plan:
         """How many episodes there are in all, over all decoders."""
         return len(self.places()) * len(self.decoders)
 
-    def jobs(self, finished: Sequence[EpisodeRecord]) -> list[Job]:
+    def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
         """Return what is left to play. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        jobs = []
+        matches = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
             left = tuple(name for name in order if (*place, name) not in done)
             if left:
-                jobs.append(Job(*place, left))
-        return jobs
+                matches.append(Match(*place, left))
+        return matches
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
         """Return those of the episodes that belong to the plan."""

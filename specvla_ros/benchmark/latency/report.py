@@ -98,7 +98,7 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
             stage = 'generate' if peer and stage != 'vision' else stage
             passes.setdefault(stage, []).append(work)
     row['passes'] = {
-        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants, peer)
+        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants)
         for stage, works in passes.items()}
     floors = {stage: entrants.ceilings.floor_ms(works) / len(own)
               for stage, works in passes.items()}
@@ -113,7 +113,7 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     return row
 
 
-def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants, peer: bool) -> Row:
+def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants) -> Row:
     """Return the mean pass of a stage, of passes that took so many ms together."""
     whole, n = total(works), len(works)
     return {'passes': n, 'bytes': whole.n_bytes / n, 'flops': whole.flops / n, 'ms': ms / n,
