@@ -6,8 +6,8 @@ import re
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'),
-         ROOT / 'scripts' / 'gpu' / 'README.md', ROOT / 'specvla_ros' / 'checkpoints' / 'README.md']
+PAGES = [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'), ROOT / 'scripts/gpu/README.md',
+         ROOT / 'specvla_ros/checkpoints/README.md']
 MAP = ROOT / 'docs' / 'code_map.md'
 
 
