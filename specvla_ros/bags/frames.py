@@ -86,8 +86,8 @@ class FrameReader:
         """
         Read from the beginning; `skipped` counts anew.
 
-        After an instruction that can't be read nobody knows what the robot was told: its frames
-        are skipped. After an episode that can't be read, a new one has begun.
+        An instruction that can't be read leaves it unknown what the robot was told: the frames
+        under it are skipped. An episode message that can't be read counts as a new episode.
         """
         self.skipped = Skipped()
         episodes = self.bag.of_kind(EPISODE)

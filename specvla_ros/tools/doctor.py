@@ -278,7 +278,7 @@ def check_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether nobody holds a Fast DDS lock file: its owner does as long as it lives."""
+    """Whether a Fast DDS lock file is free: its owner holds it as long as it lives."""
     try:
         with open(lock, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -52,7 +52,7 @@ class RecordArgs:
     storage: Literal['mcap', 'sqlite3'] = 'mcap'
     """Format of the file inside."""
     seconds: float | None = None
-    """Stop after so many seconds. Default: at Ctrl-C."""
+    """Stop after this many seconds. Default: at Ctrl-C."""
     json: Path | None = None
     """Also write what was recorded here, for machines."""
 

@@ -35,7 +35,7 @@ class TopArgs:
     namespace: str = '/'
     """Namespace of the policy node."""
     views: int = 0
-    """Stop after so many views, one a second. Default: at Ctrl-C."""
+    """Stop after this many views, one a second. Default: at Ctrl-C."""
 
 
 def run(args: TopArgs) -> int:

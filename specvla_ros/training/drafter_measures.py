@@ -150,7 +150,7 @@ def passes(
 def _decoded(
     checkpoint: Checkpoint, decoders: dict[str, Decoder], episodes: list[Episode], frames: int
 ) -> dict[str, list[DecodeTrace]]:
-    """What decoding up to so many frames, spread evenly over the episodes, cost each decoder."""
+    """Decode frames spread evenly over the episodes; return the costs of each decoder."""
     traces: dict[str, list[DecodeTrace]] = {name: [] for name in decoders}
     held_out = Frames.of(episodes)
     chosen = np.linspace(0, len(held_out) - 1, min(frames, len(held_out))).astype(np.int64)

@@ -40,7 +40,7 @@ DECODER = 'relaxed'
 WARM_UP = 20  # actions that aren't counted: discovery, caches, the first of everything
 SIDES = (16, 4096)  # pixels
 _TIMEOUT_S, _START_TIMEOUT_S = 60.0, 300.0
-_FRAMES = 20  # different ones: `observations.made_up` begins again after so many
+_FRAMES = 20  # different ones, then `observations.made_up` begins again
 _INTERVAL = 50_000_000  # ns between two stamps in the bag; what counts is when they are played
 _COLUMNS = {'image_to_action_ms': 'image to action', 'ms_per_action': 'inference',
             'ros_ms_per_action': 'ROS around it'}
@@ -134,7 +134,7 @@ def _measure(args: OverheadArgs, decoders: dict[str, DecoderConfig], folder: Pat
 
 
 def _write_bag(path: Path, count: int, side: int) -> None:
-    """Write a bag of so many images, each under a stamp of its own."""
+    """Write a bag of `count` images, each under a stamp of its own."""
     from specvla_ros.benchmark import observations
 
     frames = observations.made_up(_FRAMES, side).frames

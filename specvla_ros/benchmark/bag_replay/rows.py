@@ -20,7 +20,7 @@ from specvla_ros.benchmark.report import (
     speedup,
 )
 
-_FIRST = 10  # frames that differ are named up to so many
+_FIRST = 10  # frames that differ: at most this many are named
 _NOTES = ('Passes count the prefill; acceptance length = tokens per pass after it, bonus\n'
           'included. Equal actions and errors: on the same frame. Missed frames: what a\n'
           'policy that acts on the newest one only would not have seen.')

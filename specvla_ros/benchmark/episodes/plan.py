@@ -203,7 +203,7 @@ def _log_of(plan: Plan) -> EpisodeLog:
         raise SpecVLAError(f'--out {plan.folder} is not empty and holds no evaluation; '
                            'give a new folder')
     log = EpisodeLog(episodes)
-    if not log.episodes:  # of a start that failed: it stands in nobody's way
+    if not log.episodes:  # left by a start that failed: an empty log does no harm
         return log
     try:
         differences = _differences(read_json(path), plan.identity())

@@ -67,7 +67,7 @@ def run(args: BenchArgs) -> int:
                       highlight=False)
         task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
         samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
-                          field.replayed)
+                          field.drawn)
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples)
     bench_report.print_tables(document, console)

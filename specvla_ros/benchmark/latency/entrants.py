@@ -44,8 +44,8 @@ class Entrants:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
-    def replayed(self) -> set[str]:
-        """Names of those whose acceptance is replayed, so that their tokens mean nothing."""
+    def drawn(self) -> set[str]:
+        """Names of those whose acceptance is drawn, so that their tokens mean nothing."""
         if not isinstance(self.checkpoint, RandomCheckpoint):
             return set()
         return set(self.actors) - {BASELINE, *self.peers}
@@ -53,7 +53,7 @@ class Entrants:
 
 def enter(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Entrants:
     """
-    Load or make the weights and put everybody on them; measure the device's ceilings.
+    Load or make the weights, make all contestants on them, and measure the device's ceilings.
 
     :raises ValueError: a checkpoint or a device that can't be used
     """

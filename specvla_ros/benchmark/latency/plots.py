@@ -81,7 +81,7 @@ def _frame(figure: Any, document: Report) -> None:
     """Write what was looked at above, and what it was got on below."""
     config, actions = document['config'], document['rows'][0]['actions']
     if config['random_weights']:
-        said = f'acceptance replayed, speed projected: random weights ({config["shape"]})'
+        said = f'acceptance drawn, speed projected: random weights ({config["shape"]})'
     else:
         said = config.get('suite') or config['frames']
     figure.suptitle(f'{said}, {actions} actions each, {config["dtype"]}', fontsize=12, x=0.01,

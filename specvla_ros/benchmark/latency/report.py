@@ -94,7 +94,7 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     passes: dict[str, list[Work]] = {}
     for sample in own:
         for stage, work in entrants.costs[name].action(prompts[sample.place[1]], sample.drafts):
-            # From outside, generate is one: nobody sees where its prefill ends.
+            # `generate` is one call: from outside its prefill has no visible end.
             stage = 'generate' if peer and stage != 'vision' else stage
             passes.setdefault(stage, []).append(work)
     row['passes'] = {
@@ -114,7 +114,7 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
 
 
 def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants) -> Row:
-    """Return the mean pass of a stage, of passes that took so many ms together."""
+    """Return the mean pass of a stage; ms: what all its passes took together."""
     whole, n = total(works), len(works)
     return {'passes': n, 'bytes': whole.n_bytes / n, 'flops': whole.flops / n, 'ms': ms / n,
             'floor_ms': entrants.ceilings.floor_ms(works) / n,
@@ -157,7 +157,7 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     for name, reason in document['left_out'].items():
         console.print(f'{name} is left out: {reason}', markup=False, highlight=False)
     if document['config']['random_weights']:
-        console.print('[bold]acceptance replayed, speed projected[/bold]: random weights '
+        console.print('[bold]acceptance drawn, speed projected[/bold]: random weights '
                       f'({document["config"]["shape"]}), drafts accepted as in '
                       f'{document["config"]["acceptance"]}', highlight=False)
     ceilings, config = document['ceilings'], document['config']

@@ -221,7 +221,7 @@ class LiberoBridgeNode(Node):
     def _wait_for_policy(self) -> None:
         while not (self._topics.n_viewers
                    and self.count_publishers(self.resolve_topic_name('action'))):
-            self.get_logger().info('waiting for a policy: nobody subscribes to image and '
+            self.get_logger().info('waiting for a policy: no node subscribes to image and '
                                    'publishes action', throttle_duration_sec=_LOG_PERIOD)
             time.sleep(0.05)
 

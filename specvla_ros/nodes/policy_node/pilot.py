@@ -2,7 +2,7 @@
 What is acted on, when, and what of the answers reaches the arm; no ROS in it.
 
 `Newest` says which image and instruction count, `StepQueue` when a control step is due,
-`safety.fit` how far it may go. This puts them together; whoever has the topics calls it from
+`safety.fit` how far it may go. This puts them together; the owner of the topics calls it from
 callbacks (`see`, `follow`, `pause`, …), from the thread that infers (`take`, `answer`), and
 whenever `next_at` has come (`carry_out`).
 
