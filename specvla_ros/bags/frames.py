@@ -1,4 +1,4 @@
-"""What a policy would have seen and done at the time of the recording, read from a bag."""
+"""Read frames, instructions and recorded actions from a bag, as the policy saw them."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class FrameReader:
 
 @dataclass(frozen=True, slots=True)
 class LiveAction:
-    """What the policy answered when the bag was recorded; decoder: '' where no report says."""
+    """The policy's action when the bag was recorded; decoder: '' if no report names it."""
 
     tokens: tuple[int, ...]
     decoder: str

@@ -44,7 +44,7 @@ def place_of(decoder: str) -> str:
 
 
 def method(config: DecoderConfig) -> str:
-    """Say in a few words what stands behind a decoder's name."""
+    """Name a decoder's drafter and rule in a few words."""
     text = f'{config.drafter.name} + {config.rule.name}'
     return f'{text}, r = {config.threshold}' if config.threshold else text
 

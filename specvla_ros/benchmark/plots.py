@@ -146,7 +146,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def footnote(document: Report) -> str:
-    """Return what the figures were got on."""
+    """Return the machine and versions that figures were measured on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
     sha256 = document['checkpoint'].get('target_sha256')

@@ -1,5 +1,5 @@
 """
-`specvla doctor`: what works on this machine, and what to do about what doesn't.
+`specvla doctor`: say what works on this machine, and how to mend the rest.
 
 Every check does the thing itself (renders a scene, sends a message, loads the weights) in a
 process of its own, where a crash of a driver is a finding and not the end of the report.

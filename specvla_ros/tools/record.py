@@ -2,7 +2,7 @@
 `specvla record`: ROS 2 topics → a rosbag2 folder, until Ctrl-C.
 
 The recording runs in a process of its own (`nodes/bag_recorder.py`), which keeps rclpy out of this
-one. What is told to stop here is told to it: it completes the bag and says so.
+one. Ctrl-C and SIGTERM are handed on to it: it completes the bag and says so.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _check(args: RecordArgs) -> None:
 
 @contextlib.contextmanager
 def _recorder(args: RecordArgs, folder: Path) -> Iterator[subprocess.Popen]:
-    """Start the recorder; what asks this process to stop asks that one."""
+    """Start the recorder; hand signals to stop on to it."""
     specification = folder / 'specification.json'
     specification.write_text(json.dumps({
         'out': str(args.out.resolve()), 'topics': list(args.topics), 'storage': args.storage,

@@ -1,4 +1,4 @@
-"""How good a drafter is: its guesses on held-out frames, and what the real decoder makes of it."""
+"""How good a drafter is: its guesses on held-out frames, and its passes in the real decoder."""
 
 from dataclasses import dataclass, replace
 
@@ -58,7 +58,7 @@ class Accuracy:
 
 
 def token_names(action_dim: int, length: int) -> list[str]:
-    """What each of an action's tokens says."""
+    """Names of an action's tokens."""
     names = ['x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper'] if action_dim == 7 \
         else [str(number) for number in range(action_dim)]
     return [names[number % action_dim] for number in range(length)]
@@ -93,7 +93,7 @@ class TokenAccuracy:
 @dataclass(frozen=True, slots=True)
 class ConstantDrafter(Drafter):
     """
-    Always drafts the same action: what a trained drafter has to beat.
+    Always drafts the same action: a trained drafter has to beat it.
 
     Where a target hardly ever turns the hand, three tokens of seven are guessed right for
     nothing; an acceptance length alone doesn't tell how much of it the drafter has learned.
@@ -103,7 +103,7 @@ class ConstantDrafter(Drafter):
 
     @classmethod
     def of(cls, shards: list[Shard]) -> 'ConstantDrafter':
-        """Of the token that the target says most often at each position."""
+        """Take the token that the target says most often at each position."""
         own = np.concatenate([shard.records['tokens'][:, 0] for shard in shards])
         return cls(tuple(int(np.bincount(tokens).argmax()) for tokens in own.T))
 

@@ -1,10 +1,10 @@
 """
-What the trainings of all drafters have in common: frames, steps, measurements, files.
+The training that all drafters share: frames, steps, measurements, files.
 
 A drafter learns from `specvla regenerate`'s data. Its folder is whole from the first measurement
 on, each replaced in one go; beside it a folder `….training/` keeps the state to resume from and
-the learning curve (`curve.jsonl`). At the end the deployed decoder tells what it makes of the
-drafter on held-out frames, which neither the target nor the drafter was trained on.
+the learning curve (`curve.jsonl`). At the end the deployed decoder measures the drafter on
+held-out frames, which neither the target nor the drafter was trained on.
 """
 
 from abc import ABC, abstractmethod
@@ -65,7 +65,7 @@ class DrafterTrainingArgs:
 
 
 class Measured(Protocol):
-    """What held-out frames say about a network."""
+    """The measurement of a network on held-out frames."""
 
     def point(self) -> dict[str, Any]:
         """Return its part of a point of the learning curve."""

@@ -1,4 +1,4 @@
-"""Which frames a training step sees: shuffled epochs over a data set that may grow meanwhile."""
+"""Choose the frames of a training step: shuffled epochs over a data set that may grow."""
 
 from dataclasses import dataclass, field
 

@@ -176,7 +176,7 @@ def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
 
 
 def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
-    """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(args.bag.resolve()),
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
@@ -223,7 +223,7 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
 
 
 def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
-    """Return what the report says about its input."""
+    """Return the facts about the bag for the report."""
     bag = reader.bag
     seconds = (frames[-1].received - frames[0].received) * 1e-9
     return {

@@ -2,7 +2,7 @@
 A bag played to several decoders in this process: the same frames, in order, the same weights.
 
 Every frame goes to all decoders one after the other, in an order that rotates from frame to frame,
-so that what the machine does meanwhile hits them alike. Nothing depends on how fast it goes.
+so that other load on the machine hits them alike. The tokens don't depend on the speed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from specvla_ros.benchmark.report import BASELINE
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A frame and what each decoder that acted on it made of it; stamp, received: ns."""
+    """A frame and the actions of the decoders that acted on it; stamp, received: ns."""
 
     number: int
     stamp: int
@@ -47,7 +47,7 @@ def replay(frames: Iterable[Frame], policies: dict[str, PolicyLike]) -> Iterator
             for policy in policies.values():
                 policy.reset()
         turn = frame.number % len(names)
-        # As policy_node: with the camera's own time, if it has one.
+        # With the camera's own time if it has one, as policy_node does.
         taken = frame.stamp * 1e-9 if frame.stamp else None
         actions = {name: policies[name].act(frame.image, frame.instruction, taken)
                    for name in names[turn:] + names[:turn]}

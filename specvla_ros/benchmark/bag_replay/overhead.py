@@ -3,7 +3,7 @@
 
 A real policy node, in a process and a ROS domain of its own, gets one image after the other over
 real topics, the next as soon as the one before has been answered: the session of `specvla replay
---live`, on a bag of made-up frames. Inference is what the node measured from the image taken to
+--live`, on a bag of made-up frames. The node measures inference itself, from the image taken to
 the action decoded; the rest is ROS: two messages through DDS, executors, the envelope, Python.
 """
 
@@ -153,7 +153,7 @@ def _write_bag(path: Path, count: int, side: int) -> None:
 
 
 def _specification(args: OverheadArgs, bag: Path, decoders: list[str]) -> dict[str, Any]:
-    """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(bag), 'decoders': decoders, 'image_topic': '/image',
         'instruction_topic': '', 'instruction': args.instruction, 'rate': 0.0,
@@ -206,7 +206,7 @@ def _table(document: report.Report) -> Table:
 
 def _write_plot(path: Path, document: report.Report) -> None:
     """
-    Draw how often ROS took how long; what is beyond the 99th percentile is drawn at its place.
+    Draw a histogram of the time that ROS took; times beyond the 99th percentile stand there.
 
     :raises SpecVLAError: the file cannot be written
     """

@@ -1,4 +1,4 @@
-"""A replayed bag over time: milliseconds, tokens and errors of every frame, and what was seen."""
+"""A replayed bag over time: milliseconds, tokens and errors of every frame, and some pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PICTURES = 8
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """What a decoder did; seconds: since the first frame, one for each action."""
+    """The line of one decoder; seconds: since the first frame, one for each action."""
 
     name: str
     colour: str

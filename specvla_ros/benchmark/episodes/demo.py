@@ -2,7 +2,7 @@
 `specvla demo`: the main job end to end, over ROS 2, with everything to look at afterwards.
 
 Policy and simulator run as two ROS 2 nodes in processes of their own; the same initial states are
-played under each decoder. What is left: report.json, a table, a video and a plot.
+played under each decoder. The results are report.json, a table, a video and a plot.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     """
     Play the demo and leave its report, video and plot.
 
-    :param make_session: what plays, from a specification and a folder
+    :param make_session: makes the session that plays, from a specification and a folder
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
@@ -121,7 +121,7 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
 
 
 def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
-    """Return what the demo session is to play; the keys are its own."""
+    """Return the session's specification; `SessionSpec` defines the keys."""
     return {
         **args.source(DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],

@@ -2,7 +2,7 @@
 `specvla eval`: LIBERO success, acceptance length and time per action, decoders side by side.
 
 Every initial state is played under all decoders one after the other, in an order that rotates from
-state to state, on the same weights: what the machine does meanwhile hits them alike. Finished
+state to state, on the same weights: other load on the machine hits them alike. Finished
 episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
 """
 
@@ -46,7 +46,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     """
     Evaluate, print the tables and write report.json and plot.png.
 
-    :param make_player: what plays in each worker; the default is LIBERO with the policy
+    :param make_player: makes the player in each worker; the default is LIBERO with the policy
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """

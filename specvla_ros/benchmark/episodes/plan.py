@@ -1,4 +1,4 @@
-"""A checked evaluation: its arguments, what is played in which order, and where it is kept."""
+"""A checked evaluation: its arguments, the order of play, and the folder of the run."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -60,7 +60,7 @@ class EvalArgs(PolicyArgs):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    A checked evaluation: what is played, with what, and where it is written.
+    A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite.
     """
@@ -76,7 +76,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """
-        Return what must be the same for a run to be continued.
+        Return the settings that must stay the same to continue a run.
 
         More or fewer trials of the same tasks are the same run.
         """
@@ -95,7 +95,7 @@ class Plan:
         return len(self.places()) * len(self.decoders)
 
     def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
-        """Return what is left to play. The order of the decoders rotates with the state."""
+        """Return the matches that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
         matches = []
@@ -155,8 +155,8 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     """
     Make the run's folder, or take up the one that is there, and keep other processes out of it.
 
-    A run in which no episode was finished leaves nothing that could stand in another one's way;
-    one that was refused leaves nothing at all.
+    A run without a finished episode leaves nothing that hinders the next one. A run that was
+    refused leaves nothing at all.
 
     :raises SpecVLAError: the folder holds a run of another configuration, or another process
         is at it

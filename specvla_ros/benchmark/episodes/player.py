@@ -1,4 +1,4 @@
-"""What plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
+"""Plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -16,7 +16,7 @@ from specvla_ros.policy_source import PolicySource
 @dataclass(frozen=True, slots=True)
 class LiberoPlayer:
     """
-    What a worker process needs to play episodes; picklable. Calling it makes the player.
+    Makes the player in a worker process; picklable.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite.
     """
@@ -48,7 +48,7 @@ class LiberoPlayer:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who plays a suite: a policy per decoder, and one of `ar` to hold the others against."""
+    """The policies that play a suite: one a decoder, and `ar` as the reference."""
 
     policies: dict[str, Any]
     reference: Any
@@ -62,8 +62,8 @@ class TaskPlayer:
         """
         Take the parts; no environment is made before the first match.
 
-        :param make_cast: returns who plays a suite
-        :param first: suite whose cast is made now: what is wrong with it is seen at once
+        :param make_cast: makes the policies that play a suite
+        :param first: suite whose policies are made now, so that errors show at once
         """
         self._make_environment, self._config = make_environment, config
         self._make_cast = make_cast

@@ -68,7 +68,7 @@ class WorkersDied(RuntimeError):
 
 
 class Player(Protocol):
-    """What a worker drives; made inside it."""
+    """Plays episodes inside a worker."""
 
     def play(self, match: Match, on_progress: Callable[[Playing], None]
              ) -> Iterator[EpisodeRecord]:
@@ -77,7 +77,7 @@ class Player(Protocol):
 
 def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
           log: Path | None) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    # Ctrl-C reaches the whole process group; the parent alone acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if log is not None:
         _redirect_output(log)
@@ -98,7 +98,7 @@ def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
 
 
 def _failed(error: Exception) -> Failed:
-    """Our own errors and what the command line takes for bad input speak for themselves."""
+    """Errors of bad input carry their own message; others get their type and a look at the log."""
     text = ' '.join(str(error).split())
     ours = isinstance(error, (ValueError, FileNotFoundError)) or \
         type(error).__module__.startswith('specvla_ros')
@@ -126,7 +126,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """Plays matches on several processes and hands back what happens, as it happens."""
+    """Plays matches on several processes and hands back episodes as they proceed and end."""
 
     def __init__(self, make_player: Callable[[], Player], workers: int,
                  logs: Path | None = None) -> None:

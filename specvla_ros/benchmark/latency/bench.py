@@ -1,8 +1,8 @@
 """
 `specvla bench`: latency per action and stage, decoders and peers side by side in one run.
 
-Each observation goes to all of them in a random order. What comes out is held against plain
-autoregression, and against the floor that bytes, operations and this device's measured ceilings
+Each observation goes to all of them in a random order. The figures are compared with plain
+autoregression, and with the floor that bytes, operations and this device's measured ceilings
 give. Without a checkpoint, random weights of any size show what a device would do.
 """
 
@@ -141,7 +141,7 @@ def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
 
 
 def _unnorm_key(args: BenchArgs) -> str:
-    """Return whose statistics are meant: the suite's where it is looked at."""
+    """Return the key of the statistics: the suite's own if the frames are LIBERO's."""
     keys = preflight.statistics_of(args)
     if args.frames is not None:
         return preflight.check_key(keys, args.unnorm_key)
@@ -149,7 +149,7 @@ def _unnorm_key(args: BenchArgs) -> str:
 
 
 def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footage]':
-    """Return what is looked at."""
+    """Return the observations, by episode."""
     from specvla_ros.benchmark import observations
 
     if args.random_weights:

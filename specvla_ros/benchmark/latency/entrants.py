@@ -1,4 +1,4 @@
-"""Who takes part in a bench: the decoders and peers on one checkpoint, and what is known of it."""
+"""The contestants of a bench: decoders and peers on one checkpoint, and their costs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entrants:
     The field of a bench.
 
     :param actors: decoders and peers by name, all on the checkpoint's weights
-    :param costs: what a pass of each must cost
+    :param costs: the least that a pass of each can cost
     :param peers: names of those that are peers
     :param left_out: why a peer doesn't take part, by its name
     """
@@ -75,7 +75,7 @@ def warm(entrants: Entrants, episode: Footage) -> dict[str, PolicyLike]:
     """
     Let all act a few times, untimed; return those that can.
 
-    A peer that fails is left out with its reason: what transformers can do here is not ours.
+    A peer that fails is left out with its reason: it depends on transformers, not on us.
     """
     for name, actor in list(entrants.actors.items()):
         try:

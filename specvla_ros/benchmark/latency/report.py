@@ -35,7 +35,7 @@ def make_report(
     command: Sequence[str], config: dict[str, Any], hashes: dict[str, str | None],
     entrants: Entrants, episodes: Sequence[Footage], samples: Sequence[Sample],
 ) -> Report:
-    """Return the JSON document: the shape all commands write, and what the device can do."""
+    """Return the JSON document: the shape all commands write, and the device's ceilings."""
     prompts = [_prompt_rows(entrants, episode) for episode in episodes]
     made = [_row(name, samples, entrants, prompts) | {'suite': config.get('suite')}
             for name in entrants.actors]
@@ -148,7 +148,7 @@ def _times(name: str, samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 
 def print_tables(document: Report, console: Console | None = None) -> None:
-    """Print a bench: times, stages, passes against their floor, and what they were got on."""
+    """Print a bench: times, stages, passes against their floor, machine and versions."""
     console = console or Console(file=sys.stdout)
     rows = document['rows']
     for table in (_times_table(rows), _stages_table(rows), _tokens_table(rows),
