@@ -137,7 +137,7 @@ class Target:
     def commit(self, accepted: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
         self._committed.append((self._last, accepted))
-        self.cache.commit([0, *(node + 1 for node in path.nodes)])
+        self.cache.commit([0, *(node + 1 for node in accepted.nodes)])
         self._root = accepted.bonus
 
     def new_pairs(self) -> FeaturePairs | None:

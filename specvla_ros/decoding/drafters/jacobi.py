@@ -92,7 +92,7 @@ class JacobiDrafter(Drafter):
             self._tokens, self._start = (), None
 
     def _at_start(self, context: DraftContext) -> Tensor:
-        """Return the guess where the target has said nothing, on its device; copied once an action."""
+        """Return the guess where the target said nothing, on its device; copied once an action."""
         if self._start is None:
             tokens = self._tokens or (_middle(context.space),) * context.space.length
             self._start = torch.tensor((*tokens, 0)).to(context.target.device, non_blocking=True)
