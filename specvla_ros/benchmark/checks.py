@@ -6,6 +6,7 @@ from pathlib import Path
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
+from specvla_ros.typed_files import is_number
 
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
 
@@ -44,9 +45,10 @@ def place_of(decoder: str) -> str:
 
 
 def method(config: DecoderConfig) -> str:
-    """Name a decoder's drafter and rule in a few words."""
-    text = f'{config.drafter.name} + {config.rule.name}'
-    return f'{text}, r = {config.threshold}' if config.threshold else text
+    """Name a decoder's drafter, rule and settings in a few words."""
+    settings = [f'{name} = {value:g}' for name, value in config.rule.settings.items()
+                if is_number(value)]
+    return ', '.join((f'{config.drafter.name} + {config.rule.name}', *settings))
 
 
 def check_states(trials: int) -> int:
