@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'specvla_ros'
 
-LEAVES = {'errors', 'files', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety',
-          'camera', 'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'progress'}
+LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
+          'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
+          'policy_source', 'files', 'progress'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
