@@ -16,7 +16,7 @@ from specvla_ros.nodes.policy_node import gripper_goals
 from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, GripperGoals
 
 NODE = 'fake_policy_node.py'
-STAND_IN = Path(__file__).parent / 'stand_in'
+STAND_IN = Path(__file__).parents[1] / 'stand_in'
 OPENED, CLOSED = (0.04, 20.0), (0.0, 20.0)
 NAME = '/left/gripper_cmd'
 
