@@ -13,10 +13,13 @@ from dataclasses import dataclass, field, fields
 import math
 from pathlib import Path
 import sys
-from typing import TypeVar
+from typing import Any, cast, TYPE_CHECKING, TypeVar
 
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
@@ -234,7 +237,7 @@ def dataset_names() -> list[str]:
     return [key for path in files for key in _dataset_file(path)[0]]
 
 
-def _dataset_file(path: Path) -> tuple[list[str], dict[str, object]]:
+def _dataset_file(path: Path) -> tuple[list[str], dict[str, Any]]:
     """Names of the data sets a file is for, and its settings."""
     content = read_yaml(path)
     names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
@@ -255,7 +258,8 @@ def build(
     """
     if name not in registry:
         raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
-    allowed = [setting.name for setting in fields(registry[name])]
+    # A registry of a Protocol: that each of its classes is a dataclass, `Registry` checks.
+    allowed = [it.name for it in fields(cast('type[DataclassInstance]', registry[name]))]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
         raise SpecVLAError(

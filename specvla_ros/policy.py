@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +90,7 @@ class Checkpoint:
     ) -> None:
         self.model = model
         self.drafters = drafters
-        self._drafter_weights: dict[str, Any] = {}
+        self._drafter_weights: dict[str, object] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
         check_dimensions(self.statistics, self.dataset.unnorm_key)
@@ -110,7 +109,7 @@ class Checkpoint:
         other._drafter_weights = self._drafter_weights
         return other
 
-    def drafter_weights(self, name: str) -> Any:
+    def drafter_weights(self, name: str) -> object:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
             settings = next(it for it in DRAFTERS.values() if it.weights == name)
@@ -202,8 +201,8 @@ class Policy:
             PolicySource(
                 checkpoint=Path(checkpoint) if checkpoint else None,
                 drafters=Path(drafter) if drafter else None, unnorm_key=unnorm_key,
-                device=str(device), dtype=dtype and str(dtype).removeprefix('torch.'),
-                quantization=quantization, chunk=chunk, decoder=decoder),
+                device=str(device), quantization=quantization, chunk=chunk, decoder=decoder,
+                dtype=None if dtype is None else str(dtype).removeprefix('torch.')),
             guard)
 
     @classmethod
@@ -385,8 +384,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Data type by name; None stays None. Raises SpecVLAError for one that isn't known."""
-    if dtype is None or dtype in _DTYPES.values():
+    if dtype is None or isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise SpecVLAError(f'dtype is {dtype!r}, must be one of {list(_DTYPES)}')
     return _DTYPES[dtype]

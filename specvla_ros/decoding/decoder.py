@@ -40,7 +40,8 @@ class Decoder:
         robot, for rules, guards and drafters.
         """
         target, drafter, acceptance = self.target, self.drafter, self.acceptance
-        tokens, trace = [], DecodeTrace()
+        tokens: list[int] = []
+        trace = DecodeTrace()
         stage = partial(trace.stage, device=target.device)
 
         with stage('vision'):

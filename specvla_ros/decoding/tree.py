@@ -107,8 +107,8 @@ class TokenTree:
         if self.tokens.device == device or not len(self):
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)
-        moved = (part.to(device, non_blocking=True) for part in parts)
-        return TokenTree(*moved, self.sources, self.finite)
+        tokens, parents, depth, mask = (part.to(device, non_blocking=True) for part in parts)
+        return TokenTree(tokens, parents, depth, mask, self.sources, self.finite)
 
 
 @dataclass(frozen=True, slots=True)

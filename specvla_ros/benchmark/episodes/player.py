@@ -1,12 +1,13 @@
 """What plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
+from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
 from specvla_ros.benchmark.episodes.workers import Job, Player, Playing
+from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
@@ -50,14 +51,14 @@ class LiberoPlayer:
 class Cast:
     """Who plays a suite: an actor per decoder, and one of `ar` to hold the others against."""
 
-    actors: dict[str, Any]
-    reference: Any
+    actors: Mapping[str, PolicyLike]
+    reference: PolicyLike
 
 
 class TaskPlayer:
     """Plays jobs, keeping the environment as long as the task stays the same."""
 
-    def __init__(self, make_environment: Callable[[str, int], Any],
+    def __init__(self, make_environment: Callable[[str, int], Environment],
                  make_cast: Callable[[str], Cast], config: RolloutConfig, first: str) -> None:
         """
         Take the parts; no environment is made before the first job.
@@ -68,7 +69,7 @@ class TaskPlayer:
         self._make_environment, self._config = make_environment, config
         self._make_cast = make_cast
         self._suite, self._cast = first, make_cast(first)
-        self._environment: Any = None
+        self._environment: Environment | None = None
 
     def play(self, job: Job, on_progress: Callable[[Playing], None]) -> Iterator[EpisodeRecord]:
         """Play a job's episodes one after the other."""
@@ -87,16 +88,15 @@ class TaskPlayer:
                 self._close()  # whatever state the simulator is in, the next starts clean
             yield episode
 
-    def _environment_of(self, job: Job) -> Any:
+    def _environment_of(self, job: Job) -> Environment:
         current = self._environment
         if current is None or (current.suite, current.task_id) != (job.suite, job.task):
             self._close()
             if job.suite != self._suite:
                 self._suite, self._cast = job.suite, self._make_cast(job.suite)
-            self._environment = self._make_environment(job.suite, job.task)
-            warm_up(self._environment, [*self._cast.actors.values(), self._cast.reference],
-                    job.state)
-        return self._environment
+            current = self._environment = self._make_environment(job.suite, job.task)
+            warm_up(current, [*self._cast.actors.values(), self._cast.reference], job.state)
+        return current
 
     def _close(self) -> None:
         if self._environment is not None:
