@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import nan
 from pathlib import Path
 import time
 
@@ -47,6 +48,7 @@ _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
 _LONGEST_PROMPT, _PROMPT_STEP = 64, 32
 _SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
+_RECENT = 10  # control steps that a situation remembers: half a second at LIBERO's 20 Hz
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -60,7 +62,8 @@ class Action:
     values: float32 [chunk, D] in the data set's units.
     si: float32 [chunk, 7]: translation (m), rotation vector (rad), gripper (0 closed … 1 open),
         in the frame the data set's configuration names.
-    trace: what it cost; ``stage_ms`` has preprocess and total as well.
+    trace: what it cost, and what each token is: chosen, accepted (how far off), unverified;
+        ``stage_ms`` has preprocess and total as well.
     """
 
     tokens: tuple[int, ...]
@@ -128,7 +131,8 @@ class Checkpoint:
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
-        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
+        return Decoder(target, drafter, Acceptance(
+            rule, guard, self.space, target, config.strict_above_risk))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -291,7 +295,9 @@ class Policy:
         self._decoder.drafter.remember(tokens)
         self._situation = replace(
             self._situation, previous=tuple(action.si[-1].tolist()),
-            steps=self._situation.steps + self.checkpoint.space.chunk)
+            steps=self._situation.steps + self.checkpoint.space.chunk,
+            recent=(*self._situation.recent, *map(tuple, action.si.tolist()))[-_RECENT:],
+            risk=trace.risk)
         return action
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
@@ -314,6 +320,9 @@ class Policy:
                 f'the action is not finite: {values.tolist()}; check the statistics of '
                 f'{self.dataset.unnorm_key} in the checkpoint'
             )
+        worth = space.chunk * space.bin_si
+        trace.si_off = [nan if off is None else off * bin_si
+                        for off, bin_si in zip(trace.bins_off, worth, strict=True)]
         return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
 
 

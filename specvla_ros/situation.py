@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 
@@ -14,12 +14,17 @@ class Situation:
     stamp: when the camera frame was taken, s. position: of the end effector, m [3].
     previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps decoded since the start of the episode.
+    recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
+    risk: of the action before, see ``DecodeTrace.risk``.
     """
 
     stamp: float | None = None
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
+    # What led here tells no two moments apart: it is no part of what makes them equal.
+    recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
+    risk: float | None = field(default=None, compare=False)
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""

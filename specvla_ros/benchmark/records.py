@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # heavy
 
 # A microsecond is far below the noise of a stage; more digits only make the file longer.
 MS_DIGITS = 3
+RISK_DIGITS = 6  # of a millionth each, see `decoding.target`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class ActionRecord:
     :param deviation: None where `ar` wasn't run beside it
     :param ros_ms: from the image's stamp to the received action, less the policy's own time;
         None where there was no ROS
+    :param risk: how unsure the target was, 0 to 1 (see `DecodeTrace.risk`); None where unknown
     """
 
     tokens: tuple[int, ...]
@@ -62,6 +65,7 @@ class ActionRecord:
     stage_ms: dict[str, float]
     deviation: Deviation | None = None
     ros_ms: float | None = None
+    risk: float | None = None
 
     @classmethod
     def of(cls, tokens: Iterable[int], trace: 'DecodeTrace', deviation: Deviation | None = None
@@ -76,6 +80,7 @@ class ActionRecord:
             sources=tuple(str(source) for source in trace.sources),
             stage_ms={k: round(float(ms), MS_DIGITS) for k, ms in trace.stage_ms.items()},
             deviation=deviation,
+            risk=None if math.isnan(trace.risk) else round(float(trace.risk), RISK_DIGITS),
         )
 
 
@@ -107,6 +112,12 @@ class EpisodeRecord:
     def key(self) -> tuple[str, int, int, str]:
         """What makes an episode the same one after a restart."""
         return self.suite, self.task, self.state, self.decoder
+
+    @property
+    def risk(self) -> float | None:
+        """How unsure the target was, the mean over the actions; None where it is not known."""
+        known = [action.risk for action in self.actions if action.risk is not None]
+        return sum(known) / len(known) if known else None
 
     @property
     def tokens_sha256(self) -> str:
