@@ -13,13 +13,10 @@ from dataclasses import dataclass, field, fields
 import math
 from pathlib import Path
 import sys
-from typing import Any, cast, TYPE_CHECKING, TypeVar
+from typing import Any, cast, TypeVar
 
 from specvla_ros.errors import shown, SpecVLAError
-from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from specvla_ros.typed_files import check_keys, Dataclass, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
@@ -215,7 +212,7 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     check_keys(path, content, required=set(parts), optional={'strict_above_risk'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
     with naming(path):
-        return DecoderConfig(path.stem, **made, **content)
+        return DecoderConfig(path.stem, made['drafter'], made['rule'], **content)
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:
@@ -268,7 +265,7 @@ def build(
     if name not in registry:
         raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
     # A registry of a Protocol: that each of its classes is a dataclass, `Registry` checks.
-    allowed = [it.name for it in fields(cast('type[DataclassInstance]', registry[name]))]
+    allowed = [it.name for it in fields(cast('type[Dataclass]', registry[name]))]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
         raise SpecVLAError(

@@ -29,7 +29,7 @@ from specvla_ros.configuration import (
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import check_drafter, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
@@ -115,9 +115,8 @@ class Checkpoint:
     def drafter_weights(self, name: str) -> object:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
-            settings = next(it for it in DRAFTERS.values() if it.weights == name)
-            self._drafter_weights[name] = settings.read(
-                weights_folder(self.drafters, name), self.model)
+            folder = self.drafters and weights_folder(self.drafters, name)
+            self._drafter_weights[name] = learned()[name].read(folder, self.model)
         return self._drafter_weights[name]
 
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
@@ -126,8 +125,7 @@ class Checkpoint:
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
-            {it.weights: partial(self.drafter_weights, it.weights)
-             for it in DRAFTERS.values() if it.weights},
+            {name: partial(self.drafter_weights, name) for name in learned()},
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)

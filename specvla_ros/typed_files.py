@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, MISSING
+from dataclasses import Field, fields, MISSING
 from functools import lru_cache
 import json
 from pathlib import Path
@@ -17,11 +17,12 @@ import sys
 from types import UnionType
 from typing import (
     Any,
+    ClassVar,
     get_args,
     get_origin,
     get_type_hints,
     Literal,
-    TYPE_CHECKING,
+    Protocol,
     TypeGuard,
     TypeVar,
     Union,
@@ -31,10 +32,14 @@ import yaml
 
 from specvla_ros.errors import shown, SpecVLAError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-T = TypeVar('T', bound='DataclassInstance')
+class Dataclass(Protocol):
+    """Any dataclass, as `fields` takes it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+T = TypeVar('T', bound=Dataclass)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

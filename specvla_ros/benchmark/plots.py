@@ -15,13 +15,12 @@ from specvla_ros.benchmark.report import Report, Row
 if TYPE_CHECKING:  # heavy
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
                  'draft': '#009e73', 'verify': '#e69f00', 'generate': '#cc79a7',
                  'other': '#dddddd'}
-STYLE: dict[RcKeyType, Any] = {
+STYLE: dict[Any, Any] = {  # matplotlib's names of its settings have a type since 3.11
     'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
     'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',

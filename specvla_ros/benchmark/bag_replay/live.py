@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # heavy
 MODULE = 'specvla_ros.nodes.sessions.replay'
 # Of a frame's stages; its age is that of the bag.
 _NOT_THE_POLICYS = ('queue_age', 'publish')
+_OF_THE_TRACE = ('target_passes', 'drafted', 'accepted', 'acceptance_lengths', 'sources')
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,6 @@ def _action(answer: dict[str, Any]) -> Answer:
     from specvla_ros.decoding.trace import DecodeTrace  # heavy
 
     stages = {name: ms for name, ms in answer['stage_ms'].items() if name not in _NOT_THE_POLICYS}
-    told = {field.name: answer[field.name] for field in dataclasses.fields(DecodeTrace)
-            if field.name in answer}
-    return Answer(answer['tokens'], np.array(answer['normalized']), np.array(answer['si']),
-                  DecodeTrace(**{**told, 'stage_ms': stages}))
+    trace = DecodeTrace(**{name: answer[name] for name in _OF_THE_TRACE}, stage_ms=stages)
+    return Answer(
+        answer['tokens'], np.array(answer['normalized']), np.array(answer['si']), trace)

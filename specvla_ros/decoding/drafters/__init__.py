@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.errors import shown, SpecVLAError
 
-from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
+from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings, LearnedSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
 from .history import Held, HistoryDrafter, Motion
@@ -38,6 +38,8 @@ __all__ = [
     'HistoryDrafter',
     'Jacobi',
     'JacobiDrafter',
+    'learned',
+    'LearnedSettings',
     'make_drafter',
     'Motion',
     'NoDrafter',
@@ -63,6 +65,12 @@ def make_drafter(name: str, settings: Mapping[str, object], weights: Weights) ->
         )
     made = DRAFTERS.make(name, settings)
     return made.drafter(weights[made.weights]() if made.weights else None)
+
+
+def learned() -> dict[str, type[LearnedSettings]]:
+    """Settings of the drafters that have weights, by the name of the weights' folder."""
+    return {it.weights: cast('type[LearnedSettings]', it)
+            for it in DRAFTERS.values() if it.weights}
 
 
 def check_drafter(config: DecoderConfig, folder: Path | None) -> None:

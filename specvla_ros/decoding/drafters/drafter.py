@@ -104,12 +104,16 @@ class DrafterSettings(Protocol):
 
     weights: ClassVar[str | None]
 
-    @staticmethod
-    def read(folder: Path, target: OpenVLA) -> Any:
-        """Read weights for a target; asked only if there are some, once for all decoders."""
-
     def drafter(self, weights: Any) -> Drafter:
         """Make a drafter, with caches of its own; weights: what ``read`` gives, or None."""
+
+
+class LearnedSettings(DrafterSettings, Protocol):
+    """What a preset says of a drafter that has weights."""
+
+    @staticmethod
+    def read(folder: Path | None, target: OpenVLA) -> Any:
+        """Read weights for a target; asked only if there are some, once for all decoders."""
 
 
 DRAFTERS: Registry[DrafterSettings] = Registry('drafter', __name__.rpartition('.')[0])

@@ -22,8 +22,8 @@ def chains(paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTre
     finite: bool [1], whether the numbers behind them were; None = there are none.
     """
     branches, depth = paths.shape
-    parts = _structure(branches, depth, paths.device)
-    return TokenTree(paths.flatten(), *parts, (source,) * paths.numel(), finite)
+    parents, depths, mask = _structure(branches, depth, paths.device)
+    return TokenTree(paths.flatten(), parents, depths, mask, (source,) * paths.numel(), finite)
 
 
 def merged(trees: Iterable[TokenTree]) -> TokenTree:
@@ -48,7 +48,10 @@ def merged(trees: Iterable[TokenTree]) -> TokenTree:
 
 
 @lru_cache(maxsize=64)
-def _structure(branches: int, depth: int, device: torch.device) -> tuple[Tensor, ...]:
+def _structure(
+    branches: int, depth: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Parents, depth and ancestor mask, on the device."""
     parents = [node - 1 if node % depth else -1 for node in range(branches * depth)]
-    return tuple(part.to(device) for part in structure(tuple(parents)))
+    parts = structure(tuple(parents))
+    return parts[0].to(device), parts[1].to(device), parts[2].to(device)
