@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TYPE_CHECKING
 
@@ -88,6 +89,14 @@ class Drafter(ABC):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess what follows the last known token."""
 
+    def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
+        """Return who of a relay takes part in this action: all, unless this one is a switch."""
+        return relay
+
+    def likeness(self, context: DraftContext) -> float:
+        """How like what it has seen before this is, at most 1; NaN = it can't say."""
+        return nan
+
     def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
         """Take in the L tokens of an action that the target verified and the robot may do."""
 
@@ -109,7 +118,12 @@ class DrafterSettings(Protocol):
 
 
 class LearnedSettings(DrafterSettings, Protocol):
-    """What a preset says of a drafter that has weights."""
+    """
+    What a preset says of a drafter that has weights.
+
+    It may say ``may_lack_weights = True``: it can do without, and then ``read`` is asked with None
+    for the folder.
+    """
 
     @staticmethod
     def read(folder: Path | None, target: OpenVLA) -> Any:
