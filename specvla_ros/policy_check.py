@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.drafters import check_drafter, learned, make_drafter
+from specvla_ros.decoding.drafters import able, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
@@ -53,7 +53,8 @@ def check_policy(
     weights = {name: partial(settings.read, weights_folder(drafters, name), model)
                for name, settings in learned().items()}
     for decoder in decoders:
-        make_rule(decoder.rule.name, decoder.rule.settings)
-        check_drafter(decoder, drafters)
-        make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), weights)
+        for member in decoder.members:
+            make_rule(member.rule.name, member.rule.settings)
+        for member in able(decoder, drafters)[0]:
+            make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)
