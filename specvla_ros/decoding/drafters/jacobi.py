@@ -40,7 +40,7 @@ class Jacobi:
     the middle bin. The drafter alone guesses these in the prefill.
     """
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     start: str = 'last'
 
