@@ -80,7 +80,8 @@ class ActionRecord:
             sources=tuple(str(source) for source in trace.sources),
             stage_ms={k: round(float(ms), MS_DIGITS) for k, ms in trace.stage_ms.items()},
             deviation=deviation,
-            risk=None if math.isnan(trace.risk) else round(float(trace.risk), RISK_DIGITS),
+            risk=None if trace.risk is None or math.isnan(trace.risk)
+            else round(float(trace.risk), RISK_DIGITS),
         )
 
 
