@@ -61,7 +61,12 @@ class CollectArgs:
     decoder: Annotated[str, tyro.conf.arg(
         help='preset it decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
-        help='share of the stretches that the policy drives')] = 0.7
+        help='share of the stretches (with --chunk: of the bursts) that the policy drives')] = 0.7
+    chunk: Annotated[int, tyro.conf.arg(
+        help='steps that each frame is labelled with; above 1 the expert plays clean stretches '
+             'that are at least as long')] = 1
+    execute_steps: Annotated[int, tyro.conf.arg(
+        help='steps of each answer of a --checkpoint that says chunks which are carried out')] = 4
 
 
 def data_folder(out: Path | None) -> Path:
@@ -94,7 +99,7 @@ def _check(args: CollectArgs) -> None:
         raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
                          f'{args.episodes}, {args.workers}, {args.keep}')
     for name, low, high in (('seed', 0, 2**31), ('resolution', 16, 4096), ('noise', 0, 10),
-                            ('policy_share', 0, 1)):
+                            ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
 
@@ -143,7 +148,7 @@ def _collect_batch(args: CollectArgs, task: int, seeds: range) -> tuple[int, int
     for seed in seeds:
         path = folder / f'seed{seed}.npz'
         if not path.exists():
-            episode = _collect_episode(_environment(args, task), args, seed)
+            episode = _episode(_environment(args, task), args, seed)
             temporary = path.with_suffix('.part')
             with temporary.open('wb') as file:
                 np.savez(file, **episode)
@@ -176,6 +181,15 @@ def _policy(args: CollectArgs) -> 'Policy | None':
         _open['policy'] = Policy.load(folder, decoder=args.decoder,
                                       unnorm_key=suites.statistics_key(args.suite, keys))
     return _open['policy']
+
+
+def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
+    if args.chunk == 1:
+        return _collect_episode(env, args, seed)
+    from specvla_ros.training.chunk_play import play
+    return play(env, _policy(args), np.random.default_rng([SEED_BASE, seed, env.task_id]),
+                chunk=args.chunk, execute=args.execute_steps, policy_share=args.policy_share,
+                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed)
 
 
 def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:

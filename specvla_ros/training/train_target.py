@@ -25,6 +25,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
@@ -61,6 +62,11 @@ class TrainTargetArgs:
     tasks: Annotated[tuple[int, ...], Help(help='task numbers; none = all')] = ()
     data: Annotated[Path | None, Help(help='data folder; default in the cache')] = None
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
+    chunk: Annotated[int, Help(
+        help='control steps of an action: what it learns to say, from data collected with --chunk; '
+             'more than one start from an --init that says fewer')] = 1
+    execute_steps: Annotated[int | None, Help(
+        help='of these, how many to recommend to carry out; default: half of them')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
@@ -111,7 +117,7 @@ class Training:
         settings = load_dataset(args.unnorm_key or args.suite)
         self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
                                self._image_size(), settings.mirror_image, args.tasks,
-                               settings.image)
+                               settings.image, args.chunk)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'],
                              on_progress=self.progress.loading)
         if not self.dataset.episodes:
@@ -127,7 +133,8 @@ class Training:
         self.model: OpenVLA = self.module['model']
         self.optimizer = Optimizer(self.module, args.optimizer, args.lanes,
                                    getattr(torch, args.dtype))
-        self.maker = BatchMaker(self.model, self.statistics, self.scale, self.instructions)
+        self.maker = BatchMaker(
+            self.model, self.statistics, self.scale, self.instructions, args.chunk)
         self.sampler = Sampler(args.seed, args.batch)
         self.elapsed = 0.0  # seconds, over all resumed runs
         self.samples = 0
@@ -208,7 +215,7 @@ class Training:
         last[:_TRANSLATION] = args.sigma_end
         sigma = args.sigma_start + (last - args.sigma_start) * done
         sigma[-1] = 0
-        return sigma
+        return sigma.repeat(args.chunk)
 
     def _evaluate_and_save(self, losses: list[Loss], speed: float) -> None:
         """Measure the averaged weights on held-out frames; write curve, state, checkpoint."""
@@ -331,7 +338,9 @@ class Training:
             tokenizer = build_tokenizer(prompts, args.text_tokens)
             model = new_target(args.shape, tokenizer, args.text_tokens, args.seed).to(args.device)
         # So that it is deployed as it was trained, whatever the data set's file says by then.
-        model.config = replace(model.config, image_preparation=asdict(self.dataset.image))
+        model.config = replace(
+            model.config, image_preparation=asdict(self.dataset.image), chunk=args.chunk,
+            execute_steps=args.execute_steps or -(-args.chunk // 2))
         if args.device == 'cpu':
             # The fused attention's backward takes 40 % of a step on a CPU, the plain one's 8 %.
             for part in (model.language_model, model.vision.dino, model.vision.siglip):
@@ -352,13 +361,18 @@ def _check(args: TrainTargetArgs) -> None:
     check_place('--out', args.out)
     if args.init is not None:
         check_target(args.init, args.suite, args.unnorm_key, args.device)
+    if not 1 <= args.chunk <= MOST_STEPS:
+        raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
+    if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
+        raise SpecVLAError(f'--execute-steps {args.execute_steps}: give 1 to {args.chunk}, the '
+                           'steps of an action (--chunk)')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 
 
 def _settings(args: TrainTargetArgs) -> dict:
     """What a resumed training must have in common with the interrupted one."""
-    names = ('suite', 'tasks', 'unnorm_key', 'batch', 'lanes', 'dtype', 'seed', 'freeze_vision',
+    names = ('suite', 'tasks', 'unnorm_key', 'chunk', 'batch', 'lanes', 'dtype', 'seed', 'freeze_vision',
              'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)}
