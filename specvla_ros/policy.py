@@ -34,15 +34,16 @@ from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import beside, weights_folder
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
 from specvla_ros.situation import UNKNOWN
 
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
@@ -78,8 +79,9 @@ class Checkpoint:
     unnorm_key: data set whose statistics hold; None takes the only one there is.
     drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
         first decoder needs them. None = there are none.
-    chunk: control steps per action.
-    Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
+    chunk: control steps per action; None = as many as the checkpoint says, else one.
+    Raises ValueError if the key is unknown, the data set's actions are not of 7 dimensions, or the
+    checkpoint says actions of another chunk.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Checkpoint:
         model: OpenVLA,
         unnorm_key: str | None = None,
         drafters: Path | None = None,
-        chunk: int = 1,
+        chunk: int | None = None,
     ) -> None:
         self.model = model
         self.drafters = drafters
@@ -97,7 +99,7 @@ class Checkpoint:
         check_dimensions(self.statistics, self.dataset.unnorm_key)
         tokenizer = model.action_tokenizer
         self.space = ActionSpace(
-            tokenizer, _SI_DIMENSIONS, chunk,
+            tokenizer, _SI_DIMENSIONS, action_chunk(model.config, chunk),
             bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
@@ -182,19 +184,19 @@ class Policy:
         device: str | torch.device = 'auto',
         dtype: str | torch.dtype | None = None,
         quantization: str = 'none',
-        chunk: int = 1,
+        chunk: int | None = None,
         guard: Guard | None = None,
     ) -> Policy:
         """
         Load a checkpoint folder.
 
-        checkpoint: None is the embedded one. decoder: preset name, path of a preset, or its
-        content. drafter: folder of the drafters' weights (see ``drafter_folders``); None is the
-        checkpoint's ``drafters``. unnorm_key: None takes the only data set there is. device:
-        'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
+        checkpoint: folder, or the name of an embedded one; None is the default one. decoder:
+        preset name, path of a preset, or its content. drafter: folder of the drafters' weights
+        (see ``drafter_folders``); None is the checkpoint's ``drafters``. unnorm_key: None takes
+        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
         float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
-        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action.
-        guard: forbids bins; None forbids none.
+        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action;
+        None is what the checkpoint says. guard: forbids bins; None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
@@ -209,12 +211,11 @@ class Policy:
     @classmethod
     def of(cls, source: PolicySource, guard: Guard | None = None) -> Policy:
         """Load a source; see ``load``."""
-        config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
+        config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
-        if folder.is_dir():
-            check_drafter(config, drafters)
+        check_drafter(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
@@ -337,6 +338,20 @@ def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparatio
     """How this model's frames were prepared: what the checkpoint says, else what the data set."""
     stated = model.config.image_preparation
     return dataset.image if stated is None else ImagePreparation.of(stated)
+
+
+def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
+    """
+    Return the control steps of a checkpoint's actions: what it says; else what is wanted, or one.
+
+    Raises SpecVLAError if both say something and not the same.
+    """
+    said = config.chunk
+    if None not in (said, wanted) and said != wanted:
+        raise SpecVLAError(
+            f'chunk is {wanted}, but this checkpoint says actions of {said} control '
+            f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
+    return wanted or said or 1
 
 
 def check_dimensions(statistics: ActionStatistics, key: str) -> None:

@@ -86,7 +86,7 @@ class BatchMaker:
         """Frames at running indices [B] as a batch on the CPU."""
         located = [frames.locate(int(index)) for index in indices]
         labels = self.tokenizer.encode(self.statistics.normalize(
-            np.stack([episode.action[frame] for episode, frame in located])))
+            np.stack([episode.labels[frame] for episode, frame in located])))
         labels = labels.reshape(len(located), self.action_length)  # step by step
         read = self._jitter(labels, random, augmentation.jitter)
         prompts = [self.prompt(episode.instruction) for episode, _ in located]

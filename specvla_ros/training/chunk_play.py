@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
 from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.training.dataset import counts
 
 if TYPE_CHECKING:  # torch and the simulator take seconds
     from specvla_ros.libero.environment import LiberoEnv
@@ -78,7 +79,7 @@ class Stretches:
         return self._clean_left
 
     def advance(self, step: int) -> Burst | None:
-        """Return the burst that this step belongs to; None = the expert's action is carried out."""
+        """Return the burst of this step; None = the expert's action is carried out."""
         if self._burst is not None and self._burst.left == 0:
             self._burst = None
             self._begin_clean()

@@ -13,7 +13,7 @@ int32 [T] (its step in the episode), instruction, success.
 """
 
 from concurrent.futures import as_completed, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import multiprocessing
 import os
 from pathlib import Path
@@ -25,6 +25,7 @@ import tyro
 
 from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
@@ -57,7 +58,8 @@ class CollectArgs:
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     checkpoint: Annotated[Path | None, tyro.conf.arg(
-        help='policy that drives part of each episode (DAgger)')] = None
+        help='folder, or name of an embedded policy, that drives part of each episode (DAgger)')
+        ] = None
     decoder: Annotated[str, tyro.conf.arg(
         help='preset it decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
@@ -77,6 +79,8 @@ def data_folder(out: Path | None) -> Path:
 def run(args: CollectArgs) -> int:
     """Collect what isn't there yet; episodes already on disk are kept. Returns an exit code."""
     _check(args)
+    if args.checkpoint is not None:
+        args = replace(args, checkpoint=checkpoint_folder(args.checkpoint))
     tasks = list(args.tasks) or [task.task_id for task in suites.tasks(args.suite)]
     for task in tasks:
         suites.task(args.suite, task)

@@ -36,12 +36,18 @@ class Episode:
 
     name: str
     instruction: str
-    action: NDArray[np.float32]  # [T, H, D], data-set units: the steps from each frame on
+    action: NDArray[np.float32]  # [T, D], data-set units
     state: NDArray[np.float32]  # [T, S], privileged
     pixels: NDArray[np.uint8]  # [T, size, size, 3], a memory map
+    following: NDArray[np.float32] | None = None  # [T, H, D], the action and the next ones
 
     def __len__(self) -> int:
         return len(self.action)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """Steps that each frame is labelled with, [T, H, D]."""
+        return self.action[:, None] if self.following is None else self.following
 
     def is_held_out(self, share: float) -> bool:
         """Whether this episode is for measuring only: decided by its name, for good."""
@@ -132,16 +138,18 @@ class Dataset:
             raise SpecVLAError(f'{path} is no episode ({" ".join(str(error).split())}): delete it '
                                'and collect again') from error
         if self.chunk == 1:
-            return Episode(name, instruction, action[:, None], state, pixels)
+            return Episode(name, instruction, action, state, pixels)
         if played is None:
             raise SpecVLAError(
-                f'{path} was collected without --chunk, so nothing says what was carried out after '
-                f'its frames: collect with --chunk {self.chunk} to a folder of its own, or train '
+                f'{path} was collected without --chunk: nothing says what was carried out after '
+                f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
                 'with --chunk 1')
-        kept, chunks = played.chunks(self.chunk)
-        whole = len(kept) == len(pixels)  # then the memory map needs no copy
-        return Episode(name, instruction, chunks, state[kept], pixels if whole else pixels[kept]) \
-            if len(kept) else None
+        kept, following = played.chunks(self.chunk)
+        if not len(kept):
+            return None
+        if len(kept) < len(pixels):  # else the memory map needs no copy
+            action, state, pixels = action[kept], state[kept], pixels[kept]
+        return Episode(name, instruction, action, state, pixels, following)
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
@@ -163,7 +171,7 @@ class Dataset:
 @dataclass(frozen=True, slots=True)
 class Played:
     """
-    What was carried out in an episode that teaches chunks (`chunk_play.py`).
+    What was carried out in an episode that teaches chunks, see `chunk_play.py`.
 
     executed: float32 [S, D], data-set units; clean: bool [S], whether it was the expert's action
     unchanged; frame: int [T], the step of each frame.
@@ -247,7 +255,6 @@ def action_statistics(
     its extremes, at least `minimum_span` wide around them, in data-set units.
     """
     action = np.concatenate([episode.action for episode in episodes]).astype(np.float64)
-    action = action.reshape(-1, action.shape[-1])
     q01, q99 = np.quantile(action, 0.01, axis=0), np.quantile(action, 0.99, axis=0)
     still = q99 - q01 < minimum_span
     q01[still], q99[still] = action.min(axis=0)[still], action.max(axis=0)[still]

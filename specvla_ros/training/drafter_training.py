@@ -44,7 +44,9 @@ Help = tyro.conf.arg
 class DrafterTrainingArgs:
     """Arguments of every drafter's training."""
 
-    target: Annotated[Path, Help(help='checkpoint folder of the target')] = Path('runs/target')
+    target: Annotated[Path, Help(
+        help='checkpoint of the target: a folder, or the name of an embedded one')
+        ] = Path('runs/target')
     suite: Annotated[str, Help(help='suite the data are of')] = 'libero_object'
     regenerated: Annotated[Path | None, Help(
         help='folder that `specvla regenerate` wrote; default in the cache')] = None

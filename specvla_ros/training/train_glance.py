@@ -7,7 +7,7 @@ bin off costs less than one that is far off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ import tyro
 
 from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
@@ -64,7 +65,7 @@ def run(args: TrainGlanceArgs) -> int:
         in the way
     """
     _check(args)
-    training = GlanceTraining(args)
+    training = GlanceTraining(replace(args, target=checkpoint_folder(args.target)))
     with training.progress:
         training.run()
     return 0

@@ -21,6 +21,7 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.configuration import load_dataset
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
@@ -63,8 +64,7 @@ class TrainTargetArgs:
     data: Annotated[Path | None, Help(help='data folder; default in the cache')] = None
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
     chunk: Annotated[int, Help(
-        help='control steps of an action: what it learns to say, from data collected with --chunk; '
-             'more than one start from an --init that says fewer')] = 1
+        help='control steps of an action; above 1 the data must be collected with --chunk')] = 1
     execute_steps: Annotated[int | None, Help(
         help='of these, how many to recommend to carry out; default: half of them')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
@@ -75,7 +75,8 @@ class TrainTargetArgs:
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of weights, order and augmentation')] = 0
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
-    init: Annotated[Path | None, Help(help='checkpoint to start from')] = None
+    init: Annotated[Path | None, Help(
+        help='checkpoint to start from: a folder, or the name of an embedded one')] = None
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -99,6 +100,8 @@ def run(args: TrainTargetArgs) -> int:
 
     :raises SpecVLAError: no data, settings that can't be, or an unfinished training in the way
     """
+    if args.init is not None:
+        args = replace(args, init=checkpoint_folder(args.init))
     _check(args)
     training = Training(args)
     with training.progress:
@@ -372,8 +375,8 @@ def _check(args: TrainTargetArgs) -> None:
 
 def _settings(args: TrainTargetArgs) -> dict:
     """What a resumed training must have in common with the interrupted one."""
-    names = ('suite', 'tasks', 'unnorm_key', 'chunk', 'batch', 'lanes', 'dtype', 'seed', 'freeze_vision',
-             'vision_only', 'holdout', 'text_tokens')
+    names = ('suite', 'tasks', 'unnorm_key', 'chunk', 'execute_steps', 'batch', 'lanes', 'dtype',
+             'seed', 'freeze_vision', 'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)}
 
