@@ -193,10 +193,11 @@ class Policy:
         checkpoint: folder, or the name of an embedded one; None is the default one. decoder:
         preset name, path of a preset, or its content. drafter: folder of the drafters' weights
         (see ``drafter_folders``); None is the checkpoint's ``drafters``. unnorm_key: None takes
-        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
-        float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
-        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action;
-        None is what the checkpoint says. guard: forbids bins; None forbids none.
+        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
+        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
+        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
+        chunk: control steps per action; None is what the checkpoint says. guard: forbids bins;
+        None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """

@@ -26,10 +26,10 @@ class PolicySource:
 
     checkpoint: folder, or name of an embedded one; None = the default one. drafters: folder of
     the drafters' weights; None = the checkpoint's own (see ``drafter_folders``). unnorm_key: data
-    set whose statistics hold; None = the checkpoint's only one. device: 'auto', 'cpu', 'cuda', 'cuda:N'. dtype: 'float32',
-    'bfloat16', 'float16'; None = what suits the device. quantization: 'none', 'int8', 'int4'.
-    chunk: control steps per action; None = as the checkpoint says. decoder: preset name, path of
-    a preset, or its content.
+    set whose statistics hold; None = the checkpoint's only one. device: 'auto', 'cpu', 'cuda',
+    'cuda:N'. dtype: 'float32', 'bfloat16', 'float16'; None = what suits the device.
+    quantization: 'none', 'int8', 'int4'. chunk: control steps per action; None = as the
+    checkpoint says. decoder: preset name, path of a preset, or its content.
     """
 
     checkpoint: Path | None = None
