@@ -19,8 +19,8 @@ def checkpoint_folder(checkpoint: str | Path | None) -> Path:
     """
     Return the folder of a checkpoint: None is the default one; a name is an embedded one's.
 
-    Raises FileNotFoundError for what is neither name nor folder, listing the names, and
-    SpecVLAError for a name that is a folder's in the working directory as well.
+    Any other is returned as it is, whether it is there or not. Raises SpecVLAError for a name that
+    is a folder's in the working directory as well.
     """
     if checkpoint is None:
         return DEFAULT_CHECKPOINT
@@ -32,8 +32,4 @@ def checkpoint_folder(checkpoint: str | Path | None) -> Path:
                 f'checkpoint {folder} is an embedded one, and a folder here as well: for the '
                 f'folder give {folder.resolve()}, for the embedded one {embedded}')
         return embedded
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f'no checkpoint folder {folder}; give the folder that holds config.json and the '
-            f'weights, or the name of an embedded one: {", ".join(names)}')
     return folder

@@ -42,7 +42,7 @@ from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
-from specvla_ros.situation import UNKNOWN
+from specvla_ros.situation import Situation, UNKNOWN
 
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
@@ -170,6 +170,7 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         self._instruction: str | None = None
         self._situation = UNKNOWN
+        self._said: NDArray[np.float32] | None = None  # the last action, SI
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -216,7 +217,8 @@ class Policy:
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
-        check_drafter(config, drafters)
+        if folder.is_dir():
+            check_drafter(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
@@ -257,11 +259,11 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
-        self._instruction, self._situation = None, UNKNOWN
+        self._instruction, self._situation, self._said = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None,
+        position: tuple[float, float, float] | None = None, carried: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -271,6 +273,7 @@ class Policy:
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set, or a clock that goes back.
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        carried: of the last action's steps, how many were carried out; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -279,7 +282,8 @@ class Policy:
         if not self._goes_on(instruction, stamp):
             self.reset()
         self._instruction = instruction
-        self._situation = replace(self._situation, stamp=stamp, position=position)
+        self._situation = replace(
+            self._carried_out(carried), stamp=stamp, position=position, carried=carried)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
@@ -292,10 +296,20 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.drafter.remember(tokens)
-        self._situation = replace(
-            self._situation, previous=tuple(action.si[-1].tolist()),
-            steps=self._situation.steps + self.checkpoint.space.chunk)
+        self._said = action.si
         return action
+
+    def _carried_out(self, carried: int | None) -> Situation:
+        """Return the situation once so many steps of the last action were carried out."""
+        most = self.checkpoint.space.chunk
+        if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
+            raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
+                               'the steps of an action')
+        done = [] if self._said is None else self._said[:carried].tolist()
+        if not done:
+            return self._situation
+        return replace(self._situation, previous=tuple(done[-1]),
+                       steps=self._situation.steps + len(done))
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
@@ -352,7 +366,7 @@ def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
         raise SpecVLAError(
             f'chunk is {wanted}, but this checkpoint says actions of {said} control '
             f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
-    return wanted or said or 1
+    return (said or 1) if wanted is None else wanted
 
 
 def check_dimensions(statistics: ActionStatistics, key: str) -> None:

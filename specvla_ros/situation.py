@@ -12,14 +12,16 @@ class Situation:
     What the robot knows when an action is decoded; None = not known.
 
     stamp: when the camera frame was taken, s. position: of the end effector, m [3].
-    previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
-    steps: control steps decoded since the start of the episode.
+    previous: the delta carried out last, m, rad and gripper [action_dim]; None at the start.
+    steps: control steps carried out since the start of the episode.
+    carried: of the steps of the last action, how many of them; None = all.
     """
 
     stamp: float | None = None
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
+    carried: int | None = None
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # torch and the simulator take seconds
     from specvla_ros.policy import Policy
 
 SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
-BURSTS_UNTIL = 130  # steps; after them the expert brings the episode to its end
-MAX_STEPS = 260  # longer episodes are stuck and teach nothing
+BURSTS_UNTIL = 110  # steps; after them the expert brings the episode to its end
+MAX_STEPS = 200  # longer episodes are stuck and teach nothing
 _LONGEST_SPARE = 16  # frames that a clean stretch gives beyond the first
 _PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
 
