@@ -145,17 +145,19 @@ class Driver:
     def __init__(self, policy: Policy, instruction: str, execute: int) -> None:
         self._policy, self._instruction, self._execute = policy, instruction, execute
         self._steps: list[NDArray] = []
+        self._carried: int | None = None
 
     def begin(self) -> None:
         """Forget what was said before: a new burst begins."""
         self._policy.reset()
-        self._steps = []
+        self._steps, self._carried = [], None
 
     def act(self, env: LiberoEnv) -> NDArray[np.float64]:
         """Return the next action [7] in the data set's units."""
         if not self._steps:
-            action = self._policy.act(env.frame(), self._instruction)
+            action = self._policy.act(env.frame(), self._instruction, carried=self._carried)
             self._steps = list(action.si[:self._execute].astype(np.float64) / SCALE)
+            self._carried = len(self._steps)
         return self._steps.pop(0)
 
 
