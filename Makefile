@@ -27,10 +27,10 @@ test: setup lint  ## run all tests, in ROS 2 isolated from the network
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup  ## run the policy for MINUTES=30 while others are killed; memory must stay flat
-	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/test_soak.py
+	@SPECVLA_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest -s -m soak test/nodes/policy_node/test_soak.py
 
 fuzz: setup  ## run OBSERVATIONS=1000000 made-up ones through the node's logic; none does harm
-	@SPECVLA_FUZZ=$(OBSERVATIONS) $(PY) -m pytest -s test/nodes/test_fuzz.py
+	@SPECVLA_FUZZ=$(OBSERVATIONS) $(PY) -m pytest -s test/nodes/policy_node/test_fuzz.py
 
 gpu: setup  ## on a CUDA GPU: its tests, and what it does with a 7B (random weights, 16 GB)
 	@$(PY) -m pytest test/decoding/test_cuda.py

@@ -1,7 +1,8 @@
 """Start the policy, and a recorded bag in place of camera and user; ends when one of them ends."""
 
-from specvla_ros.nodes import bag_player_parameters, policy_settings
+from specvla_ros.nodes import bag_player_parameters
 from specvla_ros.nodes.launching import launch_description, LaunchedNode, without
+from specvla_ros.nodes.policy_node import settings as policy_settings
 
 
 def generate_launch_description():

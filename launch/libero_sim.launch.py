@@ -1,7 +1,8 @@
 """Start a LIBERO simulation and the policy that acts in it; ends when one of them ends."""
 
-from specvla_ros.nodes import libero_bridge_node, policy_settings
 from specvla_ros.nodes.launching import launch_description, LaunchedNode, without
+from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
+from specvla_ros.nodes.policy_node import settings as policy_settings
 
 
 def generate_launch_description():

@@ -1,7 +1,7 @@
 """Start the policy: camera image and instruction in, end-effector deltas out."""
 
 from specvla_ros.nodes.launching import launch_description, LaunchedNode
-from specvla_ros.nodes.policy_settings import PARAMETERS
+from specvla_ros.nodes.policy_node.settings import PARAMETERS
 
 
 def generate_launch_description():

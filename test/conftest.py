@@ -7,6 +7,7 @@ by one in the first process, after all others. Whoever uses the fixture `probe` 
 Without `-n`, all tests run one by one in the order of their files.
 """
 import os
+from pathlib import Path
 
 from hypothesis import settings
 import pytest
@@ -81,3 +82,42 @@ def pytest_runtestloop(session):
 def no_dds_beside_other_tests(request, monkeypatch):
     if not request.node.get_closest_marker('alone'):
         monkeypatch.setenv('ROS_DOMAIN_ID', UNMARKED)
+
+
+@pytest.fixture(scope='session')
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A random OpenVLA of the smallest size with a random drafter, as a published folder."""
+    from tokenizers import models, pre_tokenizers, Tokenizer
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+    from specvla_ros.libero import suites
+    from specvla_ros.openvla.config import OpenVLAConfig
+    from specvla_ros.openvla.model import OpenVLA
+
+    prompt = 'In : What action should the robot take to ? Out pick up the milk'.split()
+    told = [word for task in suites.tasks('libero_object') for word in task.instruction.split()]
+    words = ['<unk>', '<s>', '</s>', *dict.fromkeys([*prompt, *told])]
+    vocabulary = {word: i for i, word in enumerate(words + [f'<a{i}>' for i in range(256)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token='<unk>'))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tower = {'hidden_size': 16, 'depth': 2, 'num_heads': 2, 'mlp_size': 32}
+    torch.manual_seed(0)
+    model = OpenVLA(OpenVLAConfig.from_dict({
+        'model_type': 'openvla', 'image_sizes': [28, 28], 'use_fused_vision_backbone': True,
+        'vision_config': {'patch_size': 14, 'registers': 4, 'dino': tower, 'siglip': tower},
+        'text_config': {'vocab_size': len(vocabulary) + 64, 'hidden_size': 32,
+                        'intermediate_size': 64, 'num_hidden_layers': 2,
+                        'num_attention_heads': 4, 'max_position_embeddings': 256}}))
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=0.5)
+        model.lm_head.weight[:len(words)] = 0  # so that most of what it says is an action
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token='<unk>', bos_token='<s>', eos_token='</s>')
+    model.norm_stats = {'libero_object': {'action': {
+        'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}}}
+    folder = tmp_path_factory.mktemp('tiny')
+    model.save_pretrained(folder)
+    EagleHead(EagleConfig.like(model)).save_pretrained(folder / 'drafter')
+    return folder

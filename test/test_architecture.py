@@ -6,6 +6,7 @@ and neither knows the other. Read from the syntax tree, so that imports inside f
 """
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ MAY_IMPORT = {
     'training': ENGINE | {'libero'},
     'bags': LEAVES,
     'benchmark': ENGINE | {'libero', 'bags'},
+    'tools': ENGINE | {'libero', 'bags', 'benchmark'},
     'nodes': ENGINE | {'libero', 'bags', 'action', 'msg'},
-    'cli': LEAVES | {'benchmark', 'training'},
+    'cli': LEAVES | {'benchmark', 'tools', 'training'},
     'errors': set(),
     'hashing': set(),
     'typed_files': {'errors'},
@@ -55,6 +57,9 @@ ONLY_IN = {
     'no room': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
 }
+# Rooms within a room: they share what lies beside them, and none knows another.
+SEPARATE = [('nodes', ('policy_node', 'libero_bridge')),
+            ('benchmark', ('latency', 'episodes', 'bag_replay'))]
 HEAVY = {'torch', 'transformers', 'rclpy', 'mujoco', 'robosuite', 'libero'}
 
 
@@ -95,6 +100,37 @@ def test_imports_follow_the_arrows(path):
             continue
         for owner, names in ONLY_IN.items():
             assert room == owner or top not in names, f'{path}:{line}: {room} imports {top}'
+
+
+@pytest.mark.parametrize('room, inner', SEPARATE, ids=lambda value: str(value))
+def test_rooms_within_a_room_are_separate(room, inner):
+    for name in inner:
+        others = {f'{PACKAGE}.{room}.{other}.' for other in inner if other != name}
+        files = [*(ROOT / PACKAGE / room / name).rglob('*.py')]
+        assert files, f'{room}/{name} is gone: say here what took its place'
+        for path in files:
+            for line, found in imports(path):
+                assert not any(f'{found}.'.startswith(other) for other in others), \
+                    f'{path}:{line}: {name} imports {found}'
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'):
+               path for path in sources()}
+    graph = {name: {module for _, found in imports(path)
+                    if (module := _module_of(found, modules)) not in (None, name)}
+             for name, path in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(' <- '.join(error.args[1]))
+
+
+def _module_of(name: str, modules: dict[str, Path]) -> str | None:
+    """Return the file a dotted name is in: `a.b.thing` is in a.b, a package's own in its init."""
+    while name and name not in modules:
+        name = name.rpartition('.')[0]
+    return name or None
 
 
 @pytest.mark.parametrize('leaf', sorted(LEAVES | {'cli', '__init__'}))

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from specvla_ros.benchmark import demo, overhead, replay_bag
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.benchmark.demo import DemoArgs
-from specvla_ros.benchmark.evaluation import player_of
-from specvla_ros.benchmark.overhead import OverheadArgs
-from specvla_ros.benchmark.plan import EvalArgs, make_plan
-from specvla_ros.benchmark.replay_bag import ReplayArgs
-from specvla_ros.nodes import policy_node
-from specvla_ros.nodes.policy_settings import pick, PolicySettings
-from specvla_ros.nodes.session_spec import SessionSpec
+from specvla_ros.benchmark.bag_replay import command as replay_bag
+from specvla_ros.benchmark.bag_replay import overhead
+from specvla_ros.benchmark.bag_replay.command import ReplayArgs
+from specvla_ros.benchmark.bag_replay.overhead import OverheadArgs
+from specvla_ros.benchmark.episodes import demo
+from specvla_ros.benchmark.episodes.demo import DemoArgs
+from specvla_ros.benchmark.episodes.evaluation import player_of
+from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan
+from specvla_ros.nodes.policy_node import node as policy_node
+from specvla_ros.nodes.policy_node.settings import pick, PolicySettings
+from specvla_ros.nodes.sessions.session_spec import SessionSpec
 from specvla_ros.policy_source import PolicySource
 
 FULL = dict(unnorm_key='libero_object', device='cpu', dtype='bfloat16', quantization='int4',

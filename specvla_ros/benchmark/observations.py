@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.benchmark.contest import Episode
-from specvla_ros.benchmark.rollout import Actor
+from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.pictures import decode_picture
 
@@ -19,10 +19,18 @@ _MADE_UP_SIDE = 256  # pixels, as LIBERO's cameras
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """What a camera saw: an instruction and frames, uint8 [H, W, 3] RGB, in their order."""
+
+    instruction: str
+    frames: tuple[NDArray[np.uint8], ...]
+
+
 def played(
-    make_environment: Callable[[int], Any], tasks: Sequence[int], actor: Actor, count: int,
+    make_environment: Callable[[int], Any], tasks: Sequence[int], actor: PolicyLike, count: int,
     seed: int, on_frame: Callable[[], None] = lambda: None,
-) -> Iterator[Episode]:
+) -> Iterator[Footage]:
     """
     Let the policy act from a random start of each task; what it sees are the observations.
 
@@ -48,10 +56,10 @@ def played(
                 observation = environment.step(action.si[0])
         finally:
             environment.close()
-        yield Episode(environment.instruction, tuple(frames))
+        yield Footage(environment.instruction, tuple(frames))
 
 
-def read(path: Path, instruction: str | None, count: int) -> Episode:
+def read(path: Path, instruction: str | None, count: int) -> Footage:
     """
     Read the first `count` frames of a folder of images (by name) or of an .npz file.
 
@@ -71,7 +79,7 @@ def read(path: Path, instruction: str | None, count: int) -> Episode:
         raise SpecVLAError(f'--frames {path}: no images in it; {", ".join(_SUFFIXES)} are read')
     if not instruction:
         raise SpecVLAError(f'--frames {path} has no instruction; give it with --instruction')
-    return Episode(instruction, tuple(frames))
+    return Footage(instruction, tuple(frames))
 
 
 def _image(file: Path) -> NDArray[np.uint8]:
@@ -100,7 +108,7 @@ def _npz(path: Path, instruction: str | None, count: int
     return list(images[:count]), instruction or (str(said) if said is not None else None)
 
 
-def made_up(count: int, side: int = _MADE_UP_SIDE) -> Episode:
+def made_up(count: int, side: int = _MADE_UP_SIDE) -> Footage:
     """Return square frames of waves that move: smooth as photographs, the same each time."""
     y, x = np.mgrid[:side, :side] / side
     frames = []
@@ -108,4 +116,4 @@ def made_up(count: int, side: int = _MADE_UP_SIDE) -> Episode:
         waves = [np.sin(2 * np.pi * (3 * x + (channel + 1) * y + number / 20 + channel / 3))
                  for channel in range(3)]
         frames.append(np.uint8(127.5 + 127 * np.stack(waves, axis=-1)))
-    return Episode(MADE_UP_INSTRUCTION, tuple(frames))
+    return Footage(MADE_UP_INSTRUCTION, tuple(frames))

@@ -1,7 +1,7 @@
 """
 The demo session seen from outside: a process that plays episodes through real ROS 2 nodes.
 
-Its specification, events and files are described at the top of `nodes/demo_session.py`. Being a
+Its specification, events and files are described at the top of `nodes/sessions/demo.py`. Being a
 process of its own, it keeps rclpy out of this one.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from specvla_ros.benchmark.interrupt import INTERRUPTED
 from specvla_ros.errors import SpecVLAError
 
-MODULE = 'specvla_ros.nodes.demo_session'
+MODULE = 'specvla_ros.nodes.sessions.demo'
 BAD_INPUT = 2
 # The session ends its two nodes first; a simulator under load needs a moment.
 GOODBYE_S = 20.0

@@ -25,10 +25,12 @@ from rclpy.qos import QoSProfile
 
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes import bag_player_node, libero_bridge_node, policy_node, rerun_node
+from specvla_ros.nodes import bag_player_node, rerun_node
+from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
 from specvla_ros.nodes.parameters import Parameter
-from specvla_ros.nodes.policy_settings import PolicySettings
-from specvla_ros.nodes.processes import free_domain
+from specvla_ros.nodes.policy_node import node as policy_node
+from specvla_ros.nodes.policy_node.settings import PolicySettings
+from specvla_ros.nodes.sessions.processes import free_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'reference.md'

@@ -19,8 +19,9 @@ from torch import nn, Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from .fastest_operations import small_operations
 from .joined import joined, Product
-from .small_operations import Place, small_operations
+from .small_operations import Place
 
 _joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
 _PADDING = 128  # positions beyond the model's that padded rows of a pass may have

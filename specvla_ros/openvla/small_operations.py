@@ -8,9 +8,7 @@ with torch for CUDA, makes one kernel of each of these operations. Elsewhere the
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Protocol
-import warnings
 
 import torch
 from torch import Tensor
@@ -71,29 +69,3 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """``rotate``, in place."""
     swapped = x.roll(x.shape[-1] // 2, -1)
     x.mul_(cos).addcmul_(swapped, sin)
-
-
-@cache
-def small_operations(device: torch.device) -> SmallOperations:
-    """
-    Return the fastest implementation that runs on a device.
-
-    Triton compiles its kernels here, with the C compiler of the machine. Where it can't, a
-    warning says why and torch's are taken.
-    """
-    if device.type != 'cuda':
-        return SmallOperations()
-    try:
-        from .triton_operations import TritonOperations
-
-        made = TritonOperations()
-        with torch.cuda.device(device), torch.inference_mode():
-            made.gated(torch.ones(1, 4, device=device))
-    except Exception as error:  # what Triton raises is of many kinds, and none stops the model
-        reason = ' '.join(str(error).split())[:200]
-        warnings.warn(
-            f'Triton does not run on {device} ({type(error).__name__}: {reason}): small kernels '
-            "are torch's, and a pass of a 7B takes about a tenth longer; install torch's own "
-            'triton and a C compiler', stacklevel=2)
-        return SmallOperations()
-    return made

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 import os
 import time
 
+from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
-from specvla_ros.benchmark.workers import Playing
 
 
 def action(tokens=(1, 2, 3, 4, 5, 6, 7)) -> ActionRecord:

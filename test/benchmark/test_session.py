@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from specvla_ros.benchmark.record import RecordArgs, run
 from specvla_ros.benchmark.session import DemoSession, fatal_line, SessionDied
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.tools.record import RecordArgs, run
 
 LOG = """[INFO] [1795849869.1] [policy_node]: loaded
 [FATAL] [1795849869.188231468] [specvla_ros]: the domain is bad: take another

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from specvla_ros.benchmark.replay import ReplayedRule
+from specvla_ros.benchmark.latency.random_weights import ReplayedRule
 from specvla_ros.decoding.drafters import (
     DynamicTree,
     Glance,

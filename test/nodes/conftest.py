@@ -21,7 +21,7 @@ from std_msgs.msg import String
 
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import fill_image
-from specvla_ros.nodes.processes import free_domain
+from specvla_ros.nodes.sessions.processes import free_domain
 
 HERE = Path(__file__).parent
 # The machine that runs the tests may be busy with something else.

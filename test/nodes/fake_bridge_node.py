@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from specvla_ros.nodes import libero_bridge_node
+from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
 from specvla_ros.nodes.runtime import run
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes import policy_node
+from specvla_ros.nodes.policy_node import node as policy_node
 from specvla_ros.nodes.runtime import run
 
 

@@ -6,10 +6,10 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool
 
-from specvla_ros.nodes import silence
 from specvla_ros.nodes.graph_watch import GraphWatch, type_name
-from specvla_ros.nodes.silence import Silence
-from specvla_ros.nodes.stop_elsewhere import StopElsewhere
+from specvla_ros.nodes.policy_node import silence
+from specvla_ros.nodes.policy_node.silence import Silence
+from specvla_ros.nodes.policy_node.stop_elsewhere import StopElsewhere
 from specvla_ros.nodes.topics import once, Origin, Topics
 
 

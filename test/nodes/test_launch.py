@@ -13,7 +13,9 @@ import yaml
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.suites import SUITES
-from specvla_ros.nodes import bag_player_node, libero_bridge_node, policy_node
+from specvla_ros.nodes import bag_player_node
+from specvla_ros.nodes.libero_bridge import node as libero_bridge_node
+from specvla_ros.nodes.policy_node import node as policy_node
 from test.nodes import fake_launch
 
 ROOT = Path(__file__).parents[2]

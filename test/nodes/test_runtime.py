@@ -61,7 +61,7 @@ def test_parameters_without_ros_args_are_not_passed_over():
 
 
 @pytest.mark.parametrize('module', [
-    'policy_node', 'libero_bridge_node', 'bag_player_node', 'rerun_node', 'top_node'])
+    'policy_node.node', 'libero_bridge.node', 'bag_player_node', 'rerun_node', 'top_node'])
 def test_every_node_refuses_a_bad_domain(module):
     assert 'ROS_DOMAIN_ID is' in refusal(module=module, ROS_DOMAIN_ID='abc')
 

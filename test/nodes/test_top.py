@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from specvla_ros.msg import ActionDelta, DecodeReport
 
-from specvla_ros.benchmark.top import picture
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.top_node import Window
+from specvla_ros.tools.top import picture
 
 
 def action(x=0.0, limited=False):

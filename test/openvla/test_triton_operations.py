@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from specvla_ros.decoding.cache import StaticCache
-from specvla_ros.openvla.small_operations import small_operations, SmallOperations
+from specvla_ros.openvla.fastest_operations import small_operations
+from specvla_ros.openvla.small_operations import SmallOperations
 
 CUDA = torch.cuda.is_available()
 pytestmark = pytest.mark.skipif(

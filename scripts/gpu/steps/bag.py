@@ -96,7 +96,7 @@ def main() -> None:
 
 def pixels(frames: list, device: str) -> dict:
     """Hold the prepared images of a device against the CPU's: resize and crop may round apart."""
-    from specvla_ros.benchmark import projection
+    from specvla_ros.benchmark.latency import projection
     from specvla_ros.openvla.image_transform import ImageTransform
 
     size = projection.read_shape('embedded').image_size

@@ -22,10 +22,10 @@ from torch.nn import functional
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.profiler import profile, ProfilerActivity
 
-from specvla_ros.benchmark import projection, roofline
-from specvla_ros.benchmark.cost import PassCost, total, Work
+from specvla_ros.benchmark.latency import projection, roofline
+from specvla_ros.benchmark.latency.cost import PassCost, total, Work
+from specvla_ros.benchmark.latency.random_weights import random_checkpoint
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
-from specvla_ros.benchmark.replay import random_checkpoint
 from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.drafters import DraftContext, DynamicTree, EagleDrafter
 from specvla_ros.decoding.rules.bins import Bins

@@ -1,0 +1,74 @@
+"""A bag played to a policy node over real topics: the same records from what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from specvla_ros.benchmark.bag_replay.offline import Replayed, with_deviations
+from specvla_ros.benchmark.session import DemoSession
+
+MODULE = 'specvla_ros.nodes.sessions.replay'
+# Of a frame's stages; its age is that of the bag.
+_NOT_THE_POLICYS = ('queue_age', 'publish')
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedFrame:
+    """A frame as the session tells of it; see `bags.frames.Frame`."""
+
+    number: int
+    stamp: int
+    received: int
+    segment: int
+    instruction: str
+
+
+def play_live(specification: dict[str, Any], folder: Path, decoders: Sequence[str],
+              on_event: Callable[[dict[str, Any]], None] = lambda event: None) -> list[Replayed]:
+    """
+    Play the bag once per decoder, in `folder` with its logs.
+
+    :param decoders: their names, in the order of the specification
+    :returns: every frame that was sent, with the actions that answered it
+    :raises SpecVLAError, SessionDied, KeyboardInterrupt: as `DemoSession.events`
+    """
+    names = dict(zip(specification['decoders'], decoders))
+    session = DemoSession(specification, folder, (sys.executable, '-m', MODULE))
+    frames: dict[int, PlayedFrame] = {}
+    answers: dict[int, dict[str, Any]] = {}
+    for event in session.events():
+        on_event(event)
+        if event['event'] == 'frame':
+            frame = PlayedFrame(**{field.name: event[field.name]
+                                   for field in dataclasses.fields(PlayedFrame)})
+            frames[frame.number] = frame
+        elif event['event'] == 'answer':
+            answers.setdefault(event['number'], {})[names[event['decoder']]] = event
+    return [_replayed(frame, answers.get(number, {}), decoders)
+            for number, frame in sorted(frames.items())]
+
+
+def _replayed(frame: PlayedFrame, answers: dict[str, dict[str, Any]], decoders: Sequence[str]
+              ) -> Replayed:
+    actions = {name: _action(answers[name]) for name in decoders if name in answers}
+    replayed = with_deviations(frame, actions)
+    records = {name: dataclasses.replace(record, ros_ms=round(answers[name]['ros_ms'], 3))
+               for name, record in replayed.actions.items()}
+    return dataclasses.replace(replayed, actions=records)
+
+
+def _action(answer: dict[str, Any]) -> SimpleNamespace:
+    """Return what is used of a `policy.Action`."""
+    stages = {name: ms for name, ms in answer['stage_ms'].items() if name not in _NOT_THE_POLICYS}
+    return SimpleNamespace(
+        tokens=answer['tokens'], si=np.array(answer['si']),
+        normalized=np.array(answer['normalized']),
+        trace=SimpleNamespace(**{**answer, 'stage_ms': stages}))

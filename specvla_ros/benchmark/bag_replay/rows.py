@@ -1,0 +1,106 @@
+"""The figures of a replayed bag: rows of a report, and the table on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.console import Console
+
+from specvla_ros.bags.frames import LiveAction
+from specvla_ros.benchmark.bag_replay.offline import Replayed
+from specvla_ros.benchmark.records import ActionRecord, tokens_sha256
+from specvla_ros.benchmark.report import (
+    action_figures,
+    BASELINE,
+    figures_table,
+    provenance,
+    Report,
+    Row,
+    speedup,
+)
+
+_FIRST = 10  # frames that differ are named up to so many
+_NOTES = ('Passes count the prefill; acceptance length = tokens per pass after it, bonus\n'
+          'included. Equal actions and errors: on the same frame. Missed frames: what a\n'
+          'policy that acts on the newest one only would not have seen.')
+
+
+def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: Sequence[str]
+         ) -> list[Row]:
+    """
+    Make a row per decoder.
+
+    :param played: all frames; one without a decoder's action was missed by it
+    :param live: recorded actions by the image's stamp, ns
+    """
+    made = []
+    for name in decoders:
+        frames = [frame for frame in played if name in frame.actions]
+        actions = [frame.actions[name] for frame in frames]
+        row: Row = {'decoder': name, 'suite': None, 'task': None, 'subset': 'all',
+                    **action_figures(actions), 'tokens_sha256': tokens_sha256(actions)}
+        if BASELINE in decoders and name != BASELINE:
+            row['tokens_equal_ar'] = _equality(
+                frames, actions, [_tokens(frame, BASELINE) for frame in frames])
+        then = [_live_tokens(live, frame, name) for frame in frames]
+        if any(then):
+            row['tokens_equal_live'] = _equality(frames, actions, then)
+        row['missed_frames'] = len(played) - len(frames) or missed_frames(
+            [frame.received for frame in frames],
+            [action.stage_ms['total'] for action in actions])
+        made.append(row)
+    baseline = next((row for row in made if row['decoder'] == BASELINE), None)
+    for row in made:
+        row['speedup_vs_ar'] = speedup(row, baseline)
+    return made
+
+
+def _tokens(frame: Replayed, decoder: str) -> tuple[int, ...] | None:
+    action = frame.actions.get(decoder)
+    return action.tokens if action is not None else None
+
+
+def _live_tokens(live: Mapping[int, LiveAction], frame: Replayed, decoder: str
+                 ) -> tuple[int, ...] | None:
+    action = live.get(frame.stamp)
+    return action.tokens if action is not None and action.decoder == decoder else None
+
+
+def _equality(frames: Sequence[Replayed], actions: Sequence[ActionRecord],
+              others: Sequence[tuple[int, ...] | None]) -> Row:
+    """Count the actions that equal the others', where there is another, and name who doesn't."""
+    compared = [(frame.number, action.tokens == other)
+                for frame, action, other in zip(frames, actions, others) if other is not None]
+    different = [number for number, equal in compared if not equal]
+    return {'actions': len(compared), 'actions_equal': len(compared) - len(different),
+            'first_differences': different[:_FIRST]}
+
+
+def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
+    """
+    Count the frames that a policy acting on the newest only would not have acted on.
+
+    It takes the newest frame when it is free, waits for the next one if it has had that, and is
+    busy for as long as this frame's action took in the replay.
+
+    :param received: when each frame came, ns, ascending; latencies: of its action, ms
+    """
+    if not received:
+        return 0
+    arrivals = np.asarray(received)
+    taken, free = 0, arrivals[0]
+    newest = -1
+    while True:
+        # the newest that is there, or the next one to come
+        following = max(int(np.searchsorted(arrivals, free, 'right')) - 1, newest + 1)
+        if following >= len(arrivals):
+            return len(arrivals) - taken
+        taken, newest = taken + 1, following
+        free = max(free, arrivals[newest]) + 1e6 * latencies[newest]
+
+
+def print_table(document: Report, title: str, console: Console) -> None:
+    """Print a replay's rows, and on what they were got."""
+    console.print(figures_table(title, document['rows']))
+    console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)

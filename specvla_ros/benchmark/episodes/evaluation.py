@@ -1,0 +1,108 @@
+"""
+`specvla eval`: LIBERO success, acceptance length and time per action, decoders side by side.
+
+Every initial state is played under all decoders one after the other, in an order that rotates from
+state to state, on the same weights: what the machine does meanwhile hits them alike. Finished
+episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from pathlib import Path
+import sys
+import time
+
+from rich.console import Console
+
+from specvla_ros.benchmark import files, plots, report
+from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
+from specvla_ros.benchmark.episodes.player import LiberoPlayer
+from specvla_ros.benchmark.episodes.progress import EpisodeProgress
+from specvla_ros.benchmark.episodes.rollout import RolloutConfig
+from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
+from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
+from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
+from specvla_ros.libero.simulator_check import check_simulator
+
+
+def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
+                ) -> report.Report:
+    """Return the report of the plan's episodes that are finished."""
+    rows = report.rows(plan.select(episodes), list(plan.decoders))
+    return report.report(command, plan.config, plan.checkpoint, rows)
+
+
+def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
+    """Return what each worker process needs."""
+    return LiberoPlayer(
+        source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
+        unnorm_keys=plan.unnorm_keys,
+        threads=plan.config['threads'],
+        rollout=RolloutConfig(args.max_steps, args.reference_every))
+
+
+def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
+    """
+    Evaluate, print the tables and write report.json and plot.png.
+
+    :param make_player: what plays in each worker; the default is LIBERO with the policy
+    :returns: the exit code
+    :raises ValueError: bad input, in one line
+    """
+    plan = make_plan(args)
+    if make_player is None:
+        check_simulator(plan.tasks)
+    console = Console()
+    with open_run(plan) as log:
+        missing = plan.n_episodes - len(plan.select(log.episodes))
+        if missing < plan.n_episodes:
+            console.print(f'{plan.n_episodes - missing} of {plan.n_episodes} episodes are in '
+                          f'{plan.folder} already')
+        started = time.monotonic()
+        try:
+            with sigterm_as_interrupt():
+                _play(plan, log, make_player or player_of(args, plan), console)
+        except KeyboardInterrupt:
+            console.print(f'interrupted: {len(plan.select(log.episodes))} of {plan.n_episodes} '
+                          f'episodes are kept in {plan.folder}; the same command goes on from '
+                          'there')
+            return INTERRUPTED
+        except WorkersDied as error:
+            Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
+            return 1
+        if missing:
+            console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
+        document = make_report(plan, log.episodes, sys.argv)
+    report.print_tables(document, console)
+    _write(plan, document, args.json, console)
+    return 0
+
+
+def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], console: Console
+          ) -> None:
+    """Play what is missing and record it."""
+    # Read by OpenMP and BLAS when they are loaded, in the workers.
+    os.environ['OMP_NUM_THREADS'] = str(plan.config['threads'])
+    pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
+    with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
+                         list(plan.decoders)) as progress:
+        for event in pool.run(plan.jobs(log.episodes)):
+            if isinstance(event, EpisodeRecord):
+                with files.writing(log.path):
+                    log.append(event)
+                progress.finished(event)
+            else:
+                progress.playing(event)
+
+
+def _write(plan: Plan, document: report.Report, json_path: Path | None, console: Console) -> None:
+    paths = [plan.folder / 'report.json', plan.folder / 'plot.png']
+    files.write_json(paths[0], document)
+    plots.write_plot(paths[1], document)
+    if json_path is not None:
+        files.write_json(json_path, document)
+        paths.append(json_path)
+    for path in paths:
+        console.print(str(path), style='cyan', highlight=False)
+
+

@@ -1,0 +1,241 @@
+"""A checked evaluation: its arguments, what is played in which order, and where it is kept."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros.benchmark.arguments import PolicyArgs
+from specvla_ros.benchmark.episodes.workers import Job
+from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.typed_files import read_json
+from specvla_ros.writable import check_writable
+
+DECODERS = ('ar', 'strict', 'relaxed')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArgs(PolicyArgs):
+    """LIBERO success, acceptance length and time per action, decoders side by side."""
+
+    suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """LIBERO suite; give it again for more than one. Default: libero_object."""
+    tasks: tuple[int, ...] = ()
+    """Task numbers, e.g. `--tasks 0 3`. Default: all of the suite."""
+    trials: int = 5
+    """Initial states per task: the stored states 0 … trials − 1 (LIBERO stores 50)."""
+    decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
+    relaxed. `ar` is the baseline that speed-ups and errors are against."""
+    workers: int = 1
+    """Processes that play episodes, each with a simulator and a model. More finish earlier;
+    times per action are clean with one."""
+    threads: int | None = None
+    """Torch threads per worker. Default: the cores divided by the workers."""
+    max_steps: int | None = None
+    """Control steps per episode at most. Default: the suite's own limit, as published results
+    have it."""
+    reference_every: int = 10
+    """Run `ar` beside the other decoders on every Nth action, for their error on the same
+    observation; 0 = never. Its time isn't counted."""
+    out: Path | None = None
+    """Folder of the run. Default: runs/eval-<hash of the configuration>, so that the same command
+    continues an interrupted run."""
+    json: Path | None = None
+    """Also write the report here, for machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    A checked evaluation: what is played, with what, and where it is written.
+
+    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    """
+
+    suites: tuple[str, ...]
+    unnorm_keys: dict[str, str]
+    tasks: dict[str, tuple[int, ...]]
+    trials: int
+    decoders: dict[str, DecoderConfig]
+    config: dict[str, Any]
+    checkpoint: dict[str, str | None]
+    folder: Path
+
+    def identity(self) -> dict[str, Any]:
+        """
+        Return what must be the same for a run to be continued.
+
+        More or fewer trials of the same tasks are the same run.
+        """
+        config = {name: value for name, value in self.config.items() if name != 'trials'}
+        return {'config': config, 'checkpoint': self.checkpoint,
+                'machine': machine.machine(), 'versions': machine.versions()}
+
+    def places(self) -> list[tuple[str, int, int]]:
+        """Return all (suite, task, state) in the order of play."""
+        return [(suite, task, state) for suite in self.suites for task in self.tasks[suite]
+                for state in range(self.trials)]
+
+    @property
+    def n_episodes(self) -> int:
+        """How many episodes there are in all, over all decoders."""
+        return len(self.places()) * len(self.decoders)
+
+    def jobs(self, finished: Sequence[EpisodeRecord]) -> list[Job]:
+        """Return what is left to play. The order of the decoders rotates with the state."""
+        done = {episode.key for episode in finished}
+        names = tuple(self.decoders)
+        jobs = []
+        for place in self.places():
+            turn = (place[1] + place[2]) % len(names)
+            order = names[turn:] + names[:turn]
+            left = tuple(name for name in order if (*place, name) not in done)
+            if left:
+                jobs.append(Job(*place, left))
+        return jobs
+
+    def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
+        """Return those of the episodes that belong to the plan."""
+        places = set(self.places())
+        return [episode for episode in episodes
+                if (episode.suite, episode.task, episode.state) in places]
+
+
+def make_plan(args: EvalArgs) -> Plan:
+    """
+    Check every argument before anything heavy is loaded.
+
+    :raises ValueError: what is wrong and what is allowed
+    """
+    files.check_json_path(args.json)
+    names = args.suite or ('libero_object',)
+    tasks = {name: checks.check_tasks(name, args.tasks) for name in dict.fromkeys(names)}
+    decoders = checks.check_decoders(args.decoder or DECODERS)
+    checks.check_at_least('--workers', args.workers, 1)
+    checks.check_at_least('--threads', args.threads, 1)
+    checks.check_at_least('--max-steps', args.max_steps, 1)
+    checks.check_at_least('--reference-every', args.reference_every, 0)
+    trials = checks.check_states(args.trials)
+    keys = preflight.check_policy(args, decoders.values())
+    unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
+    threads = args.threads or max(1, machine.available_cores() // args.workers)
+    config = {
+        'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
+        'trials': trials,
+        'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
+        'max_steps': args.max_steps, 'reference_every': args.reference_every,
+        'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
+        'workers': args.workers, 'threads': threads,
+    }
+    checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
+    plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
+                folder=args.out or Path())
+    if args.out is None:
+        text = json.dumps(plan.identity(), sort_keys=True)
+        name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
+        plan = dataclasses.replace(plan, folder=Path('runs') / name)
+    return plan
+
+
+@contextlib.contextmanager
+def open_run(plan: Plan) -> Iterator[EpisodeLog]:
+    """
+    Make the run's folder, or take up the one that is there, and keep other processes out of it.
+
+    A run in which no episode was finished leaves nothing that could stand in another one's way;
+    one that was refused leaves nothing at all.
+
+    :raises SpecVLAError: the folder holds a run of another configuration, or another process
+        is at it
+    """
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise SpecVLAError(f'--out {plan.folder} is a file; give a folder')
+    check_writable('--out', plan.folder)
+    folder = files.NewFolder(plan.folder)
+    path, log = plan.folder / 'run.json', None
+    try:
+        with _locked(plan.folder):
+            log = _log_of(plan)
+            files.write_json(path, plan.identity())
+            yield log
+    except (ValueError, OSError):
+        if log is not None and not log.episodes:
+            _clear(plan.folder)
+        raise
+    finally:
+        if log is not None and not log.episodes:
+            path.unlink(missing_ok=True)
+        folder.remove_if_empty()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the kernel ends it with this process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
+                           'give --out another folder') from None
+    finally:
+        os.close(handle)
+
+
+def _log_of(plan: Plan) -> EpisodeLog:
+    """Return the episodes a folder holds: of this very run, or none at all."""
+    path, episodes = plan.folder / 'run.json', plan.folder / 'episodes.jsonl'
+    if not path.exists() and any(found for found in plan.folder.iterdir()
+                                 if not _is_ours(found.name)):
+        raise SpecVLAError(f'--out {plan.folder} is not empty and holds no evaluation; '
+                           'give a new folder')
+    log = EpisodeLog(episodes)
+    if not log.episodes:  # of a start that failed: it stands in nobody's way
+        return log
+    try:
+        differences = _differences(read_json(path), plan.identity())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
+                           f'beside it are of ({error}); give --out another folder') from error
+    if differences:
+        raise SpecVLAError(f'{plan.folder} holds a run with another {differences}; '
+                           'give --out another folder, or leave it out')
+    return log
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a start that failed leaves a file of that name."""
+    return name == 'run.json' or name.startswith('worker-') and name.endswith('.log')
+
+
+def _clear(folder: Path) -> None:
+    for found in folder.iterdir():
+        if _is_ours(found.name):
+            found.unlink()
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Name what differs, e.g. `config.device (cpu, now cuda)`."""
+    wanted = json.loads(json.dumps(wanted))
+    names = []
+    for part in wanted:
+        before, now = found.get(part, {}), wanted[part]
+        if not isinstance(before, dict):
+            names.append(f'{part} ({shown(before)}, must be an object)')
+            continue
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                names.append(f'{part}.{key} ({before.get(key)}, now {now.get(key)})')
+    return ', '.join(names)

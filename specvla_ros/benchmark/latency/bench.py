@@ -1,0 +1,205 @@
+"""
+`specvla bench`: latency per action and stage, decoders and peers side by side in one run.
+
+Each observation goes to all of them in a random order. What comes out is held against plain
+autoregression, and against the floor that bytes, operations and this device's measured ceilings
+give. Without a checkpoint, random weights of any size show what a device would do.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+from pathlib import Path
+import sys
+import time
+from typing import Any, TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
+from specvla_ros.benchmark.latency import projection
+from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, DECODERS, PEERS
+from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.writable import check_writable
+
+if TYPE_CHECKING:
+    from specvla_ros.benchmark.latency.entrants import Entrants
+    from specvla_ros.benchmark.observations import Footage
+
+
+def run(args: BenchArgs) -> int:
+    """
+    Measure, print the tables and write report.json and two plots.
+
+    :returns: the exit code
+    :raises ValueError: bad input, in one line
+    """
+    decoders = check(args)
+    if not args.random_weights:
+        args = dataclasses.replace(args, unnorm_key=_unnorm_key(args))
+    # Heavy; `--help` and a refusal need none of it.
+    from specvla_ros.benchmark.latency import entrants
+    from specvla_ros.benchmark.latency import plots as bench_plots
+    from specvla_ros.benchmark.latency import report as bench_report
+    from specvla_ros.benchmark.latency.contest import contest
+
+    console = Console()
+    with sigterm_as_interrupt(), _progress(console) as bar:
+        field = entrants.enter(args, decoders)
+        episodes = _episodes(args, field, bar)
+        actors = entrants.warm(field, episodes[0])
+        n_frames = sum(len(episode.frames) for episode in episodes)
+        console.print(f'{", ".join(actors)}: {n_frames} observations, {args.repeats} times each',
+                      highlight=False)
+        task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
+        samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
+                          field.replayed)
+    document = bench_report.make_report(
+        sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples)
+    bench_report.print_tables(document, console)
+    folder = _folder(args.out)
+    paths = [folder / 'report.json', folder / 'stages.png', folder / 'roofline.png']
+    files.write_json(paths[0], document)
+    bench_plots.write_stages(paths[1], document)
+    bench_plots.write_roofline(paths[2], document)
+    if args.json is not None:
+        files.write_json(args.json, document)
+        paths.append(args.json)
+    for path in paths:
+        console.print(str(path), style='cyan', highlight=False)
+    return 0
+
+
+def check(args: BenchArgs) -> dict[str, DecoderConfig]:
+    """
+    Check every argument before anything heavy is loaded; return the decoders, `ar` among them.
+
+    :raises ValueError: what is wrong and what is allowed
+    """
+    files.check_json_path(args.json)
+    names = args.decoder or DECODERS
+    decoders = checks.check_decoders(names if BASELINE in names else (BASELINE, *names))
+    for name in args.peer:
+        if name not in PEERS:
+            raise SpecVLAError(f'--peer {name}: must be one of {", ".join(PEERS)}')
+    if len(set(args.peer)) < len(args.peer):
+        raise SpecVLAError(f'--peer {" ".join(args.peer)}: name each once')
+    for option, value in (('--observations', args.observations), ('--repeats', args.repeats),
+                          ('--threads', args.threads)):
+        checks.check_at_least(option, value, 1)
+    checks.check_at_least('--seed', args.seed, 0)
+    checks.check_chunk(args.chunk)
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise SpecVLAError(f'--out {args.out} is a file; give a folder')
+    check_writable('--out', args.out or Path('runs'))
+    if args.random_weights:
+        _check_random(args)
+    else:
+        _check_real(args, decoders)
+    return decoders
+
+
+def _check_random(args: BenchArgs) -> None:
+    for option, value in (('--checkpoint', args.checkpoint), ('--drafter', args.drafter),
+                          ('--unnorm-key', args.unnorm_key), ('--frames', args.frames)):
+        if value is not None:
+            raise SpecVLAError(f'{option} {value} means nothing with --random-weights; leave one '
+                               'of them out')
+    projection.read_acceptance(args.accept_from)
+
+
+def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(BenchArgs)}
+    for name in ('shape', 'accept_from'):
+        if (value := getattr(args, name)) != defaults[name]:
+            raise SpecVLAError(f'--{name.replace("_", "-")} {value} needs --random-weights')
+    if args.frames is None:
+        if args.instruction is not None:
+            raise SpecVLAError(f'--instruction {args.instruction!r} belongs to --frames; LIBERO '
+                               'has its own')
+        checks.check_tasks(args.suite, args.tasks)
+    elif not args.frames.exists():
+        raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
+    preflight.check_policy(args, decoders.values())
+    _unnorm_key(args)
+    if args.frames is None:
+        check_simulator({args.suite: args.tasks})
+
+
+def _unnorm_key(args: BenchArgs) -> str:
+    """Return whose statistics are meant: the suite's where it is looked at."""
+    keys = preflight.statistics_of(args)
+    if args.frames is not None:
+        return preflight.check_key(keys, args.unnorm_key)
+    return preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
+
+
+def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footage]':
+    """Return what is looked at."""
+    from specvla_ros.benchmark import observations
+
+    if args.random_weights:
+        return [observations.made_up(args.observations)]
+    if args.frames is not None:
+        return [observations.read(args.frames, args.instruction, args.observations)]
+    from specvla_ros.libero.environment import LiberoEnv
+
+    task = bar.add_task('observations', total=args.observations)
+    return list(observations.played(
+        lambda number: LiberoEnv(args.suite, number), checks.check_tasks(args.suite, args.tasks),
+        field.actors[BASELINE], args.observations, args.seed, lambda: bar.advance(task)))
+
+
+def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrants'
+            ) -> dict[str, Any]:
+    model, config = field.checkpoint.model, {}
+    if args.random_weights:
+        config = {'shape': args.shape, 'acceptance': f'{projection.SOURCE}, {args.accept_from}'}
+    elif args.frames is None:
+        config = {'suite': args.suite, 'tasks': list(args.tasks)}
+    else:
+        config = {'frames': str(args.frames)}
+    return config | {
+        'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
+        'peers': list(args.peer), 'observations': args.observations, 'repeats': args.repeats,
+        'seed': args.seed, 'device': str(model.device),
+        'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
+        'unnorm_key': args.unnorm_key, 'chunk': field.checkpoint.space.chunk,
+        'threads': field.threads, 'random_weights': args.random_weights,
+    }
+
+
+def _hashes(args: BenchArgs) -> dict[str, str | None]:
+    if args.random_weights:
+        return {'target_sha256': None, 'drafter_sha256': None}
+    return machine.checkpoint_sha256(args.checkpoint, args.drafter)
+
+
+def _folder(wanted: Path | None) -> Path:
+    folder = wanted or Path('runs') / time.strftime('bench-%Y%m%d-%H%M%S')
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """Bars with an estimate, on a terminal."""
+    with Progress(
+        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        yield bar

@@ -1,0 +1,84 @@
+"""
+Decoders and peers side by side: each observation goes to all of them, in a random order.
+
+What the machine does meanwhile hits them alike, and the times of one observation are a pair. The
+frames of an episode stay in their order for each of them, so drafters that remember the last
+action work as they do on a robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specvla_ros.benchmark.deviation import deviation
+from specvla_ros.benchmark.observations import Footage
+from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
+from specvla_ros.benchmark.records import ActionRecord
+from specvla_ros.benchmark.report import BASELINE
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    One action of one contestant.
+
+    :param place: (repeat, episode, frame) it belongs to
+    :param turn: how many contestants had that frame before
+    :param drafts: (drafted, accepted) of each pass of the target, the prefill first
+    """
+
+    contestant: str
+    place: tuple[int, int, int]
+    turn: int
+    record: ActionRecord
+    drafts: tuple[tuple[int, int], ...]
+
+
+def contest(
+    actors: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
+    on_action: Callable[[], None] = lambda: None, replayed: Collection[str] = (),
+) -> list[Sample]:
+    """
+    Let all act on all observations, `repeats` times; samples come in the order of acting.
+
+    :param actors: by name; the baseline must be one of them
+    :param seed: of the order in which they get each observation
+    :param replayed: names of those whose tokens mean nothing: they aren't compared with `ar`'s
+    """
+    random, names = np.random.default_rng(seed), list(actors)
+    samples: list[Sample] = []
+    for repeat in range(repeats):
+        for number, episode in enumerate(episodes):
+            for actor in actors.values():
+                actor.reset()
+            for frame, image in enumerate(episode.frames):
+                order = [names[i] for i in random.permutation(len(names))]
+                actions = {}
+                for name in order:
+                    actions[name] = actors[name].act(image, episode.instruction)
+                    on_action()
+                place = (repeat, number, frame)
+                for turn, name in enumerate(order):
+                    compared = name != BASELINE and name not in replayed
+                    reference = actions[BASELINE] if compared else None
+                    samples.append(_sample(name, place, turn, actions[name], reference))
+    return samples
+
+
+def warm_up(actor: PolicyLike, episode: Footage) -> None:
+    """Let one act a few times, so that its first timed action is like the others."""
+    for number in range(WARM_UP_ACTIONS):
+        actor.act(episode.frames[number % len(episode.frames)], episode.instruction)
+    actor.reset()
+
+
+def _sample(
+    name: str, place: tuple[int, int, int], turn: int, action: Any, reference: Any | None
+) -> Sample:
+    difference = None if reference is None else deviation(action, reference)
+    record = ActionRecord.of(action.tokens, action.trace, difference)
+    return Sample(name, place, turn, record, tuple(action.trace.drafts))

@@ -1,0 +1,241 @@
+"""
+The figures of a bench: rows from samples, and the tables on the screen.
+
+Times of one observation are a pair, so the interval of a ratio comes from drawing observations,
+all repeats of one together, not single actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+import torch
+
+from specvla_ros.benchmark import report
+from specvla_ros.benchmark.latency.contest import Sample
+from specvla_ros.benchmark.latency.cost import total, Work
+from specvla_ros.benchmark.latency.entrants import Entrants
+from specvla_ros.benchmark.observations import Footage
+from specvla_ros.benchmark.report import BASELINE, Report, Row
+from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.quantization import stored_bytes
+
+_DRAWS = 2000  # of the bootstrap: 50 beyond each end of the interval
+_STAGES = (*report.STAGES, 'generate')
+
+
+def make_report(
+    command: Sequence[str], config: dict[str, Any], hashes: dict[str, str | None],
+    entrants: Entrants, episodes: Sequence[Footage], samples: Sequence[Sample],
+) -> Report:
+    """Return the JSON document: the shape all commands write, and what the device can do."""
+    prompts = [_prompt_rows(entrants, episode) for episode in episodes]
+    made = [_row(name, samples, entrants, prompts) | {'suite': config.get('suite')}
+            for name in entrants.actors]
+    _compare(made, samples, config['seed'])
+    ceilings = entrants.ceilings
+    return report.report(command, config, hashes, made) | {
+        'ceilings': {'bytes_per_s': ceilings.bandwidth, 'flops_per_s': ceilings.rate},
+        'peak_memory_mib': peak_memory_mib(entrants.checkpoint.model.device),
+        'weights': _weights(entrants.checkpoint.model),
+        'prompt_rows': prompts, 'left_out': entrants.left_out,
+    }
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the most memory in use so far, MiB: of the GPU there, else of this process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+
+
+def _weights(model: OpenVLA) -> dict[str, int]:
+    """Bytes of the target's weights, as they are stored and as they would be unquantised."""
+    weights = list(model.parameters())
+    return {'bytes': stored_bytes(weights),
+            'unquantized_bytes': sum(w.numel() * w.element_size() for w in weights)}
+
+
+def ratio_interval(
+    baseline: NDArray[np.float64], other: NDArray[np.float64], seed: int
+) -> tuple[float, float]:
+    """
+    Return the 95 % interval of mean(baseline) / mean(other), by a paired bootstrap.
+
+    :param baseline: one time per observation [N], and `other` those on the same observations
+
+    Source: B. Efron, "Bootstrap methods", Annals of Statistics 7 (1979); percentile interval.
+    """
+    drawn = np.random.default_rng(seed).integers(0, len(other), (_DRAWS, len(other)))
+    ratios = baseline[drawn].mean(axis=1) / other[drawn].mean(axis=1)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _prompt_rows(entrants: Entrants, episode: Footage) -> int:
+    """Rows of an episode's prompt: patches and text."""
+    checkpoint = entrants.checkpoint
+    ids = checkpoint.prompt_ids(episode.instruction)
+    return checkpoint.model.config.n_patches + ids.shape[1]
+
+
+def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequence[int]) -> Row:
+    own = [sample for sample in samples if sample.contestant == name]
+    peer = name in entrants.peers
+    row: Row = {'decoder': name, 'peer': peer, 'task': None, 'subset': 'all',
+                **report.action_figures([sample.record for sample in own])}
+    passes: dict[str, list[Work]] = {}
+    for sample in own:
+        for stage, work in entrants.costs[name].action(prompts[sample.place[1]], sample.drafts):
+            # From outside, generate is one: nobody sees where its prefill ends.
+            stage = 'generate' if peer and stage != 'vision' else stage
+            passes.setdefault(stage, []).append(work)
+    row['passes'] = {
+        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants, peer)
+        for stage, works in passes.items()}
+    floors = {stage: entrants.ceilings.floor_ms(works) / len(own)
+              for stage, works in passes.items()}
+    row['floor_ms'] = floors | {'total': sum(floors.values())}
+    # Preparing the image is the host's work and has no floor here.
+    model_ms = row['ms_per_action']['mean'] - row['stage_ms']['preprocess']
+    row['times_floor'] = model_ms / row['floor_ms']['total']
+    if peer:
+        tokenizer = entrants.checkpoint.space.tokenizer
+        row['actions_with_text_tokens'] = sum(
+            not all(map(tokenizer.is_action, sample.record.tokens)) for sample in own)
+    return row
+
+
+def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants, peer: bool) -> Row:
+    """Return the mean pass of a stage, of passes that took so many ms together."""
+    whole, n = total(works), len(works)
+    return {'passes': n, 'bytes': whole.n_bytes / n, 'flops': whole.flops / n, 'ms': ms / n,
+            'floor_ms': entrants.ceilings.floor_ms(works) / n,
+            'flops_per_byte': whole.intensity, 'flops_per_s': whole.flops / (1e-3 * ms)}
+
+
+def _compare(rows: Sequence[Row], samples: Sequence[Sample], seed: int) -> None:
+    """Add to each row how it stands against the baseline."""
+    tokens = {sample.place: sample.record.tokens for sample in samples
+              if sample.contestant == BASELINE}
+    baseline = _times(BASELINE, samples)
+    for row in rows:
+        own = _times(row['decoder'], samples)
+        row['speedup_vs_ar'] = float(baseline.mean() / own.mean())
+        if row['decoder'] == BASELINE:
+            continue
+        row['speedup_interval'] = list(ratio_interval(baseline, own, seed))
+        pairs = [sample.record.tokens == tokens[sample.place] for sample in samples
+                 if sample.contestant == row['decoder'] and sample.record.deviation is not None]
+        if pairs:
+            row['tokens_equal_ar'] = {'actions': len(pairs), 'actions_equal': sum(pairs)}
+
+
+def _times(name: str, samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """Return the mean time of each observation over its repeats, ms [N]."""
+    times: dict[tuple[int, int], list[float]] = {}
+    for sample in samples:
+        if sample.contestant == name:
+            times.setdefault(sample.place[1:], []).append(sample.record.stage_ms['total'])
+    return np.array([np.mean(times[place]) for place in sorted(times)])
+
+
+def print_tables(document: Report, console: Console | None = None) -> None:
+    """Print a bench: times, stages, passes against their floor, and what they were got on."""
+    console = console or Console(file=sys.stdout)
+    rows = document['rows']
+    for table in (_times_table(rows), _stages_table(rows), _tokens_table(rows),
+                  _passes_table(rows)):
+        console.print(table)
+    for name, reason in document['left_out'].items():
+        console.print(f'{name} is left out: {reason}', markup=False, highlight=False)
+    if document['config']['random_weights']:
+        console.print('[bold]acceptance replayed, speed projected[/bold]: random weights '
+                      f'({document["config"]["shape"]}), drafts accepted as in '
+                      f'{document["config"]["acceptance"]}', highlight=False)
+    ceilings, config = document['ceilings'], document['config']
+    whose = 'GPU' if config['device'].startswith('cuda') else 'process'
+    console.print(
+        f'Measured here: copy {ceilings["bytes_per_s"] / 1e9:.1f} GB/s, of as many bytes as a '
+        f'pass reads; matrix product {ceilings["flops_per_s"] / 1e9:.0f} GFLOP/s in '
+        f'{config["dtype"]}; weights of the target {_megabytes(document)}; peak memory of the '
+        f'{whose} {document["peak_memory_mib"]:.0f} MiB. '
+        'The floor is that of the vision towers and the passes of the target; image and drafter '
+        'have none. "= ar": actions equal to those of ar on the same observation; "off": the '
+        'largest distance from them; "with text": actions with a token that is no action.',
+        style='dim', highlight=False, markup=False)
+    console.print(report.provenance(document), style='dim', highlight=False, markup=False)
+
+
+def _megabytes(document: Report) -> str:
+    weights, kind = document['weights'], document['config']['quantization']
+    stored = f'{weights["bytes"] / 1e6:.1f} MB'
+    if kind == 'none':
+        return stored
+    return f'{stored} as {kind}, {weights["unquantized_bytes"] / 1e6:.1f} MB without'
+
+
+def _table(title: str, *columns: str, names: int = 1) -> Table:
+    """Return an empty table whose first columns, `names` of them, hold words."""
+    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
+    for number, column in enumerate(columns):
+        table.add_column(column, justify='right' if number >= names else 'left')
+    return table
+
+
+def _times_table(rows: Sequence[Row]) -> Table:
+    table = _table(f'ms per action, {rows[0]["actions"]} actions each', '', 'mean', 'median',
+                   'p95', '× ar', '95 %', '× floor')
+    for row in rows:
+        times, interval = row['ms_per_action'], row.get('speedup_interval')
+        table.add_row(
+            row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            f'{row["speedup_vs_ar"]:.2f}',
+            f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
+            f'{row["times_floor"]:.1f}')
+    return table
+
+
+def _stages_table(rows: Sequence[Row]) -> Table:
+    shown = [name for name in _STAGES if any(name in row['stage_ms'] for row in rows)]
+    table = _table('of it, ms, mean', '', *shown)
+    for row in rows:
+        # Broken at its hyphen, the longest name leaves room for all stages in 80 columns.
+        table.add_row(row['decoder'].replace('-', '-\n'), *(
+            f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
+    return table
+
+
+def _tokens_table(rows: Sequence[Row]) -> Table:
+    table = _table('what it says, per action', '', 'passes', 'tokens a pass', '= ar', 'with text',
+                   'off, bins')
+    for row in rows:
+        equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
+        table.add_row(
+            row['decoder'], f'{row["target_passes_per_action"]:.2f}',
+            f'{length:.2f}' if length else '',
+            f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
+            str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')))
+    return table
+
+
+def _passes_table(rows: Sequence[Row]) -> Table:
+    table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
+                   'floor', 'ms', 'GFLOP/s', names=2)
+    for row in rows:
+        name = row['decoder'].replace('-', '-\n')
+        for stage, own in row['passes'].items():
+            table.add_row(
+                name, stage, *(f'{value:.3g}' for value in (
+                    own['bytes'] / 1e6, own['flops'] / 1e9, own['flops_per_byte'],
+                    own['floor_ms'], own['ms'], own['flops_per_s'] / 1e9)))
+            name = ''
+        table.add_section()
+    return table

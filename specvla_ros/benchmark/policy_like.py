@@ -1,0 +1,26 @@
+"""What a figure is taken of: a `policy.Policy`, or a peer that answers as one does."""
+
+from __future__ import annotations
+
+from typing import Protocol, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.policy import Action
+
+WARM_UP_ACTIONS = 2
+
+
+class PolicyLike(Protocol):
+    """The two methods of `policy.Policy` that benchmarks call."""
+
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, /
+            ) -> Action:
+        """Return the action for uint8 [H, W, 3] RGB, top row first; stamp: s."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the previous episode."""
+        ...

@@ -1,0 +1,269 @@
+"""
+What a policy node is while it is active: topics, inference on the newest image, and safety.
+
+Callbacks only leave what arrives in `Pilot`, which decides what is acted on and when; `_act` runs
+in the main thread. What is never done: acting before there are an image and an instruction, acting
+on the same image twice or on a stale one, publishing an action whose instruction has been replaced
+meanwhile, one that the safety envelope refuses, and more than one control step a control period.
+"""
+
+from collections.abc import Callable
+import threading
+import time
+from typing import Any
+
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
+from specvla_ros.nodes import qos
+from specvla_ros.nodes.camera_subscription import CameraSubscription
+from specvla_ros.nodes.conversions import CAMERAS, to_nanoseconds
+from specvla_ros.nodes.diagnostics import Statistics
+from specvla_ros.nodes.main_thread import MainThread
+from specvla_ros.nodes.messages import (
+    action_message,
+    deltas_of,
+    report_message,
+    standstill_message,
+)
+from specvla_ros.nodes.policy_node.current_pose import CurrentPose
+from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals
+from specvla_ros.nodes.policy_node.lone_publisher import LonePublisher
+from specvla_ros.nodes.policy_node.outputs import Outputs
+from specvla_ros.nodes.policy_node.pilot import Pilot
+from specvla_ros.nodes.policy_node.settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.policy_node.silence import Silence
+from specvla_ros.nodes.policy_node.tasks import Command, StaleImage
+from specvla_ros.nodes.topics import once, Topics
+from specvla_ros.safety import SafetySettings
+
+# A camera of 30 Hz that sends something unreadable shall not fill the log.
+_LOG_PERIOD = 5.0
+_LOG_LENGTH = 300  # characters of what somebody said or sent
+
+
+class Actor:
+    """
+    Subscribes a camera, publishes `action`, `decode_report` and other outputs.
+
+    Topics are there while it is: whoever sees them can expect an answer.
+
+    :param main: runs inference
+    """
+
+    def __init__(self, node: Node, topics: Topics, main: MainThread, policy: ActingPolicy,
+                 settings: TopicSettings, safety: SafetySettings, statistics: Statistics,
+                 goals: InstructionGoals) -> None:
+        self._clock, self._logger = node.get_clock(), node.get_logger()
+        self._main, self._safety = main, safety
+        self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
+        self._context: tuple[ActingPolicy, int] | None = None  # of the last action
+        self._sequence, self._refused = 0, ''
+        self._pilot = Pilot(
+            policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
+            time.monotonic, lambda: self._clock.now().nanoseconds)
+        self._topics = topics
+        self._topics.must_be_alone('action')
+        self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
+        self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
+        self._outputs = Outputs(node, self._topics, settings, policy.dataset)
+        self._place = CurrentPose(
+            node, self._topics, policy.dataset.frame_id, patience=self._pilot.deadline,
+            hear=self._pilot.hear_position)
+        self._alarm, self._waking = self._topics.alarm(self._go_on), threading.Lock()
+        self._topics.subscribe_to_all(EpisodeStatus, 'episode', once(self._on_episode))
+        kind, suffix, self._read_image = CAMERAS[settings.image_transport]
+        camera = node.resolve_topic_name('image') + suffix
+        CameraSubscription(
+            node, self._topics, kind, camera, self._on_image, settings.camera_reliability)
+        self._camera = LonePublisher(node, self._topics, camera)
+        self._no_image = Silence(node, self._topics, 'image', camera, kind)
+        self._no_instruction = Silence(
+            node, self._topics, 'instruction', node.resolve_topic_name('instruction'), String)
+        self._topics.every(policy.dataset.period_s, self._watch)
+        if settings.pacing == 'lockstep':
+            self._logger.warning(
+                'pacing is lockstep: every image is acted on at once, and the limits hold for a '
+                'control step, not for a second. That is for a simulation or a bag that waits for '
+                'each action; an arm needs pacing:=realtime')
+
+    def set_policy(self, policy: ActingPolicy) -> None:
+        """Let the actions that begin from now on come from this policy."""
+        self._pilot.set_settings(policy)
+
+    def set_safety(self, safety: SafetySettings) -> None:
+        """Publish only what fits this envelope, once this returns; no action mixes two of them."""
+        self._safety = safety
+        self._pilot.set_safety(safety)
+        self._place.patience = self._pilot.deadline
+
+    def pause(self) -> None:
+        """Publish no action any more, and then, unless the fallback is none, to stand still."""
+        self._pilot.pause()
+        self._pilot.come_to_rest()
+        self._refused = ''
+        self._outputs.hold_gripper()
+
+    def resume(self) -> None:
+        """Go on with the next image."""
+        self._pilot.resume()
+
+    def follow(self, instruction: str) -> None:
+        """Act on an instruction from now on; '' is none."""
+        self._no_instruction.end()
+        self._change_instruction(instruction)
+
+    def withdraw(self) -> None:
+        """Act on no instruction, until another comes, and have the arm stand still as `pause`."""
+        self._change_instruction('')
+        self._pilot.come_to_rest()
+
+    def close(self) -> None:
+        """Pause for good; a gripper's goal under way is its controller's to finish."""
+        self._pilot.pause()
+        self._pilot.come_to_rest()
+        self._topics.destroy()
+
+    @property
+    def fault(self) -> str:
+        """What is wrong at present, first of all why actions are missing; '' where nothing is."""
+        return (self._pilot.fault or self._camera.fault or self._no_image.fault
+                or self._no_instruction.fault or self._refused or self._place.fault
+                or self._outputs.fault)
+
+    def _on_image(self, message: Any) -> None:
+        self._no_image.note()
+        try:
+            if not self._pilot.see(message, to_nanoseconds(message.header.stamp)):
+                return
+        except ValueError as error:
+            self._logger.error(str(error), throttle_duration_sec=_LOG_PERIOD)
+            self._statistics.count('stale_images')
+            self._statistics.count('refused')
+        else:
+            self._go_on()
+
+    def _on_episode(self, message: EpisodeStatus) -> None:
+        if message.success:
+            self._goals.succeed(message.instruction.strip())
+
+    def _change_instruction(self, instruction: str) -> None:
+        """Act on another instruction from now on, unless it is the one that holds already."""
+        if not self._pilot.follow(instruction):
+            return
+        self._refused = ''
+        if instruction:
+            self._logger.info(f'instruction: {_short(instruction)!r}')
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Publish what is due, act if it is time, and be called again when it is; any thread."""
+        self._publish(self._pilot.carry_out)
+        with self._waking:  # the alarm shall ring when the last to look found that it should
+            if self._pilot.may_take:
+                self._main.post(self._act)
+            elif (at := self._pilot.next_at) is not None:
+                self._alarm.set(at - time.monotonic())
+
+    def _act(self) -> None:
+        """Act on the newest image, if there is one that wasn't acted on and it is time."""
+        try:
+            task = self._pilot.take()
+        except StaleImage as error:
+            self._statistics.note_input_age(error.age)
+            self._refuse(error)
+            return
+        if task is None:
+            return
+        self._statistics.note_input_age(task.age)
+        policy: ActingPolicy = task.job.settings
+        try:
+            if self._context != (policy, task.job.revision):
+                policy.reset()  # what was learnt belongs to another task, or was not carried out
+                self._context = policy, task.job.revision
+            action = policy.act(self._read_image(task.sight.message), task.job.instruction,
+                                task.sight.stamp * 1e-9 if task.sight.stamp else None)
+        except ValueError as error:
+            self._pilot.give_up(task)
+            self._refuse(error)
+        else:
+            if self._publish(lambda: self._pilot.answer(task, action, action.si)):
+                self._statistics.note_lengths(action.trace.acceptance_lengths)
+        self._go_on()
+
+    def _publish(self, publish: Callable[[], bool]) -> bool:
+        """Have the pilot publish; log and count what it doesn't, and say whether it counted."""
+        try:
+            counts = publish()
+        except ValueError as error:
+            self._refuse(error)
+            return False
+        if not counts:
+            self._statistics.count('dropped')
+            self._logger.info('dropped an action: the instruction has changed or acting was '
+                              'stopped meanwhile')
+        return counts
+
+    def _refuse(self, error: ValueError) -> None:
+        """Log and count an image or an action on which nothing is published."""
+        self._context = None  # what wasn't carried out says nothing about what comes next
+        self._statistics.count('refused')
+        if isinstance(error, StaleImage):
+            self._statistics.count('stale_images')
+        self._refused = f'no action: {_short(str(error))}'
+        self._logger.warning(self._refused, throttle_duration_sec=_LOG_PERIOD)
+
+    def move(self, command: Command) -> float:
+        """Publish control steps, and with the first of them what the action cost; say when."""
+        started = time.monotonic()
+        self._refused = ''
+        action, count = command.action, len(command.deltas)
+        message = action_message(
+            action, self._dataset, command.task.sight.message.header.stamp, self._sequence,
+            command.deltas if command.limited_by else None,
+            slice(command.first, command.first + count))
+        deltas = deltas_of(message)
+        published = self._send(message)
+        self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
+        self._statistics.count('actions')
+        if command.limited_by:
+            self._statistics.count('limited')
+            self._logger.warning(f'the action was limited by {", ".join(command.limited_by)}',
+                                 throttle_duration_sec=_LOG_PERIOD)
+        if command.is_new:
+            self._report(command, message, started)
+        return published
+
+    def _report(self, command: Command, message: ActionDelta, started: float) -> None:
+        now, task = time.monotonic(), command.task
+        report = report_message(command.action.trace, task.job.settings.decoder_config, message)
+        report.header.stamp, report.queue_age = message.header.stamp, task.age
+        report.publish_time, report.total_time = now - started, now - task.begun
+        self._reports.publish(report)
+        self._goals.note(task.job.instruction, report)
+
+    def stand_still(self, gripper: float, keeps_target: bool) -> None:
+        """Publish that the arm stays where it is or, if it `keeps_target`, at its last target."""
+        message = standstill_message(self._dataset, gripper, self._sequence)
+        self._send(message)
+        self._outputs.stand_still(message.header.stamp, self._place.pose, keeps_target)
+
+    def _send(self, message: ActionDelta) -> float:
+        message.header.stamp = self._clock.now().to_msg()
+        self._actions.publish(message)
+        self._sequence += 1
+        return time.monotonic()
+
+    def _watch(self) -> None:
+        """See whether actions are missing; called every control period."""
+        if fault := self._pilot.watch():
+            self._statistics.count('deadline_misses')
+            self._logger.warning(f'{fault}; fallback: {self._safety.fallback}',
+                                 throttle_duration_sec=_LOG_PERIOD)
+
+
+def _short(text: str) -> str:
+    """Return a text that is no burden to a log."""
+    left = len(text) - _LOG_LENGTH
+    return text if left <= 0 else f'{text[:_LOG_LENGTH]}… and {left} characters'

@@ -1,0 +1,305 @@
+"""
+What is acted on, when, and what of the answers reaches the arm; no ROS in it.
+
+`Newest` says which image and instruction count, `StepQueue` when a control step is due,
+`safety.fit` how far it may go. This puts them together; whoever has the topics calls it from
+callbacks (`see`, `follow`, `pause`, …), from the thread that infers (`take`, `answer`), and
+whenever `next_at` has come (`carry_out`).
+
+Pacing. On a robot (`realtime`) at most one control step is published each control period of the
+data set, by the clock of this machine that never jumps. An image that comes sooner waits, and a
+newer one takes its place. Inference begins so that its answer comes when the next step is due, on
+the newest image there is by then. Stamps can't change the pace: they only say how old an image is.
+In a simulation or a bag that waits for each answer (`lockstep`) there is no arm whose time passes:
+every image is acted on at once, and an answer is one message with all of its control steps, each
+of which counts as one control period.
+"""
+
+from collections.abc import Callable
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.policy_node.motion import Motion, Place
+from specvla_ros.nodes.policy_node.newest import Job, Newest
+from specvla_ros.nodes.policy_node.tasks import Arm, Command, Sight, StaleImage, Task
+from specvla_ros.safety import fit, refusal, SafetySettings
+from specvla_ros.steps import StepQueue
+
+PACINGS = ('realtime', 'lockstep')
+# s in which all images of one stamp are copies of one image, sent again; later, the clock of the
+# camera doesn't run.
+_COPIES = 1.0
+
+
+class Pilot:
+    """
+    Acts for one arm; for several threads.
+
+    :param settings: of the jobs, see `Newest`
+    :param period_s: the control period of the data set
+    :param max_image_age: older images are stale, s; 0: none is
+    :param pacing: one of `PACINGS`
+    :param clock: s, never jumps
+    :param camera_clock: ns, the clock that images are stamped by
+    """
+
+    def __init__(
+        self, settings: Any, safety: SafetySettings, period_s: float, max_image_age: float,
+        pacing: str, arm: Arm, clock: Callable[[], float], camera_clock: Callable[[], int],
+    ) -> None:
+        self._period, self._max_age, self._arm = period_s, max_image_age, arm
+        self._is_paced = pacing == 'realtime'
+        self._clock, self._camera_clock = clock, camera_clock
+        self._lock = threading.RLock()
+        self._newest = Newest(settings)
+        self._queue = StepQueue(period_s)
+        # Another process may have moved the arm just now, or this one before it was deactivated.
+        self._queue.hold(clock() + period_s)
+        self._motion, self._place = Motion(0.0), Place()
+        self.set_safety(safety)
+        self._stamp = 0  # ns, of the last image that came
+        self._stamp_since = -math.inf  # s, when the first image of this stamp came
+        self._stuck = ''
+        self._came = self._taken = -math.inf  # s, when the last image came, and the last was taken
+        self._answer: tuple[Task, Any, np.ndarray] | None = None
+        self._is_inferring = self._is_answer_new = False
+        self._inference = 0.0  # s that the last one took
+
+    def set_settings(self, settings: Any) -> None:
+        """Let jobs taken from now on carry these settings."""
+        self._newest.set_settings(settings)
+
+    def set_safety(self, safety: SafetySettings) -> None:
+        """Publish only what fits this envelope, once this returns; no action mixes two of them."""
+        with self._lock:
+            self._safety = safety
+            self._motion.deadline = self.deadline
+
+    @property
+    def deadline(self) -> float:
+        """Seconds after a control step within which the next one must come."""
+        return self._safety.deadline_periods * self._period
+
+    @property
+    def fault(self) -> str:
+        """Why actions are missing at present; '' where they aren't."""
+        return self._stuck or self._motion.fault
+
+    def see(self, message: Any, stamp: int) -> bool:
+        """
+        Make an image the newest; False if it is a copy of an earlier one, or while paused.
+
+        :param stamp: ns, 0 = the camera gives none
+        :raises SpecVLAError: the clock of the camera was set back: the next one is trusted again;
+            or it doesn't run
+        """
+        with self._lock:
+            self._came = self._clock()
+            self._check_running(stamp)
+            back = self._stamp - stamp if stamp else 0
+            self._stamp = stamp or self._stamp
+            if back > 0:
+                raise SpecVLAError(
+                    f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is '
+                    'not acted on, the next one is')
+            return self._newest.put_image(Sight(message, stamp, self._came), stamp)
+
+    def hear_position(self, position: np.ndarray) -> None:
+        """Note where the end effector is, float64 [3], m, finite or not, in the actions' frame."""
+        with self._lock:
+            self._place.hear(position)
+
+    def follow(self, instruction: str) -> bool:
+        """Act on another instruction from now on, '' = none; False if it holds already."""
+        with self._lock:
+            changed = self._newest.put_instruction(instruction)
+            if changed:
+                self._drop_answer()
+            return changed
+
+    def pause(self) -> None:
+        """Publish no action any more; when this returns, none is on its way."""
+        with self._lock:
+            self._newest.pause()
+            self._drop_answer()
+
+    def resume(self) -> None:
+        """Go on with the next image."""
+        self._newest.resume()
+
+    def come_to_rest(self) -> None:
+        """Do what the fallback says, once, if the arm is under way; nothing is missing then."""
+        with self._lock:
+            if self._motion.is_under_way:
+                self._stand_still()
+            self._motion.end()
+
+    @property
+    def next_at(self) -> float | None:
+        """When there is something to `take` or to `carry_out`, s; None until something comes."""
+        with self._lock:
+            times = [at for at in (self._take_at, self._queue.next_at) if at is not None]
+            return min(times, default=None)
+
+    @property
+    def may_take(self) -> bool:
+        """Whether there is something to `take` now."""
+        with self._lock:
+            at = self._take_at
+            return at is not None and self._clock() >= at
+
+    def take(self) -> Task | None:
+        """
+        Take the newest image to act on, if it is time; then call `answer` or `give_up`.
+
+        :raises StaleImage: it is none to act on any more
+        """
+        with self._lock:
+            if not self.may_take:
+                return None
+            job, now = self._newest.take(timeout=0), self._clock()
+            sight, age = job.image, math.nan
+            if sight.stamp:
+                age = (self._camera_clock() - sight.stamp) * 1e-9
+            least = max(now - sight.came, 0.0 if math.isnan(age) else age)
+            if self._max_age and (least > self._max_age or age < -self._max_age):
+                self._drop(job)
+                raise self._stale(age if age < 0 else least)
+            # A later image was taken later, whatever a clock that was set says.
+            taken = now - least if self._max_age else sight.came
+            self._taken = max(taken, math.nextafter(self._taken, math.inf))
+            self._is_inferring = True
+            return Task(job, age, least, self._taken, now)
+
+    def give_up(self, task: Task) -> None:
+        """Have no answer: the image is not taken again, and what the one before said ends."""
+        with self._lock:
+            self._is_inferring = False
+            self._drop(task.job)
+
+    def answer(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
+        """
+        Publish an action: now, or what is due of it, when it is.
+
+        :param deltas: [chunk, 7], SI
+        :returns: False if it doesn't count any more: another instruction, a pause
+        :raises StaleImage, SpecVLAError: it must not be published
+        """
+        with self._lock:
+            self._is_inferring, self._inference = False, self._clock() - task.begun
+            if not self._newest.holds(task.job):
+                return False
+            if reason := refusal(deltas):  # of all steps, before the first of them is published
+                self._drop(task.job)
+                raise SpecVLAError(reason)
+            if not self._is_paced:
+                return self._move(task, action, 0, True, deltas)
+            self._answer = task, action, deltas
+            self._is_answer_new = self._queue.put(deltas, task.taken)
+            return self.carry_out()
+
+    def carry_out(self) -> bool:
+        """
+        Publish the control step that is due, if there is one.
+
+        :returns: False if it doesn't count any more
+        :raises StaleImage, SpecVLAError: it must not be published
+        """
+        with self._lock:
+            step = self._queue.due(self._clock())
+            if step is None:
+                return True
+            task, action, deltas = self._answer
+            is_new, self._is_answer_new = self._is_answer_new, False
+            return self._move(
+                task, action, step.number, is_new, deltas[step.number:step.number + 1])
+
+    def watch(self) -> str:
+        """
+        Do what the fallback says while actions are missing; to be called every control period.
+
+        :returns: the fault, if it is new, else ''
+        """
+        with self._lock:
+            now = self._clock()
+            if not self._motion.is_late(now):
+                return ''
+            new = ''
+            if not self._motion.fault:
+                what = 'image' if now - self._came > self.deadline else 'action'
+                new = self._motion.fault = (
+                    f'no {what} for more than {self.deadline:.3g} s '
+                    f'(deadline_periods {self._safety.deadline_periods:g})')
+            self._stand_still()
+            return new
+
+    def _check_running(self, stamp: int) -> None:
+        """See whether the clock of the camera runs; raise a SpecVLAError if it doesn't."""
+        if not stamp or stamp != self._stamp:
+            self._stamp_since, self._stuck = self._came, ''
+        elif self._came - self._stamp_since > _COPIES and not self._is_inferring:
+            # Before the answer, a simulation whose time stands still may send its image again.
+            self._stuck = (
+                f'all images of the last {_COPIES:g} s and more have the stamp '
+                f'{stamp * 1e-9:.3f} s, so they count as copies of one: see whether the clock '
+                'runs that the camera stamps them by')
+            raise SpecVLAError(self._stuck)
+
+    @property
+    def _take_at(self) -> float | None:
+        """When the newest image is to be acted on, s; None where none is or one is acted on."""
+        sight: Sight | None = self._newest.waiting
+        if sight is None or self._is_inferring or self._is_answer_new:
+            return None
+        if not self._is_paced:
+            return sight.came
+        at = self._queue.free_at - self._inference
+        # Had it waited for more than half a period, a camera about as fast as the control period
+        # would send the next one sooner than that: rather be late once than old each time.
+        return sight.came + self._period if at - sight.came > self._period / 2 else at
+
+    def _move(self, task: Task, action: Any, first: int, is_new: bool, deltas: np.ndarray
+              ) -> bool:
+        """Publish control steps if the task still counts; say whether it does."""
+        try:
+            now = self._clock()
+            age = task.least_age + now - task.begun
+            if self._is_paced and self._max_age and age > self._max_age:
+                raise self._stale(age, f' {now - task.begun:.3f} s after inference began')
+            safe = fit(deltas, self._safety, self._period, previous=self._motion.delta(now),
+                       position_m=self._place.position)
+            if safe.deltas is None:
+                raise SpecVLAError(safe.refusal)
+            command = Command(task, action, first, is_new, safe.deltas, safe.limited_by)
+            return self._newest.answer(task.job, lambda: self._publish(command))
+        except ValueError:
+            self._drop(task.job)
+            raise
+
+    def _publish(self, command: Command) -> None:
+        published = self._arm.move(command)
+        self._queue.hold(published + self._period)  # filling a message took time as well
+        self._motion.go_on(command.deltas[-1], published)
+        self._place.go_on(command.deltas[:, :3].sum(axis=0))
+
+    def _drop(self, job: Job) -> None:
+        self._newest.drop(job)
+        self._drop_answer()
+
+    def _drop_answer(self) -> None:
+        self._queue.clear()
+        self._answer, self._is_answer_new = None, False
+
+    def _stand_still(self) -> None:
+        if self._safety.fallback != 'none':
+            self._arm.stand_still(self._motion.gripper, self._safety.fallback == 'hold')
+
+    def _stale(self, age: float, when: str = '') -> StaleImage:
+        where = f'{age:.3f} s old{when}' if age > 0 else f'from {-age:.3f} s in the future'
+        return StaleImage(
+            f'the image is {where}, max_image_age is {self._max_age:g} s: see whether the camera '
+            'is stuck, and whether its clock is that of this node', age)

@@ -1,0 +1,76 @@
+"""What a `Pilot` is given to act on, and what it has published; no ROS in it."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.policy_node.newest import Job
+
+
+class StaleImage(SpecVLAError):
+    """The image is too old, or from the future; age: s."""
+
+    def __init__(self, message: str, age: float) -> None:
+        super().__init__(message)
+        self.age = age
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An image: its stamp, ns (0 = none), and when it came, s on `Pilot`'s clock."""
+
+    message: Any
+    stamp: int
+    came: float
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    An image to infer an action from.
+
+    age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
+    long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
+    `Pilot`'s clock.
+    """
+
+    job: Job
+    age: float
+    least_age: float
+    taken: float
+    begun: float
+
+    @property
+    def sight(self) -> Sight:
+        """The image."""
+        return self.job.image
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    Control steps to publish now, inside the envelope.
+
+    task, action: what was acted on, and what was inferred. first: number of the first of these
+    steps in the action. is_new: nothing of this action was published before. deltas: float64
+    [steps, 7], SI. limited_by: the settings that changed them.
+    """
+
+    task: Task
+    action: Any
+    first: int
+    is_new: bool
+    deltas: np.ndarray
+    limited_by: tuple[str, ...]
+
+
+class Arm(Protocol):
+    """What publishes; called by one thread at a time."""
+
+    def move(self, command: Command) -> float:
+        """Publish control steps; return when they were, s on the pilot's clock."""
+
+    def stand_still(self, gripper: float, keeps_target: bool) -> None:
+        """Publish that the arm stays where it is or, if it `keeps_target`, at its last target."""

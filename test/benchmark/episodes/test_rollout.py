@@ -1,0 +1,98 @@
+"""One episode: what is recorded, what a crash is, and what `ar` says on the same pictures."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
+from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
+
+
+class Environment:
+    """Solved after `solved_after` steps; fails with `error` at `fails_at`."""
+
+    suite, task_id, instruction, max_steps = 'libero_object', 2, 'pick up the milk', 6
+
+    def __init__(self, solved_after=99, fails_at=99):
+        self.solved_after, self.fails_at, self.steps = solved_after, fails_at, 0
+
+    def reset(self, state_index):
+        self.steps = 0
+        return SimpleNamespace(image=np.full((4, 4, 3), state_index, np.uint8), success=False)
+
+    def step(self, action):
+        assert action.shape == (7,)
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise RuntimeError('mjWARNING\nsecond line')
+        return SimpleNamespace(image=np.zeros((4, 4, 3), np.uint8),
+                               success=self.steps >= self.solved_after)
+
+
+class Actor:
+    """Says the same action of `chunk` steps every time, `bins` away from zero."""
+
+    def __init__(self, bins=0, chunk=1):
+        self.bins, self.chunk, self.seen, self.resets = bins, chunk, [], 0
+
+    def reset(self):
+        self.resets += 1
+
+    def act(self, image, instruction, stamp=None):
+        self.seen.append(int(image[0, 0, 0]))
+        normalized = np.zeros((self.chunk, 7), np.float32)
+        normalized[:, 0] = self.bins * BIN_WIDTH
+        si = normalized * 0.05
+        trace = SimpleNamespace(target_passes=7, drafted=0, accepted=0,
+                                acceptance_lengths=[1] * 6, sources=['target'] * 7,
+                                stage_ms={'vision': 1.0, 'total': 2.0})
+        return SimpleNamespace(tokens=tuple([31900 + self.bins] * 7 * self.chunk),
+                               normalized=normalized, si=si, trace=trace)
+
+
+def test_success_ends_the_episode():
+    episode = play(Environment(solved_after=3), Actor(), 'ar', 5, RolloutConfig())
+    assert (episode.success, episode.steps, len(episode.actions)) == (True, 3, 3)
+    assert episode.key == ('libero_object', 2, 5, 'ar')
+
+
+@pytest.mark.parametrize('limit, steps', [(None, 6), (2, 2)])
+def test_the_step_limit_is_the_suites_or_the_users(limit, steps):
+    episode = play(Environment(), Actor(), 'ar', 0, RolloutConfig(max_steps=limit))
+    assert (episode.success, episode.steps, episode.crash) == (False, steps, None)
+
+
+def test_an_exception_of_the_simulator_is_a_crash_with_its_message():
+    episode = play(Environment(fails_at=2), Actor(), 'ar', 0, RolloutConfig())
+    assert not episode.success and episode.steps == 1
+    assert episode.crash == 'RuntimeError: mjWARNING'
+
+
+def test_a_chunk_is_played_step_by_step_and_never_beyond_the_limit():
+    episode = play(Environment(), Actor(chunk=4), 'ar', 0, RolloutConfig())
+    assert (episode.steps, len(episode.actions)) == (6, 2)
+
+
+def test_ar_is_run_beside_every_nth_action_on_the_same_picture():
+    actor, reference = Actor(bins=5), Actor(bins=2)
+    episode = play(Environment(), actor, 'relaxed', 7, RolloutConfig(reference_every=4), reference)
+    assert [action.deviation is not None for action in episode.actions] == [
+        True, False, False, False, True, False]
+    first = episode.actions[0].deviation
+    assert first.max_bins == 3
+    assert first.mm == pytest.approx(1000 * 3 * BIN_WIDTH * 0.05 / 3)  # x only, mean of x, y, z
+    assert first.deg == 0.0
+    assert actor.seen[0] == reference.seen[0] == 7
+
+
+def test_ids_that_decode_to_the_same_value_are_no_distance_apart():
+    one, other = Actor().act(np.zeros((1, 1, 3)), ''), Actor().act(np.zeros((1, 1, 3)), '')
+    other.tokens = tuple(token + 1 for token in other.tokens)
+    assert deviation(one, other).max_bins == 0
+
+
+def test_no_reference_where_it_is_switched_off():
+    reference = Actor()
+    play(Environment(), Actor(), 'relaxed', 0, RolloutConfig(reference_every=0), reference)
+    assert reference.seen == []

@@ -1,0 +1,259 @@
+"""`Actor` between topics and `Pilot`, with made-up topics in place of DDS."""
+import threading
+import time
+from types import SimpleNamespace
+
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+import pytest
+from rclpy.clock import Clock
+from sensor_msgs.msg import Image
+from specvla_ros.msg import ActionDelta, DecodeReport
+
+from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
+from specvla_ros.nodes.diagnostics import Statistics
+from specvla_ros.nodes.main_thread import MainThread
+from specvla_ros.nodes.policy_node import silence
+from specvla_ros.nodes.policy_node.actor import Actor
+from specvla_ros.nodes.policy_node.settings import pick, TOPIC_PARAMETERS, TopicSettings
+from specvla_ros.safety import SafetySettings
+
+PERIOD = 0.05
+
+
+class Log:
+
+    def __init__(self):
+        self.lines = []
+
+    def info(self, text, **_):
+        self.lines.append(text)
+
+    warning = error = info
+
+
+class FakeTopics:
+    """Says what is heard to the subscribers at once, and keeps what is published."""
+
+    def __init__(self):
+        self.published, self.callbacks, self.looks = [], {}, []
+
+    def publisher(self, kind, topic, profile):
+        return SimpleNamespace(publish=self.published.append)
+
+    def subscribe(self, kind, topic, callback, profile, way_out):
+        self.callbacks[topic.strip('/')] = callback
+
+    def subscribe_to_all(self, kind, topic, callback, is_latched=False):
+        self.callbacks[topic] = callback
+
+    def must_be_alone(self, topic):
+        pass
+
+    def must_hear(self, kind, topic):
+        pass
+
+    def sibling(self):
+        return self
+
+    def every(self, period, callback):
+        self.looks.append(callback)
+
+    def alarm(self, callback):
+        return FakeAlarm(callback)
+
+    def add(self, end):
+        pass
+
+    def destroy(self):
+        pass
+
+
+class FakeAlarm:
+
+    def __init__(self, callback):
+        self._callback, self._timer = callback, None
+
+    def set(self, delay):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(max(0.0, delay), self._callback)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+class FakePolicy:
+    """Moves 1 mm along x for each step of a chunk; remembers what it was asked."""
+
+    def __init__(self, chunk=1):
+        self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
+        self.chunk, self.calls = chunk, []
+
+    def act(self, image, instruction, stamp=None):
+        self.calls.append((int(image[0, 0, 0]), instruction))
+        si = np.zeros((self.chunk, 7), np.float32)
+        si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
+        if image[0, 0, 0] == 13:
+            si[-1, 1] = np.nan
+        trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
+                                sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0})
+        return SimpleNamespace(
+            tokens=tuple(range(7 * self.chunk)), normalized=si, si=si, trace=trace)
+
+    def reset(self):
+        self.calls.append('reset')
+
+
+class Rig:
+    """An actor and everything around it; inference runs in a thread of its own."""
+
+    def __init__(self, policy, **settings):
+        values = {parameter.name: parameter.default for parameter in TOPIC_PARAMETERS}
+        self.log, self.topics, self.policy = Log(), FakeTopics(), policy
+        self.statistics, self.noted = Statistics(), []
+        node = SimpleNamespace(
+            get_clock=Clock, get_logger=lambda: self.log, resolve_topic_name=lambda name: name,
+            count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [],
+            get_topic_names_and_types=list, get_fully_qualified_name=lambda: '/policy_node')
+        goals = SimpleNamespace(note=lambda *noted: self.noted.append(noted), end=lambda _: None)
+        main = MainThread()
+        threading.Thread(target=main.run, daemon=True).start()
+        self.actor = Actor(
+            node, self.topics, main, policy, pick(TopicSettings, {**values, **settings}),
+            SafetySettings.read(), self.statistics, goals)
+        self.actor.follow('pick up')
+
+    def see(self, red=1):
+        message = Image()
+        fill_image(message, np.full((16, 16, 3), red, np.uint8))
+        now = time.time_ns()
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
+        self.topics.callbacks['image'](message)
+        return now
+
+    def heard(self, kind):
+        return [message for message in self.topics.published if isinstance(message, kind)]
+
+    @property
+    def actions(self):
+        return self.heard(ActionDelta)
+
+
+@pytest.fixture
+def make_rig():
+    rigs = []
+
+    def make_rig(chunk=1, **settings):
+        rigs.append(Rig(FakePolicy(chunk), **settings))
+        return rigs[-1]
+
+    yield make_rig
+    for rig in rigs:
+        rig.actor.close()
+
+
+def test_images_of_200_hz_make_a_step_a_period_each_with_a_report(make_rig, until):
+    rig = make_rig()
+    begun = time.monotonic()
+    while len(rig.actions) < 6:
+        rig.see()
+        time.sleep(0.005)
+        assert time.monotonic() < begun + 60
+    rig.actor.pause()  # what is being published is, when this returns
+    stamps = [to_nanoseconds(action.header.stamp) for action in rig.actions]
+    assert np.diff(stamps).min() > PERIOD * 1e9 - 1e5  # two clocks are compared
+    assert len(rig.heard(DecodeReport)) == len(rig.noted) == len(rig.actions)
+    assert not any('pacing' in line for line in rig.log.lines)
+    report = rig.heard(DecodeReport)[-1]
+    assert 0 < report.publish_time < report.total_time
+    assert [action.sequence for action in rig.actions] == list(range(len(rig.actions)))
+    assert len([call for call in rig.policy.calls if call != 'reset']) <= len(rig.actions) + 1
+
+
+def test_in_lockstep_every_image_is_answered_at_once(make_rig, until):
+    rig, stamps = make_rig(chunk=3, pacing='lockstep'), []
+    for number in range(20):
+        stamps.append(rig.see())
+        until(lambda count=number + 1: len(rig.actions) == count, 'the answer')
+    assert [to_nanoseconds(action.image_stamp) for action in rig.actions] == stamps
+    assert {len(action.translation) for action in rig.actions} == {3}
+    assert 'an arm needs pacing:=realtime' in rig.log.lines[0]
+
+
+def test_a_chunk_is_published_step_by_step_with_one_report(make_rig, until):
+    rig = make_rig(chunk=3)
+    time.sleep(PERIOD)
+    rig.see()
+    until(lambda: len(rig.actions) == 3, 'the last step')
+    assert [round(1e3 * action.translation[0].x) for action in rig.actions] == [1, 2, 3]
+    assert [list(action.token_ids) for action in rig.actions] == [
+        list(range(7 * k, 7 * k + 7)) for k in range(3)]
+    assert len(rig.heard(DecodeReport)) == 1
+    time.sleep(2 * PERIOD)
+    assert len(rig.actions) == 3
+
+
+def test_a_stop_ends_a_chunk(make_rig, until):
+    rig = make_rig(chunk=20)
+    time.sleep(PERIOD)
+    rig.see()
+    until(lambda: len(rig.actions) >= 2, 'two steps')
+    rig.actor.pause()
+    count = len(rig.actions)
+    time.sleep(3 * PERIOD)
+    assert len(rig.actions) == count < 20
+
+
+def test_what_is_refused_is_forgotten_counted_and_said_once(make_rig, until):
+    rig = make_rig()
+    time.sleep(PERIOD)
+    rig.see(13)
+    until(lambda: rig.statistics.read()[0]['refused'] == 1, 'a refusal')
+    rig.see(2)
+    until(lambda: rig.actions, 'an action')
+    assert any('the action is not finite' in line for line in rig.log.lines)
+    assert rig.policy.calls == [
+        'reset', (13, 'pick up'), 'reset', (2, 'pick up')]
+
+
+def test_what_was_refused_is_the_fault_until_there_is_an_action_or_nothing_to_act_on(
+        make_rig, until):
+    rig = make_rig()
+    time.sleep(PERIOD)
+    rig.see(13)
+    until(lambda: rig.actor.fault, 'a fault')
+    assert rig.actor.fault.startswith('no action: the action is not finite')
+    rig.see(2)
+    until(lambda: rig.actions, 'an action')
+    assert rig.actor.fault == ''
+    for end in (rig.actor.withdraw, rig.actor.pause):
+        rig.actor.resume()
+        rig.actor.follow('pick up')
+        rig.see(13)
+        until(lambda: rig.actor.fault, 'a fault')
+        end()
+        assert rig.actor.fault == ''
+
+
+def test_a_pose_that_falls_silent_is_a_fault_and_one_that_never_came_is_none(
+        make_rig, monkeypatch):
+    rig = make_rig()
+    now = time.monotonic()
+    monkeypatch.setattr(silence.time, 'monotonic', lambda: now)
+
+    def look(seconds):
+        nonlocal now
+        now += seconds
+        rig.actor._no_image.note()
+        rig.topics.looks[-1]()
+        return rig.actor.fault
+
+    assert look(10.0) == ''
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w = 'panda_link0', 1.0
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(4.0) == ''
+    assert look(2.0).startswith('no current_pose (the walls hold by the last one and the steps ')
+    rig.topics.callbacks['current_pose'](pose)
+    assert look(1.0) == ''

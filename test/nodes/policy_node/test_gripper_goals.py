@@ -1,0 +1,373 @@
+"""The gripper as goals. `control_msgs` is no wheel: a stand-in has its names, not its types."""
+import os
+from pathlib import Path
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+from action_msgs.msg import GoalStatus
+import pytest
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import qos
+from specvla_ros.nodes.policy_node import gripper_goals
+from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, GripperGoals
+
+NODE = 'fake_policy_node.py'
+STAND_IN = Path(__file__).parent / 'stand_in'
+OPENED, CLOSED = (0.04, 20.0), (0.0, 20.0)
+NAME = '/left/gripper_cmd'
+
+
+class Goal:
+    """As control_msgs/action/GripperCommand.Goal: command has position and max_effort."""
+
+    def __init__(self):
+        self.command = SimpleNamespace(position=0.0, max_effort=0.0)
+
+
+class Future:
+    """What the test answers when it likes."""
+
+    def __init__(self):
+        self.hear = None
+
+    def add_done_callback(self, hear):
+        self.hear = hear
+
+    def answer(self, value):
+        self.hear(SimpleNamespace(result=lambda: value))
+
+
+class Handle:
+    """A goal at the controller."""
+
+    def __init__(self, accepted=True):
+        self.accepted, self.cancelled, self.end = accepted, 0, Future()
+
+    def get_result_async(self):
+        return self.end
+
+    def cancel_goal_async(self):
+        self.cancelled += 1
+
+    def ends(self, status, stalled=False):
+        self.end.answer(SimpleNamespace(
+            status=status, result=SimpleNamespace(stalled=stalled, position=0.01)))
+
+
+class Controller:
+    """An action client, the controller behind it, the graph and the clock."""
+
+    def __init__(self, node, action, name):
+        self.name, self.sent, self.handles, self.answers = name, [], [], []
+        self.accepts, self.is_alive, self.is_destroyed = True, True, False
+
+    def server_is_ready(self):
+        return True  # also for one that was killed
+
+    def send_goal_async(self, goal):
+        assert not self.is_destroyed
+        self.sent.append((goal.command.position, goal.command.max_effort))
+        self.answers.append(Future())
+        return self.answers[-1]
+
+    def answer(self):
+        self.handles.append(Handle(self.accepts))
+        self.answers[-1].answer(self.handles[-1])
+        return self.handles[-1]
+
+    def destroy(self):
+        self.is_destroyed = True
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Give what is around the goals: the log, the servers, the executor's tasks, the time."""
+    world = SimpleNamespace(log=[], servers=['first'], tasks=[], now=100.0)
+    monkeypatch.setattr(gripper_goals.time, 'monotonic', lambda: world.now)
+    return world
+
+
+@pytest.fixture
+def goals(monkeypatch, world):
+    module = ModuleType('control_msgs.action')
+    module.GripperCommand = SimpleNamespace(Goal=Goal)
+    monkeypatch.setitem(sys.modules, 'control_msgs', ModuleType('control_msgs'))
+    monkeypatch.setitem(sys.modules, 'control_msgs.action', module)
+    monkeypatch.setattr(gripper_goals, 'ActionClient', Controller)
+
+    def note(text, **_):
+        world.log.append(text)
+
+    def servers_of(topic):
+        assert topic == NAME + '/_action/status'
+        return [SimpleNamespace(endpoint_gid=name.encode()) for name in world.servers]
+
+    node = SimpleNamespace(
+        get_logger=lambda: SimpleNamespace(warning=note, error=note, info=note),
+        get_name=lambda: 'policy_node', get_namespace=lambda: '/left',
+        resolve_topic_name=lambda name: name, get_publishers_info_by_topic=servers_of,
+        executor=SimpleNamespace(
+            create_task=lambda task, *arguments: world.tasks.append((task, arguments))))
+    topics = SimpleNamespace(add=lambda end: None, every=lambda period, look: None)
+    return GripperGoals(node, topics, 'gripper_cmd', opened=0.04, closed=0.0, effort=20.0)
+
+
+@pytest.fixture
+def client(goals):
+    return goals._client
+
+
+@pytest.fixture
+def run(world, goals):
+    """Give a function that lets time pass: tasks run, and the look comes twice a second."""
+    def run(seconds=0.0):
+        end = world.now + seconds
+        while True:
+            while world.tasks:
+                task, arguments = world.tasks.pop(0)
+                task(*arguments)
+            if world.now >= end:
+                return
+            world.now += 0.5
+            goals.look()
+    return run
+
+
+def test_each_change_is_one_goal(goals, client, run, world):
+    for state in (None, 1.0, None, None, 0.0, None):
+        goals.put(state)
+        run(2.0)
+        if client.sent:
+            client.answer()
+    assert client.name == 'gripper_cmd'
+    assert client.sent == [OPENED, CLOSED]
+    assert world.log == []
+
+
+def test_what_nobody_heard_is_said_once_somebody_does(goals, client, run, world):
+    world.servers = []
+    goals.put(1.0)
+    goals.put(0.0)
+    run(3.0)
+    assert client.sent == []
+    assert goals.fault == f'nobody serves {NAME}'
+    world.servers = ['first']
+    run(1.0)  # without another action
+    client.answer()
+    goals.put(None)
+    run(5.0)
+    assert client.sent == [CLOSED]
+    assert f'nobody serves {NAME}' in world.log[0]
+    assert goals.fault == ''
+
+
+@pytest.mark.parametrize('killed', [True, False])
+def test_a_server_that_was_started_again_is_told_the_present_state(
+        goals, client, run, world, killed):
+    goals.put(0.0)
+    run()
+    client.answer().ends(GoalStatus.STATUS_SUCCEEDED)
+    run(5.0)
+    assert client.sent == [CLOSED]
+    # one that was killed is still in the graph for a while
+    world.servers = ['first', 'second'] if killed else ['second']
+    run(1.0)
+    client.answer()
+    world.servers = ['second']
+    run(5.0)
+    assert client.sent == [CLOSED, CLOSED]
+    assert world.log == [f'{NAME} has a new server: the gripper is told its state again']
+
+
+def test_a_goal_that_a_killed_server_never_answers_is_repeated_and_told_to_the_next(
+        goals, client, run, world):
+    goals.put(0.0)
+    run()
+    client.answer()
+    goals.put(1.0)
+    run(30.0)
+    assert client.sent == [CLOSED, OPENED, OPENED, OPENED]
+    assert sum('gave no answer to the goal within 2 s' in line for line in world.log) == 3
+    assert 'given up until the gripper is to change' in world.log[-1]
+    assert goals.fault == f'{NAME} gave no answer to the goal within 2 s'
+    world.servers = ['first', 'second']
+    run(1.0)
+    client.answer()
+    assert client.sent[4:] == [OPENED]
+    assert goals.fault == ''
+
+
+@pytest.mark.parametrize('end', ['rejected', 'aborted'])
+def test_a_goal_that_is_rejected_or_aborted_is_sent_three_times_in_all(
+        goals, client, run, world, end):
+    client.accepts = end == 'aborted'
+    goals.put(1.0)
+    run()
+    for _ in range(3):
+        handle = client.answer()
+        if client.accepts:
+            handle.ends(GoalStatus.STATUS_ABORTED)
+        goals.put(None)
+        run(1.5)
+    run(10.0)
+    assert client.sent == [OPENED] * 3
+    assert [f'{NAME} {end} the goal ({times} of 3 times)' in line
+            for times, line in enumerate(world.log, start=1)] == [True] * 3
+    assert goals.fault == f'{NAME} {end} the goal'
+    goals.put(0.0)
+    run()
+    client.accepts = True
+    client.answer().ends(GoalStatus.STATUS_SUCCEEDED)
+    assert client.sent[3:] == [CLOSED]
+    assert goals.fault == ''
+
+
+def test_fingers_that_stall_hold_something_and_are_not_told_again(goals, client, run, world):
+    goals.put(0.0)
+    run()
+    client.answer().ends(GoalStatus.STATUS_ABORTED, stalled=True)
+    run(10.0)
+    assert (client.sent, goals.fault) == ([CLOSED], '')
+    assert 'stalled at 0.01' in world.log[0]
+
+
+def test_a_goal_that_another_client_cancelled_is_not_sent_again(goals, client, run, world):
+    goals.put(0.0)
+    run()
+    client.answer().ends(GoalStatus.STATUS_CANCELED)
+    run(10.0)
+    assert client.sent == [CLOSED]
+    assert goals.fault == f'{NAME}: another client cancelled the goal'
+
+
+def test_the_end_of_a_goal_that_was_replaced_says_nothing(goals, client, run, world):
+    goals.put(0.0)
+    run()
+    old = client.answer()
+    goals.put(1.0)
+    run()
+    client.answer()
+    old.ends(GoalStatus.STATUS_ABORTED)
+    run(10.0)
+    assert client.sent == [CLOSED, OPENED]
+    assert world.log == []
+
+
+def test_an_emergency_stop_cancels_opening_and_the_next_action_tells_it_again(
+        goals, client, run, world):
+    goals.put(1.0)
+    run()
+    opening = client.answer()
+    goals.hold()
+    run(10.0)
+    assert (opening.cancelled, client.sent) == (1, [OPENED])
+    opening.ends(GoalStatus.STATUS_CANCELED)
+    world.servers = ['second']  # nothing is told to a new server either
+    run(10.0)
+    assert client.sent == [OPENED]
+    goals.put(None)
+    run()
+    assert client.sent == [OPENED, OPENED]
+
+
+def test_an_emergency_stop_lets_closed_fingers_press(goals, client, run):
+    goals.put(0.0)
+    run()
+    closing = client.answer()
+    goals.hold()
+    run(10.0)
+    goals.put(None)
+    run(10.0)
+    assert (closing.cancelled, client.sent) == (0, [CLOSED])
+
+
+def test_an_emergency_stop_leaves_an_opened_gripper_alone(goals, client, run):
+    goals.put(1.0)
+    run()
+    opened = client.answer()
+    opened.ends(GoalStatus.STATUS_SUCCEEDED)
+    goals.hold()
+    goals.put(None)
+    run(10.0)
+    assert (opened.cancelled, client.sent) == (0, [OPENED])
+
+
+def test_a_goal_that_is_answered_after_the_emergency_stop_is_cancelled(goals, client, run):
+    goals.put(1.0)
+    run()
+    goals.hold()
+    assert client.answer().cancelled == 1
+
+
+def test_a_goal_on_its_way_at_the_emergency_stop_is_not_sent(goals, client, run):
+    for state in (1.0, 0.0):
+        goals.put(state)
+        goals.hold()
+        run(10.0)
+    assert client.sent == []
+    goals.put(None)
+    run()
+    assert client.sent == [CLOSED]
+
+
+def test_nothing_is_sent_or_cancelled_once_it_is_destroyed(goals, client, run):
+    goals.put(1.0)
+    run()
+    client.answer()
+    goals.hold()
+    goals.put(0.0)
+    goals.destroy()
+    run()
+    assert client.sent == [OPENED]
+
+
+@pytest.mark.parametrize('name', ['', '/my hand', 'a//b', '1st', '/gripper/'])
+def test_a_name_that_is_none_is_refused(name):
+    node = SimpleNamespace(get_name=lambda: 'policy_node', get_namespace=lambda: '/')
+    with pytest.raises(SpecVLAError, match='gripper_action is .*like gripper_cmd or /'):
+        full_action_name(node, name)
+
+
+def test_without_control_msgs_it_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'control_msgs', None)
+    with pytest.raises(SpecVLAError, match='control_msgs is not installed: .*publish_gripper'):
+        gripper_goals.gripper_command()
+
+
+def test_the_node_says_so_before_it_loads(start, tmp_path):
+    # a module that cannot be imported stands before any real one
+    (tmp_path / 'control_msgs.py').write_text('raise ImportError')
+    path = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
+    node = start(NODE, dict(send_gripper_goals='true'), PYTHONPATH=path)
+    assert node.wait() == 2
+    assert 'control_msgs is not installed' in node.output
+
+
+def test_a_controller_that_was_killed_is_told_again_and_a_stop_cancels_opening(
+        robot, probe, start, until):
+    path = os.pathsep.join([str(STAND_IN), os.environ.get('PYTHONPATH', '')])
+    node = start(NODE, dict(send_gripper_goals='true', gripper_action='/hand/gripper_cmd'),
+                 PYTHONPATH=path)
+    button = probe.node.create_publisher(Bool, 'emergency_stop', qos.LATCHED)
+    robot.connect(until)
+    probe.wait_for_subscribers(button)
+    robot.say('pick up')
+    robot.see(1, 1, 3)  # open
+    node.says('nobody serves /hand/gripper_cmd')
+    for _ in range(2):
+        hand = start('fake_gripper_node.py', PYTHONPATH=path)
+        hand.says('go to 0.04 with 20.0')
+        if 'has a new server' not in node.output:
+            hand.kill()
+    button.publish(Bool(data=True))
+    hand.says('stay here')
+    assert hand.output.count('go to') == 1
+    assert probe.call(Trigger, 'policy_node/reset_emergency_stop', Trigger.Request()).success
+    time.sleep(1.5)  # the look at the server
+    assert hand.output.count('go to') == 1
+    until(lambda: robot.see(1, 1, 3) and hand.output.count('go to') == 2, 'told again')
+    hand.popen.kill()

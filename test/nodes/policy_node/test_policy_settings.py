@@ -1,0 +1,58 @@
+"""Loading a policy, and the self-check of one that has just been loaded."""
+import importlib.abc
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.policy_node.settings import (
+    load_policy,
+    MODEL_PARAMETERS,
+    pick,
+    PolicySettings,
+    self_check,
+)
+
+
+class Policy:
+
+    def __init__(self, si):
+        self.si, self.calls = si, []
+
+    def act(self, image, instruction, stamp=None):
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
+        self.calls.append('act')
+        return SimpleNamespace(si=self.si)
+
+    def reset(self):
+        self.calls.append('reset')
+
+
+def test_a_policy_that_acts_passes_and_remembers_nothing():
+    policy = Policy(np.zeros((1, 7)))
+    self_check(policy)
+    assert policy.calls == ['act', 'act', 'reset']
+
+
+@pytest.mark.parametrize('si', [
+    np.full((1, 7), np.nan), np.full((1, 7), np.inf), np.zeros((1, 6)), np.zeros(7)])
+def test_one_that_does_not_is_refused(si):
+    with pytest.raises(SpecVLAError, match='the self-check of the checkpoint failed'):
+        self_check(Policy(si))
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
+    """OpenCV was built for another numpy, say."""
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == 'specvla_ros.policy':
+                raise ImportError('numpy.core.multiarray failed to import')
+
+    monkeypatch.delitem(sys.modules, 'specvla_ros.policy', raising=False)
+    monkeypatch.setattr(sys, 'meta_path', [Broken(), *sys.meta_path])
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
+    with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
+        load_policy(settings)
