@@ -106,6 +106,11 @@ class Checkpoint:
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
+    @property
+    def execute_steps(self) -> int:
+        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        return self.model.config.execute_steps or self.space.chunk
+
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
         other = Checkpoint(self.model, unnorm_key, self.drafters, self.space.chunk)

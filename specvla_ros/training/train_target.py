@@ -232,7 +232,7 @@ class Training:
             'state_loss': _mean([loss.state for loss in losses]),
             'held_out_exact': exact, 'held_out_within_9': near,
         }
-        self.progress.point(point)
+        self.progress.point(point, self.args.chunk)
         self.state_folder.mkdir(parents=True, exist_ok=True)
         with (self.state_folder / 'curve.jsonl').open('a') as file:
             file.write(json.dumps(point) + '\n')
