@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 import time
 from typing import Annotated, TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import tyro
@@ -26,6 +27,7 @@ import tyro
 from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
@@ -85,6 +87,8 @@ def run(args: CollectArgs) -> int:
     for task in tasks:
         suites.task(args.suite, task)
     check_writable('--out', data_folder(args.out))
+    if args.chunk > 1:
+        _check_there(args, tasks)
     if args.checkpoint is not None:
         from specvla_ros.policy_check import check_policy  # imports torch
         keys = check_policy(args.checkpoint, beside(args.checkpoint),
@@ -106,6 +110,28 @@ def _check(args: CollectArgs) -> None:
                             ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
+
+
+def _check_there(args: CollectArgs, tasks: list[int]) -> None:
+    """Refuse to go on with episodes in which nothing says what was carried out."""
+    for task in tasks:
+        for seed in range(args.seed, args.seed + args.episodes):
+            path = _path(args, task, seed)
+            if not path.exists():
+                continue
+            try:
+                with np.load(path) as episode:
+                    known = 'executed' in episode
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
+                raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
+                                   ) from error
+            if not known:
+                raise SpecVLAError(f'{path} was collected without --chunk and teaches no chunks: '
+                                   'give another --out, or another --seed')
+
+
+def _path(args: CollectArgs, task: int, seed: int) -> Path:
+    return data_folder(args.out) / args.suite / f'task{task}' / f'seed{seed}.npz'
 
 
 def _run_batches(args: CollectArgs, batches: list) -> int:
@@ -146,11 +172,10 @@ _open: dict = {}  # this process's environment and expert: making one takes 9 s,
 
 def _collect_batch(args: CollectArgs, task: int, seeds: range) -> tuple[int, int]:
     """Collect one task's seeds in this process; return (solved, episodes)."""
-    folder = data_folder(args.out) / args.suite / f'task{task}'
-    folder.mkdir(parents=True, exist_ok=True)
     solved = 0
     for seed in seeds:
-        path = folder / f'seed{seed}.npz'
+        path = _path(args, task, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             episode = _episode(_environment(args, task), args, seed)
             temporary = path.with_suffix('.part')

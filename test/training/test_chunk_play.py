@@ -157,6 +157,18 @@ def test_data_without_what_was_carried_out_teach_no_chunks(data):
         Dataset(data, SUITE, size=32, chunk=8).refresh()
 
 
+@pytest.mark.parametrize('left', [None, b'PK', b''])
+def test_collecting_chunks_stops_before_it_would_mix_them_with_others(data, left):
+    path = data / SUITE / 'task1' / 'seed2.npz'
+    if left is not None:
+        for other in (data / SUITE).rglob('*.npz'):
+            other.unlink()
+        path.write_bytes(left)
+    with pytest.raises(SpecVLAError, match=f'{path} was collected without --chunk' if left is None
+                       else f'{path} is no episode'):
+        collect.run(CollectArgs(out=data, tasks=(1,), seed=2, episodes=3, chunk=8))
+
+
 def test_a_longer_chunk_takes_fewer_frames_and_one_step_takes_all(tmp_path):
     folder = tmp_path / SUITE / 'task0'
     folder.mkdir(parents=True)
