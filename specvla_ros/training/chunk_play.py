@@ -66,7 +66,7 @@ class Stretches:
     ) -> None:
         self._random, self._chunk = random, chunk
         self._policy_share, self._strength = policy_share, strength
-        self._clean_left = 0
+        self._clean_left = 0  # steps of the expert alone that are still to come
         # Half of the episodes start elsewhere: a long push away from the usual first pose.
         first = random.random() < 0.5
         self._burst: Burst | None = self._push(_FIRST_PUSH, 1.2) if first else None
@@ -74,9 +74,9 @@ class Stretches:
             self._begin_clean()
 
     @property
-    def clean_left(self) -> int:
-        """Steps of the expert alone that are still to come, this one included."""
-        return self._clean_left
+    def is_whole(self) -> bool:
+        """Whether the step at hand begins H steps of the expert alone."""
+        return self._clean_left >= self._chunk - 1
 
     def advance(self, step: int) -> Burst | None:
         """Return the burst of this step; None = the expert's action is carried out."""
@@ -88,13 +88,10 @@ class Stretches:
         if step >= BURSTS_UNTIL:
             self.calm()
         if self._burst is None:
-            return None
-        self._burst.left -= 1
+            self._clean_left -= 1
+        else:
+            self._burst.left -= 1
         return self._burst
-
-    def spend(self) -> None:
-        """Count a clean step."""
-        self._clean_left -= 1
 
     def calm(self, steps: int = MAX_STEPS) -> None:
         """No more bursts for so many steps."""
@@ -125,6 +122,14 @@ class Record:
     frames: list[int] = field(default_factory=list)
     executed: list[NDArray] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
+
+    def look(self, env: LiberoEnv, expert: PickAndPlace, step: int) -> None:
+        """Keep the frame before a step."""
+        import cv2
+        _, jpeg = cv2.imencode('.jpg', env.frame()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        self.jpegs.append(jpeg.tobytes())
+        self.states.append(expert.state())
+        self.frames.append(step)
 
     def arrays(self, chunk: int) -> dict:
         """Return the arrays of the file; frames whose H steps weren't all clean are left out."""
@@ -171,8 +176,7 @@ def play(
     chunk: H; execute: steps of each answer that the policy carries out; keep: share of the frames
     in steady motion that is rendered; strength: of the pushes, 1 = full.
     """
-    import cv2
-    observation = env.reset_random(start_seed)
+    env.reset_random(start_seed)
     expert, record = PickAndPlace(env), Record()
     driver = Driver(policy, env.instruction, execute) if policy else None
     stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength)
@@ -182,29 +186,30 @@ def play(
             break
         before, burst = burst, stretches.advance(step)
         label = expert.act() / SCALE
-        if burst is None:
+        if burst is None and stretches.is_whole:
             # Motion at full speed tells little that is new: some of it isn't rendered.
             steady = np.abs(label[:3]).max() > 0.999 and step > 0
-            if stretches.clean_left >= chunk and (not steady or random.random() < keep):
-                _, jpeg = cv2.imencode(
-                    '.jpg', env.frame()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-                record.jpegs.append(jpeg.tobytes())
-                record.states.append(expert.state())
-                record.frames.append(step)
-            stretches.spend()
-            executed = label
-        elif burst.policy:
-            if burst is not before:
-                driver.begin()
-            executed = driver.act(env)
-            policy_steps += 1
-        else:
-            executed = burst.pushed(label, random)
+            if not steady or random.random() < keep:
+                record.look(env, expert, step)
+        elif burst is not None and burst.policy and burst is not before:
+            driver.begin()
+        executed = _carried_out(label, burst, driver, env, random)
         observation = env.step(executed * SCALE, render=False)
         record.executed.append(executed)
         record.clean.append(burst is None)
+        policy_steps += burst is not None and burst.policy
         if observation.success and not success:
             success, last = True, step + 1 + chunk
             stretches.calm()
     return dict(record.arrays(chunk), instruction=env.instruction, success=success,
                 steps=len(record.executed), policy_steps=policy_steps)
+
+
+def _carried_out(
+    label: NDArray[np.float64], burst: Burst | None, driver: Driver | None, env: LiberoEnv,
+    random: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the action [7] of a step: the expert's, pushed in a burst, or the policy's."""
+    if burst is None:
+        return label
+    return driver.act(env) if burst.policy else burst.pushed(label, random)

@@ -121,7 +121,6 @@ def test_stretches_are_never_shorter_than_a_chunk_but_where_the_bursts_end():
     stretches, clean, lengths = Stretches(np.random.default_rng(3), 8, 0.5, 1.0), 0, []
     for step in range(BURSTS_UNTIL):
         if stretches.advance(step) is None:
-            stretches.spend()
             clean += 1
         elif clean:
             lengths.append(clean)
