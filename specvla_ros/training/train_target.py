@@ -72,6 +72,9 @@ class TrainTargetArgs:
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'bfloat16'
+    store: Annotated[str, Help(
+        help='bfloat16 or float32: what the weights are written in; half the size in bfloat16')
+        ] = 'float32'
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of weights, order and augmentation')] = 0
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
@@ -269,7 +272,7 @@ class Training:
             'num_transitions': self.dataset.n_frames,
             'num_trajectories': len(self.dataset.episodes)}}
         with replace_folder(self.args.out) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, getattr(torch, self.args.store))
             (folder / 'dataset_statistics.json').write_text(
                 json.dumps(model.norm_stats, indent=2) + '\n')
         state = {

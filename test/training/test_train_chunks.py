@@ -41,7 +41,7 @@ def data(tmp_path):
 def args(data, tmp_path):
     return TrainTargetArgs(
         out=tmp_path / 'target', suite=SUITE, data=data, chunk=CHUNK, epochs=20, batch=16,
-        dtype='float32', holdout=0.0, text_tokens=300, shape=TINY, evaluate=60,
+        dtype='float32', store='bfloat16', holdout=0.0, text_tokens=300, shape=TINY, evaluate=60,
         optimizer=OptimizerSettings(learning_rate=3e-3), augmentation=NONE)
 
 
@@ -61,6 +61,9 @@ def test_it_learns_says_its_chunk_and_a_glance_guesses_all_of_it(args, data, tmp
         training = train_target.Training(args)
         training.run()
         training._evaluate_and_save([], 0.0)
+    assert training.args.store == 'bfloat16' and (
+        args.out / 'model.safetensors').stat().st_size < 2.2 * sum(
+            p.numel() for p in training.model.parameters()) + 20_000
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     content = json.loads((args.out / 'config.json').read_text())
     assert (content['chunk'], content['execute_steps']) == (CHUNK, 2)
@@ -72,8 +75,8 @@ def test_it_learns_says_its_chunk_and_a_glance_guesses_all_of_it(args, data, tmp
 
     regenerate(regenerate_args(tmp_path, data, paths=1))
     train_glance.run(TrainGlanceArgs(
-        target=args.out, regenerated=tmp_path / 'words', data=data, epochs=8, batch=16, rank=4,
-        width=32, holdout=0.3, evaluate=60, decode_frames=3))
+        target=args.out, store='bfloat16', regenerated=tmp_path / 'words', data=data, epochs=8,
+        batch=16, rank=4, width=32, holdout=0.3, evaluate=60, decode_frames=3))
     assert 'glance_jacobi' in capsys.readouterr().out.splitlines()[-1]
     head = GlanceHead.from_pretrained(args.out / 'drafters' / 'glance',
                                       OpenVLA.from_pretrained(args.out))
