@@ -49,3 +49,8 @@ class ActionSpace:
     def is_gripper(self, positions: Any) -> Any:
         """Whether tokens at these positions are the gripper's: elementwise, or of an int."""
         return positions % self.action_dim == self.action_dim - 1
+
+    def groups(self, positions: Any) -> Any:
+        """Number of the group that tokens are of: a step's translation, rotation or gripper."""
+        step, dimension = positions // self.action_dim, positions % self.action_dim
+        return 3 * step + 1 * (dimension >= 3) + 1 * (dimension == self.action_dim - 1)

@@ -46,11 +46,21 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """A decoder: drafter + acceptance rule, and the name reports give it."""
+    """
+    A decoder: drafter + acceptance rule, and the name reports give it.
+
+    strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
+    """
 
     name: str
     drafter: Component
     rule: Component
+    strict_above_risk: float = 1.0
+
+    def __post_init__(self) -> None:
+        risk = self.strict_above_risk
+        if not (is_number(risk) and 0 <= risk <= 1):
+            raise SpecVLAError(f'strict_above_risk is {shown(risk)}, must be a number from 0 to 1')
 
     @property
     def threshold(self) -> int:
@@ -198,12 +208,11 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 '.yaml file'
             )
     content = read_yaml(path)
-    check_keys(path, content, required={'drafter', 'rule'})
-    return DecoderConfig(
-        name=path.stem,
-        drafter=_component(path, 'drafter', content['drafter']),
-        rule=_component(path, 'rule', content['rule']),
-    )
+    parts = ('drafter', 'rule')
+    check_keys(path, content, required=set(parts), optional={'strict_above_risk'})
+    made = {part: _component(path, part, content.pop(part)) for part in parts}
+    with naming(path):
+        return DecoderConfig(path.stem, **made, **content)
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:

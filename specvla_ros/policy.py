@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import nan
 from pathlib import Path
 import time
 from typing import Any
@@ -49,6 +50,7 @@ _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
 _LONGEST_PROMPT, _PROMPT_STEP = 64, 32
 _SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
+_RECENT = 10  # control steps that a situation remembers: half a second at LIBERO's 20 Hz
 _SI_DIMENSIONS = 7  # translation, rotation vector, gripper
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -62,7 +64,8 @@ class Action:
     values: float32 [chunk, D] in the data set's units.
     si: float32 [chunk, 7]: translation (m), rotation vector (rad), gripper (0 closed … 1 open),
         in the frame the data set's configuration names.
-    trace: what it cost; ``stage_ms`` has preprocess and total as well.
+    trace: what it cost, and what each token is: chosen, accepted (how far off), unverified;
+        ``stage_ms`` has preprocess and total as well.
     """
 
     tokens: tuple[int, ...]
@@ -136,7 +139,8 @@ class Checkpoint:
         )
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
-        return Decoder(target, drafter, Acceptance(rule, guard, self.space, target))
+        return Decoder(target, drafter, Acceptance(
+            rule, guard, self.space, target, config.strict_above_risk))
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -175,7 +179,8 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         self._instruction: str | None = None
         self._situation = UNKNOWN
-        self._said: NDArray[np.float32] | None = None  # the last action, SI
+        # Before the last action, and its steps [chunk, 7], SI.
+        self._last: tuple[Situation, NDArray[np.float32]] | None = None
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -264,7 +269,7 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
-        self._instruction, self._situation, self._said = None, UNKNOWN, None
+        self._instruction, self._situation, self._last = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
@@ -301,20 +306,20 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.drafter.remember(tokens)
-        self._said = action.si
+        self._last = replace(self._situation, risk=trace.risk), action.si
+        self._situation = _after(*self._last)
         return action
 
     def _carried_out(self, carried: int | None) -> Situation:
-        """Return the situation once so many steps of the last action were carried out."""
+        """Return the situation if of the last action only so many steps were carried out."""
         most = self.checkpoint.space.chunk
         if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
             raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
                                'the steps of an action')
-        done = [] if self._said is None else self._said[:carried].tolist()
-        if not done:
+        if carried is None or self._last is None:
             return self._situation
-        return replace(self._situation, previous=tuple(done[-1]),
-                       steps=self._situation.steps + len(done))
+        before, said = self._last
+        return _after(before, said[:carried])
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
@@ -336,7 +341,19 @@ class Policy:
                 f'the action is not finite: {values.tolist()}; check the statistics of '
                 f'{self.dataset.unnorm_key} in the checkpoint'
             )
+        worth = space.chunk * space.bin_si
+        trace.si_off = [nan if off is None else off * bin_si
+                        for off, bin_si in zip(trace.bins_off, worth, strict=True)]
         return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
+
+
+def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
+    """Return the situation once these steps [n, 7] were carried out."""
+    done = tuple(map(tuple, steps.tolist()))
+    if not done:
+        return before
+    return replace(before, previous=done[-1], steps=before.steps + len(done),
+                   recent=(*before.recent, *done)[-_RECENT:])
 
 
 def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:

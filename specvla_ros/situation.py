@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 
@@ -15,6 +15,8 @@ class Situation:
     previous: the delta carried out last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps carried out since the start of the episode.
     carried: of the steps of the last action, how many of them; None = all.
+    recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
+    risk: of the action before, see ``DecodeTrace.risk``.
     """
 
     stamp: float | None = None
@@ -22,6 +24,9 @@ class Situation:
     previous: tuple[float, ...] | None = None
     steps: int = 0
     carried: int | None = None
+    # What led here tells no two moments apart: it is no part of what makes them equal.
+    recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
+    risk: float | None = field(default=None, compare=False)
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = not known."""

@@ -295,6 +295,44 @@ def test_a_rule_is_told_what_the_robot_knows(policy):
         Situation(10.6),
         Situation(),
     ]
+    assert [len(it.recent) for it in seen.situations] == [0, 1, 2, 0, 0]
+    assert seen.situations[2].recent == tuple(tuple(it.si[-1].tolist()) for it in (first, second))
+    assert [it.risk for it in seen.situations] == [None, first.trace.risk, second.trace.risk,
+                                                   None, None]
+
+
+def test_a_situation_remembers_ten_control_steps(folder):
+    policy, steps = Policy.load(folder, decoder='ar', device='cpu', chunk=3), []
+    for seed in range(4):
+        steps += policy.act(fake_frame(seed), INSTRUCTION).si.tolist()
+    assert policy._situation.recent == tuple(map(tuple, steps[-10:]))
+
+
+def test_an_action_says_how_far_its_tokens_are_off_in_si(policy):
+    policy = policy.with_decoder('history_relaxed')
+    policy = policy.with_decoder(replace(
+        policy.decoder_config, rule=Component('bins', {'r': 80, 'gripper_exact': False})))
+    off = []
+    for seed in range(6):
+        trace = policy.act(fake_frame(seed), INSTRUCTION).trace
+        worth = np.array(trace.bins_off) * policy.checkpoint.space.bin_si
+        np.testing.assert_allclose(trace.si_off, worth)
+        assert 0 < trace.risk < 1
+        off += [it for it, origin in zip(trace.bins_off, trace.origins, strict=True)
+                if origin == 'accepted']
+        assert all(it == 0 for it, origin in zip(trace.bins_off, trace.origins, strict=True)
+                   if origin == 'chosen')
+    assert max(off) > 0  # something was accepted that was not the target's own
+
+
+def test_a_presets_risk_makes_the_next_action_strict(policy):
+    relaxed = Component('bins', {'r': 255, 'gripper_exact': False})
+    config = replace(load_preset('history_relaxed'), rule=relaxed)
+    for limit, equal in ((0.0, True), (1.0, False)):
+        actor = policy.with_decoder(replace(config, strict_above_risk=limit))
+        first, second = (actor.act(fake_frame(seed), INSTRUCTION) for seed in (0, 1))
+        ar = policy.with_decoder('ar').act(fake_frame(1), INSTRUCTION)
+        assert (second.tokens == ar.tokens) == equal
 
 
 @dataclass(frozen=True)
@@ -612,7 +650,7 @@ def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own)
     ('drafter: {name: seventh}\nrule: {name: strict}',
      r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'jacobi', 'none', 's"),
     ('drafter: {name: none}\nrule: {name: sixth}',
-     r"rule is 'sixth', must be one of \['bins', 'fifth', 'strict'\]"),
+     r"rule is 'sixth', must be one of \['bins', 'confidence', 'dynamic', 'fifth', 'phase', 's"),
     ('drafter: {name: none}\nrule: {name: fifth, r: 3}', 'rule fifth has no setting r; it has mm'),
 ])
 def test_their_names_and_settings_are_known_to_errors(preset, message, folder, own):

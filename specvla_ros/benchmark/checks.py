@@ -6,6 +6,7 @@ from pathlib import Path
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
+from specvla_ros.typed_files import is_number
 
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
 
@@ -45,8 +46,9 @@ def place_of(decoder: str) -> str:
 
 def method(config: DecoderConfig) -> str:
     """Say in a few words what stands behind a decoder's name."""
-    text = f'{config.drafter.name} + {config.rule.name}'
-    return f'{text}, r = {config.threshold}' if config.threshold else text
+    settings = [f'{name} = {value:g}' for name, value in config.rule.settings.items()
+                if is_number(value)]
+    return ', '.join((f'{config.drafter.name} + {config.rule.name}', *settings))
 
 
 def check_states(trials: int) -> int:

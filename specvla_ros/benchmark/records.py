@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from specvla_ros.typed_files import typed, value_of
 
 # A microsecond is far below the noise of a stage; more digits only make the file longer.
 MS_DIGITS = 3
+RISK_DIGITS = 6  # of a millionth each, see `decoding.target`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class ActionRecord:
     :param deviation: None where `ar` wasn't run beside it
     :param ros_ms: from the image's stamp to the received action, less the policy's own time;
         None where there was no ROS
+    :param risk: how unsure the target was, 0 to 1 (see `DecodeTrace.risk`); None where unknown
     """
 
     tokens: tuple[int, ...]
@@ -59,6 +62,7 @@ class ActionRecord:
     stage_ms: dict[str, float]
     deviation: Deviation | None = None
     ros_ms: float | None = None
+    risk: float | None = None
 
     @classmethod
     def of(cls, tokens: Iterable[int], trace: Any, deviation: Deviation | None = None
@@ -73,6 +77,7 @@ class ActionRecord:
             sources=tuple(str(source) for source in trace.sources),
             stage_ms={k: round(float(ms), MS_DIGITS) for k, ms in trace.stage_ms.items()},
             deviation=deviation,
+            risk=None if math.isnan(trace.risk) else round(float(trace.risk), RISK_DIGITS),
         )
 
 
@@ -104,6 +109,12 @@ class EpisodeRecord:
     def key(self) -> tuple[str, int, int, str]:
         """What makes an episode the same one after a restart."""
         return self.suite, self.task, self.state, self.decoder
+
+    @property
+    def risk(self) -> float | None:
+        """How unsure the target was, the mean over the actions; None where it is not known."""
+        known = [action.risk for action in self.actions if action.risk is not None]
+        return sum(known) / len(known) if known else None
 
     @property
     def tokens_sha256(self) -> str:

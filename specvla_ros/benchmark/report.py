@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specvla_ros import __version__
+from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.machine import machine, versions
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 
@@ -22,7 +23,9 @@ BASELINE = 'ar'
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
           'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-          'the first that differs. Errors: against ar on the same observations.')
+          'the first that differs. Errors: against ar on the same observations. Risk: mean\n'
+          "entropy of the target's words, 0 to 1; its AUROC: 0.5 says nothing, 1 tells all\n"
+          'failed episodes from the solved ones.')
 Row = dict[str, Any]
 Report = dict[str, Any]
 
@@ -91,10 +94,23 @@ def _row(decoder: str, suite: str, task: int | None, subset: str,
     if subset == 'all':
         row['success_rate'] = successes / len(ended) if ended else None
         row['success_interval'] = list(wilson(successes, len(ended)))
-    row |= action_figures(actions)
+    row |= action_figures(actions) | (_risk_figures(ended) if subset == 'all' else {})
     if decoder != BASELINE and baseline:
         row['tokens_equal_ar'] = equality(ended, baseline)
     return row
+
+
+def _risk_figures(episodes: Sequence[EpisodeRecord]) -> Row:
+    """Say how well the mean risk of an episode tells failed from solved; {} where unknown."""
+    known = [(episode.risk, episode.success) for episode in episodes if episode.risk is not None]
+    failed, solved = ([risk for risk, won in known if won is success] for success in (False, True))
+    if not known:
+        return {}
+    return {'risk': {
+        'failed': float(np.mean(failed)) if failed else None,
+        'solved': float(np.mean(solved)) if solved else None,
+        'failed_episodes': len(failed), 'solved_episodes': len(solved),
+        'auroc': auroc(failed, solved)}}
 
 
 def action_figures(actions: Sequence[ActionRecord]) -> Row:
@@ -229,7 +245,7 @@ def figure_lines(row: Row) -> dict[str, str]:
     """Return a row's figures as the lines of its column; empty where there is none."""
     interval, times = row.get('success_interval'), row.get('ms_per_action', {})
     equal, stages = row.get('tokens_equal_ar'), row.get('stage_ms', {})
-    live = row.get('tokens_equal_live')
+    live, risk = row.get('tokens_equal_live'), row.get('risk', {})
     solved_only = row.get('subset') == 'successful'
     lines = {
         'solved / ended episodes': '' if solved_only or 'episodes' not in row else
@@ -258,6 +274,10 @@ def figure_lines(row: Row) -> dict[str, str]:
             'largest error, bins': _number(row.get('max_bin_error'), 'd'),
             'mean error, mm': _number(row.get('mean_abs_error_mm'), '.2f'),
             'mean error, deg': _number(row.get('mean_abs_error_deg'), '.2f'),
+            'risk of failed / solved episodes': ' / '.join(
+                _number(risk[group], '.3f') or '–' for group in ('failed', 'solved'))
+            if risk else '',
+            '  AUROC of it': _number(risk.get('auroc'), '.2f'),
             "frames missed at the bag's rate": _number(row.get('missed_frames'), 'd'),
         }
     return lines

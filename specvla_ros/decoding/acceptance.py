@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf, nan
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
@@ -28,7 +29,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
 
 from .graphs import Padded
-from .target import Target, Verified
+from .target import MILLION, Target, Verified
 from .tree import Accepted, TokenTree
 
 # A level of a path counts more than any sum of bin distances along it.
@@ -40,6 +41,29 @@ class Rule(Protocol):
 
     def reach(self, space: ActionSpace, situation: Situation) -> tuple[int, ...]:
         """Bins a draft of each of the L tokens may be off; 0 = exact, -1 = none may stay."""
+
+
+class Rating(Protocol):
+    """A rule that needs more than reach: hashable settings, a frozen dataclass."""
+
+    def stays(self, drafts: Drafts, space: ActionSpace) -> Tensor:
+        """
+        Which drafts within reach may stay, bool [G]; it runs in a graph: it may ask for no value.
+
+        A path stays if all its nodes do.
+        """
+
+
+class Drafts(NamedTuple):
+    """The G nodes of a tree, on the device, as a rule rates them; some may be padding."""
+
+    bins: Tensor  # int64 [G] their columns of the logits
+    own: Tensor  # int64 [G] those of what the target chooses in their place
+    off: Tensor  # int64 [G] bins between a draft and the target's own choice
+    position: Tensor  # int64 [G] which of the L tokens
+    paths: Tensor  # bool [G, G], row i true at i's ancestors and at i
+    logits: Tensor  # [G, bins] what the target says in the draft's place; -inf = forbidden
+    before: Tensor  # int64 [L] bins off of the action's tokens so far, then zeros
 
 
 class Guard(Protocol):
@@ -63,19 +87,25 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Decides on the target's device what stays, by a rule and, unless it is None, a guard."""
+    """
+    Decides on the target's device what stays, by a rule and, unless it is None, a guard.
+
+    strict_above: if the risk of the action before was more, this one is exact.
+    """
 
     rule: Rule
     guard: Guard | None
     space: ActionSpace
     target: Target
+    strict_above: float = inf
 
     def __post_init__(self) -> None:
-        try:
-            hash(self.guard)
-        except TypeError as error:
-            raise SpecVLAError(f'the guard {self.guard} has no hash ({error}); make it a frozen '
-                               'dataclass of numbers and tuples') from error
+        for kind, asked in (('guard', self.guard), ('rule', _rating(self.rule))):
+            try:
+                hash(asked)
+            except TypeError as error:
+                raise SpecVLAError(f'the {kind} {asked} has no hash ({error}); make it a frozen '
+                                   'dataclass of numbers and tuples') from error
 
     def terms(self, situation: Situation) -> Terms:
         """Ask the rule, once an action; raise SpecVLAError if its answer is no L integers."""
@@ -84,44 +114,55 @@ class Acceptance:
         if len(reach) != space.length or not all(isinstance(it, Integral) for it in reach):
             raise SpecVLAError(
                 f'{self.rule} has the reach {reach}, must be {space.length} whole numbers')
-        if self.guard is not None:
+        if situation.risk is not None and situation.risk > self.strict_above:
+            reach = tuple(min(bins, 0) for bins in reach)
+        if self.guard is not None or _rating(self.rule) is not None:
             numbers = situation.numbers(space.action_dim)
             state = torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
         return Terms(_uploaded(reach, device), state)
 
     def accept(
-        self, tree: TokenTree, verified: Verified, tokens: Sequence[int], terms: Terms
+        self, tree: TokenTree, verified: Verified, tokens: Sequence[int], terms: Terms,
+        bins_off: Sequence[int | None] = (),
     ) -> Accepted:
         """
         Take the longest path that may stay; of equally long ones the closest to the target's own.
 
-        tokens: the action's before the tree. Decided on the device, in a graph where there are
-        any; the host gets the path in the one copy of the pass. Raises SpecVLAError if numbers of
-        target or drafter are not finite, or the guard forbids every bin.
+        tokens: the action's before the tree; bins_off: how far they are off. Decided on the
+        device, in a graph where there are any; the host gets the path in the one copy of the
+        pass. Raises SpecVLAError if numbers of target or drafter are not finite, or the guard
+        forbids every bin.
         """
         n, known, run = len(tree), len(tokens), verified.runner.run
-        walk, own, guarded = _Walk(self.guard, self.space), Padded(verified.argmax), ()
-        if self.guard is not None:
-            said = torch.tensor([*tokens, *[-1] * (self.space.length - known)])
+        walk, own, asked = _Walk(self.guard, _rating(self.rule), self.space), verified.argmax, ()
+        entropy = torch.full_like(own, -1) if verified.entropy is None else verified.entropy
+        if terms.state is not None:
+            blank = self.space.length - known
+            off = [*(it or 0 for it in bins_off), *[0] * (self.space.length - len(bins_off))]
+            said = torch.tensor([[*tokens, *[-1] * blank], off])
             said = said.to(self.target.device, non_blocking=True)
-            guarded = Padded(verified.logits), said, terms.state, known
+            asked = Padded(verified.logits), said, terms.state, known
         if not n:
-            own = run(walk.root, own, *guarded) if guarded else verified.argmax
-            return Accepted((), (), self._checked(own.tolist()[0], verified, known))
+            if self.guard is not None:
+                own = run(walk.root, Padded(own), *asked)
+            bonus, unsure = torch.cat((own[:1], entropy)).tolist()
+            return Accepted(
+                (), (), self._checked(bonus, verified, known), (), _share(unsure))
         # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
         decided = run(
             walk.decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), finite, own,
-            terms.reach[known : known + self.space.length + 1], n, *guarded,
+            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(own), Padded(entropy),
+            terms.reach[known : known + self.space.length + 1], n, *asked,
         )
-        is_finite, bonus, *rest = decided.tolist()
+        is_finite, bonus, unsure, *rest = decided.tolist()
         if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        drafts, on_path = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        nodes = tuple(node for node in range(n) if on_path[node])
+        drafts, off = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        nodes = tuple(node for node in range(n) if off[node] >= 0)
         bonus = self._checked(bonus, verified, known + len(nodes))
-        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus)
+        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
+                        tuple(off[node] for node in nodes), _share(unsure))
 
     def rehearsal(self) -> Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
@@ -158,47 +199,61 @@ class _Walk:
     """What is decided on the device: functions of tensors, the same for all rules."""
 
     guard: Guard | None
+    rating: Rating | None
     space: ActionSpace
 
-    def root(self, own: Tensor, *guarded: Tensor | int) -> Tensor:
+    def root(self, own: Tensor, *asked: Tensor | int) -> Tensor:
         """Best allowed token after the root, int64 [1]; see ``_guarded``."""
         none = own[:0]
-        return self._guarded(none, none, none[None].bool(), own, *guarded)[0]
+        return self._guarded(none, none, none[None].bool(), own, *asked)[0]
 
     def decide(
         self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
-        own: Tensor, reach: Tensor, n: int | Tensor, *guarded: Tensor | int,
+        own: Tensor, entropy: Tensor, reach: Tensor, n: int | Tensor, *asked: Tensor | int,
     ) -> Tensor:
         """
-        Choose a path: finite, bonus, tokens [G], whether each node is on the path [G], int64.
+        Choose a path, int64: finite, bonus, entropy of the path and the bonus, tokens [G], bins
+        off [G]: -1 where a node is not on the path.
 
-        own: int64 [R] what the target says after the root and each node; reach: int64 [L + 1] by
-        depth; guarded: logits, said, state, known. The first n of G nodes are no padding; all if
-        n is a plain number.
+        own, entropy: int64 [R] what the target says after the root and each node; reach: int64
+        [L + 1] by depth; asked: of guards and ratings, logits, said, state, known. The first n of
+        G nodes are no padding; all if n is a plain number.
         """
-        padded, tokenizer, asked = isinstance(n, Tensor), self.space.tokenizer, parents + 1
+        padded, tokenizer, rows = isinstance(n, Tensor), self.space.tokenizer, parents + 1
         if padded:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        if guarded:
-            own, allowed = self._guarded(tokens, depth, paths, own, *guarded)
-        choice = own.index_select(0, asked)
+        logits = asked[0] if asked else None
+        if self.guard is not None:
+            own, allowed = self._guarded(tokens, depth, paths, own, *asked)
+            logits = logits[: len(own)].masked_fill(~allowed, -torch.inf)
+        choice = own.index_select(0, rows)
+        columns, chosen = (
+            (it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1) for it in (tokens, choice))
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
         stays = (tokens - choice).abs() <= reach.index_select(0, depth)
         stays &= tokens.minimum(choice) >= tokenizer.first_id
         stays &= tokens.maximum(choice) <= tokenizer.last_id
-        if guarded:
-            stays &= allowed[asked, (tokens - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)]
-        refused = (ancestors & ~stays).any(1)
+        if self.guard is not None:
+            stays &= allowed[rows, columns]
         distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
+        if self.rating is not None:
+            position = (asked[3] + depth - 1).clamp(0, self.space.length - 1)
+            stays &= self.rating.stays(Drafts(
+                columns, chosen, distance, position, ancestors, logits.index_select(0, rows),
+                asked[1][1]), self.space)
+        refused = (ancestors & ~stays).any(1)
         scores = depth * _LONGER - (ancestors * distance).sum(1)
         scores = scores.masked_fill(refused | ~real if padded else refused, -1)
         # The root beats refusals only. Of equal scores argmax takes the first.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
-        return torch.cat(
-            (finite, own.index_select(0, best), tokens, paths.index_select(0, best)[0]))
+        path = paths.index_select(0, best)[0]
+        unsure = functional.pad(path, (1, 0), value=True)[: len(entropy)]
+        unsure = (entropy[: len(unsure)] * unsure).sum(0, keepdim=True)
+        return torch.cat((finite, own.index_select(0, best), unsure, tokens,
+                          distance.where(path, -1)))
 
     def _guarded(
         self, tokens: Tensor, depth: Tensor, paths: Tensor, own: Tensor, logits: Tensor,
@@ -214,7 +269,7 @@ class _Walk:
         position = functional.pad(depth, (1, 0)) + known
         stands = position[1:, None] - 1 == torch.arange(self.space.length, device=own.device)
         stands = paths[:, :, None] & stands  # [R, G, L]
-        said = (stands * tokens[:, None]).sum(1).where(stands.any(1), said)
+        said = (stands * tokens[:, None]).sum(1).where(stands.any(1), said[0])
         allowed = self.guard.allowed(said, position[:rows], state, self.space)
         if allowed.shape != logits.shape or allowed.dtype != torch.bool:
             raise SpecVLAError(
@@ -223,6 +278,16 @@ class _Walk:
         best = logits.masked_fill(~allowed, -torch.inf).max(dim=-1).indices
         best = best + self.space.tokenizer.first_id
         return best.where(allowed.any(-1), ~best).where(own >= 0, own), allowed
+
+
+def _rating(rule: Rule) -> Rating | None:
+    """Return the rule, if it rates drafts by more than its reach."""
+    return rule if hasattr(rule, 'stays') else None
+
+
+def _share(unsure: int) -> float:
+    """Entropy from whole numbers; NaN where it is not known."""
+    return unsure / MILLION if unsure >= 0 else nan
 
 
 @lru_cache(maxsize=64)

@@ -54,7 +54,7 @@ class Decoder:
             # Prompt and guesses in one pass.
             verified = target.prefill(prompt, tree, drafter.reads_features)
         while True:
-            accepted = acceptance.accept(tree, verified, tokens, terms)
+            accepted = acceptance.accept(tree, verified, tokens, terms, trace.bins_off)
             tokens += [*accepted.tokens, accepted.bonus]
             trace.record(tree, accepted)
             if len(tokens) >= acceptance.space.length:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from .cache import StaticCache
 from .graphs import Padded, Runner, runner_on
 from .tree import Accepted, TokenTree
 
+MILLION = 1e6  # entropies cross as whole numbers, together with tokens
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verified:
@@ -39,11 +41,14 @@ class Verified:
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
     runner: of the pass; acceptance uses the same.
+    entropy: int64 [N + 1] of what it says there, in millionths of the largest there is; None =
+        not known.
     """
 
     argmax: Tensor
     logits: Tensor
     runner: Runner = Runner()
+    entropy: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,21 +175,23 @@ class Target:
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
             Padded(tree.ancestor_mask, (0, 1)), start, root, features=features,
         )
-        hidden, logits, own = map(self.runner.kept, run)
+        hidden, logits, says = map(self.runner.kept, run)
         nodes = hidden.shape[1] - self.runner.size(n)
         self._last = _Pass(
             start, chain, hidden[:, : root + 1] if features else None,
             hidden[:, nodes : nodes + n])
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
-        return Verified(own[: n + 1], logits[: n + 1], self.runner)
+        own, entropy = says[:, : n + 1]
+        return Verified(own, logits[: n + 1], self.runner, entropy)
 
     def _forward(
         self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,
         start: int | Tensor, root: int | Tensor, *, features: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Compute a pass: hidden states of chain and nodes, and what root and nodes say.
+        Compute a pass: hidden states of chain and nodes; what root and nodes say: logits, and
+        int64 [2, rows] the best tokens with the entropy.
 
         chain: [1, C, h]; tokens, depth: int64 [G]; ancestors: bool [G, G]. Rows of the chain
         behind ``root`` are padding, and so may the last nodes be. Without ``features`` the hidden
@@ -219,7 +226,10 @@ class Target:
             says = says.index_select(0, asked)
         logits = self.action_logits(says)
         best, own = logits.max(dim=-1)
-        return hidden, logits, (own + self.first_id).where(best.isfinite(), -1)
+        own = (own + self.first_id).where(best.isfinite(), -1)
+        entropy = torch.special.entr(logits.softmax(-1, dtype=torch.float32)).sum(-1)
+        entropy = (entropy * (MILLION / log(self.n_action_tokens))).round().long()
+        return hidden, logits, torch.stack((own, entropy))
 
     def _arange(self, n: int) -> Tensor:
         return torch.arange(n, device=self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import nan
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -12,6 +13,8 @@ import torch
 
 if TYPE_CHECKING:
     from .tree import Accepted, TokenTree
+
+CHOSEN = 'target'  # the source of a token that the target chose
 
 
 @dataclass(slots=True)
@@ -25,6 +28,12 @@ class DecodeTrace:
     acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,
         table 1); plain autoregression gains 1 each.
     sources: for each token of the action 'target' or the name of the drafter that guessed it.
+    bins_off: for each token how many bins it is from the target's own choice after the same
+        tokens; None = the target was never asked.
+    si_off: the same in m, rad, share of the gripper's way; the policy adds it, NaN = never asked.
+    entropies: of what the target said for the tokens, summed over each pass; see ``risk``.
+    forbidden: tokens at which the target's own choice was a bin that the guard forbids.
+    reason: why this drafter and rule; '' = there was no choice.
     stage_ms: milliseconds per stage, summed over the action: vision, prefill, draft, verify;
         the policy adds preprocess and total.
 
@@ -38,6 +47,11 @@ class DecodeTrace:
     drafts: list[tuple[int, int]] = field(default_factory=list)
     acceptance_lengths: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    bins_off: list[int | None] = field(default_factory=list)
+    si_off: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    forbidden: int = 0
+    reason: str = ''
     stage_ms: dict[str, float] = field(
         default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
     )
@@ -52,7 +66,27 @@ class DecodeTrace:
         self.drafted += len(tree)
         self.accepted += accepted
         self.drafts.append((len(tree), accepted))
-        self.sources += [*(tree.sources[node] for node in path.nodes), 'target']
+        self.sources += [*(tree.sources[node] for node in path.nodes), CHOSEN]
+        self.bins_off += [*path.bins_off, 0]
+        self.entropies.append(path.entropy)
+
+    @property
+    def origins(self) -> list[str]:
+        """For each token, whether the target chose it, accepted it, or never saw it."""
+        known = zip(self.sources, self.bins_off, strict=True)
+        return ['unverified' if off is None else 'chosen' if source == CHOSEN else 'accepted'
+                for source, off in known]
+
+    @property
+    def risk(self) -> float:
+        """
+        How unsure the target was: the mean entropy of its distributions over the action's tokens.
+
+        Each is divided by that of a uniform distribution, log(bins): 0 = sure of every token, 1 =
+        every bin is alike. Tokens it never saw don't count. NaN = not measured.
+        """
+        asked = sum(off is not None for off in self.bins_off)
+        return sum(self.entropies) / asked if asked else nan
 
     @contextmanager
     def stage(self, name: str, device: torch.device) -> Iterator[None]:

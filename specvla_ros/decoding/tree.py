@@ -8,8 +8,9 @@ bonus token of the pass before); the tree holds what may follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import nan
 
 import torch
 from torch import Tensor
@@ -118,11 +119,15 @@ class Accepted:
 
     nodes: accepted tree nodes from the root down (may be none); tokens: their tokens.
     bonus: the token the target adds after the last of them, at no further cost.
+    bins_off: how far each of the tokens is from the target's own choice.
+    entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
     """
 
     nodes: tuple[int, ...]
     tokens: tuple[int, ...]
     bonus: int
+    bins_off: tuple[int, ...] = field(default=(), compare=False)
+    entropy: float = field(default=nan, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from specvla_ros.decoding.trace import DecodeTrace
     from specvla_ros.policy import Action
 
+_ORIGINS = {'chosen': DecodeReport.CHOSEN, 'accepted': DecodeReport.ACCEPTED,
+            'unverified': DecodeReport.UNVERIFIED}
 _STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 
 
@@ -96,14 +98,20 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
         decoder=config.name,
         drafter=config.drafter.name,
         rule=config.rule.name,
-        threshold=(DecodeReport.NO_THRESHOLD if config.rule.name == 'strict'
-                   else float(config.threshold)),
+        threshold=(float(config.threshold) if 'r' in config.rule.settings
+                   else DecodeReport.NO_THRESHOLD),
         target_passes=trace.target_passes,
         drafted=trace.drafted,
         accepted=trace.accepted,
         acceptance_histogram=array.array('I', np.bincount(lengths).tolist() if lengths else []),
         acceptance_length=float(np.mean(lengths)) if lengths else math.nan,
         token_sources=list(trace.sources),
+        token_origins=array.array('B', map(_ORIGINS.__getitem__, trace.origins)),
+        bins_off=array.array('f', [math.nan if off is None else off for off in trace.bins_off]),
+        si_off=array.array('f', trace.si_off),
+        forbidden=trace.forbidden,
+        risk=trace.risk,
+        reason=trace.reason,
     )
     for stage in _STAGES:
         setattr(report, f'{stage}_time', trace.stage_ms.get(stage, math.nan) / 1e3)

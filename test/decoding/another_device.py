@@ -35,6 +35,8 @@ from specvla_ros.decoding.drafters import (
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.bins import Bins
+from specvla_ros.decoding.rules.confidence import Confidence
+from specvla_ros.decoding.rules.sequence import Sequence
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.openvla.fused_llama import FusedLayers
 
@@ -239,7 +241,8 @@ def play(decoder, it):
     for prompt in (it.prompt, it.longer_prompt, it.prompt):
         tokens, trace = decoder.decode(*prompt)
         decoder.drafter.remember(tokens)
-        played.append((tokens, [accepted for _, accepted in trace.drafts]))
+        played.append((tokens, [accepted for _, accepted in trace.drafts], trace.bins_off))
+        assert trace.risk == trace.risk  # measured
     return played
 
 
@@ -267,6 +270,18 @@ def test_a_guard_there_says_the_same_and_costs_two_small_copies(
     assert crossed['down'] == trace.target_passes
     if name == 'none' and type(runner()) is Runner:
         # The roots; the state, once; the tokens said, for each pass.
+        assert crossed['up'] == (trace.target_passes - 1) + 1 + trace.target_passes
+
+
+@RUNNERS
+@pytest.mark.parametrize('rule', [Sequence(60, 100), Confidence(0.9, 60)])
+@pytest.mark.parametrize('name', ['none', 'guesser', 'history+eagle+glance'])
+def test_a_rule_that_rates_there_says_the_same_and_costs_two_small_copies(
+    lab, registered, monkeypatch, name, rule, runner
+):
+    crossed, trace = on_another_device(lab, monkeypatch, name, rule, runner)
+    assert crossed['down'] == trace.target_passes
+    if name == 'none' and type(runner()) is Runner:
         assert crossed['up'] == (trace.target_passes - 1) + 1 + trace.target_passes
 
 

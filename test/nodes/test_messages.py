@@ -73,7 +73,10 @@ def test_an_action_of_uneven_lengths_is_refused(message):
 def make_trace(**changes):
     return SimpleNamespace(**{
         'target_passes': 3, 'drafted': 8, 'accepted': 4, 'acceptance_lengths': [4, 2],
-        'sources': ['target', 'eagle'], 'stage_ms': {'vision': 2.0, 'draft': 0.0}, **changes})
+        'sources': ['target', 'eagle'], 'stage_ms': {'vision': 2.0, 'draft': 0.0},
+        'origins': ['chosen', 'accepted', 'unverified'], 'bins_off': [0, 3, None],
+        'si_off': [0.0, 0.0012, math.nan], 'risk': 0.25, 'forbidden': 1, 'reason': 'cheaper',
+        **changes})
 
 
 def test_a_report_goes_there_and_back():
@@ -89,6 +92,26 @@ def test_a_report_goes_there_and_back():
     assert stages['draft'] == 0
     assert stages['total'] == pytest.approx(500)
     assert not {'prefill', 'verify', 'preprocess'} & set(stages)
+
+
+def test_a_report_says_of_each_token_what_it_is_and_how_far_off():
+    report = report_message(make_trace(), load_preset('relaxed'), ActionDelta())
+    assert list(report.token_origins) == [
+        DecodeReport.CHOSEN, DecodeReport.ACCEPTED, DecodeReport.UNVERIFIED]
+    for field, expected in ((report.bins_off, [0, 3, math.nan]),
+                            (report.si_off, [0, 0.0012, math.nan])):
+        assert list(field) == pytest.approx(expected, nan_ok=True)
+    assert (report.risk, report.forbidden, report.reason) == (0.25, 1, 'cheaper')
+    assert math.isnan(report_message(
+        make_trace(risk=math.nan), load_preset('ar'), ActionDelta()).risk)
+
+
+@pytest.mark.parametrize(('preset', 'threshold'), [
+    ('relaxed', 9), ('confidence', 15), ('tolerance', DecodeReport.NO_THRESHOLD),
+    ('sequence', DecodeReport.NO_THRESHOLD)])
+def test_a_rule_of_several_settings_has_no_threshold(preset, threshold):
+    report = report_message(make_trace(), load_preset(preset), ActionDelta())
+    assert report.threshold == threshold
 
 
 def test_a_strict_report_has_no_threshold_and_one_without_passes_no_length():

@@ -44,7 +44,8 @@ class Acceptance:
         """Return the distribution of a decoder: by its own rule, or the only one there is."""
         if len(self.shares) == 1:
             return next(iter(self.shares.values()))
-        return self.shares['relaxed' if config.threshold else 'strict']
+        exact = config.rule.name == 'strict' or config.rule.settings.get('r') == 0
+        return self.shares['strict' if exact else 'relaxed']
 
 
 def read_acceptance(name: str) -> Acceptance:

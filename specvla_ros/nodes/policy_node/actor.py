@@ -15,6 +15,7 @@ from typing import Any
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.camera_subscription import CameraSubscription
@@ -57,6 +58,7 @@ class Actor:
                  goals: InstructionGoals) -> None:
         self._clock, self._logger = node.get_clock(), node.get_logger()
         self._main, self._safety = main, safety
+        self._risk = settings.fallback_above_risk
         self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
         self._context: tuple[ActingPolicy, int] | None = None  # of the last action
         self._sequence, self._refused = 0, ''
@@ -184,6 +186,7 @@ class Actor:
                 self._context = policy, task.job.revision
             action = policy.act(self._read_image(task.sight.message), task.job.instruction,
                                 task.sight.stamp * 1e-9 if task.sight.stamp else None)
+            self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(task)
             self._refuse(error)
@@ -191,6 +194,13 @@ class Actor:
             if self._publish(lambda: self._pilot.answer(task, action, action.si)):
                 self._statistics.note_lengths(action.trace.acceptance_lengths)
         self._go_on()
+
+    def _check_risk(self, action: Any) -> None:
+        """Raise SpecVLAError if the target was too unsure, or if that is asked and not known."""
+        if self._risk < 1 and not (risk := action.trace.risk) <= self._risk:
+            raise SpecVLAError(
+                f'the risk of the action is {risk:.3f}, must be at most fallback_above_risk, '
+                f'{self._risk:g}: the target is unsure of what it sees')
 
     def _publish(self, publish: Callable[[], bool]) -> bool:
         """Have the pilot publish; log and count what it doesn't, and say whether it counted."""

@@ -263,7 +263,8 @@ class PolicyNode(LifecycleNode):
 
     def _prepare(self, changed: dict[str, Any]) -> ActingPolicy | None:
         """Return the policy for the parameters as they are, but for what is `changed`."""
-        decoder = {name: changed.get(name, self._value(name)) for name in ('decoder', 'threshold')}
+        decoder = {name: changed.get(name, self._value(name))
+                   for name in ('decoder', 'threshold', 'strict_above_risk')}
         if self._candidate is None:
             replace(self._settings(PolicySettings), **decoder).decoder_config  # noqa: B018
             return None

@@ -24,6 +24,9 @@ MODEL_PARAMETERS = (
               changeable=True),
     Parameter('threshold', 0, "how far an accepted draft may lie from the target's own choice; "
               "0: the preset's own value", unit='bins', low=0, high=255, changeable=True),
+    Parameter('strict_above_risk', 0.0, 'after an action whose risk (see decode_report) was more, '
+              "the next accepts no draft but the target's own choice; 0: the preset's own value, "
+              '1: never', low=0.0, high=1.0, changeable=True),
     Parameter('unnorm_key', '', 'data set whose statistics turn tokens into actions; empty: the '
               "checkpoint's only one", reloadable=True),
     Parameter('device', 'auto', 'where the model runs: auto, cpu, cuda or cuda:N',
@@ -43,6 +46,9 @@ TOPIC_PARAMETERS = (
               changeable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
+    Parameter('fallback_above_risk', 1.0, 'an action whose risk is more is not published, as if '
+              "it was missing: the envelope's fallback holds; 1: never", low=0.0, high=1.0,
+              reloadable=True),
     Parameter('pacing', 'realtime', 'realtime: at most one control step each control period of '
               'the data set, as an arm needs it; lockstep: act on every image at once, only for a '
               'simulation or bag that waits for each action', choices=PACINGS, reloadable=True),
@@ -107,6 +113,7 @@ class PolicySettings:
     drafter: str
     decoder: str
     threshold: int
+    strict_above_risk: float
     unnorm_key: str
     device: str
     dtype: str
@@ -123,11 +130,13 @@ class PolicySettings:
     @property
     def decoder_config(self) -> DecoderConfig:
         """
-        The preset, with the threshold put in where one is given.
+        The preset, with the threshold and the risk put in where they are given.
 
         :raises SpecVLAError: no such preset, or its rule has no threshold
         """
         config = load_preset(self.decoder)
+        if self.strict_above_risk:
+            config = replace(config, strict_above_risk=self.strict_above_risk)
         if not self.threshold:
             return config
         if config.rule.name != 'bins':
@@ -144,6 +153,7 @@ class TopicSettings:
 
     safety: str
     max_image_age: float
+    fallback_above_risk: float
     pacing: str
     image_transport: str
     camera_reliability: str

@@ -46,7 +46,7 @@ class Actor:
         si = normalized * 0.05
         trace = SimpleNamespace(target_passes=7, drafted=0, accepted=0,
                                 acceptance_lengths=[1] * 6, sources=['target'] * 7,
-                                stage_ms={'vision': 1.0, 'total': 2.0})
+                                stage_ms={'vision': 1.0, 'total': 2.0}, risk=0.25)
         return SimpleNamespace(tokens=tuple([31900 + self.bins] * 7 * self.chunk),
                                normalized=normalized, si=si, trace=trace)
 

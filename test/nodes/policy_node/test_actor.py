@@ -1,4 +1,5 @@
 """`Actor` between topics and `Pilot`, with made-up topics in place of DDS."""
+import math
 import threading
 import time
 from types import SimpleNamespace
@@ -88,7 +89,7 @@ class FakePolicy:
 
     def __init__(self, chunk=1):
         self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
-        self.chunk, self.calls = chunk, []
+        self.chunk, self.calls, self.risk = chunk, [], 0.1
 
     def act(self, image, instruction, stamp=None):
         self.calls.append((int(image[0, 0, 0]), instruction))
@@ -97,7 +98,10 @@ class FakePolicy:
         if image[0, 0, 0] == 13:
             si[-1, 1] = np.nan
         trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
-                                sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0})
+                                sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0},
+                                origins=['chosen'] * 7 * self.chunk, bins_off=[0] * 7 * self.chunk,
+                                si_off=[0.0] * 7 * self.chunk, forbidden=0, reason='',
+                                risk=self.risk)
         return SimpleNamespace(
             tokens=tuple(range(7 * self.chunk)), normalized=si, si=si, trace=trace)
 
@@ -234,6 +238,32 @@ def test_what_was_refused_is_the_fault_until_there_is_an_action_or_nothing_to_ac
         until(lambda: rig.actor.fault, 'a fault')
         end()
         assert rig.actor.fault == ''
+
+
+def test_a_risk_above_the_parameter_is_refused_and_the_fallback_holds(make_rig, until):
+    rig = make_rig(fallback_above_risk=0.3)
+    for number, risk in enumerate((0.31, math.nan), start=1):
+        rig.policy.risk = risk
+        time.sleep(PERIOD)
+        rig.see()
+        until(lambda number=number: rig.statistics.read()[0]['refused'] == number, 'a refusal')
+        assert rig.actor.fault.startswith(
+            f'no action: the risk of the action is {risk:.3f}, must be at most '
+            'fallback_above_risk, 0.3: the target is unsure')
+    assert rig.heard(DecodeReport) == []
+    rig.policy.risk = 0.3
+    rig.see(2)
+    until(lambda: any(action.token_ids for action in rig.actions), 'an action')
+    assert rig.actor.fault == ''
+    assert rig.heard(DecodeReport)[0].risk == pytest.approx(0.3)
+
+
+def test_without_a_limit_no_risk_is_refused(make_rig, until):
+    rig = make_rig()
+    rig.policy.risk = math.nan
+    time.sleep(PERIOD)
+    rig.see()
+    until(lambda: rig.actions, 'an action')
 
 
 def test_a_pose_that_falls_silent_is_a_fault_and_one_that_never_came_is_none(

@@ -46,6 +46,13 @@ def test_one_that_does_not_is_refused(si):
         self_check(Policy(si))
 
 
+def test_a_risk_that_is_given_is_the_decoders():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    for given, found in ((0.0, 1.0), (0.25, 0.25), (1.0, 1.0)):
+        settings = pick(PolicySettings, defaults | {'strict_above_risk': given})
+        assert settings.decoder_config.strict_above_risk == found
+
+
 def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     """OpenCV was built for another numpy, say."""
     class Broken(importlib.abc.MetaPathFinder):
