@@ -45,7 +45,7 @@ def check_policy(
     config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
     action_chunk(config, chunk)
     statistics = read_norm_stats(folder, content)
-    if len(statistics) == 1:  # of several, whoever chooses one knows which
+    if len(statistics) == 1:  # of several, the user chooses one by its name
         (key, of_key), = statistics.items()
         check_dimensions(ActionStatistics.from_dict(of_key['action'], key), key)
     read_normalisation(folder, config)

@@ -1,4 +1,4 @@
-"""Which storage files are a bag: those metadata.yaml lists, or those that belong together."""
+"""Find the storage files of a bag: metadata.yaml lists them, or their names show it."""
 
 from __future__ import annotations
 

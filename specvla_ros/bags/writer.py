@@ -1,8 +1,8 @@
 """
 Write a rosbag2 folder so that it is either whole or visibly not.
 
-While it grows, the bag lies in `NAME.part/NAME`; only a complete one gets the name `NAME`. What
-has been flushed can be read whatever happens then: a lost process, a full disk.
+While it grows, the bag lies in `NAME.part/NAME`; only a complete one gets the name `NAME`. Flushed
+messages can be read even after the process was killed or the disk was full.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class BagWriter:
         Announce a topic.
 
         :param qos: what each of its publishers offers
-        :raises SpecVLAError: nobody defines its type
+        :raises SpecVLAError: no installed package defines its type
         """
         text, digest = self.types.description(kind)
         self._topics[name] = self._writer.add_connection(

@@ -1,4 +1,4 @@
-"""What a bench looks at: LIBERO as the policy lives it, a folder of images, or made-up frames."""
+"""The frames of a bench: from LIBERO episodes, from a folder of images, or made up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """What a camera saw: an instruction and frames, uint8 [H, W, 3] RGB, in their order."""
+    """An instruction and the frames of a camera, uint8 [H, W, 3] RGB, in their order."""
 
     instruction: str
     frames: tuple[NDArray[np.uint8], ...]
@@ -32,7 +32,7 @@ def played(
     seed: int, on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[Footage]:
     """
-    Let the policy act from a random start of each task; what it sees are the observations.
+    Let the policy act from a random start of each task, and return the frames that it sees.
 
     :param make_environment: environment of a task number
     :param count: frames in all, shared out among the tasks

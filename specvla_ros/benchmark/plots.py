@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.report import Report, Row
+from specvla_ros.files import whole_file
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
@@ -150,7 +150,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def footnote(document: Report) -> str:
-    """Return what the figures were got on."""
+    """Return the machine and versions that figures were measured on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
     sha256 = document['checkpoint'].get('target_sha256')

@@ -1,4 +1,4 @@
-"""What a figure is taken of: a `policy.Policy`, or a peer that answers as one does."""
+"""The part of `policy.Policy` that benchmarks measure; peers have it as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all commands with a policy check before anything is written, and whose numbers they use."""
+"""Checks of all commands with a policy, before anything is written: checkpoint and statistics."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
-What is written down about an episode, one JSON line each.
+The record of an episode: one JSON line each.
 
-Records are the only thing the report, the plot and the video are made of, so a finished episode
-never has to be played again for a new table.
+Report, plot and video are made of records alone. So a finished episode never has to be played
+again for a new table.
 """
 
 from collections.abc import Iterable
@@ -107,7 +107,7 @@ class EpisodeRecord:
 
     @property
     def key(self) -> tuple[str, int, int, str]:
-        """What makes an episode the same one after a restart."""
+        """Names the episode: equal after a restart."""
         return self.suite, self.task, self.state, self.decoder
 
     @property

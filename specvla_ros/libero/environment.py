@@ -85,11 +85,6 @@ class LiberoEnv:
         self._observation: dict = {}
 
     @property
-    def n_initial_states(self) -> int:
-        """How many initial states LIBERO stores for this task."""
-        return len(self._states)
-
-    @property
     def sim(self) -> Any:
         """The robosuite environment behind this one; experts read its state."""
         return self._env.env

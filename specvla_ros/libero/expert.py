@@ -1,7 +1,7 @@
 """
 A scripted pick-and-place expert that reads the simulator's state.
 
-What it does depends only on what a camera could see, never on a step counter: a policy without
+Its actions depend only on things a camera could see, never on a step counter: a policy without
 memory can copy it. Its actions are SI deltas, like a policy's.
 """
 

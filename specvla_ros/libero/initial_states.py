@@ -23,7 +23,7 @@ def read(path: Path, size: int | None = None) -> NDArray[np.float64]:
     """
     Return the states of a file, float64 [50, state dimension].
 
-    It is a pickle; nothing but arrays is unpickled, whoever wrote it.
+    The file is a pickle. Only arrays are unpickled, so a malicious file runs no code.
 
     :param size: state dimension of the task's scene; None = any
     :raises SpecVLAError: the file is missing, damaged, or holds something else

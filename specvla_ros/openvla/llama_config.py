@@ -1,5 +1,5 @@
 """
-What a ``text_config`` says of its Llama: honoured, or refused.
+The Llama that a ``text_config`` describes: its keys are honoured, or refused.
 
 The passes of this package compute a plain Llama: silu, rotary embeddings without scaling over the
 whole head, no windows, no shared matrices. A key that says otherwise is refused, and so is one

@@ -1,4 +1,4 @@
-"""A replayed bag over time: milliseconds, tokens and errors of every frame, and what was seen."""
+"""A replayed bag over time: milliseconds, tokens and errors of every frame, and some pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.bag_replay.offline import Replayed
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.plots import DECODER_COLOURS, STYLE
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.files import whole_file
 
 _PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """What a decoder did; seconds: since the first frame, one for each action."""
+    """The line of one decoder; seconds: since the first frame, one for each action."""
 
     name: str
     colour: str

@@ -1,5 +1,5 @@
 """
-The picture of one moment: what the robot sees, and how its action was decoded.
+The picture of one moment: the camera frame, and how the action was decoded.
 
 A decoder's column holds its name, the camera frame, the action's tokens as chips and the counts.
 Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts

@@ -1,8 +1,8 @@
 """
 One episode: a policy plays a stored initial state of a task and everything is written down.
 
-Only the policy's own time counts. Where `ar` is run beside another decoder, for the deviation on
-the same observation, that time is left out.
+Only the policy's own time counts. `ar` may run beside another decoder, for the deviation on the
+same observation; its time is left out.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 
 
 class Environment(Protocol):
-    """What is asked of `libero.environment.LiberoEnv`."""
+    """The methods of `libero.environment.LiberoEnv` that an episode needs."""
 
     suite: str
     task_id: int
@@ -87,7 +87,7 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
                 if success := bool(observation.success):
                     break
             on_action(steps)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded as a crash
+    except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
     return EpisodeRecord(
         suite=environment.suite, task=environment.task_id, state=state, decoder=decoder,

@@ -1,9 +1,9 @@
 """
-What a pass must cost: bytes to move and operations to do, from the model's own tensors.
+The least that a pass can cost: bytes and operations, from the model's own tensors.
 
 Weights are read once a pass, cached keys and values once, activations are negligible beside them.
 A multiplication and an addition are two operations: two per weight and row. These are lower
-bounds; what a kernel moves or computes beyond them is its own loss.
+bounds: a real kernel moves and computes more.
 """
 
 from __future__ import annotations

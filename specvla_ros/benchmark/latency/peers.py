@@ -26,7 +26,7 @@ from specvla_ros.policy import Action, Checkpoint, to_si
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How a peer generates: its attention, and what it asks of `generate` besides."""
+    """How a peer generates: its attention, and further arguments of `generate`."""
 
     attention: str
     options: Callable[[], dict]
@@ -34,7 +34,7 @@ class Generation:
 
 def _compiled() -> dict:
     """
-    Return what makes `generate` compile its decoding passes.
+    Return the arguments that make `generate` compile its decoding passes.
 
     By itself it compiles on GPUs only. `reduce-overhead` is CUDA graphs, its own default there.
     """

@@ -62,7 +62,7 @@ def _roof(axis: Any, document: Report) -> None:
 
 
 def _points(axis: Any, document: Report) -> list[Any]:
-    """Draw a point for each kind of pass; return what the legend explains: colours, marks."""
+    """Draw a point for each kind of pass; return the entries of the legend: colours, marks."""
     from matplotlib.lines import Line2D
 
     handles, marks = [], {}
@@ -78,10 +78,10 @@ def _points(axis: Any, document: Report) -> list[Any]:
 
 
 def _frame(figure: Any, document: Report) -> None:
-    """Write what was looked at above, and what it was got on below."""
+    """Write the observations above, and machine and versions below."""
     config, actions = document['config'], document['rows'][0]['actions']
     if config['random_weights']:
-        said = f'acceptance replayed, speed projected: random weights ({config["shape"]})'
+        said = f'acceptance drawn, speed projected: random weights ({config["shape"]})'
     else:
         said = config.get('suite') or config['frames']
     figure.suptitle(f'{said}, {actions} actions each, {config["dtype"]}', fontsize=12, x=0.01,

@@ -3,8 +3,8 @@ EAGLE-2: a dynamic draft tree from a one-layer network (arXiv 2406.16858; Spec-V
 
 Each level expands the ``top_k`` most probable nodes by cumulative log-probability to ``top_k``
 children each; of everything guessed the most probable ``max_nodes`` are verified. The network's
-keys and values of committed positions are kept from pass to pass: what it made of its own
-guesses is dropped, and the target's features take their place.
+keys and values of committed positions stay from pass to pass. Those of its own guesses are
+dropped, and the target's features take their place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ['DynamicTree', 'EagleConfig', 'EagleDrafter', 'EagleHead']
 @dataclass(frozen=True, slots=True)
 class DynamicTree:
     """
-    Budget of a draft tree.
+    Settings of the drafter ``eagle``: the budget of its draft tree.
 
     top_k: nodes expanded per level, and children of each; depth: levels; max_nodes: nodes
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
@@ -65,7 +65,11 @@ class DynamicTree:
 
 
 class EagleDrafter(Drafter):
-    """Draft with an EAGLE network; guesses nothing before the prefill: there are no features."""
+    """
+    Guess a tree with an EAGLE network, which reads the target's features.
+
+    Before the prefill there are no features, so it guesses nothing then.
+    """
 
     reads_features = True
 

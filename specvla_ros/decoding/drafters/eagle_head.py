@@ -50,7 +50,7 @@ _KEYS = frozenset("""
 
 @dataclass(frozen=True, slots=True)
 class EagleConfig:
-    """Dimensions of a drafter, in the names of a Llama's ``config.json``."""
+    """Dimensions of an EAGLE network, in the names of a Llama's ``config.json``."""
 
     hidden_size: int
     intermediate_size: int
@@ -206,7 +206,7 @@ class _Layer(nn.Module):
 
 class EagleHead(nn.Module):
     """
-    Guess the next features; random until trained or loaded.
+    The EAGLE network: guesses the target's next features; random until trained or loaded.
 
     It has no embedding and no ``lm_head``: both are the target's.
     """
@@ -293,7 +293,7 @@ class EagleHead(nn.Module):
 
 
 class FusedEagle:
-    """The network as drafting runs it, on views of the same weights."""
+    """The EAGLE network in fewer operations, for drafting; its weights are views of the same."""
 
     def __init__(self, head: EagleHead) -> None:
         with torch.inference_mode(False), torch.no_grad():

@@ -26,7 +26,7 @@ _UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeErr
 
 
 class HeadConfig(Protocol):
-    """What is asked of a network's configuration."""
+    """The part of a network's configuration that reading its files needs."""
 
     hidden_size: int
 
