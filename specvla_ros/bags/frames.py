@@ -91,7 +91,8 @@ class FrameReader:
         """
         self.skipped = Skipped()
         episodes = self.bag.of_kind(EPISODE)
-        instruction, episode, begun = self.instruction, None, None
+        instruction, episode = self.instruction, None
+        begun: tuple[str, int | None] | None = None
         number, segment, last_stamp = 0, -1, 0
         for message in self.bag.messages({self.image_topic, self.instruction_topic, *episodes}):
             if message.topic == self.image_topic:

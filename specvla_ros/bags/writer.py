@@ -13,7 +13,7 @@ import errno
 from pathlib import Path
 import shutil
 import sqlite3
-from typing import Literal
+from typing import Any, Final, Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -30,7 +30,7 @@ from specvla_ros.bags.types import MessageTypes
 from specvla_ros.errors import SpecVLAError
 
 Storage = Literal['mcap', 'sqlite3']
-_FORMAT = 9  # of rosbag2's metadata: what Jazzy writes
+_FORMAT: Final = 9  # of rosbag2's metadata: what Jazzy writes
 _FLUSH_AFTER = 1 << 20  # bytes: what a full disk costs at most, as a chunk of MCAP
 _PLUGINS = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _FOREVER = QosTime(9223372036, 854775807)  # rmw's RMW_DURATION_INFINITE
@@ -98,7 +98,8 @@ class BagWriter:
 
         :raises OSError: the disk is full, say
         """
-        storage, self._unflushed = self._writer.storage, 0
+        storage: Any = self._writer.storage  # rosbags knows no flush: it is made of its parts
+        self._unflushed = 0
         with _disk_errors():
             if isinstance(connection := getattr(storage, 'conn', None), sqlite3.Connection):
                 connection.commit()

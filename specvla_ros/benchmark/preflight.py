@@ -45,7 +45,7 @@ def check_key(keys: Collection[str], wanted: str | None) -> str:
     """
     if wanted is None and len(keys) == 1:
         wanted, = keys
-    if wanted not in keys:
+    if wanted is None or wanted not in keys:
         said = 'one has to be chosen' if wanted is None else f'{wanted} is none of them'
         raise SpecVLAError(f'--unnorm-key: the checkpoint has the statistics '
                            f'{", ".join(sorted(keys)) or "of nothing"}, and {said}')

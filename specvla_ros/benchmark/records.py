@@ -12,10 +12,13 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.typed_files import typed, value_of
+
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.decoding.trace import DecodeTrace
 
 # A microsecond is far below the noise of a stage; more digits only make the file longer.
 MS_DIGITS = 3
@@ -65,7 +68,7 @@ class ActionRecord:
     risk: float | None = None
 
     @classmethod
-    def of(cls, tokens: Iterable[int], trace: Any, deviation: Deviation | None = None
+    def of(cls, tokens: Iterable[int], trace: 'DecodeTrace', deviation: Deviation | None = None
            ) -> 'ActionRecord':
         """Make a record of an action's tokens and its `DecodeTrace`."""
         return cls(

@@ -58,6 +58,7 @@ class DemoSession:
         with open(self._log, 'wb') as log:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log,
                                        stdin=subprocess.DEVNULL, text=True)
+            assert process.stdout is not None  # a pipe
             try:
                 for line in process.stdout:
                     event = json.loads(line)
@@ -85,7 +86,7 @@ def fatal_line(log: Path) -> str:
     return found[-1] if found else ''
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -93,4 +94,5 @@ def _end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    process.stdout.close()
+    if process.stdout is not None:
+        process.stdout.close()

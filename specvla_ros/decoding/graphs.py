@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 import gc
 import threading
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +91,8 @@ class GraphRunner(Runner, ABC):
     def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
         """Launch the function's graph on these inputs; capture it if it is new."""
         shapes = tuple(map(self._shape, inputs))
-        given = (function.__self__, *(value for _, value in sorted(fixed.items())))
+        owner = cast(MethodType, function).__self__
+        given = (owner, *(value for _, value in sorted(fixed.items())))
         key = (function.__qualname__, shapes, *map(_known_by, given))
         captured = self._captured.get(key)
         if captured is None:
@@ -226,7 +228,8 @@ def _known_by(value: Any) -> Any:
     Settings by their content. What is an object of its own by identity: a reference would keep
     alive what owns the runner, and its memory.
     """
-    return id(value) if type(value).__hash__ is object.__hash__ else value
+    by_identity: object = object.__hash__
+    return id(value) if type(value).__hash__ is by_identity else value
 
 
 def _tensor(given: Tensor | Padded) -> Tensor:

@@ -141,6 +141,7 @@ class Target:
 
     def commit(self, accepted: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
+        assert self._last is not None  # a pass was run
         self._committed.append((self._last, accepted))
         self.cache.commit([0, *(node + 1 for node in accepted.nodes)])
         self._root = accepted.bonus
@@ -153,10 +154,11 @@ class Target:
         """
         if not self._committed:
             return None
-        if self._committed[0][0].hidden is None:
-            raise RuntimeError('the prefill kept no features: the drafter lacks reads_features')
         features, embeds = [], []
         for done, path in self._committed:
+            if done.hidden is None:
+                raise RuntimeError(
+                    'the prefill kept no features: the drafter lacks reads_features')
             features.append(done.hidden)
             if path.nodes:
                 features.append(done.nodes.index_select(1, self._on_device(path.nodes)))

@@ -81,7 +81,7 @@ class LiberoEnv:
         self._env = _make_control_env(self.task)
         self._states = initial_states.read(stored, self._env.sim.get_state().flatten().size)
         LiberoEnv._rendering = LiberoEnv._rendering or render
-        self._renderer = None
+        self._renderer: Any = None
         self._observation: dict = {}
 
     @property

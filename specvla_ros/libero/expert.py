@@ -190,5 +190,5 @@ class PickAndPlace:
                 centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
                 rotation = data.geom_xmat[geom].reshape(3, 3)
                 corners.append(data.geom_xpos[geom] + (centre + signs * half) @ rotation.T)
-        corners = np.concatenate(corners)
-        return corners.min(0), corners.max(0)
+        box = np.concatenate(corners)
+        return box.min(0), box.max(0)

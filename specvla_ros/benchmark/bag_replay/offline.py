@@ -7,16 +7,35 @@ so that other load on the machine hits them alike. The tokens don't depend on th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.deviation import deviation
-from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
+from specvla_ros.benchmark.policy_like import ActionLike, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
+
+
+class FrameLike(Protocol):
+    """What a record takes of a frame; see `bags.frames.Frame`."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def stamp(self) -> int: ...
+
+    @property
+    def received(self) -> int: ...
+
+    @property
+    def segment(self) -> int: ...
+
+    @property
+    def instruction(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +50,7 @@ class Replayed:
     actions: dict[str, ActionRecord]
 
 
-def replay(frames: Iterable[Frame], policies: dict[str, PolicyLike]) -> Iterator[Replayed]:
+def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike]) -> Iterator[Replayed]:
     """
     Let each decoder act on each frame.
 
@@ -54,15 +73,15 @@ def replay(frames: Iterable[Frame], policies: dict[str, PolicyLike]) -> Iterator
         yield with_deviations(frame, {name: actions[name] for name in names})
 
 
-def warm_up(frame: Frame, policies: dict[str, PolicyLike]) -> None:
+def warm_up(frame: Frame, policies: Mapping[str, PolicyLike]) -> None:
     """Let each decoder act a few times, so that the first timed action is like the others."""
     for policy in policies.values():
         for _ in range(WARM_UP_ACTIONS):
             policy.act(frame.image, frame.instruction)
 
 
-def with_deviations(frame: Frame, actions: dict[str, Any]) -> Replayed:
-    """Make the record of a frame; actions: `policy.Action`s by decoder."""
+def with_deviations(frame: FrameLike, actions: Mapping[str, ActionLike]) -> Replayed:
+    """Make the record of a frame; actions: those of the decoders that acted on it, by name."""
     records = {name: ActionRecord.of(action.tokens, action.trace)
                for name, action in actions.items()}
     for name, action in actions.items():

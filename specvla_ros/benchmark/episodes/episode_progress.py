@@ -1,7 +1,6 @@
 """Live progress of episodes: a bar with an estimate on a terminal, a line each elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -14,22 +13,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.progress import LiveProgress, terminal_bar
 
 # The estimate looks back over the whole run: episodes differ by a factor of three.
 ESTIMATE_WINDOW_S = 24 * 3600.0
 USUAL_STEPS = 100.0  # of an episode, before one has been seen
-
-
-class UnderWay(Protocol):
-    """An episode that is being played."""
-
-    task: int
-    state: int
-    decoder: str
-    steps: int
-    note: str
 
 
 class _Bar(Progress):
@@ -58,7 +48,7 @@ class EpisodeProgress(LiveProgress):
         self._ended = dict.fromkeys(decoders, 0)
         self._crashes = 0
         self._steps: list[int] = []  # of the episodes that are done
-        self._under_way: dict[tuple[int, int, str], UnderWay] = {}
+        self._under_way: dict[tuple[int, int, str], Playing] = {}
         for episode in finished:
             self._count(episode)
         super().__init__(terminal_bar(
@@ -68,7 +58,7 @@ class EpisodeProgress(LiveProgress):
         self._task = self._bar.add_task(
             self._summary(), total=total, completed=len(finished), now='loading')
 
-    def playing(self, episode: UnderWay) -> None:
+    def playing(self, episode: Playing) -> None:
         """Show how far an episode is."""
         self._under_way[episode.task, episode.state, episode.decoder] = episode
         self._update()

@@ -192,7 +192,7 @@ def draw_canvas(columns: Sequence[Image.Image], title: str, subtitle: str, clock
     pen.text((MARGIN, 30), _fit(pen, title, 26, room), TEXT, font(26, bold=True), anchor='lm')
     pen.text((width - MARGIN, 30), clock, TEXT, font(22, bold=True), anchor='rm')
     pen.text((MARGIN, 68), subtitle, DIM, font(16), anchor='lm')
-    x = width - MARGIN
+    x: float = width - MARGIN
     for text, colour in (('accepted draft', DRAFT), ("target's own token", TARGET)):
         x -= pen.textlength(text, font(16))
         pen.text((x, 68), text, DIM, font(16), anchor='lm')

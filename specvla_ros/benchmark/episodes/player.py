@@ -1,12 +1,13 @@
 """Plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
+from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
 from specvla_ros.benchmark.episodes.workers import Match, Player, Playing
+from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
@@ -50,14 +51,14 @@ class LiberoPlayer:
 class Cast:
     """The policies that play a suite: one a decoder, and `ar` as the reference."""
 
-    policies: dict[str, Any]
-    reference: Any
+    policies: Mapping[str, PolicyLike]
+    reference: PolicyLike
 
 
 class TaskPlayer:
     """Plays matches, keeping the environment as long as the task stays the same."""
 
-    def __init__(self, make_environment: Callable[[str, int], Any],
+    def __init__(self, make_environment: Callable[[str, int], Environment],
                  make_cast: Callable[[str], Cast], config: RolloutConfig, first: str) -> None:
         """
         Take the parts; no environment is made before the first match.
@@ -68,7 +69,7 @@ class TaskPlayer:
         self._make_environment, self._config = make_environment, config
         self._make_cast = make_cast
         self._suite, self._cast = first, make_cast(first)
-        self._environment: Any = None
+        self._environment: Environment | None = None
 
     def play(self, match: Match, on_progress: Callable[[Playing], None]
              ) -> Iterator[EpisodeRecord]:
@@ -88,16 +89,15 @@ class TaskPlayer:
                 self._close()  # whatever state the simulator is in, the next starts clean
             yield episode
 
-    def _environment_of(self, match: Match) -> Any:
+    def _environment_of(self, match: Match) -> Environment:
         current = self._environment
         if current is None or (current.suite, current.task_id) != (match.suite, match.task):
             self._close()
             if match.suite != self._suite:
                 self._suite, self._cast = match.suite, self._make_cast(match.suite)
-            self._environment = self._make_environment(match.suite, match.task)
-            warm_up(self._environment, [*self._cast.policies.values(), self._cast.reference],
-                    match.state)
-        return self._environment
+            current = self._environment = self._make_environment(match.suite, match.task)
+            warm_up(current, [*self._cast.policies.values(), self._cast.reference], match.state)
+        return current
 
     def _close(self) -> None:
         if self._environment is not None:

@@ -153,6 +153,7 @@ def _encode(temporary: Path, size: tuple[int, int], pictures: Iterator[Image.Ima
         '-f', 'mp4', str(temporary)]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors)
+        assert process.stdin is not None  # a pipe
         broken = False
         try:
             for picture in pictures:

@@ -11,11 +11,12 @@ import contextlib
 from dataclasses import dataclass, field
 import multiprocessing
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 import os
 from pathlib import Path
 import signal
 import sys
-from typing import Any, Protocol
+from typing import Protocol
 
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.errors import SpecVLAError
@@ -117,7 +118,7 @@ def _redirect_output(log: Path) -> None:
 @dataclass(slots=True)
 class _Worker:
     number: int
-    process: Any
+    process: BaseProcess
     pipe: Connection
     match: Match | None = None
     playing: Playing | None = None
@@ -155,8 +156,8 @@ class WorkerPool:
             for number in range(min(self._size, len(matches))):
                 self._start(number)
             while self._workers:
-                by_pipe = {worker.pipe: worker for worker in self._workers}
-                for pipe in wait(list(by_pipe)):
+                by_pipe: dict[object, _Worker] = {it.pipe: it for it in self._workers}
+                for pipe in wait([worker.pipe for worker in self._workers]):
                     yield from self._receive(by_pipe[pipe])
         finally:
             self._stop()

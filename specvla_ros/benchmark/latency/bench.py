@@ -166,7 +166,8 @@ def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footag
 
 def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrants'
             ) -> dict[str, Any]:
-    model, config = field.checkpoint.model, {}
+    model = field.checkpoint.model
+    config: dict[str, Any] = {}
     if args.random_weights:
         config = {'shape': args.shape, 'acceptance': f'{projection.SOURCE}, {args.accept_from}'}
     elif args.frames is None:

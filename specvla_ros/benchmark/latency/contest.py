@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.observations import Footage
-from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
+from specvla_ros.benchmark.policy_like import ActionLike, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
 
@@ -79,7 +78,8 @@ def warm_up(actor: PolicyLike, episode: Footage) -> None:
 
 
 def _sample(
-    name: str, place: tuple[int, int, int], turn: int, action: Any, reference: Any | None
+    name: str, place: tuple[int, int, int], turn: int, action: ActionLike,
+    reference: ActionLike | None,
 ) -> Sample:
     difference = None if reference is None else deviation(action, reference)
     record = ActionRecord.of(action.tokens, action.trace, difference)

@@ -124,7 +124,7 @@ def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants) -> Row:
             'flops_per_byte': whole.intensity, 'flops_per_s': whole.flops / (1e-3 * ms)}
 
 
-def _compare(rows: Sequence[Row], samples: Sequence[Sample], seed: int) -> None:
+def _compare(rows: list[Row], samples: Sequence[Sample], seed: int) -> None:
     """Add to each row how it stands against the baseline."""
     tokens = {sample.place: sample.record.tokens for sample in samples
               if sample.contestant == BASELINE}

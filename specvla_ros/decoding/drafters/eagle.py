@@ -39,7 +39,7 @@ class DynamicTree:
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
     """
 
-    weights: ClassVar[str] = 'eagle'
+    weights: ClassVar[str | None] = 'eagle'
 
     top_k: int = 8
     depth: int = 5
@@ -99,8 +99,9 @@ class EagleDrafter(Drafter):
         feature = target.runner.run(self._absorb, features, embeds, start, count)
         grown = target.runner.run(
             self._expand, feature, cache.length, target=target, depth=depth)
-        *nodes, finite = map(target.runner.kept, grown)  # read after the pass that verifies them
-        return TokenTree(*nodes, ('eagle',) * len(nodes[0]), finite)
+        # Read after the pass that verifies them.
+        tokens, parents, depths, mask, finite = map(target.runner.kept, grown)
+        return TokenTree(tokens, parents, depths, mask, ('eagle',) * len(tokens), finite)
 
     def _absorb(
         self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
@@ -158,8 +159,8 @@ class EagleDrafter(Drafter):
             columns, features = levels[-1][0][best], guessed[row]
             frontier = best + (k + level * k * k)
             seen = torch.cat((seen[row], itself), dim=1)
-        candidates = map(torch.cat, zip(*levels, strict=True))
-        return self._best(*candidates, depth, target.first_id)
+        columns, scores, parents = map(torch.cat, zip(*levels, strict=True))
+        return self._best(columns, scores, parents, depth, target.first_id)
 
     def _best(
         self, columns: Tensor, scores: Tensor, parents: Tensor, depth: int, first_id: int

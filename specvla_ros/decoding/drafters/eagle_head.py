@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn, Tensor
@@ -28,7 +28,7 @@ from specvla_ros.openvla.json_file import Fields
 from specvla_ros.openvla.lazy import lazy_property
 from specvla_ros.openvla.llama_config import check_plain, MOST_HEADS, MOST_WIDTH, rotary_base
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.openvla.small_operations import rotate
+from specvla_ros.openvla.small_operations import Place, rotate
 
 from .head_files import load_head, save_head
 
@@ -222,6 +222,8 @@ class EagleHead(nn.Module):
             config.rope_theta**-half,
         )
         cos, sin = angles.cos().float(), angles.sin().float()
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer('cos', torch.cat((cos, cos), -1), persistent=False)
         self.register_buffer('sin', torch.cat((-sin, sin), -1), persistent=False)
 
@@ -299,7 +301,7 @@ class FusedEagle:
         with torch.inference_mode(False), torch.no_grad():
             self._fc = joined(head.fc, column_major=True)
         cos, sin = head.cos.unsqueeze(1), head.sin.unsqueeze(1)
-        self._layers = FusedLayers(head.layers, head.config, cos, sin)
+        self._layers = FusedLayers(cast('list[_Layer]', head.layers), head.config, cos, sin)
 
     def __call__(
         self,
@@ -307,7 +309,7 @@ class FusedEagle:
         embeds: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KeyValueCache,
+        cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
         """

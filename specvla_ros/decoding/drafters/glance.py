@@ -44,7 +44,7 @@ class Glance:
     them are the same.
     """
 
-    weights: ClassVar[str] = 'glance'
+    weights: ClassVar[str | None] = 'glance'
 
     within: int = 0
     branches: int = 1
@@ -74,7 +74,7 @@ class GlanceDrafter(Drafter):
     def __init__(self, head: GlanceHead, settings: Glance) -> None:
         self.head = head
         self.settings = settings
-        self._guessed: Tensor | None = None  # int64 [branches, L]
+        self._guessed = torch.zeros((0, 0), dtype=torch.int64)  # [branches, L]
         self._finite: Tensor | None = None
 
     def guess(self, context: DraftContext) -> TokenTree:

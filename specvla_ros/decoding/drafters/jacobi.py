@@ -41,7 +41,7 @@ class Jacobi:
     the prefill.
     """
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     start: str = 'last'
 
