@@ -436,7 +436,7 @@ def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
     Raises SpecVLAError if both say something and not the same.
     """
     said = config.chunk
-    if None not in (said, wanted) and said != wanted:
+    if said is not None and wanted is not None and said != wanted:
         raise SpecVLAError(
             f'chunk is {wanted}, but this checkpoint says actions of {said} control '
             f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
