@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'files', 'progress'}
+          'policy_source', 'embedded', 'files', 'progress'}
 ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
                    'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -48,7 +48,8 @@ MAY_IMPORT = {
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),
-    'policy_source': {'configuration', 'typed_files'},
+    'policy_source': {'configuration', 'typed_files', 'embedded'},
+    'embedded': {'errors'},
     'rotation': set(),
     'writable': {'errors'},
     '__init__': set(),
