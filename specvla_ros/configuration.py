@@ -50,17 +50,24 @@ class DecoderConfig:
     A decoder: drafter + acceptance rule, and the name reports give it.
 
     strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
+    calibrated: hashes of the weights that a promise was measured on, see ``calibrated``; empty =
+        nothing was promised.
     """
 
     name: str
     drafter: Component
     rule: Component
     strict_above_risk: float = 1.0
+    calibrated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        risk = self.strict_above_risk
+        risk, hashes = self.strict_above_risk, self.calibrated
         if not (is_number(risk) and 0 <= risk <= 1):
             raise SpecVLAError(f'strict_above_risk is {shown(risk)}, must be a number from 0 to 1')
+        if not isinstance(hashes, Mapping) or hashes and 'target' not in hashes or not all(
+                isinstance(value, str) for value in (*hashes, *hashes.values())):
+            raise SpecVLAError(f'calibrated is {shown(hashes)}, must be a mapping of names to '
+                               'texts, target among them')
 
     @property
     def threshold(self) -> int:
@@ -209,7 +216,7 @@ def load_preset(preset: str | Path) -> DecoderConfig:
             )
     content = read_yaml(path)
     parts = ('drafter', 'rule')
-    check_keys(path, content, required=set(parts), optional={'strict_above_risk'})
+    check_keys(path, content, required=set(parts), optional={'strict_above_risk', 'calibrated'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
     with naming(path):
         return DecoderConfig(path.stem, **made, **content)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import (
     DatasetConfig,
     DecoderConfig,
@@ -82,6 +83,7 @@ class Checkpoint:
     drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
         first decoder needs them. None = there are none.
     chunk: control steps per action.
+    folder: of the target's files, by which a calibrated decoder is known; None = there is none.
     Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
     """
 
@@ -91,9 +93,11 @@ class Checkpoint:
         unnorm_key: str | None = None,
         drafters: Path | None = None,
         chunk: int = 1,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.drafters = drafters
+        self.folder = folder
         self._drafter_weights: dict[str, Any] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
@@ -109,7 +113,8 @@ class Checkpoint:
 
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
-        other = Checkpoint(self.model, unnorm_key, self.drafters, self.space.chunk)
+        other = Checkpoint(
+            self.model, unnorm_key, self.drafters, self.space.chunk, self.folder)
         other._drafter_weights = self._drafter_weights
         return other
 
@@ -124,6 +129,7 @@ class Checkpoint:
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
         check_drafter(config, self.drafters)
+        check_calibrated(config, self.folder, self.drafters, self.dataset.unnorm_key)
         drafter = make_drafter(
             config.drafter.name,
             config.drafter.settings_on(self.model.device.type),
@@ -222,7 +228,8 @@ class Policy:
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
-        return cls(Checkpoint(model, source.unnorm_key, drafters, source.chunk), config, guard)
+        return cls(Checkpoint(
+            model, source.unnorm_key, drafters, source.chunk, folder), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights and guard under another decoder."""

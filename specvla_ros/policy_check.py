@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, DrafterSettings, make_drafter
 from specvla_ros.decoding.rules import make_rule
@@ -56,6 +57,7 @@ def check_policy(
     for decoder in decoders:
         make_rule(decoder.rule.name, decoder.rule.settings)
         check_drafter(decoder, drafters)
+        check_calibrated(decoder, folder, drafters)
         make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), weights)
     return frozenset(statistics)
 

@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source'}
+          'policy_source', 'calibrated'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),
+    'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},
     'policy_source': {'configuration', 'typed_files'},
     'rotation': set(),
     'writable': {'errors'},
@@ -59,7 +60,7 @@ ONLY_IN = {
 }
 # Rooms within a room: they share what lies beside them, and none knows another.
 SEPARATE = [('nodes', ('policy_node', 'libero_bridge')),
-            ('benchmark', ('latency', 'episodes', 'bag_replay'))]
+            ('benchmark', ('latency', 'episodes', 'bag_replay', 'calibration'))]
 HEAVY = {'torch', 'transformers', 'rclpy', 'mujoco', 'robosuite', 'libero'}
 
 

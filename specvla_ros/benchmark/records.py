@@ -12,7 +12,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.typed_files import typed, value_of
@@ -176,6 +176,8 @@ class EpisodeLog:
     again.
     """
 
+    record: ClassVar[Any] = EpisodeRecord  # what a line holds: `to_json`, `from_json`
+
     def __init__(self, path: Path) -> None:
         """
         Read what is there.
@@ -193,7 +195,7 @@ class EpisodeLog:
         whole = content.rfind(b'\n') + 1
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                self.episodes.append(EpisodeRecord.from_json(line.decode()))
+                self.episodes.append(self.record.from_json(line.decode()))
             except ValueError as error:
                 raise SpecVLAError(f'{self.path}, line {number}: {error}; remove the line to '
                                    'play that episode again') from error
