@@ -52,7 +52,7 @@ def run(
     console = Console()
     console.print(f'{preset.promise_in_words(plan)}.', highlight=False, markup=False)
     needed = control.needed(args.delta, args.confidence)
-    console.print(f'That takes at least {needed} episodes; there are {len(plan.source.names)}.',
+    console.print(f'It takes {needed} episodes or more; given: {len(plan.source.names)}.',
                   highlight=False)
     with run_folder.open_run(plan.folder, plan.identity(), UnitLog) as log:
         try:
@@ -139,16 +139,17 @@ def _choose(plan: Plan, units: Sequence[Unit], found: np.ndarray, console: Conso
     chosen = dataclasses.replace(
         family.scaled(plan.base, scale), name=plan.preset.stem, calibrated=_weights(plan))
     preset.write_preset(plan, chosen, preset.notes(plan, chosen, scale, units))
-    console.print(f'scale {scale:g} ({family.in_words(chosen)}) is the loosest that keeps it',
+    thresholds = family.thresholds(chosen)
+    console.print(f'scale {scale:g} ({family.in_words(thresholds)}) is the loosest that keeps it',
                   highlight=False, style='bold')
-    if not any(family.thresholds(chosen).values()):
+    if not any(thresholds.values()):
         console.print('that is exact acceptance: this promise leaves no room for relaxing')
     if not args.bag and scale != args.drive:
         console.print(f'the episodes were driven under scale {args.drive:g}; to calibrate on the '
                       f'states that {scale:g} leads to, run again with --drive {scale:g}',
                       highlight=False)
     console.print(str(plan.preset), style='cyan', highlight=False, soft_wrap=True)
-    return {'scale': scale, 'thresholds': family.thresholds(chosen), 'preset': str(plan.preset),
+    return {'scale': scale, 'thresholds': thresholds, 'preset': str(plan.preset),
             'calibrated': dict(chosen.calibrated)}
 
 

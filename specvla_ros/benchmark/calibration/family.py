@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from specvla_ros.configuration import Component, DecoderConfig
@@ -38,9 +39,8 @@ def scaled(config: DecoderConfig, scale: float) -> DecoderConfig:
                    rule=Component(config.rule.name, settings))
 
 
-def in_words(config: DecoderConfig) -> str:
-    """Name the thresholds of a preset, with their units."""
-    found = thresholds(config)
+def in_words(found: Mapping[str, float]) -> str:
+    """Name thresholds with their units."""
     if 'r' in found:
         return f'r = {found["r"]} bins'
     gripper = f', gripper {found["gripper"]:g}' if found['gripper'] else ''

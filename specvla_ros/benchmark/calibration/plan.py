@@ -79,7 +79,7 @@ class CalibrateArgs(PolicyArgs):
     max_steps: int | None = None
     """Control steps per LIBERO episode at most. Default: the suite's own limit."""
     drive: float = 1.0
-    """The LIBERO episodes are driven under this scale, which must be among --scales."""
+    """Scale under which the LIBERO episodes are driven: one of --scales; 0 = the target itself."""
     check: bool = False
     """Write no preset, but measure what the promise is worth: calibrate on a random half of the
     episodes and count the violations in the other, --splits times."""
@@ -224,8 +224,8 @@ def _check_scales(args: CalibrateArgs) -> None:
             or list(scales) != sorted(set(scales)):
         raise SpecVLAError(f'--scales {" ".join(f"{scale:g}" for scale in scales)}: give numbers '
                            'of at least 0, rising')
-    if not args.bag and args.drive not in scales:
-        raise SpecVLAError(f'--drive {args.drive:g}: must be one of --scales, '
+    if not args.bag and args.drive not in (0.0, *scales):
+        raise SpecVLAError(f'--drive {args.drive:g}: must be 0 or one of --scales, '
                            f'{", ".join(f"{scale:g}" for scale in scales)}')
 
 

@@ -58,9 +58,9 @@ def notes(
         f'control with a confidence of {args.confidence:g}, on {len(units)} episodes '
         f'({sum(unit.frames for unit in units)} frames) of {where}; what was measured has sha256 '
         f'{file_sha256(plan.folder / run_folder.EPISODES)[:16]}.',
-        f'Scale {scale:g} of {plan.base.name}: {family.in_words(chosen)}. Weights: {weights}; '
-        f'dtype {args.dtype or "as the device has it"}, quantization {args.quantization}, chunk '
-        f'{args.chunk}.',
+        f'Scale {scale:g} of {plan.base.name}: {family.in_words(family.thresholds(chosen))}. '
+        f'Weights: {weights}; dtype {args.dtype or "as the device has it"}, '
+        f'quantization {args.quantization}, chunk {args.chunk}.',
         'It holds for episodes like those: another camera, scene, arm, task or checkpoint voids '
         'it. Calibrate again then.',
     ]
@@ -69,12 +69,13 @@ def notes(
 def promise_in_words(plan: Plan) -> str:
     """Say what is promised."""
     args = plan.args
-    off = (f"is more than {args.mm:g} mm or {args.deg:g} degrees from the target's own, or "
-           f'{args.gripper:g} of the way of the gripper')
+    off = (f"more than {args.mm:g} mm, {args.deg:g} degrees or {args.gripper:g} of the gripper's "
+           "way from the target's own")
     if args.promise == 'episodes':
-        return f'In at least {100 * (1 - args.delta):g} % of the episodes no accepted action {off}'
+        share = f'{100 * (1 - args.delta):g} %'
+        return f'In at least {share} of the episodes no accepted action is {off}'
     return (f"Of an episode's accepted actions at most {100 * args.delta:g} %, in the mean over "
-            f'episodes, {off.replace("is", "are", 1)}')
+            f'episodes, are {off}')
 
 
 def _entry(component: Component) -> dict[str, Any]:

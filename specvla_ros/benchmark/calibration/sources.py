@@ -47,11 +47,11 @@ class Eyes:
     def look(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
     ) -> dict[float, Action]:
-        """Let all decode a frame, uint8 [H, W, 3]; return the actions by scale."""
+        """Let all decode a frame uint8 [H, W, 3]; return actions by scale, 0 = the target's."""
         self._own.append(self._reference.act(image, instruction, stamp))
         for scale, actor in self._actors.items():
             self._of[scale].append(actor.act(image, instruction, stamp))
-        return {scale: actions[-1] for scale, actions in self._of.items()}
+        return {0.0: self._own[-1], **{scale: of[-1] for scale, of in self._of.items()}}
 
     def end(self, name: str, success: bool | None) -> Unit:
         """Return what was seen since the beginning."""
@@ -77,7 +77,8 @@ class LiberoEpisodes:
     """
     Episodes from random starts, `count` in all, as many of each task as of another.
 
-    drive: scale whose actions are carried out. max_steps: control steps; None = the suite's.
+    drive: scale whose actions are carried out, 0 = the target's own. max_steps: control steps;
+    None = the suite's.
     """
 
     suite: str

@@ -15,6 +15,9 @@ from specvla_ros.benchmark.calibration.control import Split
 from specvla_ros.benchmark.calibration.plan import CalibrateArgs, Plan
 from specvla_ros.benchmark.calibration.units import losses, Unit
 
+_NOTES = ('mm and ° off: from what ar says of the same frame, the mean and the most.\n'
+          'Off: by more than is promised. Counted: off at this scale or at a tighter one.')
+
 
 def rows(plan: Plan, units: Sequence[Unit]) -> list[dict[str, Any]]:
     """Return a row per scale, tightest first."""
@@ -49,24 +52,24 @@ def _max(units: Sequence[Unit], column: int, name: str) -> float:
 def print_scales(document: dict[str, Any], console: Console) -> None:
     """Print the scales: thresholds, passes, errors against the target's own action, losses."""
     promise, first = document['promise'], document['rows'][0]
-    table = Table(title=f'{first["episodes"]} episodes, {first["actions"]} actions',
+    title = (f'{first["episodes"]} episodes, {first["actions"]} actions; off: share of '
+             f'{promise["of"]}')
+    table = Table(title=title,
                   title_justify='left', title_style='bold', header_style='bold')
-    for name in ('scale', 'thresholds', 'passes', 'mm, mean', 'mm, max', '°, mean', '°, max',
-                 f'{promise["of"]} off', 'or tighter', 'holds'):
+    for name in ('scale', 'thresholds', 'passes', 'mm off (max)', '° off (max)',
+                 'off', 'counted', 'holds'):
         table.add_column(name, justify='right')
     for row in document['rows']:
         table.add_row(
-            f'{row["scale"]:g}', ', '.join(f'{name} {value:g}' for name, value in
-                                           row['thresholds'].items() if name != 'gripper'),
+            f'{row["scale"]:g}', family.in_words(row['thresholds']),
             f'{row["target_passes_per_action"]:.2f}',
-            f'{row["mean_error_mm"]:.2f}', f'{row["max_error_mm"]:.1f}',
-            f'{row["mean_error_deg"]:.2f}', f'{row["max_error_deg"]:.1f}',
+            f'{row["mean_error_mm"]:.2f} ({row["max_error_mm"]:.1f})',
+            f'{row["mean_error_deg"]:.2f} ({row["max_error_deg"]:.1f})',
             f'{100 * row["loss"]:.1f} %', f'{100 * row["loss_monotone"]:.1f} %',
             'yes' if row['holds'] else 'no')
     console.print(table)
-    console.print(f'{report.provenance(document)}\nOff: farther than promised from what ar says '
-                  'of the same frame. Or tighter: at this scale\nor at any tighter one, which is '
-                  'what the promise counts.', style='dim', highlight=False, markup=False)
+    console.print(f'{report.provenance(document)}\n{_NOTES}', style='dim', highlight=False,
+                  markup=False)
 
 
 def checked(splits: Sequence[Split], args: CalibrateArgs) -> dict[str, Any]:
