@@ -18,7 +18,7 @@ COMMANDS = {
     'demo': ['demo', '--tasks', '0'],
     'bench': ['bench', '--tasks', '0'],
     'overhead': ['overhead'],
-    'calibrate': ['calibrate', '--tasks', '0'],
+    'calibrate': ['calibrate', '--tasks', '0', '--decoder', 'relaxed'],
     'replay': ['replay', str(EXAMPLE)],
     'replay live': ['replay', str(EXAMPLE), '--live'],
 }

@@ -180,6 +180,15 @@ def test_what_cannot_be_is_refused_before_anything(
     assert not list(tmp_path.iterdir())
 
 
+def test_real_episodes_of_the_embedded_model(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['calibrate', '--episodes', '2', '--delta', '0.5', '--confidence', '0',
+                     '--tasks', '0', '--max-steps', '2', '--scales', '0', '1']) == 0
+    preset, = tmp_path.glob('runs/calibrate-*/calibrated.yaml')
+    assert str(preset.relative_to(tmp_path)) in ''.join(capfd.readouterr().out.split())
+    assert set(load_preset(preset).calibrated) == {'data_set', 'target', 'glance'}
+
+
 # --- bags of one's own robot
 
 def make_bag(path, segments, frames=3):
