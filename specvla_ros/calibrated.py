@@ -39,12 +39,13 @@ def check_calibrated(
     found = _hashes(config, folder, drafters) if folder else {'target': 'made without files'}
     if unnorm_key is not None:
         found[_DATASET] = unnorm_key
-    for name, wanted in config.calibrated.items():
+    for name in {**config.calibrated, **found}:
+        wanted, here = config.calibrated.get(name, 'none'), found.get(name, 'none')
         unknown = name == _DATASET and unnorm_key is None
-        if not unknown and found.get(name) != wanted:
+        if not unknown and here != wanted:
             raise SpecVLAError(
                 f'the decoder {config.name} was calibrated for another {name.replace("_", " ")} '
-                f'({wanted[:16]}, here it is {found.get(name, "none")[:16]}), so what it '
+                f'({wanted[:16]}, here it is {here[:16]}), so what it '
                 'promises does not hold: run `specvla calibrate` again, or take its entry '
                 '`calibrated` out to use it without a promise')
 

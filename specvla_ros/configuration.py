@@ -9,7 +9,7 @@ Nothing here knows what the settings do: names are turned into objects where tho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import math
 from pathlib import Path
 import sys
@@ -20,6 +20,8 @@ from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
+AUTO = 'auto'  # drafter of a preset that has candidates
+BASELINE = 'ar'  # plain autoregression: what others are held against
 # What three numbers of an action can mean as a rotation; `rotation` computes with them.
 ROTATIONS = ('rotation_vector', 'euler_xyz')
 
@@ -45,11 +47,42 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class CompletionConfig:
+    """
+    When a drafter's prediction is taken without a pass of the target.
+
+    every: at most one in so many actions. after_rejection: for the rest of an action, once a draft
+    was rejected. skip_above: for a whole action, if the drafter's likeness (at most 1) of what is
+    seen is at least this; None = never.
+    """
+
+    drafter: Component
+    every: int = 4
+    after_rejection: bool = True
+    skip_above: float | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.every) is not int or self.every < 1:
+            raise SpecVLAError(
+                f'completion every is {shown(self.every)}, must be a whole number of actions >= 1')
+        if not isinstance(self.after_rejection, bool):
+            raise SpecVLAError(f'completion after_rejection is {shown(self.after_rejection)}, '
+                               'must be true or false')
+        likeness = self.skip_above
+        if likeness is not None and not (is_number(likeness) and 0 < likeness <= 1):
+            raise SpecVLAError(f'completion skip_above is {shown(likeness)}, must be above 0, at '
+                               'most 1, or left out')
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """
     A decoder: drafter + acceptance rule, and the name reports give it.
 
     strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
+    completion: tokens that the target never sees; None = there are none.
+    candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
+    is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
     calibrated: hashes of the weights that a promise was measured on, see ``calibrated``; empty =
         nothing was promised.
     """
@@ -58,6 +91,8 @@ class DecoderConfig:
     drafter: Component
     rule: Component
     strict_above_risk: float = 1.0
+    completion: CompletionConfig | None = None
+    candidates: tuple[DecoderConfig, ...] = ()
     calibrated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,6 +103,31 @@ class DecoderConfig:
                 isinstance(value, str) for value in (*hashes, *hashes.values())):
             raise SpecVLAError(f'calibrated is {shown(hashes)}, must be a mapping of names to '
                                'texts, target among them')
+
+    @property
+    def members(self) -> tuple[DecoderConfig, ...]:
+        """The candidates, or itself where there are none: decoders of one drafter each."""
+        return self.candidates or (self,)
+
+    def member(self, name: str) -> DecoderConfig:
+        """Return the candidate of this name; itself where there is none."""
+        return next((it for it in self.candidates if it.name == name), self)
+
+    def with_rule(self, rule: Component) -> DecoderConfig:
+        """Return it under another rule; of candidates those that are strict stay so."""
+        candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
+        # What was promised hangs on the thresholds.
+        return replace(self, rule=rule, candidates=candidates, calibrated={})
+
+    def with_risk(self, strict_above_risk: float) -> DecoderConfig:
+        """Return it with another ``strict_above_risk``, its candidates' too."""
+        candidates = tuple(it.with_risk(strict_above_risk) for it in self.candidates)
+        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether only the target's own tokens may stay."""
+        return all(it.rule.name == 'strict' and it.completion is None for it in self.members)
 
     @property
     def threshold(self) -> int:
@@ -215,11 +275,62 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 '.yaml file'
             )
     content = read_yaml(path)
+    if 'candidates' in content:
+        return _auto(path, content)
     parts = ('drafter', 'rule')
-    check_keys(path, content, required=set(parts), optional={'strict_above_risk', 'calibrated'})
+    check_keys(path, content, required=set(parts),
+               optional={'strict_above_risk', 'completion', 'calibrated'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
+    completion = content.pop('completion', None)
     with naming(path):
-        return DecoderConfig(path.stem, **made, **content)
+        if completion is None:
+            return DecoderConfig(path.stem, **made, **content)
+        # Every table, message and plot names the decoder: nobody shall take these tokens for
+        # tokens that the target has verified.
+        return DecoderConfig(f'{path.stem} (unverified)', **made, **content,
+                             completion=_completion(path, completion))
+
+
+def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
+    """Read a preset that has candidates; `ar` is one of them, named or not."""
+    check_keys(path, content, required={'candidates'},
+               optional={'lossless', 'rule', 'strict_above_risk'})
+    names, lossless = content['candidates'], content.get('lossless', False)
+    if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must be a list of presets')
+    if len(set(names)) < len(names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must name each preset once')
+    if not isinstance(lossless, bool):
+        raise SpecVLAError(f'{path}: lossless is {shown(lossless)}, must be true or false')
+    names = names if BASELINE in names else [BASELINE, *names]
+    candidates = tuple(_candidate(path, name) for name in names)
+    rules = [it.rule for it in candidates if not it.is_strict]
+    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0],
+                         candidates=candidates)
+    if 'strict_above_risk' in content:
+        with naming(path):
+            made = made.with_risk(content['strict_above_risk'])
+    if 'rule' in content:
+        made = made.with_rule(_component(path, 'rule', content['rule']))
+    relaxed = [it.name for it in made.candidates if not it.is_strict]
+    if lossless and relaxed:
+        raise SpecVLAError(f'{path}: lossless is true, but {", ".join(relaxed)} may say other '
+                           'tokens than ar; leave them out, or set it to false')
+    return made
+
+
+def _candidate(path: Path, name: str) -> DecoderConfig:
+    """Read a candidate: a preset, or a file beside the one that names it."""
+    if name == path.stem:
+        raise SpecVLAError(f'{path}: names itself as a candidate; name other presets')
+    is_file = Path(name).suffix in ('.yaml', '.yml')
+    config = load_preset(path.parent / name if is_file else name)
+    if config.candidates:
+        raise SpecVLAError(f'{path}: the candidate {name} has candidates itself; name those')
+    if config.completion is not None:
+        raise SpecVLAError(f'{path}: the candidate {name} leaves tokens unverified; name presets '
+                           'without a completion')
+    return config
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:
@@ -279,6 +390,18 @@ def build(
             f'{", ".join(allowed) or "none"}'
         )
     return registry[name](**settings)
+
+
+def _completion(path: Path, content: object) -> CompletionConfig:
+    """Read a preset's entry `completion`."""
+    names = {setting.name for setting in fields(CompletionConfig)}
+    if not isinstance(content, dict) or 'drafter' not in content or set(content) - names:
+        raise SpecVLAError(f'completion is {shown(content)}, must be a mapping with a drafter and '
+                           f'some of {sorted(names - {"drafter"})}')
+    drafter = content['drafter']
+    if isinstance(drafter, str):
+        drafter = {'name': drafter}
+    return CompletionConfig(**{**content, 'drafter': _component(path, 'drafter', drafter)})
 
 
 def _component(path: Path, kind: str, content: object) -> Component:

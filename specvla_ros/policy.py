@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
+from specvla_ros.bin_limits import BinValues, can_forbid
 from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import (
+    Component,
     DatasetConfig,
     DecoderConfig,
     ImagePreparation,
@@ -30,19 +32,23 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
+from specvla_ros.decoding.auto import AutoDecoder
+from specvla_ros.decoding.completion import NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import able, Drafter, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
-from specvla_ros.drafter_folders import beside, weights_folder
+from specvla_ros.drafter_folders import beside, check_given, weights_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
-from specvla_ros.situation import UNKNOWN
+from specvla_ros.safety import NO_LIMITS, StepLimits
+from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
+from specvla_ros.situation import Situation, UNKNOWN
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
@@ -106,6 +112,7 @@ class Checkpoint:
         self.space = ActionSpace(
             tokenizer, _SI_DIMENSIONS, chunk,
             bin_si(self.statistics, self.dataset, tokenizer.n_bins))
+        self.bin_values = bin_values(self.statistics, self.dataset, tokenizer)
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
@@ -122,24 +129,40 @@ class Checkpoint:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
             settings = next(it for it in DRAFTERS.values() if it.weights == name)
-            self._drafter_weights[name] = settings.read(
-                weights_folder(self.drafters, name), self.model)
+            folder = self.drafters and weights_folder(self.drafters, name)
+            self._drafter_weights[name] = settings.read(folder, self.model)
         return self._drafter_weights[name]
 
-    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
-        """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
-        check_drafter(config, self.drafters)
-        check_calibrated(config, self.folder, self.drafters, self.dataset.unnorm_key)
-        drafter = make_drafter(
-            config.drafter.name,
-            config.drafter.settings_on(self.model.device.type),
-            {it.weights: partial(self.drafter_weights, it.weights)
-             for it in DRAFTERS.values() if it.weights},
-        )
-        rule = make_rule(config.rule.name, config.rule.settings)
+    def decoder(
+        self, config: DecoderConfig, guard: Guard | None = None
+    ) -> Decoder | AutoDecoder:
+        """
+        Return a decoder on these weights, with caches of its own; guard: None forbids no bin.
+
+        Of a decoder with candidates those without weights are left out.
+        """
+        members, missing = able(config, self.drafters)
+        for member in members:
+            check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
         target = Target(self.model)
+        decoders = {it.name: self._on(target, it, guard) for it in members}
+        return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
+
+    def _on(self, target: Target, config: DecoderConfig, guard: Guard | None) -> Decoder:
+        """Make a decoder of one drafter on a target."""
+        drafter, completion = self._drafter(config.drafter), NONE
+        if config.completion is not None:
+            completion = Predicted(config.completion, self._drafter(config.completion.drafter))
+        rule = make_rule(config.rule.name, config.rule.settings)
         return Decoder(target, drafter, Acceptance(
-            rule, guard, self.space, target, config.strict_above_risk))
+            rule, guard, self.space, target, config.strict_above_risk), completion)
+
+    def _drafter(self, component: Component) -> Drafter:
+        return make_drafter(
+            component.name,
+            component.settings_on(self.model.device.type),
+            {it.weights: partial(self.drafter_weights, it.weights)
+             for it in DRAFTERS.values() if it.weights})
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -176,6 +199,9 @@ class Policy:
         self.decoder_config = config
         self.guard = guard
         self._decoder = checkpoint.decoder(config, guard)
+        # The same decoder where the envelope of the next step could forbid something.
+        envelope = EnvelopeGuard(checkpoint.dataset.rotation, guard)
+        self._fenced = self._decoder.guarded(envelope)
         self._instruction: str | None = None
         self._situation = UNKNOWN
         if checkpoint.model.device.type == 'cuda':
@@ -186,7 +212,7 @@ class Policy:
         cls,
         checkpoint: str | Path | None = None,
         *,
-        decoder: str | Path | DecoderConfig = 'relaxed',
+        decoder: str | Path | DecoderConfig = 'auto_relaxed',
         drafter: str | Path | None = None,
         unnorm_key: str | None = None,
         device: str | torch.device = 'auto',
@@ -222,9 +248,11 @@ class Policy:
         config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
-        make_rule(config.rule.name, config.rule.settings)
+        for member in config.members:
+            make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
-            check_drafter(config, drafters)
+            check_given(source.drafters)
+            able(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
@@ -257,20 +285,23 @@ class Policy:
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
         shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
         lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
+        fenced = replace(UNKNOWN, limits=guard_numbers(
+            NO_LIMITS, self.checkpoint.bin_values, self.checkpoint.space.chunk))
         # Twice: should a cache grow on the way, what was captured before is captured again.
         for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
+            self._fenced.warm_up(ids, image, fenced)
         self.reset()
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
-        self._decoder.drafter.reset()
+        self._decoder.reset()
         self._instruction, self._situation = None, UNKNOWN
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None,
+        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -280,6 +311,8 @@ class Policy:
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set, or a clock that goes back.
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        limits: of the next control step, see ``safety.step_limits``: bins outside are neither
+        accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -289,10 +322,11 @@ class Policy:
             self.reset()
         self._instruction = instruction
         self._situation = replace(self._situation, stamp=stamp, position=position)
+        decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
-        tokens, trace = self._decoder.decode(prompt_ids, pixel_values, self._situation)
+        tokens, trace = decoder.decode(prompt_ids, pixel_values, situation)
         trace.stage_ms = {
             'preprocess': 1e3 * (preprocessed - started),
             **trace.stage_ms,
@@ -300,13 +334,21 @@ class Policy:
             'total': 1e3 * (time.perf_counter() - started),
         }
         action = self._action(tokens, trace)
-        self._decoder.drafter.remember(tokens)
+        self._decoder.remember(tokens)
         self._situation = replace(
             self._situation, previous=tuple(action.si[-1].tolist()),
             steps=self._situation.steps + self.checkpoint.space.chunk,
             recent=(*self._situation.recent, *map(tuple, action.si.tolist()))[-_RECENT:],
             risk=trace.risk)
         return action
+
+    def _within(self, limits: StepLimits | None) -> tuple[Decoder | AutoDecoder, Situation]:
+        """Return a decoder that keeps to these limits, and the situation that tells it them."""
+        bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
+        if limits is None or not can_forbid(limits, bins, chunk):
+            return self._decoder, self._situation
+        return self._fenced, replace(
+            self._situation, limits=guard_numbers(limits, bins, chunk))
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
@@ -347,6 +389,19 @@ def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.flo
     closed, opened = dataset.gripper_closed, dataset.gripper_open
     si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
     return si
+
+
+def bin_values(
+    statistics: ActionStatistics, dataset: DatasetConfig, tokenizer: ActionTokenizer
+) -> BinValues:
+    """What the bins of translation and rotation mean, as ``Action.si`` has them."""
+    ids = np.arange(tokenizer.last_id, tokenizer.first_id, -1)  # of the two lowest only one
+    normalized = tokenizer.decode(ids)[:, None].repeat(_SI_DIMENSIONS, 1)
+    values = statistics.unnormalize(normalized)
+    return BinValues.of(
+        np.concatenate((values[:, :3] * np.float32(dataset.translation_scale_m),
+                        values[:, 3:6] * np.float32(dataset.rotation_scale_rad)), axis=1),
+        dataset.rotation)
 
 
 def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparation:

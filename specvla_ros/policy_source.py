@@ -36,7 +36,7 @@ class PolicySource:
     dtype: str | None = None
     quantization: str = 'none'
     chunk: int = 1
-    decoder: str | Path | DecoderConfig = 'relaxed'
+    decoder: str | Path | DecoderConfig = 'auto_relaxed'
 
     @classmethod
     def take(cls, content: dict[str, Any]) -> PolicySource:

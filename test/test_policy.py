@@ -20,6 +20,7 @@ from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import bin_si, Checkpoint, Policy, to_si
+from specvla_ros.safety import fit, SafetySettings, step_limits
 from specvla_ros.situation import Situation
 
 WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]
@@ -144,7 +145,7 @@ class CountingRunner(GraphRunner):
         return replay, outputs
 
 
-@pytest.mark.parametrize('decoder', ['ar', 'strict', 'history'])
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'history', 'auto'])
 @pytest.mark.parametrize('instruction', ['take action', INSTRUCTION, 8 * 'pick up the milk '])
 def test_no_prompt_of_a_usual_length_is_captured_while_acting(
     policy, decoder, instruction, monkeypatch,
@@ -235,11 +236,15 @@ def test_an_action_that_is_refused_is_not_remembered(policy, monkeypatch):
     assert not guessed_by_history(policy, 0)
 
 
-def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(policy):
-    assert policy.decoder_config == load_preset('relaxed')
+def test_the_default_decoder_is_auto_relaxed_with_the_drafters_in_the_checkpoint(policy):
+    assert policy.decoder_config == load_preset('auto_relaxed')
     assert policy.dataset == load_dataset(KEY)
-    trace = policy.act(fake_frame(), INSTRUCTION).trace
-    assert trace.drafted > 0
+    traces = [policy.act(fake_frame(), INSTRUCTION).trace for _ in range(10)]
+    assert traces[0].decoder == 'ar' and sum(trace.drafted for trace in traces) > 0
+    assert {'ar', 'history_relaxed'} <= {trace.decoder for trace in traces}
+    # The tiny checkpoint has no glance.
+    assert '; glance_relaxed left out: decoder glance_relaxed drafts with' in traces[-1].reason
+    trace = traces[-1]
     assert list(trace.stage_ms) == ['preprocess', 'vision', 'prefill', 'draft', 'verify', 'total']
     parts = sum(ms for stage, ms in trace.stage_ms.items() if stage != 'total')
     assert 0 < parts <= trace.stage_ms['total']
@@ -343,17 +348,61 @@ class Low:
         return (lower ^ ~state[1].isnan()).expand(len(said), -1)
 
 
-@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid'])
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid', 'auto'])
 def test_a_guard_holds_under_every_decoder(folder, policy, decoder):
     guarded = Policy(policy.checkpoint, load_preset('ar'), Low()).with_decoder(decoder)
     for seed in range(3):
         low = guarded.act(fake_frame(seed), INSTRUCTION)
         assert low.normalized.max() <= 0
         assert guarded.act(fake_frame(seed), INSTRUCTION, None, (0, 0, 0)).normalized.min() >= 0
-        if decoder == 'strict':
+        if decoder in ('strict', 'auto'):
             ar = guarded.with_decoder('ar').act(fake_frame(seed), INSTRUCTION)
             assert low.tokens == ar.tokens
     assert Policy.load(folder, decoder=decoder, device='cpu', guard=Low()).guard == Low()
+
+
+@pytest.mark.parametrize('chunk', [1, 2])
+def test_within_limits_no_decoder_says_an_action_outside_and_strict_says_what_ar_does(
+    policy, chunk
+):
+    checkpoint = Checkpoint(policy.checkpoint.model, drafters=policy.checkpoint.drafters,
+                            chunk=chunk)
+    arm = replace(SafetySettings.read('safety_arm'), acceleration_m_s2=4.0)
+    knows = {'position_m': (0.5, 0.399, 0.3), 'previous': np.full(7, 0.005)}
+    limits, forbidden = step_limits(arm, 0.05, **knows), 0
+    for seed in range(3):
+        said = {}
+        for decoder in ('ar', 'strict', 'history', 'hybrid', 'relaxed', 'hybrid_relaxed'):
+            it = Policy(checkpoint, load_preset(decoder))
+            for _ in range(2):  # the second time some remember
+                action = it.act(fake_frame(seed), INSTRUCTION, limits=limits)
+            assert fit(action.si, arm, 0.05, **knows).limited_by == ()
+            said[decoder] = action.tokens
+            forbidden += action.trace.forbidden
+        assert said['ar'] == said['strict'] == said['history'] == said['hybrid']
+    assert forbidden
+
+
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid_relaxed'])
+def test_where_nothing_was_forbidden_limits_change_nothing(policy, decoder):
+    alone, within = policy.with_decoder(decoder), policy.with_decoder(decoder)
+    low, high = (replace(SafetySettings.read('safety_arm'), **{
+        'step_translation_m': most, 'speed_m_s': 9.0, 'acceleration_m_s2': 900.0,
+        'step_rotation_rad': 9.0, 'turn_rate_rad_s': 99.0, 'turn_acceleration_rad_s2': 9e3,
+    }) for most in (0.03, 0.06))
+    counts = set()
+    for seed, settings in enumerate((low, high) * 4):
+        limits = step_limits(settings, 0.05)
+        alone.reset(), within.reset()
+        free = alone.act(fake_frame(seed), INSTRUCTION)
+        action = within.act(fake_frame(seed), INSTRUCTION, limits=limits)
+        counts.add(action.trace.forbidden > 0)
+        fits = not fit(free.si, settings, 0.05).limited_by
+        if decoder in ('ar', 'strict'):
+            assert (action.tokens == free.tokens) == fits == (not action.trace.forbidden)
+        elif fits and not action.trace.forbidden:
+            assert action.tokens == free.tokens
+    assert counts == {True, False}
 
 
 def test_a_chunk_is_several_steps(folder):
@@ -437,7 +486,7 @@ def test_an_action_that_is_not_finite_is_refused():
     ('options', 'error', 'message'),
     [
         ({'decoder': 'fast'}, ValueError, "decoder is 'fast', must be one of"),
-        ({'drafter': 'nowhere'}, ValueError, 'decoder relaxed drafts with eagle, but .* nowhere'),
+        ({'drafter': 'nowhere'}, FileNotFoundError, 'drafter folder nowhere does not exist'),
         ({'unnorm_key': 'bridge'}, ValueError, "unnorm_key is 'bridge', must be one of"),
         ({'device': 'tpu9000'}, ValueError, "device is 'tpu9000', must be 'auto', 'cpu' or"),
         ({'dtype': 'int8'}, ValueError, r"dtype is 'int8', must be one of \['float32', 'bf"),
@@ -464,11 +513,14 @@ def test_cuda_where_there_is_none(folder):
     assert Policy.load(folder, device='auto').checkpoint.model.device.type == 'cpu'
 
 
-def test_without_a_drafter_folder_only_eagle_is_refused():
+def test_without_a_drafter_folder_only_eagle_is_refused_and_auto_does_without():
     policy = Policy(Checkpoint(small_model().eval()), load_preset('ar'))
     policy.act(fake_frame(), INSTRUCTION)
     with pytest.raises(ValueError, match='no drafter folder; give one, or use the decoder ar'):
         policy.with_decoder('relaxed')
+    auto = policy.with_decoder('auto')
+    taken = {auto.act(fake_frame(), INSTRUCTION).trace.decoder for _ in range(10)}
+    assert {'ar', 'history'} <= taken <= {'ar', 'history', 'jacobi'}
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', torch.float32])
@@ -596,7 +648,7 @@ def test_a_sixth_drafter_and_a_fifth_rule_are_a_file_each(folder, tmp_path, own)
 
 @pytest.mark.parametrize(('preset', 'message'), [
     ('drafter: {name: seventh}\nrule: {name: strict}',
-     r"drafter is 'seventh', must be one of \['eagle', 'glance', 'history', 'jacobi', 'none', 's"),
+     r"drafter is 'seventh', must be one of \['eagle', 'glance', .*, 'sixth'"),
     ('drafter: {name: none}\nrule: {name: sixth}',
      r"rule is 'sixth', must be one of \['bins', 'confidence', 'dynamic', 'fifth', 'phase', 's"),
     ('drafter: {name: none}\nrule: {name: fifth, r: 3}', 'rule fifth has no setting r; it has mm'),

@@ -41,6 +41,7 @@ def action_message(
                            f'{dataset.unnorm_key} in the checkpoint')
     normalized = np.asarray(action.normalized, dtype=np.float32)[steps]
     token_ids = np.reshape(action.tokens, (len(action.si), -1))[steps]
+    bins_off = np.reshape(np.array(action.trace.bins_off, object), (len(action.si), -1))[steps]
     return ActionDelta(
         header=Header(frame_id=dataset.frame_id),
         image_stamp=image_stamp,
@@ -52,6 +53,7 @@ def action_message(
         normalized=array.array('f', normalized.ravel().tolist()),
         token_ids=array.array('I', token_ids.ravel().tolist()),
         limited=limited_to is not None,
+        unverified=bool((bins_off == None).any()),  # noqa: E711 (of each element)
     )
 
 
@@ -92,13 +94,14 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
     Times the trace doesn't have are NaN.
     """
     lengths = [int(length) for length in trace.acceptance_lengths]
+    taken = config.member(trace.decoder)  # of a decoder that had a choice, the one it took
     report = DecodeReport(
         image_stamp=action.image_stamp,
         sequence=action.sequence,
         decoder=config.name,
-        drafter=config.drafter.name,
-        rule=config.rule.name,
-        threshold=(float(config.threshold) if 'r' in config.rule.settings
+        drafter=taken.drafter.name,
+        rule=taken.rule.name,
+        threshold=(float(taken.threshold) if 'r' in taken.rule.settings
                    else DecodeReport.NO_THRESHOLD),
         target_passes=trace.target_passes,
         drafted=trace.drafted,

@@ -28,7 +28,7 @@ class FakePolicy:
         self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))
@@ -47,7 +47,7 @@ class FakePolicy:
             stage_ms={'preprocess': 1.0, 'vision': 2.0, 'prefill': 3.0, 'draft': 4.0,
                       'verify': 5.0},
             origins=['chosen', *['accepted'] * 6], bins_off=[0, 2, 0, 1, 0, 0, 0],
-            si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, reason='', risk=0.25)
+            si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, decoder='', reason='', risk=0.25)
         return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
 
     def with_decoder(self, config):

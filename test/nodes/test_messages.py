@@ -24,7 +24,19 @@ STAMP = Time(sec=5, nanosec=6)
 def make_action(chunk=1, **changes):
     si = np.arange(chunk * 7, dtype=np.float32).reshape(chunk, 7) / 8
     tokens = tuple(range(31744, 31744 + chunk * 7))
-    return SimpleNamespace(**{'si': si, 'normalized': si / 2, 'tokens': tokens, **changes})
+    trace = SimpleNamespace(bins_off=[0] * len(tokens))
+    return SimpleNamespace(
+        **{'si': si, 'normalized': si / 2, 'tokens': tokens, 'trace': trace, **changes})
+
+
+def test_an_action_says_of_its_own_steps_whether_the_target_verified_them():
+    action = make_action(3, trace=SimpleNamespace(bins_off=[0, 1] * 8 + [None] * 5))
+    data = load_dataset('libero_object')
+    said = [action_message(action, data, STAMP, 4, None, slice(step, step + 1)).unverified
+            for step in range(3)]
+    assert said == [False, False, True]
+    assert action_message(action, data, STAMP, 4).unverified
+    assert not action_message(make_action(3), data, STAMP, 4).unverified
 
 
 @pytest.mark.parametrize('chunk', [1, 3])
@@ -75,8 +87,8 @@ def make_trace(**changes):
         'target_passes': 3, 'drafted': 8, 'accepted': 4, 'acceptance_lengths': [4, 2],
         'sources': ['target', 'eagle'], 'stage_ms': {'vision': 2.0, 'draft': 0.0},
         'origins': ['chosen', 'accepted', 'unverified'], 'bins_off': [0, 3, None],
-        'si_off': [0.0, 0.0012, math.nan], 'risk': 0.25, 'forbidden': 1, 'reason': 'cheaper',
-        **changes})
+        'si_off': [0.0, 0.0012, math.nan], 'risk': 0.25, 'forbidden': 1, 'decoder': '',
+        'reason': 'cheaper', **changes})
 
 
 def test_a_report_goes_there_and_back():
@@ -92,6 +104,15 @@ def test_a_report_goes_there_and_back():
     assert stages['draft'] == 0
     assert stages['total'] == pytest.approx(500)
     assert not {'prefill', 'verify', 'preprocess'} & set(stages)
+
+
+def test_a_report_names_the_candidate_that_decoded_and_why():
+    trace, config = make_trace(decoder='ar', reason='ar 20.0'), load_preset('auto_relaxed')
+    report = report_message(trace, config, ActionDelta())
+    assert (report.decoder, report.drafter, report.rule) == ('auto_relaxed', 'none', 'strict')
+    assert (report.reason, report.threshold) == ('ar 20.0', DecodeReport.NO_THRESHOLD)
+    report = report_message(make_trace(decoder='history_relaxed'), config, ActionDelta())
+    assert (report.drafter, report.threshold) == ('velocity+history+jacobi', 9)
 
 
 def test_a_report_says_of_each_token_what_it_is_and_how_far_off():

@@ -15,6 +15,10 @@ _ROUNDING = 1e-9  # bins
 
 def check_family(config: DecoderConfig) -> None:
     """Raise SpecVLAError for a preset whose rule has no thresholds to scale."""
+    if config.candidates or config.completion is not None:
+        raise SpecVLAError(
+            f'--decoder {config.name}: give a preset of one drafter that leaves nothing '
+            'unverified, like tolerance')
     if config.rule.name not in THRESHOLDS or config.rule.by_device:
         raise SpecVLAError(
             f'--decoder {config.name}: its rule is {config.rule.name}, must be one of '

@@ -29,6 +29,7 @@ class Sample:
     :param place: (repeat, episode, frame) it belongs to
     :param turn: how many contestants had that frame before
     :param drafts: (drafted, accepted) of each pass of the target, the prefill first
+    :param taken: of a contestant with candidates the one that decoded; else empty
     """
 
     contestant: str
@@ -36,6 +37,7 @@ class Sample:
     turn: int
     record: ActionRecord
     drafts: tuple[tuple[int, int], ...]
+    taken: str = ''
 
 
 def contest(
@@ -81,4 +83,5 @@ def _sample(
 ) -> Sample:
     difference = None if reference is None else deviation(action, reference)
     record = ActionRecord.of(action.tokens, action.trace, difference)
-    return Sample(name, place, turn, record, tuple(action.trace.drafts))
+    return Sample(
+        name, place, turn, record, tuple(action.trace.drafts), action.trace.decoder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class DraftContext:
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
     situation: what the robot knows.
     last: the pass before; None before the prefill.
+    depths: levels a tree should have at most with 0, 1, … tokens known, [L]; None = no limit.
     """
 
     target: Target
@@ -51,6 +53,7 @@ class DraftContext:
     tokens: Sequence[int]
     situation: Situation = UNKNOWN
     last: LastPass | None = None
+    depths: Sequence[int] | None = None
 
     def after(self, tree: TokenTree, verified: Verified, accepted: Accepted) -> DraftContext:
         """Return what is known after a pass."""
@@ -59,12 +62,14 @@ class DraftContext:
     @property
     def max_depth(self) -> int:
         """
-        Levels a tree may have, L - known - 1.
+        Levels a tree may have, L - known - 1 or less where ``depths`` says so.
 
         The token after an accepted path is the target's bonus, so a draft of the action's last
         token could save nothing. 0 when one token is missing: verifying the root brings it.
         """
-        return self.space.length - len(self.tokens) - 1
+        known = len(self.tokens)
+        most = self.space.length - known - 1
+        return most if self.depths is None or most <= 0 else min(most, self.depths[known])
 
 
 class Drafter(ABC):
@@ -88,6 +93,14 @@ class Drafter(ABC):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess what follows the last known token."""
 
+    def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
+        """Return who of a relay takes part in this action: all, unless this one is a switch."""
+        return relay
+
+    def likeness(self, context: DraftContext) -> float:
+        """How like what it has seen before this is, at most 1; NaN = it can't say."""
+        return nan
+
     def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
         """Take in the L tokens of an action that the target verified and the robot may do."""
 
@@ -100,12 +113,14 @@ class DrafterSettings(Protocol):
     What a preset says of a drafter.
 
     weights: name of the folder of its weights, see ``drafter_folders``; None = it has none.
+    may_lack_weights: whether it can do without: then ``read`` is asked with None for the folder.
     """
 
     weights: ClassVar[str | None]
+    may_lack_weights: ClassVar[bool] = False
 
     @staticmethod
-    def read(folder: Path, target: OpenVLA) -> Any:
+    def read(folder: Path | None, target: OpenVLA) -> Any:
         """Read weights for a target; asked only if there are some, once for all decoders."""
 
     def drafter(self, weights: Any) -> Drafter:

@@ -52,13 +52,16 @@ class Held(Motion):
         return steps[-1]
 
 
-class HistoryDrafter(Drafter):
-    """Guess a whole action as one chain, from what the last ones say by a ``Motion``."""
+class PredictingDrafter(Drafter):
+    """
+    Guess a whole action as one chain, predicted from the actions before it.
 
-    def __init__(self, motion: Motion) -> None:
-        self.motion = motion
-        self._tokens: tuple[int, ...] = ()
-        self._ahead: list[int] = []
+    source: the name its guesses carry.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._ahead: list[int] | None = None  # of the next action; None = not predicted yet
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess the action from its first token on; nothing before the first action."""
@@ -66,15 +69,36 @@ class HistoryDrafter(Drafter):
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess the tokens after those known, whatever these are."""
-        if not self._tokens:
-            return TokenTree.empty()
-        if not self._ahead:
-            self._ahead = self._predict(context.space)
+        if self._ahead is None:
+            self._ahead = self.predict(context.space)
         known = len(context.tokens)
-        return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
+        return TokenTree.chain(self._ahead[known : known + context.max_depth], self.source)
 
-    def _predict(self, space: ActionSpace) -> list[int]:
+    @abstractmethod
+    def predict(self, space: ActionSpace) -> list[int]:
+        """Return the tokens of the action after those remembered, [L]; none if there are none."""
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in an action, [L] tokens: what was predicted is over."""
+        self._ahead = None
+
+    def reset(self) -> None:
+        """Forget all actions."""
+        self._ahead = None
+
+
+class HistoryDrafter(PredictingDrafter):
+    """Predict from the last steps by a ``Motion``."""
+
+    def __init__(self, motion: Motion) -> None:
+        super().__init__(motion.name)
+        self.motion = motion
+        self._tokens: tuple[int, ...] = ()
+
+    def predict(self, space: ActionSpace) -> list[int]:
         """Return the tokens of the action that follows those remembered, [L]."""
+        if not self._tokens:
+            return []
         steps = np.array(self._tokens).reshape(-1, space.action_dim)[-_STEPS:]
         return np.concatenate(
             [self.motion.ahead(steps, count, space) for count in range(1, space.chunk + 1)]
@@ -82,10 +106,10 @@ class HistoryDrafter(Drafter):
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens; two of them hold two control steps at least."""
+        super().remember(tokens)
         self._tokens = (*self._tokens[-len(tokens) :], *tokens)
-        self._ahead = []
 
     def reset(self) -> None:
         """Forget all actions."""
+        super().reset()
         self._tokens = ()
-        self._ahead = []

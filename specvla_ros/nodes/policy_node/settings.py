@@ -12,14 +12,14 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety import SafetySettings, StepLimits
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
               reloadable=True),
     Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
               '`drafters` folder', reloadable=True),
-    Parameter('decoder', 'relaxed', 'preset (ar, strict, relaxed or another in config/decoders) '
+    Parameter('decoder', 'auto_relaxed', 'preset (auto, ar or another in config/decoders) '
               'or path of a YAML file; a change takes effect between two actions',
               changeable=True),
     Parameter('threshold', 0, "how far an accepted draft may lie from the target's own choice; "
@@ -44,6 +44,9 @@ TOPIC_PARAMETERS = (
     Parameter('safety', 'safety', 'envelope of the actions: safety, safety_arm (files of config/) '
               'or path of a YAML file; a change holds for all that is published after it',
               changeable=True),
+    Parameter('guard', True, 'true: the decoder chooses among the bins that the safety envelope '
+              'holds, and says how often it had to; false: the envelope only shortens what was '
+              'chosen', reloadable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
     Parameter('fallback_above_risk', 1.0, 'an action whose risk is more is not published, as if '
@@ -95,8 +98,15 @@ class ActingPolicy(Protocol):
     decoder_config: DecoderConfig
     dataset: DatasetConfig
 
-    def act(self, image: np.ndarray, instruction: str, stamp: float | None = None) -> Any:
-        """Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s."""
+    def act(
+        self, image: np.ndarray, instruction: str, stamp: float | None = None,
+        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+    ) -> Any:
+        """
+        Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
+
+        position: of the end effector, m. limits: of the next control step.
+        """
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':
         """Return the same weights under another decoder."""
@@ -136,19 +146,19 @@ class PolicySettings:
         """
         config = load_preset(self.decoder)
         if self.strict_above_risk:
-            config = replace(config, strict_above_risk=self.strict_above_risk)
+            config = config.with_risk(self.strict_above_risk)
         if not self.threshold:
             return config
-        if config.rule.name != 'bins':
+        if config.is_strict or config.rule.name != 'bins':
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
-        if config.calibrated:
+        if any(member.calibrated for member in config.members):
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the decoder {config.name} is calibrated: its '
                 'promise holds for its own threshold; set it to 0')
         settings = {**config.rule.settings, 'r': self.threshold}
-        return replace(config, rule=Component('bins', settings, config.rule.by_device))
+        return config.with_rule(Component('bins', settings, config.rule.by_device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,7 @@ class TopicSettings:
     """The parameters that say what comes in and goes out while the node is active."""
 
     safety: str
+    guard: bool
     max_image_age: float
     fallback_above_risk: float
     pacing: str

@@ -7,6 +7,7 @@ import numpy as np
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node.newest import Job
+from specvla_ros.safety import StepLimits
 
 
 class StaleImage(SpecVLAError):
@@ -33,7 +34,8 @@ class Task:
 
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
-    `Pilot`'s clock.
+    `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
+    envelope leaves of the next control step.
     """
 
     job: Job
@@ -41,6 +43,8 @@ class Task:
     least_age: float
     taken: float
     begun: float
+    position: tuple[float, float, float] | None
+    limits: StepLimits
 
     @property
     def sight(self) -> Sight:

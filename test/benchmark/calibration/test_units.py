@@ -75,6 +75,12 @@ def test_a_scale_multiplies_thresholds_and_nothing_else(name, at_half, at_nothin
     assert {**half.rule.settings, **thresholds(base)} == {**base.rule.settings, **thresholds(base)}
 
 
+@pytest.mark.parametrize('name', ['auto', 'auto_relaxed'])
+def test_a_choice_of_decoders_is_refused(name):
+    with pytest.raises(ValueError, match='give a preset of one drafter'):
+        check_family(load_preset(name))
+
+
 @pytest.mark.parametrize('name', ['ar', 'dynamic', 'sequence'])
 def test_a_rule_without_such_thresholds_is_refused(name):
     with pytest.raises(ValueError, match='must be one of tolerance, bins'):

@@ -21,7 +21,7 @@ class Policy:
     def __init__(self, si):
         self.si, self.calls = si, []
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
         assert (image.dtype, image.shape[2]) == (np.uint8, 3)
         self.calls.append('act')
         return SimpleNamespace(si=self.si)
@@ -63,3 +63,20 @@ def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
     with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
         load_policy(settings)
+
+
+def test_the_risk_holds_for_all_candidates():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    config = pick(PolicySettings, defaults | {'strict_above_risk': 0.4}).decoder_config
+    assert {it.strict_above_risk for it in (config, *config.members)} == {0.4}
+
+
+def test_a_threshold_holds_for_the_candidates_that_have_one():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    assert defaults['decoder'] == 'auto_relaxed'
+    config = pick(PolicySettings, defaults | {'threshold': 4}).decoder_config
+    assert {it.name: it.threshold for it in config.members} == {
+        'ar': 0, 'glance_relaxed': 4, 'history_relaxed': 4, 'hybrid_relaxed': 4}
+    settings = pick(PolicySettings, defaults | {'decoder': 'auto', 'threshold': 4})
+    with pytest.raises(SpecVLAError, match='rule strict of the decoder auto has none'):
+        settings.decoder_config  # noqa: B018
