@@ -6,20 +6,20 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from specvla_ros.benchmark import files
-from specvla_ros.benchmark.records import EpisodeLog
+from specvla_ros.benchmark.records import RecordLog
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
 
+L = TypeVar('L', bound=RecordLog)
 EPISODES = 'episodes.jsonl'  # what is finished, a line each
 
 
 @contextlib.contextmanager
-def open_run(folder: Path, identity: dict[str, Any], kind: type[EpisodeLog]
-             ) -> Iterator[EpisodeLog]:
+def open_run(folder: Path, identity: dict[str, Any], kind: type[L]) -> Iterator[L]:
     """
     Make the run's folder, or take up the one that is there, and keep other processes out of it.
 
@@ -65,7 +65,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _log_of(folder: Path, identity: dict[str, Any], kind: type[EpisodeLog]) -> EpisodeLog:
+def _log_of(folder: Path, identity: dict[str, Any], kind: type[L]) -> L:
     """Return the episodes a folder holds: of this very run, or none at all."""
     path, episodes = folder / 'run.json', folder / EPISODES
     if not path.exists() and any(found for found in folder.iterdir()

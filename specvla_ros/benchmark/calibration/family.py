@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from specvla_ros.configuration import Component, DecoderConfig
 from specvla_ros.errors import SpecVLAError
 
 # By rule, the settings that a scale multiplies; `gripper` is a share of a way.
-THRESHOLDS = {'tolerance': {'mm': 2.0, 'deg': 0.5, 'gripper': 0.0}, 'bins': {'r': 9}}
+THRESHOLDS: dict[str, dict[str, float]] = {
+    'tolerance': {'mm': 2.0, 'deg': 0.5, 'gripper': 0.0}, 'bins': {'r': 9}}
 _ROUNDING = 1e-9  # bins
 
 
@@ -27,7 +29,8 @@ def check_family(config: DecoderConfig) -> None:
 
 def thresholds(config: DecoderConfig) -> dict[str, float]:
     """Return the thresholds of a preset: mm, degrees, share of the gripper's way; or bins."""
-    return {name: config.rule.settings.get(name, default)
+    found: Mapping[str, Any] = config.rule.settings  # numbers: `make_rule` has seen to that
+    return {name: found.get(name, default)
             for name, default in THRESHOLDS[config.rule.name].items()}
 
 

@@ -103,7 +103,7 @@ class CalibrateArgs(PolicyArgs):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked calibration; bags: [] = LIBERO."""
+    """A checked calibration."""
 
     args: CalibrateArgs
     base: DecoderConfig
@@ -135,11 +135,14 @@ def make_plan(
     """
     base = _check(args)
     keys = preflight.check_policy(args, [base])
+    source: Source
+    places: dict[str, Any]
     if args.bag:
         unnorm_key = preflight.check_key(keys, args.unnorm_key)
-        source: Source = Recordings(_read_bags(args))
+        bags = _read_bags(args)
+        source = Recordings(bags)
         check_enough(args, len(source.names))
-        places = {'bags': [bag.sha256 for bag in source.bags], 'image_topic': args.image_topic,
+        places = {'bags': [bag.sha256 for bag in bags], 'image_topic': args.image_topic,
                   'instruction_topic': args.instruction_topic, 'instruction': args.instruction}
     else:
         tasks = checks.check_tasks(args.suite, args.tasks)

@@ -10,7 +10,7 @@ from typing import Literal, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.benchmark.records import EpisodeLog
+from specvla_ros.benchmark.records import RecordLog
 from specvla_ros.typed_files import typed, value_of
 
 if TYPE_CHECKING:  # heavy
@@ -89,7 +89,7 @@ class Unit:
         return unit
 
 
-class UnitLog(EpisodeLog):
+class UnitLog(RecordLog['Unit']):
     """The file measured units are appended to."""
 
     record = Unit
