@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from specvla_ros.benchmark import files
+from specvla_ros import files
 from specvla_ros.benchmark.records import RecordLog
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import read_json
@@ -23,8 +23,8 @@ def open_run(folder: Path, identity: dict[str, Any], kind: type[L]) -> Iterator[
     """
     Make the run's folder, or take up the one that is there, and keep other processes out of it.
 
-    A run in which no episode was finished leaves nothing that could stand in another one's way;
-    one that was refused leaves nothing at all.
+    A run without a finished episode leaves nothing that hinders the next one. A run that was
+    refused leaves nothing at all.
 
     :param identity: what must be the same for the run to be continued, by parts
     :param kind: of the log of what is finished
@@ -73,7 +73,7 @@ def _log_of(folder: Path, identity: dict[str, Any], kind: type[L]) -> L:
         raise SpecVLAError(f'--out {folder} is not empty and holds no evaluation or '
                            'calibration; give a new folder')
     log = kind(episodes)
-    if not log.episodes:  # of a start that failed: it stands in nobody's way
+    if not log.episodes:  # left by a start that failed: an empty log does no harm
         return log
     try:
         differences = _differences(read_json(path), identity)

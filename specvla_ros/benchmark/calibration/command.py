@@ -25,7 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from specvla_ros.benchmark import files, report, run_folder
+from specvla_ros import files
+from specvla_ros.benchmark import report, run_folder
 from specvla_ros.benchmark.calibration import control, family, preset, tables
 from specvla_ros.benchmark.calibration.plan import CalibrateArgs, make_plan, Plan
 from specvla_ros.benchmark.calibration.sources import Eyes
@@ -34,6 +35,7 @@ from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.progress import terminal_bar
 
 __all__ = ['CalibrateArgs', 'run']
 
@@ -170,7 +172,7 @@ def _check(plan: Plan, found: np.ndarray, console: Console) -> dict[str, Any]:
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('episodes'),
-                    TextColumn('{task.fields[frames]} frames,'), TimeElapsedColumn(),
-                    TextColumn('left'), TimeRemainingColumn(elapsed_when_finished=False),
-                    console=console, disable=not console.is_terminal)
+    return terminal_bar(
+        console, BarColumn(), MofNCompleteColumn(), TextColumn('episodes'),
+        TextColumn('{task.fields[frames]} frames,'), TimeElapsedColumn(), TextColumn('left'),
+        TimeRemainingColumn(), speed_estimate_period=600.0)

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.sources import (

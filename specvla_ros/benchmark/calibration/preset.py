@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from specvla_ros import __version__
-from specvla_ros.benchmark import files, run_folder
+from specvla_ros import __version__, files
+from specvla_ros.benchmark import run_folder
 from specvla_ros.benchmark.calibration import family
 from specvla_ros.benchmark.calibration.plan import Plan
 from specvla_ros.benchmark.calibration.units import Unit

@@ -1,4 +1,4 @@
-"""A checked evaluation: its arguments, what is played in which order, and where it is kept."""
+"""A checked evaluation: its arguments, the order of play, and the folder of the run."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, preflight, run_folder
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.benchmark.episodes.workers import Job
+from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 
@@ -52,7 +53,7 @@ class EvalArgs(PolicyArgs):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    A checked evaluation: what is played, with what, and where it is written.
+    A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite.
     """
@@ -68,7 +69,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """
-        Return what must be the same for a run to be continued.
+        Return the settings that must stay the same to continue a run.
 
         More or fewer trials of the same tasks are the same run.
         """
@@ -86,18 +87,18 @@ class Plan:
         """How many episodes there are in all, over all decoders."""
         return len(self.places()) * len(self.decoders)
 
-    def jobs(self, finished: Sequence[EpisodeRecord]) -> list[Job]:
-        """Return what is left to play. The order of the decoders rotates with the state."""
+    def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
+        """Return the matches that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        jobs = []
+        matches = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
             left = tuple(name for name in order if (*place, name) not in done)
             if left:
-                jobs.append(Job(*place, left))
-        return jobs
+                matches.append(Match(*place, left))
+        return matches
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
         """Return those of the episodes that belong to the plan."""
