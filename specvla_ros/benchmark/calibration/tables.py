@@ -56,7 +56,7 @@ def print_scales(document: dict[str, Any], console: Console) -> None:
              f'{promise["of"]}')
     table = Table(title=title,
                   title_justify='left', title_style='bold', header_style='bold')
-    for name in ('scale', 'thresholds', 'passes', 'mm off (max)', '° off (max)',
+    for name in ('scale', 'within', 'passes', 'mm off (max)', '° off (max)',
                  'off', 'counted', 'holds'):
         table.add_column(name, justify='right')
     for row in document['rows']:
