@@ -21,6 +21,7 @@ from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.bin_limits import BinValues, can_forbid
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import (
     Component,
     DatasetConfig,
@@ -88,6 +89,7 @@ class Checkpoint:
     drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
         first decoder needs them. None = there are none.
     chunk: control steps per action; None = as many as the checkpoint says, else one.
+    folder: of the target's files, by which a calibrated decoder is known; None = there is none.
     Raises ValueError if the key is unknown, the data set's actions are not of 7 dimensions, or the
     checkpoint says actions of another chunk.
     """
@@ -98,9 +100,11 @@ class Checkpoint:
         unnorm_key: str | None = None,
         drafters: Path | None = None,
         chunk: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.drafters = drafters
+        self.folder = folder
         self._drafter_weights: dict[str, object] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
@@ -122,7 +126,8 @@ class Checkpoint:
 
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
-        other = Checkpoint(self.model, unnorm_key, self.drafters, self.space.chunk)
+        other = Checkpoint(
+            self.model, unnorm_key, self.drafters, self.space.chunk, self.folder)
         other._drafter_weights = self._drafter_weights
         return other
 
@@ -142,6 +147,8 @@ class Checkpoint:
         Of a decoder with candidates those without weights are left out.
         """
         members, missing = able(config, self.drafters)
+        for member in members:
+            check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
         target = Target(self.model)
         decoders = {it.name: self._on(target, it, guard) for it in members}
         return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
@@ -256,7 +263,8 @@ class Policy:
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
-        return cls(Checkpoint(model, source.unnorm_key, drafters, source.chunk), config, guard)
+        return cls(Checkpoint(
+            model, source.unnorm_key, drafters, source.chunk, folder), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights and guard under another decoder."""

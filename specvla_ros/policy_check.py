@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.drafters import able, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
@@ -58,5 +59,6 @@ def check_policy(
         for member in decoder.members:
             make_rule(member.rule.name, member.rule.settings)
         for member in able(decoder, drafters)[0]:
+            check_calibrated(member, folder, drafters)
             make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)

@@ -153,6 +153,10 @@ class PolicySettings:
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
+        if any(member.calibrated for member in config.members):
+            raise SpecVLAError(
+                f'threshold is {self.threshold}, but the decoder {config.name} is calibrated: its '
+                'promise holds for its own threshold; set it to 0')
         settings = {**config.rule.settings, 'r': self.threshold}
         return config.with_rule(Component('bins', settings, config.rule.by_device))
 

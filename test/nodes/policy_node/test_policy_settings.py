@@ -53,6 +53,17 @@ def test_a_risk_that_is_given_is_the_decoders():
         assert settings.decoder_config.strict_above_risk == found
 
 
+def test_a_calibrated_preset_keeps_its_own_threshold(tmp_path):
+    path = tmp_path / 'mine.yaml'
+    path.write_text('drafter: {name: none}\nrule: {name: bins, r: 4}\n'
+                    'calibrated: {target: abc}\n')
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    given = defaults | {'decoder': str(path)}
+    assert pick(PolicySettings, given).decoder_config.threshold == 4
+    with pytest.raises(SpecVLAError, match='threshold is 9, but the decoder mine is calibrated'):
+        pick(PolicySettings, given | {'threshold': 9}).decoder_config  # noqa: B018
+
+
 def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     """OpenCV was built for another numpy, say."""
     class Broken(importlib.abc.MetaPathFinder):
