@@ -34,6 +34,7 @@ from specvla_ros.benchmark.calibration.units import losses, Unit, UnitLog
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.progress import terminal_bar
 
@@ -156,9 +157,7 @@ def _choose(plan: Plan, units: Sequence[Unit], found: np.ndarray, console: Conso
 
 
 def _weights(plan: Plan) -> dict[str, str]:
-    from specvla_ros.policy import DEFAULT_CHECKPOINT  # imports torch
-
-    folder = plan.args.checkpoint or DEFAULT_CHECKPOINT
+    folder = checkpoint_folder(plan.args.checkpoint)
     return identity(plan.base, folder, plan.args.drafter or beside(folder), plan.unnorm_key)
 
 
