@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
+from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.bin_limits import BinValues, can_forbid
 from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import (
@@ -31,7 +32,6 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
-from specvla_ros.decoding.auto import AutoDecoder
 from specvla_ros.decoding.completion import NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import able, Drafter, learned, make_drafter

@@ -18,14 +18,16 @@ LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safe
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'policy_source', 'embedded', 'files', 'progress', 'calibrated'}
 ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
-                   'decoding', 'openvla'}
+                   'auto', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'action_space': {'errors', 'openvla'},
     'decoding': LEAVES | {'action_space', 'openvla'},
     'bin_limits': {'safety'},
     'safety_guard': {'action_space', 'bin_limits', 'safety', 'decoding'},
-    'policy': LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'decoding', 'openvla'},
+    'auto': LEAVES | {'decoding'},
+    'policy': LEAVES | {'auto', 'action_space', 'bin_limits', 'safety_guard', 'decoding',
+                       'openvla'},
     'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero', 'bags'},

@@ -24,16 +24,16 @@ from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
-    DynamicTree,
     EagleDrafter,
-    Glance,
     GlanceDrafter,
+    GlanceSettings,
     HistoryDrafter,
     Jacobi,
     Kalman,
     NoDrafter,
     RelayDrafter,
     Retrieval,
+    TreeBudget,
 )
 from specvla_ros.decoding.drafters.action_memory import ActionMemory
 from specvla_ros.decoding.graphs import GraphRunner, Runner
@@ -186,7 +186,7 @@ def moved(module):
 
 
 def eagle(it):
-    return it.eagle(3, DynamicTree(3, 4, 12))
+    return it.eagle(3, TreeBudget(3, 4, 12))
 
 
 def eagle_there(it):
@@ -195,7 +195,7 @@ def eagle_there(it):
 
 
 def glance(it):
-    return it.glance(4, Glance(within=3, branches=2))
+    return it.glance(4, GlanceSettings(within=3, branches=2))
 
 
 def glance_there(it):

@@ -30,15 +30,15 @@ from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
     Drafter,
-    DynamicTree,
     EagleConfig,
     EagleDrafter,
     EagleHead,
-    Glance,
     GlanceConfig,
     GlanceDrafter,
     GlanceHead,
+    GlanceSettings,
     NoDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.strict import Strict
@@ -274,12 +274,12 @@ class Lab:
     def ar(self, guard: Guard | None = None) -> list[int]:
         return self.decode(NoDrafter(), Strict(), 'plain', guard)[0]
 
-    def eagle(self, seed: int, budget: DynamicTree) -> EagleDrafter:
+    def eagle(self, seed: int, budget: TreeBudget) -> EagleDrafter:
         return EagleDrafter(eagle_head(self.model, seed), budget)
 
-    def glance(self, seed: int, settings: Glance | None = None) -> GlanceDrafter:
+    def glance(self, seed: int, settings: GlanceSettings | None = None) -> GlanceDrafter:
         head = glance_head(self.model, seed, self.space.length)
-        return GlanceDrafter(head, settings or Glance())
+        return GlanceDrafter(head, settings or GlanceSettings())
 
     def guesser(self, seed: int) -> Guesser:
         return Guesser(self.ar(), seed)

@@ -9,7 +9,7 @@ import torch
 
 from specvla_ros.configuration import CompletionConfig, Component, load_preset, preset_names
 from specvla_ros.decoding.completion import Predicted
-from specvla_ros.decoding.drafters import DynamicTree, Held, HistoryDrafter, NoDrafter
+from specvla_ros.decoding.drafters import Held, HistoryDrafter, NoDrafter, TreeBudget
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.errors import SpecVLAError
@@ -120,4 +120,4 @@ def test_what_a_completion_can_not_be(tmp_path, entry, message):
 def test_a_drafter_that_waits_for_a_pass_can_not_complete(lab):
     it = lab(0, 7, 1)
     with pytest.raises(SpecVLAError, match='predicts nothing alone before a pass; take one'):
-        Predicted(CompletionConfig(Component('eagle')), it.eagle(0, DynamicTree(2, 2, 4)))
+        Predicted(CompletionConfig(Component('eagle')), it.eagle(0, TreeBudget(2, 2, 4)))

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from specvla_ros.decoding.drafters import DynamicTree, EagleDrafter, NoDrafter
+from specvla_ros.decoding.drafters import EagleDrafter, NoDrafter, TreeBudget
 from specvla_ros.decoding.graphs import CudaGraphs, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -27,7 +27,7 @@ def it(lab):
 
 def eagle(it):
     """Return a drafter on the GPU; its cache is made where its weights are."""
-    drafter = it.eagle(3, DynamicTree(3, 4, 12))
+    drafter = it.eagle(3, TreeBudget(3, 4, 12))
     return EagleDrafter(drafter.head.cuda(), drafter.budget)
 
 
@@ -93,7 +93,7 @@ def test_nothing_is_captured_after_the_warm_up_not_even_where_the_cache_has_grow
 def in_bfloat16(it, lab):
     """Return a decoder as a 7B has it."""
     it.model = lab.new_model(0).to('cuda', torch.bfloat16)
-    drafter = it.eagle(3, DynamicTree(3, 4, 12))
+    drafter = it.eagle(3, TreeBudget(3, 4, 12))
     drafter = EagleDrafter(drafter.head.to('cuda', torch.bfloat16), drafter.budget)
     return it.decoder(drafter, Bins(9))
 

@@ -10,13 +10,13 @@ from torch.overrides import TorchFunctionMode
 
 from specvla_ros.benchmark.latency.random_weights import ReplayedRule
 from specvla_ros.decoding.drafters import (
-    DynamicTree,
-    Glance,
+    GlanceSettings,
     Held,
     HistoryDrafter,
     Jacobi,
     NoDrafter,
     RelayDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -24,7 +24,7 @@ from specvla_ros.decoding.rules.strict import Strict
 seeds = st.integers(0, 2**20)
 layouts = st.tuples(st.integers(1, 8), st.integers(1, 3))
 budgets = st.builds(
-    DynamicTree, top_k=st.integers(1, 5), depth=st.integers(1, 6), max_nodes=st.integers(2, 20)
+    TreeBudget, top_k=st.integers(1, 5), depth=st.integers(1, 6), max_nodes=st.integers(2, 20)
 )
 
 
@@ -132,7 +132,7 @@ def test_every_token_is_within_r_of_the_targets_own_choice(data, seed, r, exact,
 
 def test_one_decoder_decodes_one_action_after_another(lab):
     it, other = lab(0, 7, 1), lab(1, 7, 1)
-    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Strict())
+    decoder = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), Strict())
     prompts = [it.prompt, other.prompt, it.prompt]
     tokens = [decoder.decode(*prompt)[0] for prompt in prompts]
     assert tokens[0] == tokens[2] == it.ar()
@@ -141,7 +141,7 @@ def test_one_decoder_decodes_one_action_after_another(lab):
 
 def test_stage_times_are_those_of_the_stages_there_were(lab):
     it = lab(0, 7, 1)
-    _, trace = it.decode(it.eagle(3, DynamicTree(2, 3, 5)), Strict())
+    _, trace = it.decode(it.eagle(3, TreeBudget(2, 3, 5)), Strict())
     assert set(trace.stage_ms) == {'vision', 'prefill', 'draft', 'verify'}
     assert all(milliseconds > 0 for milliseconds in trace.stage_ms.values())
 
@@ -171,8 +171,8 @@ class HostCopies(TorchFunctionMode):
 
 @pytest.mark.parametrize('runner', ['plain', 'graphs'])
 @pytest.mark.parametrize('make', [
-    lambda it: it.eagle(3, DynamicTree(3, 5, 12)), lambda it: Jacobi().drafter(None),
-    lambda it: RelayDrafter([it.glance(3, Glance(branches=3)), Jacobi().drafter(None)]),
+    lambda it: it.eagle(3, TreeBudget(3, 5, 12)), lambda it: Jacobi().drafter(None),
+    lambda it: RelayDrafter([it.glance(3, GlanceSettings(branches=3)), Jacobi().drafter(None)]),
 ], ids=['eagle', 'jacobi', 'glance+jacobi'])
 def test_the_host_waits_once_a_pass(make, runner, lab):
     it = lab(0, 7, 1)
@@ -190,7 +190,7 @@ def test_the_host_waits_once_a_pass(make, runner, lab):
 def test_decoding_by_graphs_is_decoding(data, seed, drafter, lab):
     it = data.draw(labs(lab))
     make = {
-        'eagle': lambda: it.eagle(seed, DynamicTree(3, 4, 12)),
+        'eagle': lambda: it.eagle(seed, TreeBudget(3, 4, 12)),
         'guesser': lambda: it.guesser(seed), 'none': NoDrafter,
     }[drafter]
     for rule in (Strict(), Bins(9)):
@@ -219,14 +219,14 @@ def test_a_replayed_acceptance_is_drawn_anew_in_a_graph(lab):
 
     def drafts(runner):
         rule = ReplayedRule((0.25, 0.25, 0.25, 0.25), seed=3)
-        decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), rule, runner)
+        decoder = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), rule, runner)
         return [decoder.decode(*it.prompt)[1].drafts for _ in range(6)]
 
     assert drafts('graphs') == drafts('plain')
     assert len({str(drafts) for drafts in drafts('graphs')}) > 3
 
 
-@pytest.mark.parametrize('budget', [DynamicTree(3, 5, 12), DynamicTree(8, 4, 50)])
+@pytest.mark.parametrize('budget', [TreeBudget(3, 5, 12), TreeBudget(8, 4, 50)])
 def test_nothing_is_captured_after_the_warm_up(budget, lab):
     it = lab(0, 7, 1)
     right = it.ar()
@@ -249,7 +249,7 @@ def test_nothing_is_captured_after_the_warm_up(budget, lab):
 @pytest.mark.parametrize('runner', ['plain', 'graphs'])
 def test_an_action_that_was_not_finite_leaves_nothing_behind(runner, lab):
     it = lab(0, 7, 1)
-    eagle = it.eagle(3, DynamicTree(3, 5, 12))
+    eagle = it.eagle(3, TreeBudget(3, 5, 12))
     own, relay = Jacobi().drafter(None), RelayDrafter([HistoryDrafter(Held()), eagle])
     for drafter in (NoDrafter(), eagle, relay, own):
         decoder = it.decoder(drafter, Strict(), runner)
@@ -263,7 +263,7 @@ def test_an_action_that_was_not_finite_leaves_nothing_behind(runner, lab):
 
 def test_the_cache_is_allocated_once(lab):
     it = lab(0, 7, 1)
-    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), Strict())
+    decoder = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), Strict())
     decoder.decode(*it.prompt)
     caches = decoder.target.cache, decoder.drafter._cache
     before = [cache.storage.data_ptr() for cache in caches]

@@ -9,13 +9,13 @@ import torch
 
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
-    DynamicTree,
-    Glance,
+    GlanceSettings,
     Held,
     HistoryDrafter,
     Jacobi,
     NoDrafter,
     RelayDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -83,13 +83,13 @@ def remembering(drafter, it, seed):
 DRAFTERS = {
     'none': lambda it, seed: NoDrafter(),
     'guesser': lambda it, seed: it.guesser(seed),
-    'eagle': lambda it, seed: it.eagle(seed, DynamicTree(3, 4, 12)),
-    'glance': lambda it, seed: it.glance(seed, Glance(within=3, branches=2)),
+    'eagle': lambda it, seed: it.eagle(seed, TreeBudget(3, 4, 12)),
+    'glance': lambda it, seed: it.glance(seed, GlanceSettings(within=3, branches=2)),
     'history': lambda it, seed: remembering(HistoryDrafter(Held()), it, seed),
     'velocity': lambda it, seed: remembering(HistoryDrafter(ConstantVelocity()), it, seed),
     'jacobi': lambda it, seed: remembering(Jacobi().drafter(None), it, seed),
     'relay': lambda it, seed: RelayDrafter(
-        [it.guesser(seed), it.eagle(seed, DynamicTree(2, 3, 8))]),
+        [it.guesser(seed), it.eagle(seed, TreeBudget(2, 3, 8))]),
 }
 seeds, kinds = st.integers(0, 2**20), st.sampled_from(sorted(DRAFTERS))
 spaces = st.tuples(st.integers(1, 7), st.integers(1, 2))
@@ -164,7 +164,7 @@ class ByStep:
 def test_a_rule_that_changes_with_every_action_captures_nothing_after_the_warm_up(guard, lab):
     it = lab(0, 7, 1)
     right = it.ar()
-    decoder = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), ByStep(), 'graphs', guard)
+    decoder = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), ByStep(), 'graphs', guard)
     for prompt in 2 * (it.longer_prompt, it.prompt):  # as Policy.warm_up; no position is known
         decoder.warm_up(*prompt)
     captures = decoder.target.runner.captures
@@ -172,7 +172,7 @@ def test_a_rule_that_changes_with_every_action_captures_nothing_after_the_warm_u
     for steps in (0, 40, 55):
         situation = Situation(position=(0.0, 0.0, 0.0), steps=steps)
         found.append(decoder.decode(*it.prompt, situation)[0])
-        plain = it.decoder(it.eagle(3, DynamicTree(3, 5, 12)), ByStep(), 'plain', guard)
+        plain = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), ByStep(), 'plain', guard)
         assert plain.decode(*it.prompt, situation)[0] == found[-1]
     assert decoder.target.runner.captures == captures
     assert found.count(right) < 3

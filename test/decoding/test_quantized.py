@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.decoding.drafters import DynamicTree
+from specvla_ros.decoding.drafters import TreeBudget
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.openvla.quantization import is_quantized, quantize
 
-BUDGET = DynamicTree(top_k=3, depth=5, max_nodes=15)
+BUDGET = TreeBudget(top_k=3, depth=5, max_nodes=15)
 
 
 @pytest.fixture(scope='session')

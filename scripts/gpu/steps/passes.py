@@ -27,7 +27,7 @@ from specvla_ros.benchmark.latency.cost import PassCost, total, Work
 from specvla_ros.benchmark.latency.random_weights import random_checkpoint
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
 from specvla_ros.decoding.acceptance import Acceptance
-from specvla_ros.decoding.drafters import DraftContext, DynamicTree, EagleDrafter
+from specvla_ros.decoding.drafters import DraftContext, EagleDrafter, TreeBudget
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import Accepted, TokenTree
@@ -194,7 +194,7 @@ def passes(bench: Bench) -> None:
     once = Work(sum(it.numel() * it.element_size() for it in head),
                 16.0 * sum(it.numel() for it in head))
     for depth in (4, 5):
-        drafter = EagleDrafter(eagle, DynamicTree(8, depth, 50))
+        drafter = EagleDrafter(eagle, TreeBudget(8, depth, 50))
         context = DraftContext(target, space, prompt, [first])
 
         target.prefill(prompt, empty)

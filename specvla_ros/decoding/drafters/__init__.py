@@ -11,8 +11,8 @@ from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.errors import shown, SpecVLAError
 
 from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings, LearnedSettings
-from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
-from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
+from .eagle import EagleConfig, EagleDrafter, EagleHead, TreeBudget
+from .glance import GlanceConfig, GlanceDrafter, GlanceHead, GlanceSettings
 from .history import Held, HistoryDrafter, Motion
 from .hybrid_kinematic import HybridKinematic, KinematicSwitch
 from .jacobi import Jacobi, JacobiDrafter
@@ -30,11 +30,11 @@ __all__ = [
     'Drafter',
     'DRAFTERS',
     'DrafterSettings',
-    'DynamicTree',
+    'TreeBudget',
     'EagleConfig',
     'EagleDrafter',
     'EagleHead',
-    'Glance',
+    'GlanceSettings',
     'GlanceConfig',
     'GlanceDrafter',
     'GlanceHead',

@@ -26,12 +26,12 @@ from specvla_ros.openvla.model import OpenVLA
 from .drafter import DraftContext, Drafter, DRAFTERS
 from .eagle_head import EagleConfig, EagleHead
 
-__all__ = ['DynamicTree', 'EagleConfig', 'EagleDrafter', 'EagleHead']
+__all__ = ['TreeBudget', 'EagleConfig', 'EagleDrafter', 'EagleHead']
 
 
 @DRAFTERS.register('eagle')
 @dataclass(frozen=True, slots=True)
-class DynamicTree:
+class TreeBudget:
     """
     Settings of the drafter ``eagle``: the budget of its draft tree.
 
@@ -73,7 +73,7 @@ class EagleDrafter(Drafter):
 
     reads_features = True
 
-    def __init__(self, head: EagleHead, budget: DynamicTree) -> None:
+    def __init__(self, head: EagleHead, budget: TreeBudget) -> None:
         self.head = head
         self.budget = budget
         self._network = head.fused

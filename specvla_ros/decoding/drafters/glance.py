@@ -29,12 +29,12 @@ from .side_by_side import chains
 # equally likely. Measured: guesses are off by 1.4 to 2.2 bins instead of 4, as often accepted.
 _OWN = 0.1
 
-__all__ = ['Glance', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
+__all__ = ['GlanceSettings', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
 
 
 @DRAFTERS.register('glance')
 @dataclass(frozen=True, slots=True)
-class Glance:
+class GlanceSettings:
     """
     Settings of the drafter ``glance``: how its guess becomes a tree.
 
@@ -71,7 +71,7 @@ class Glance:
 class GlanceDrafter(Drafter):
     """Guess a whole action from the image's patches, before the target has read them."""
 
-    def __init__(self, head: GlanceHead, settings: Glance) -> None:
+    def __init__(self, head: GlanceHead, settings: GlanceSettings) -> None:
         self.head = head
         self.settings = settings
         self._guessed = torch.zeros((0, 0), dtype=torch.int64)  # [branches, L]

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.decoding.drafters import DraftContext, DynamicTree, make_drafter
+from specvla_ros.decoding.drafters import DraftContext, make_drafter, TreeBudget
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import Accepted, TokenTree
 
 budgets = st.builds(
-    DynamicTree, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80)
+    TreeBudget, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80)
 )
 
 
@@ -150,7 +150,7 @@ def test_guesses_in_the_prefill_can_spare_every_other_pass(lab):
 
 def test_a_drafter_that_is_not_finite_is_an_error(lab):
     it = lab(0, 7, 1)
-    drafter = it.eagle(0, DynamicTree(2, 3, 8))
+    drafter = it.eagle(0, TreeBudget(2, 3, 8))
     drafter.head.fc.bias.fill_(float('nan'))
     with pytest.raises(ValueError, match='drafter gave probabilities that are not finite'):
         it.decode(drafter, Strict())

@@ -12,10 +12,10 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters import (
     check_drafter,
     DraftContext,
-    Glance,
     GlanceConfig,
     GlanceDrafter,
     GlanceHead,
+    GlanceSettings,
     HistoryDrafter,
     make_drafter,
 )
@@ -55,7 +55,7 @@ def trees(it, drafter, known):
 @given(
     seed=st.integers(0, 2**20),
     layout=st.tuples(st.integers(1, 8), st.integers(1, 3)),
-    setting=st.builds(Glance, within=st.integers(0, 12), branches=st.integers(1, 3)),
+    setting=st.builds(GlanceSettings, within=st.integers(0, 12), branches=st.integers(1, 3)),
     runner=st.sampled_from(['plain', 'graphs']),
 )
 @settings(max_examples=30, deadline=None)
@@ -79,7 +79,7 @@ def test_a_right_guess_leaves_the_prefill_alone(lab):
 def test_graphs_and_their_padding_change_no_guess(lab):
     it = lab(2, 7, 1)
     plain, graphs = (
-        it.decoder(it.glance(5, Glance(within=4, branches=3)), Bins(40), runner)
+        it.decoder(it.glance(5, GlanceSettings(within=4, branches=3)), Bins(40), runner)
         for runner in ('plain', 'graphs')
     )
     for prompt in (it.prompt, it.longer_prompt, it.prompt):
@@ -107,7 +107,8 @@ def test_branches_differ_in_the_first_token_and_go_on_alike(lab):
     first = it.space.tokenizer.first_id
     logits = surely(it.space, [first + 50, first + 60, first + 70, first + 80, first + 90])
     logits[0, 200] = logits[1, 210] = 19
-    guess, rest = trees(it, says(it.glance(0, Glance(branches=2)), it.space, logits), [first])
+    drafter = says(it.glance(0, GlanceSettings(branches=2)), it.space, logits)
+    guess, rest = trees(it, drafter, [first])
     assert (guess.tokens - first).tolist() == [50, 60, 70, 80, 200, 60, 70, 80]
     assert guess.parents.tolist() == [-1, 0, 1, 2, -1, 4, 5, 6]
     assert (rest.tokens - first).tolist() == [60, 70, 80]
@@ -121,13 +122,13 @@ def test_within_guesses_the_middle_of_the_likeliest_stretch_but_not_of_the_gripp
     logits[:, 30] = 1.0  # the likeliest bin
     logits[:, [100, 104, 108]] = 0.5  # the likeliest stretch
     for within, expected in ((0, [30, 30, 30]), (4, [104, 30, 104])):
-        drafter = says(it.glance(0, Glance(within=within)), it.space, logits)
+        drafter = says(it.glance(0, GlanceSettings(within=within)), it.space, logits)
         guess, _ = trees(it, drafter, [first])
         assert (guess.tokens - first).tolist() == expected
     sure = surely(it.space, [first + 50, first + 60, first + 70, first + 80])
-    guess, _ = trees(it, says(it.glance(0, Glance(within=9)), it.space, sure), [first])
+    guess, _ = trees(it, says(it.glance(0, GlanceSettings(within=9)), it.space, sure), [first])
     assert (guess.tokens - first).tolist() == [50, 60, 70]  # not the end of a stretch around it
-    drafter = says(it.glance(0, Glance(within=4, branches=2)), it.space, logits)
+    drafter = says(it.glance(0, GlanceSettings(within=4, branches=2)), it.space, logits)
     guess, _ = trees(it, drafter, [first])
     assert abs(int(guess.tokens[3]) - first - 104) > 4  # the next guess is another stretch
 
@@ -135,10 +136,10 @@ def test_within_guesses_the_middle_of_the_likeliest_stretch_but_not_of_the_gripp
 def test_it_never_guesses_beyond_what_it_was_trained_for(lab):
     it = lab(0, 7, 2)
     head = GlanceHead(GlanceConfig.like(it.model, 7, rank=2, width=4)).double()
-    guess, rest = trees(it, GlanceDrafter(head.eval(), Glance()), [70] * 9)
+    guess, rest = trees(it, GlanceDrafter(head.eval(), GlanceSettings()), [70] * 9)
     assert len(guess) == 7
     assert len(rest) == 0
-    assert it.decode(GlanceDrafter(head, Glance()), Strict())[0] == it.ar()
+    assert it.decode(GlanceDrafter(head, GlanceSettings()), Strict())[0] == it.ar()
 
 
 def test_numbers_that_are_not_finite_are_said(lab):

@@ -11,11 +11,11 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
     DraftContext,
-    DynamicTree,
     Held,
     HistoryDrafter,
     make_drafter,
     RelayDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.tree import TokenTree
@@ -136,7 +136,7 @@ def test_strict_is_ar_whatever_was_remembered(data, seed, lab):
     random, tokenizer = np.random.default_rng(seed), it.space.tokenizer
     drafter = RelayDrafter([
         HistoryDrafter(Held()), HistoryDrafter(ConstantVelocity()),
-        it.eagle(seed, DynamicTree(2, 3, 8))])
+        it.eagle(seed, TreeBudget(2, 3, 8))])
     right = it.ar()
     for _ in range(data.draw(st.integers(0, 2))):
         off = random.choice([0, 0, 0, -1, 1, 9], len(right))

@@ -11,13 +11,13 @@ from specvla_ros.decoding.drafters import (
     ConstantVelocity,
     DraftContext,
     Drafter,
-    DynamicTree,
-    Glance,
+    GlanceSettings,
     Held,
     HistoryDrafter,
     Jacobi,
     make_drafter,
     RelayDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -165,8 +165,8 @@ kinds = {
     'guesser': lambda it, seed: relay(it.guesser(seed)),
     'history': lambda it, seed: relay(HistoryDrafter(ConstantVelocity()), HistoryDrafter(Held())),
     'glance': lambda it, seed: relay(
-        HistoryDrafter(Held()), it.glance(seed, Glance(within=3, branches=3))),
-    'eagle': lambda it, seed: relay(HistoryDrafter(Held()), it.eagle(seed, DynamicTree(2, 3, 8))),
+        HistoryDrafter(Held()), it.glance(seed, GlanceSettings(within=3, branches=3))),
+    'eagle': lambda it, seed: relay(HistoryDrafter(Held()), it.eagle(seed, TreeBudget(2, 3, 8))),
 }
 
 
@@ -246,7 +246,7 @@ def test_own_words_are_right_where_the_target_is_deaf_to_the_wrong_one(lab):
 
 def test_where_nothing_was_drafted_the_one_before_it_proposes(lab):
     it = lab(0, 7, 1)
-    eagle = it.eagle(1, DynamicTree(1, 5, 6))
+    eagle = it.eagle(1, TreeBudget(1, 5, 6))
     asked = []
     eagle.propose = lambda context, propose=eagle.propose: (
         asked.append(len(context.tokens)) or propose(context))

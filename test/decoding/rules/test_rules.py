@@ -13,7 +13,7 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_preset
 from specvla_ros.decoding import rules
 from specvla_ros.decoding.acceptance import Acceptance
-from specvla_ros.decoding.drafters import DynamicTree
+from specvla_ros.decoding.drafters import TreeBudget
 from specvla_ros.decoding.rules import make_rule, RULES
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
@@ -230,7 +230,7 @@ def test_every_rule_has_a_preset_of_which_nothing_is_left_to_its_defaults(name):
 def test_rules_that_rate_say_the_same_in_graphs_and_capture_nothing_after_the_warm_up(
     rule, guarded, lab, every_third
 ):
-    it, guard, budget = lab(0, 7, 1), every_third if guarded else None, DynamicTree(3, 5, 12)
+    it, guard, budget = lab(0, 7, 1), every_third if guarded else None, TreeBudget(3, 5, 12)
     plain, graphs = (it.decoder(it.eagle(3, budget), rule, runner, guard)
                      for runner in ('plain', 'graphs'))
     for prompt in 2 * (it.longer_prompt, it.prompt):  # as Policy.warm_up

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from specvla_ros.decoding.choice import choose, Cost
-from specvla_ros.decoding.measured import (
+from specvla_ros.auto.choice import choose, Cost
+from specvla_ros.auto.measured import (
     ActionTaken,
     HitRates,
     MAY_LOSE,

@@ -4,17 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from specvla_ros.decoding.auto import AutoDecoder
-from specvla_ros.decoding.choice import Choice
+from specvla_ros.auto.auto_decoder import AutoDecoder
+from specvla_ros.auto.choice import Choice
 from specvla_ros.decoding.drafters import (
-    DynamicTree,
-    Glance,
+    GlanceSettings,
     Held,
     HistoryDrafter,
     Jacobi,
     JacobiDrafter,
     NoDrafter,
     RelayDrafter,
+    TreeBudget,
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -26,9 +26,9 @@ def candidates(it, rule, runner='plain'):
     drafters = {
         'history': HistoryDrafter(Held()),
         'jacobi': JacobiDrafter(Jacobi()),
-        'glance': RelayDrafter([HistoryDrafter(Held()), it.glance(3, Glance(branches=2)),
+        'glance': RelayDrafter([HistoryDrafter(Held()), it.glance(3, GlanceSettings(branches=2)),
                                 JacobiDrafter(Jacobi())]),
-        'eagle': it.eagle(5, DynamicTree(2, 3, 6)),
+        'eagle': it.eagle(5, TreeBudget(2, 3, 6)),
     }
     made = {'ar': ar}
     for name, drafter in drafters.items():

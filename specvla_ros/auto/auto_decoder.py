@@ -1,9 +1,9 @@
 """
 Several decoders on one target, of which the cheapest decodes the next action.
 
-The loop stays the one of `decoder`: a candidate is picked before it runs, and what the action took
-is measured behind it. A choice depends on measured times; under candidates that are all lossless
-the tokens don't.
+The loop stays the one of `decoding.decoder`: a candidate is picked before it runs, and the cost of
+the action is measured after it. A choice depends on measured times. Where all candidates are
+lossless, the tokens don't.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from torch import Tensor
 
 from specvla_ros.configuration import BASELINE
+from specvla_ros.decoding.acceptance import Guard
+from specvla_ros.decoding.decoder import Decoder
+from specvla_ros.decoding.graphs import GraphRunner
+from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.situation import Situation, UNKNOWN
 
-from .acceptance import Guard
-from .decoder import Decoder
-from .graphs import GraphRunner
 from .measured import ActionTaken, Measured, PassTaken
-from .trace import DecodeTrace
 
 
 class AutoDecoder:
