@@ -1,8 +1,8 @@
 """
 Which candidate decodes the next action: one function over measured costs.
 
-It knows no tensors, no models and no clock: `measured` brings the costs, `auto_decoder` carries the
-choice out.
+It knows no tensors, no models and no clock: `measured` brings the costs, `auto_decoder` carries
+the choice out.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from specvla_ros.benchmark.latency.random_weights import ReplayedRule
+from specvla_ros.benchmark.latency.random_weights import DrawnRule
 from specvla_ros.decoding.drafters import (
     GlanceSettings,
     Held,
@@ -218,7 +218,7 @@ def test_a_replayed_acceptance_is_drawn_anew_in_a_graph(lab):
     it = lab(0, 7, 2)
 
     def drafts(runner):
-        rule = ReplayedRule((0.25, 0.25, 0.25, 0.25), seed=3)
+        rule = DrawnRule((0.25, 0.25, 0.25, 0.25), seed=3)
         decoder = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), rule, runner)
         return [decoder.decode(*it.prompt)[1].drafts for _ in range(6)]
 

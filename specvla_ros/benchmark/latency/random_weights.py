@@ -44,7 +44,7 @@ _STATISTICS = {'libero_object': {'action': {
     'q01': [-1.0] * 6 + [0.0], 'q99': [1.0] * 7, 'mask': [True] * 6 + [False]}}}
 
 
-class ReplayedRule:
+class DrawnRule:
     """
     Keeps as many drafts of a pass as a distribution says, whatever their tokens are.
 
@@ -129,7 +129,7 @@ class RandomCheckpoint(Checkpoint):
         longest = int(max(np.flatnonzero(shares)))
         target = Target(self.model)
         return Decoder(target, DeepDrafter(drafter, longest), Acceptance(
-            ReplayedRule(shares, self._seed), guard, self.space, target))
+            DrawnRule(shares, self._seed), guard, self.space, target))
 
 
 def random_checkpoint(

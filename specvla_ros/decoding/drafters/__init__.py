@@ -13,7 +13,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings, LearnedSettings
 from .eagle import EagleConfig, EagleDrafter, EagleHead, TreeBudget
 from .glance import GlanceConfig, GlanceDrafter, GlanceHead, GlanceSettings
-from .history import Held, HistoryDrafter, Motion
+from .history import Held, HistoryDrafter, MotionModel
 from .hybrid_kinematic import HybridKinematic, KinematicSwitch
 from .jacobi import Jacobi, JacobiDrafter
 from .kalman import Kalman, KalmanDrafter
@@ -49,7 +49,7 @@ __all__ = [
     'learned',
     'LearnedSettings',
     'make_drafter',
-    'Motion',
+    'MotionModel',
     'NoDrafter',
     'RelayDrafter',
     'Retrieval',

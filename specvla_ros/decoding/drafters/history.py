@@ -24,7 +24,7 @@ from .drafter import DraftContext, Drafter, DRAFTERS
 _STEPS = 2  # control steps a prediction looks back
 
 
-class Motion(ABC):
+class MotionModel(ABC):
     """How the control steps go on: settings of a drafter that has no weights."""
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class Motion(ABC):
 
 @DRAFTERS.register('history')
 @dataclass(frozen=True, slots=True)
-class Held(Motion):
+class Held(MotionModel):
     """The last step again."""
 
     name: ClassVar[str] = 'history'
@@ -102,9 +102,9 @@ class PredictingDrafter(Drafter):
 
 
 class HistoryDrafter(PredictingDrafter):
-    """Predict from the last steps by a ``Motion``."""
+    """Predict from the last steps by a ``MotionModel``."""
 
-    def __init__(self, motion: Motion) -> None:
+    def __init__(self, motion: MotionModel) -> None:
         super().__init__(motion.name)
         self.motion = motion
         self._tokens: tuple[int, ...] = ()

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from specvla_ros.action_space import ActionSpace
 
 from .drafter import DRAFTERS
-from .history import Motion
+from .history import MotionModel
 
 
 @DRAFTERS.register('velocity')
 @dataclass(frozen=True, slots=True)
-class ConstantVelocity(Motion):
+class ConstantVelocity(MotionModel):
     """Guess that each dimension goes on changing as last, normalised; the gripper is held."""
 
     name: ClassVar[str] = 'velocity'

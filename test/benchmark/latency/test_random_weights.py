@@ -10,8 +10,8 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.benchmark.latency.projection import check_memory, read_acceptance, read_shape
 from specvla_ros.benchmark.latency.random_weights import (
     DeepDrafter,
+    DrawnRule,
     random_checkpoint,
-    ReplayedRule,
 )
 from specvla_ros.benchmark.observations import made_up, MADE_UP_INSTRUCTION
 from specvla_ros.configuration import load_preset
@@ -74,7 +74,7 @@ class Here:
 def test_the_rule_reproduces_its_distribution():
     shares = read_acceptance('libero_goal:relaxed').of(load_preset('relaxed'))
     tree = TokenTree.from_paths([[900, 800, 760, 990, 750], [999, 900], [744]])
-    kept = drafts_kept(ReplayedRule(shares, seed=0), tree, 700)
+    kept = drafts_kept(DrawnRule(shares, seed=0), tree, 700)
     counts, n = Counter(kept), len(kept)
     assert n > 15_000
     # Three standard deviations of a share of 40 % in 15,000 draws.
@@ -84,8 +84,8 @@ def test_the_rule_reproduces_its_distribution():
 def test_any_draft_is_kept_and_none_where_none_was_drawn():
     far, right = TokenTree.chain([999, 744]), TokenTree.chain([900, 900])
     for tree in (far, right):
-        assert set(drafts_kept(ReplayedRule((0, 0, 1.0), seed=0), tree)) == {2}
-        assert set(drafts_kept(ReplayedRule((1.0,), seed=0), tree)) == {0}
+        assert set(drafts_kept(DrawnRule((0, 0, 1.0), seed=0), tree)) == {2}
+        assert set(drafts_kept(DrawnRule((1.0,), seed=0), tree)) == {0}
 
 
 def test_a_deep_tree_has_the_nodes_of_the_flat_one():
