@@ -35,15 +35,16 @@ from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import beside, weights_folder
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
-from specvla_ros.situation import UNKNOWN
+from specvla_ros.situation import Situation, UNKNOWN
 
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
@@ -81,8 +82,9 @@ class Checkpoint:
     unnorm_key: data set whose statistics hold; None takes the only one there is.
     drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
         first decoder needs them. None = there are none.
-    chunk: control steps per action.
-    Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
+    chunk: control steps per action; None = as many as the checkpoint says, else one.
+    Raises ValueError if the key is unknown, the data set's actions are not of 7 dimensions, or the
+    checkpoint says actions of another chunk.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Checkpoint:
         model: OpenVLA,
         unnorm_key: str | None = None,
         drafters: Path | None = None,
-        chunk: int = 1,
+        chunk: int | None = None,
     ) -> None:
         self.model = model
         self.drafters = drafters
@@ -100,12 +102,17 @@ class Checkpoint:
         check_dimensions(self.statistics, self.dataset.unnorm_key)
         tokenizer = model.action_tokenizer
         self.space = ActionSpace(
-            tokenizer, _SI_DIMENSIONS, chunk,
+            tokenizer, _SI_DIMENSIONS, action_chunk(model.config, chunk),
             bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
+
+    @property
+    def execute_steps(self) -> int:
+        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        return self.model.config.execute_steps or self.space.chunk
 
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
@@ -172,6 +179,7 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         self._instruction: str | None = None
         self._situation = UNKNOWN
+        self._said: NDArray[np.float32] | None = None  # the last action, SI
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -186,19 +194,20 @@ class Policy:
         device: str | torch.device = 'auto',
         dtype: str | torch.dtype | None = None,
         quantization: str = 'none',
-        chunk: int = 1,
+        chunk: int | None = None,
         guard: Guard | None = None,
     ) -> Policy:
         """
         Load a checkpoint folder.
 
-        checkpoint: None is the embedded one. decoder: preset name, path of a preset, or its
-        content. drafter: folder of the drafters' weights (see ``drafter_folders``); None is the
-        checkpoint's ``drafters``. unnorm_key: None takes the only data set there is. device:
-        'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
-        float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
-        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action.
-        guard: forbids bins; None forbids none.
+        checkpoint: folder, or the name of an embedded one; None is the default one. decoder:
+        preset name, path of a preset, or its content. drafter: folder of the drafters' weights
+        (see ``drafter_folders``); None is the checkpoint's ``drafters``. unnorm_key: None takes
+        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
+        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
+        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
+        chunk: control steps per action; None is what the checkpoint says. guard: forbids bins;
+        None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
@@ -213,7 +222,7 @@ class Policy:
     @classmethod
     def of(cls, source: PolicySource, guard: Guard | None = None) -> Policy:
         """Load a source; see ``load``."""
-        config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
+        config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         make_rule(config.rule.name, config.rule.settings)
@@ -259,11 +268,11 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.drafter.reset()
-        self._instruction, self._situation = None, UNKNOWN
+        self._instruction, self._situation, self._said = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None,
+        position: tuple[float, float, float] | None = None, carried: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -273,6 +282,7 @@ class Policy:
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set, or a clock that goes back.
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        carried: of the last action's steps, how many were carried out; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -281,7 +291,8 @@ class Policy:
         if not self._goes_on(instruction, stamp):
             self.reset()
         self._instruction = instruction
-        self._situation = replace(self._situation, stamp=stamp, position=position)
+        self._situation = replace(
+            self._carried_out(carried), stamp=stamp, position=position, carried=carried)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
@@ -294,12 +305,22 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.drafter.remember(tokens)
-        self._situation = replace(
-            self._situation, previous=tuple(action.si[-1].tolist()),
-            steps=self._situation.steps + self.checkpoint.space.chunk,
-            recent=(*self._situation.recent, *map(tuple, action.si.tolist()))[-_RECENT:],
-            risk=trace.risk)
+        self._said = action.si
+        self._situation = replace(self._situation, risk=trace.risk)
         return action
+
+    def _carried_out(self, carried: int | None) -> Situation:
+        """Return the situation once so many steps of the last action were carried out."""
+        most = self.checkpoint.space.chunk
+        if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
+            raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
+                               'the steps of an action')
+        done = [] if self._said is None else self._said[:carried].tolist()
+        if not done:
+            return self._situation
+        return replace(self._situation, previous=tuple(done[-1]),
+                       steps=self._situation.steps + len(done),
+                       recent=(*self._situation.recent, *map(tuple, done))[-_RECENT:])
 
     def _goes_on(self, instruction: str, stamp: float | None) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
@@ -346,6 +367,20 @@ def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparatio
     """How this model's frames were prepared: what the checkpoint says, else what the data set."""
     stated = model.config.image_preparation
     return dataset.image if stated is None else ImagePreparation.of(stated)
+
+
+def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
+    """
+    Return the control steps of a checkpoint's actions: what it says; else what is wanted, or one.
+
+    Raises SpecVLAError if both say something and not the same.
+    """
+    said = config.chunk
+    if None not in (said, wanted) and said != wanted:
+        raise SpecVLAError(
+            f'chunk is {wanted}, but this checkpoint says actions of {said} control '
+            f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
+    return (said or 1) if wanted is None else wanted
 
 
 def check_dimensions(statistics: ActionStatistics, key: str) -> None:

@@ -12,9 +12,10 @@ class Situation:
     What the robot knows when an action is decoded; None = not known.
 
     stamp: when the camera frame was taken, s. position: of the end effector, m [3].
-    previous: the delta decoded last, m, rad and gripper [action_dim]; None at the start.
-    steps: control steps decoded since the start of the episode.
+    previous: the delta carried out last, m, rad and gripper [action_dim]; None at the start.
+    steps: control steps carried out since the start of the episode.
     recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
+    carried: of the steps of the last action, how many were carried out; None = all.
     risk: of the action before, see ``DecodeTrace.risk``.
     """
 
@@ -22,6 +23,7 @@ class Situation:
     position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
+    carried: int | None = None
     # What led here tells no two moments apart: it is no part of what makes them equal.
     recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     risk: float | None = field(default=None, compare=False)

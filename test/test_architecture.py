@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source'}
+          'policy_source', 'embedded'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -43,7 +43,8 @@ MAY_IMPORT = {
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),
-    'policy_source': {'configuration', 'typed_files'},
+    'policy_source': {'configuration', 'typed_files', 'embedded'},
+    'embedded': {'errors'},
     'rotation': set(),
     'writable': {'errors'},
     '__init__': set(),

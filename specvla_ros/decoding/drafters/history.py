@@ -69,15 +69,23 @@ class HistoryDrafter(Drafter):
         if not self._tokens:
             return TokenTree.empty()
         if not self._ahead:
-            self._ahead = self._predict(context.space)
+            self._ahead = self._predict(context.space, context.situation.carried)
         known = len(context.tokens)
         return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
 
-    def _predict(self, space: ActionSpace) -> list[int]:
-        """Return the tokens of the action that follows those remembered, [L]."""
-        steps = np.array(self._tokens).reshape(-1, space.action_dim)[-_STEPS:]
+    def _predict(self, space: ActionSpace, carried: int | None) -> list[int]:
+        """
+        Return the tokens of the action that follows those remembered, [L].
+
+        carried: steps of the last action that were carried out; None = all. The others are what
+        it said of the steps that come now: they are said again, and the motion goes on from them.
+        """
+        steps = np.array(self._tokens).reshape(-1, space.action_dim)
+        carried = space.chunk if carried is None else carried
         return np.concatenate(
-            [self.motion.ahead(steps, count, space) for count in range(1, space.chunk + 1)]
+            [*steps[len(steps) - space.chunk + carried :],
+             *(self.motion.ahead(steps[-_STEPS:], count, space)
+               for count in range(1, carried + 1))]
         ).tolist()
 
     def remember(self, tokens: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from specvla_ros.decoding.tree import all_finite, structure, TokenTree
+from specvla_ros.decoding.tree import all_finite, TokenTree
 
 
 def chains(paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTree:
@@ -47,8 +47,15 @@ def merged(trees: Iterable[TokenTree]) -> TokenTree:
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _structure(branches: int, depth: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Parents, depth and ancestor mask, on the device."""
-    parents = [node - 1 if node % depth else -1 for node in range(branches * depth)]
-    return tuple(part.to(device) for part in structure(tuple(parents)))
+    """
+    Parents, depth and ancestor mask, made on the device.
+
+    A chunk's chain is one token shorter each pass: many structures, each of them needed soon.
+    """
+    node = torch.arange(branches * depth, device=device)
+    level, chain = node % depth, node // depth
+    parents = (node - 1).where(level > 0, -1)
+    mask = (chain[:, None] == chain) & (node[:, None] >= node)
+    return parents, level + 1, mask

@@ -15,8 +15,8 @@ from specvla_ros.policy_source import PolicySource
 from specvla_ros.safety import SafetySettings
 
 MODEL_PARAMETERS = (
-    Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
-              reloadable=True),
+    Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint, or name of an embedded one; '
+              'empty: libero_object', reloadable=True),
     Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
               '`drafters` folder', reloadable=True),
     Parameter('decoder', 'relaxed', 'preset (ar, strict, relaxed or another in config/decoders) '
@@ -35,8 +35,8 @@ MODEL_PARAMETERS = (
               choices=('auto', 'float32', 'bfloat16', 'float16'), reloadable=True),
     Parameter('quantization', 'none', "of the Llama's weights, by torchao, for small GPUs; int4 "
               'computes in bfloat16', choices=('none', 'int8', 'int4'), reloadable=True),
-    Parameter('chunk', 1, 'control steps of an action: as many as the checkpoint was trained for',
-              low=1, high=64, reloadable=True),
+    Parameter('chunk', 0, 'control steps of an action; 0: as many as the checkpoint says, or one '
+              'where it says nothing', low=0, high=64, reloadable=True),
     Parameter('threads', 0, 'CPU threads of the model; 0: one less than there are cores',
               low=0, high=1024, reloadable=True),
 )
