@@ -23,12 +23,14 @@ from specvla_ros.nodes.runtime import run
 
 class FakePolicy:
 
+    chunk = execute_steps = 1
+
     def __init__(self, config):
         self.decoder_config = config
         self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, *, carried=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))

@@ -33,7 +33,8 @@ class Task:
 
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
-    `Pilot`'s clock.
+    `Pilot`'s clock. carried: how many steps of the last answer belong to times before this image;
+    None where there is none, or it was dropped.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class Task:
     least_age: float
     taken: float
     begun: float
+    carried: int | None = None
 
     @property
     def sight(self) -> Sight:
@@ -55,7 +57,9 @@ class Command:
 
     task, action: what was acted on, and what was inferred. first: number of the first of these
     steps in the action. is_new: nothing of this action was published before. deltas: float64
-    [steps, 7], SI. limited_by: the settings that changed them.
+    [steps, 7], SI. limited_by: the settings that changed them. period: the control period in which
+    the first of them is carried out, counted from the image's: `first`, but where a simulated
+    latency is longer than the action.
     """
 
     task: Task
@@ -64,6 +68,7 @@ class Command:
     is_new: bool
     deltas: np.ndarray
     limited_by: tuple[str, ...]
+    period: int
 
 
 class Arm(Protocol):

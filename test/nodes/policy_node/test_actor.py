@@ -89,9 +89,11 @@ class FakePolicy:
 
     def __init__(self, chunk=1):
         self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
-        self.chunk, self.calls, self.risk = chunk, [], 0.1
+        self.chunk = self.execute_steps = chunk
+        self.calls, self.carried, self.risk = [], [], 0.1
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, *, carried=None):
+        self.carried.append(carried)
         self.calls.append((int(image[0, 0, 0]), instruction))
         si = np.zeros((self.chunk, 7), np.float32)
         si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
