@@ -111,4 +111,4 @@ def check_execute_steps(wanted: int | None, chunk: int) -> None:
     if wanted is not None and not 1 <= wanted <= chunk:
         raise SpecVLAError(
             f'execute_steps is {wanted}, must be from 1 to {chunk}, the control steps of an '
-            "answer of this checkpoint (its chunk)")
+            'answer of this checkpoint (its chunk)')

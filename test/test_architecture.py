@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'embedded'}
+          'policy_source', 'embedded', 'carrying'}
 ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
     'steps': set(),
+    'carrying': {'errors'},
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),

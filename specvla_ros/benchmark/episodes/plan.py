@@ -17,7 +17,8 @@ from specvla_ros.benchmark import checks, files, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.workers import Job
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
-from specvla_ros.configuration import DecoderConfig
+from specvla_ros.carrying import Carrying
+from specvla_ros.configuration import DecoderConfig, load_dataset
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
@@ -49,6 +50,12 @@ class EvalArgs(PolicyArgs):
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
+    execute_steps: int | None = None
+    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    what the checkpoint recommends, else all."""
+    latency_s: float = 0.0
+    """Seconds that pass in the simulation before an action is there, in whole control periods:
+    steps that are over by then are skipped, and older actions go on meanwhile."""
     out: Path | None = None
     """Folder of the run. Default: runs/eval-<hash of the configuration>, so that the same command
     continues an interrupted run."""
@@ -61,7 +68,8 @@ class Plan:
     """
     A checked evaluation: what is played, with what, and where it is written.
 
-    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    unnorm_keys: whose statistics turn tokens into motion, by suite. carrying: how many steps of an
+    action are carried out, and how late.
     """
 
     suites: tuple[str, ...]
@@ -72,6 +80,7 @@ class Plan:
     config: dict[str, Any]
     checkpoint: dict[str, str | None]
     folder: Path
+    carrying: Carrying
 
     def identity(self) -> dict[str, Any]:
         """
@@ -130,6 +139,9 @@ def make_plan(args: EvalArgs) -> Plan:
     trials = checks.check_states(args.trials)
     keys = preflight.check_policy(args, decoders.values())
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    period = load_dataset(next(iter(unnorm_keys.values()))).period_s
+    carrying = Carrying.late(execute_steps, args.latency_s, period)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -138,10 +150,13 @@ def make_plan(args: EvalArgs) -> Plan:
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
+        # Of an action of one step, at once, there is nothing to say.
+        'execute_steps': execute_steps if chunk > 1 else None,
+        'latency_s': args.latency_s or None,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path())
+                folder=args.out or Path(), carrying=carrying)
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'

@@ -6,7 +6,7 @@ the same observation, that time is left out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
+from specvla_ros.carrying import Carrying, StepsAhead
 
 
 class Environment(Protocol):
@@ -41,10 +42,12 @@ class RolloutConfig:
 
     :param max_steps: control steps at most; None = the suite's own limit
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
+    :param carrying: how many steps of an action are carried out, and how late
     """
 
     max_steps: int | None = None
     reference_every: int = 10
+    carrying: Carrying = Carrying()
 
 
 def warm_up(environment: Environment, actors: list[PolicyLike], state: int) -> None:
@@ -71,21 +74,28 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
+    carrying, ahead, carried = config.carrying, StepsAhead(), None
     try:
         actor.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = actor.act(observation.image, environment.instruction)
+            action = actor.act(observation.image, environment.instruction) if carried is None \
+                else actor.act(observation.image, environment.instruction, carried=carried)
             compare = reference is not None and config.reference_every > 0 \
                 and len(actions) % config.reference_every == 0
             difference = deviation(action, reference.act(
                 observation.image, environment.instruction)) if compare else None
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
-            for delta in action.si[:limit - steps]:
-                observation = environment.step(delta)
-                steps += 1
-                if success := bool(observation.success):
+            chunk, done = len(action.si), 0
+            for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
+                observation = environment.step(move.delta)
+                steps, done = steps + 1, done + (not move.stands)
+                if (success := bool(observation.success)) or steps == limit:
                     break
+            if chunk > 1 or carrying.latency:
+                actions[-1] = replace(actions[-1], steps=done)
+            periods = carrying.periods(chunk)
+            carried = None if periods >= chunk else periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -38,5 +38,5 @@ class CameraRhythm:
         patience = min(most, _PATIENCE * max(usual, self._period))
         if now - self._last <= patience:
             return ''
-        return (f'no new image for more than {patience:.3g} s, so the answer to the last one ends: '
-                'see whether the camera runs')
+        return (f'no new image for more than {patience:.3g} s, so what was answered to the last '
+                'one ends: see whether the camera runs')

@@ -66,6 +66,7 @@ class World:
         self.ends = 0  # of what ends the answer that is being carried out, or would
         self._alive = None  # the task whose answer is the newest, and `ends` when it came
         self._new_images = []  # when they came
+        self._lost = -math.inf  # when the camera was found lost
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
                            lambda: self.now, self.camera_clock,
                            Carrying(execute_steps, latency))
@@ -143,7 +144,8 @@ class World:
     def _go_on(self):
         n_stills = len(self.stills)
         self._try(self.pilot.carry_out)
-        self.ends += len(self.stills) > n_stills  # the camera is lost
+        if len(self.stills) > n_stills:  # the camera is lost
+            self.ends, self._lost = self.ends + 1, self.now
         if self.pilot.may_take and self._task is None:
             self._begin()
 
@@ -199,6 +201,7 @@ class World:
         taken, camera = self._answered[image.order]
         assert np.isfinite(delta).all()
         assert (command.task, self.ends) == self._alive, 'of an answer that has ended'
+        assert image.came > self._lost, 'of an image from before the camera was lost'
         before = self.published[-1] if self.published else None
         if self.is_paced:
             self._check_time(command.task.taken, image, number, before)
