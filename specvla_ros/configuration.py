@@ -45,17 +45,47 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class CompletionConfig:
+    """
+    When a drafter's prediction is taken without a pass of the target.
+
+    every: at most one in so many actions. after_rejection: for the rest of an action, once a draft
+    was rejected. skip_above: for a whole action, if the drafter's likeness (at most 1) of what is
+    seen is at least this; None = never.
+    """
+
+    drafter: Component
+    every: int = 4
+    after_rejection: bool = True
+    skip_above: float | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.every) is not int or self.every < 1:
+            raise SpecVLAError(
+                f'completion every is {shown(self.every)}, must be a whole number of actions >= 1')
+        if not isinstance(self.after_rejection, bool):
+            raise SpecVLAError(f'completion after_rejection is {shown(self.after_rejection)}, '
+                               'must be true or false')
+        likeness = self.skip_above
+        if likeness is not None and not (is_number(likeness) and 0 < likeness <= 1):
+            raise SpecVLAError(f'completion skip_above is {shown(likeness)}, must be above 0, at '
+                               'most 1, or left out')
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """
     A decoder: drafter + acceptance rule, and the name reports give it.
 
     strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
+    completion: tokens that the target never sees; None = there are none.
     """
 
     name: str
     drafter: Component
     rule: Component
     strict_above_risk: float = 1.0
+    completion: CompletionConfig | None = None
 
     def __post_init__(self) -> None:
         risk = self.strict_above_risk
@@ -209,10 +239,16 @@ def load_preset(preset: str | Path) -> DecoderConfig:
             )
     content = read_yaml(path)
     parts = ('drafter', 'rule')
-    check_keys(path, content, required=set(parts), optional={'strict_above_risk'})
+    check_keys(path, content, required=set(parts), optional={'strict_above_risk', 'completion'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
+    completion = content.pop('completion', None)
     with naming(path):
-        return DecoderConfig(path.stem, **made, **content)
+        if completion is None:
+            return DecoderConfig(path.stem, **made, **content)
+        # Every table, message and plot names the decoder: nobody shall take these tokens for
+        # tokens that the target has verified.
+        return DecoderConfig(f'{path.stem} (unverified)', **made, **content,
+                             completion=_completion(path, completion))
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:
@@ -272,6 +308,18 @@ def build(
             f'{", ".join(allowed) or "none"}'
         )
     return registry[name](**settings)
+
+
+def _completion(path: Path, content: object) -> CompletionConfig:
+    """Read a preset's entry `completion`."""
+    names = {setting.name for setting in fields(CompletionConfig)}
+    if not isinstance(content, dict) or 'drafter' not in content or set(content) - names:
+        raise SpecVLAError(f'completion is {shown(content)}, must be a mapping with a drafter and '
+                           f'some of {sorted(names - {"drafter"})}')
+    drafter = content['drafter']
+    if isinstance(drafter, str):
+        drafter = {'name': drafter}
+    return CompletionConfig(**{**content, 'drafter': _component(path, 'drafter', drafter)})
 
 
 def _component(path: Path, kind: str, content: object) -> Component:

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
+from specvla_ros.bin_limits import BinValues, can_forbid
 from specvla_ros.configuration import (
+    Component,
     DatasetConfig,
     DecoderConfig,
     ImagePreparation,
@@ -29,20 +31,23 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
+from specvla_ros.decoding.completion import Completion, NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import check_drafter, Drafter, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import beside, weights_folder
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.rotation import rotation_vectors
+from specvla_ros.safety import NO_LIMITS, StepLimits
+from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
 from specvla_ros.situation import Situation, UNKNOWN
 
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
@@ -104,6 +109,7 @@ class Checkpoint:
         self.space = ActionSpace(
             tokenizer, _SI_DIMENSIONS, action_chunk(model.config, chunk),
             bin_si(self.statistics, self.dataset, tokenizer.n_bins))
+        self.bin_values = bin_values(self.statistics, self.dataset, tokenizer)
         self.preparation = image_preparation(model, self.dataset)
         self.transform = model.image_transform(
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
@@ -124,23 +130,27 @@ class Checkpoint:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
             settings = next(it for it in DRAFTERS.values() if it.weights == name)
-            self._drafter_weights[name] = settings.read(
-                weights_folder(self.drafters, name), self.model)
+            folder = self.drafters and weights_folder(self.drafters, name)
+            self._drafter_weights[name] = settings.read(folder, self.model)
         return self._drafter_weights[name]
 
     def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
         """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
         check_drafter(config, self.drafters)
-        drafter = make_drafter(
-            config.drafter.name,
-            config.drafter.settings_on(self.model.device.type),
-            {it.weights: partial(self.drafter_weights, it.weights)
-             for it in DRAFTERS.values() if it.weights},
-        )
+        drafter, completion = self._drafter(config.drafter), NONE
+        if config.completion is not None:
+            completion = Predicted(config.completion, self._drafter(config.completion.drafter))
         rule = make_rule(config.rule.name, config.rule.settings)
         target = Target(self.model)
         return Decoder(target, drafter, Acceptance(
-            rule, guard, self.space, target, config.strict_above_risk))
+            rule, guard, self.space, target, config.strict_above_risk), completion)
+
+    def _drafter(self, component: Component) -> Drafter:
+        return make_drafter(
+            component.name,
+            component.settings_on(self.model.device.type),
+            {it.weights: partial(self.drafter_weights, it.weights)
+             for it in DRAFTERS.values() if it.weights})
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -177,9 +187,14 @@ class Policy:
         self.decoder_config = config
         self.guard = guard
         self._decoder = checkpoint.decoder(config, guard)
+        # The same decoder where the envelope of the next step could forbid something.
+        envelope = EnvelopeGuard(checkpoint.dataset.rotation, guard)
+        self._fenced = replace(
+            self._decoder, acceptance=replace(self._decoder.acceptance, guard=envelope))
         self._instruction: str | None = None
         self._situation = UNKNOWN
-        self._said: NDArray[np.float32] | None = None  # the last action, SI
+        # Before the last action, and its steps [chunk, 7], SI.
+        self._last: tuple[Situation, NDArray[np.float32]] | None = None
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -269,20 +284,25 @@ class Policy:
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
         shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
         lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
+        fenced = replace(UNKNOWN, limits=guard_numbers(
+            NO_LIMITS, self.checkpoint.bin_values, self.checkpoint.space.chunk))
         # Twice: should a cache grow on the way, what was captured before is captured again.
         for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
+            self._fenced.warm_up(ids, image, fenced)
         self.reset()
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
-        self._decoder.drafter.reset()
-        self._instruction, self._situation, self._said = None, UNKNOWN, None
+        for it in self._memories:
+            it.reset()
+        self._instruction, self._situation, self._last = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None, carried: int | None = None,
+        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        carried: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -292,6 +312,8 @@ class Policy:
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set after the last step carried out, or a clock that goes back.
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        limits: of the next control step, see ``safety.step_limits``: bins outside are neither
+        accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
         carried: of the last action's steps, how many belong to times before this frame, and were
         carried out or missed; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
@@ -304,10 +326,11 @@ class Policy:
         self._instruction = instruction
         self._situation = replace(
             self._carried_out(carried), stamp=stamp, position=position, carried=carried)
+        decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
         preprocessed = time.perf_counter()
-        tokens, trace = self._decoder.decode(prompt_ids, pixel_values, self._situation)
+        tokens, trace = decoder.decode(prompt_ids, pixel_values, situation)
         trace.stage_ms = {
             'preprocess': 1e3 * (preprocessed - started),
             **trace.stage_ms,
@@ -315,23 +338,35 @@ class Policy:
             'total': 1e3 * (time.perf_counter() - started),
         }
         action = self._action(tokens, trace)
-        self._decoder.drafter.remember(tokens)
-        self._said = action.si
-        self._situation = replace(self._situation, risk=trace.risk)
+        for it in self._memories:
+            it.remember(tokens)
+        self._last = replace(self._situation, risk=trace.risk), action.si
+        self._situation = _after(*self._last)
         return action
 
     def _carried_out(self, carried: int | None) -> Situation:
-        """Return the situation once so many steps of the last action were carried out."""
+        """Return the situation if of the last action only so many steps were carried out."""
         most = self.checkpoint.space.chunk
         if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
             raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
                                'the steps of an action')
-        done = [] if self._said is None else self._said[:carried].tolist()
-        if not done:
+        if carried is None or self._last is None:
             return self._situation
-        return replace(self._situation, previous=tuple(done[-1]),
-                       steps=self._situation.steps + len(done),
-                       recent=(*self._situation.recent, *map(tuple, done))[-_RECENT:])
+        before, said = self._last
+        return _after(before, said[:carried])
+
+    @property
+    def _memories(self) -> tuple[Drafter | Completion, ...]:
+        """What remembers actions."""
+        return self._decoder.drafter, self._decoder.completion
+
+    def _within(self, limits: StepLimits | None) -> tuple[Decoder, Situation]:
+        """Return a decoder that keeps to these limits, and the situation that tells it them."""
+        bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
+        if limits is None or not can_forbid(limits, bins, chunk):
+            return self._decoder, self._situation
+        return self._fenced, replace(
+            self._situation, limits=guard_numbers(limits, bins, chunk))
 
     def _goes_on(self, instruction: str, stamp: float | None, carried: int) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
@@ -361,6 +396,15 @@ class Policy:
         return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
 
 
+def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
+    """Return the situation once these steps [n, 7] were carried out."""
+    done = tuple(map(tuple, steps.tolist()))
+    if not done:
+        return before
+    return replace(before, previous=done[-1], steps=before.steps + len(done),
+                   recent=(*before.recent, *done)[-_RECENT:])
+
+
 def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:
     """
     Data-set units [chunk, 7] → m, rotation vector (rad), gripper 0 (closed) … 1 (open).
@@ -374,6 +418,19 @@ def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.flo
     closed, opened = dataset.gripper_closed, dataset.gripper_open
     si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
     return si
+
+
+def bin_values(
+    statistics: ActionStatistics, dataset: DatasetConfig, tokenizer: ActionTokenizer
+) -> BinValues:
+    """What the bins of translation and rotation mean, as ``Action.si`` has them."""
+    ids = np.arange(tokenizer.last_id, tokenizer.first_id, -1)  # of the two lowest only one
+    normalized = tokenizer.decode(ids)[:, None].repeat(_SI_DIMENSIONS, 1)
+    values = statistics.unnormalize(normalized)
+    return BinValues.of(
+        np.concatenate((values[:, :3] * np.float32(dataset.translation_scale_m),
+                        values[:, 3:6] * np.float32(dataset.rotation_scale_rad)), axis=1),
+        dataset.rotation)
 
 
 def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparation:

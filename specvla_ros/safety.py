@@ -107,6 +107,55 @@ class SafetySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLimits:
+    """
+    The envelope of the next control step, as the robot is now: what a decoder may choose from.
+
+    low_m, high_m: to the walls of the workspace along x, y, z; infinite where the position is not
+        known. A positive ``low_m`` or a negative ``high_m`` means outside.
+    longest: of the translation, m, and of the rotation, rad.
+    change: how far each may lie from the way from no motion to the step before, m, rad.
+    before: the step before, m and rad [6]; zeros at rest.
+    """
+
+    low_m: tuple[float, float, float]
+    high_m: tuple[float, float, float]
+    longest: tuple[float, float]
+    change: tuple[float, float]
+    before: tuple[float, ...]
+
+
+NO_LIMITS = StepLimits(
+    (-math.inf,) * 3, (math.inf,) * 3, (math.inf,) * 2, (math.inf,) * 2, (0.0,) * 6)
+
+
+def step_limits(
+    settings: SafetySettings,
+    period_s: float,
+    *,
+    position_m: ArrayLike | None = None,
+    previous: ArrayLike | None = None,
+) -> StepLimits:
+    """
+    Return what `fit` leaves unchanged of the next control step, as numbers.
+
+    Arguments as of `fit`. A position that is not finite is none: `fit` refuses all actions then.
+    """
+    low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    if position_m is not None and np.isfinite(position_m).all():
+        place = np.asarray(position_m, np.float64)
+        low, high = (np.array(getattr(settings, wall)) - place for wall in _WALLS)
+    before = np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
+    return StepLimits(
+        tuple(low.tolist()), tuple(high.tolist()),
+        (min(settings.step_translation_m, settings.speed_m_s * period_s),
+         min(settings.step_rotation_rad, settings.turn_rate_rad_s * period_s)),
+        (settings.acceleration_m_s2 * period_s**2,
+         settings.turn_acceleration_rad_s2 * period_s**2),
+        tuple(before[:6].tolist()))
+
+
+@dataclass(frozen=True, slots=True)
 class SafeAction:
     """
     What became of an action.

@@ -17,15 +17,18 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'policy_source', 'embedded', 'carrying'}
-ENGINE = LEAVES | {'action_space', 'policy', 'policy_check', 'decoding', 'openvla'}
+ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
+                   'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'action_space': {'errors', 'openvla'},
     'decoding': LEAVES | {'action_space', 'openvla'},
-    'policy': LEAVES | {'action_space', 'decoding', 'openvla'},
+    'bin_limits': {'safety'},
+    'safety_guard': {'action_space', 'bin_limits', 'safety', 'decoding'},
+    'policy': LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'decoding', 'openvla'},
     'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
     'libero': LEAVES,
-    'training': ENGINE | {'libero'},
+    'training': ENGINE | {'libero', 'bags'},
     'bags': LEAVES,
     'benchmark': ENGINE | {'libero', 'bags'},
     'tools': ENGINE | {'libero', 'bags', 'benchmark'},

@@ -104,9 +104,9 @@ def test_settings_reach_the_command_and_its_exit_code_comes_back(command):
 @pytest.mark.parametrize('words, said', [
     (['evla'], "error: no command 'evla', did you mean eval?"),
     (['train'], "error: no command 'train', did you mean train target or train drafter or train "
-     'glance?'),
+     'glance or train retrieval?'),
     (['train', 'x'], "error: no command 'train x', did you mean train target or train drafter or "
-     'train glance?'),
+     'train glance or train retrieval?'),
     (['probe', '--trials', 'x'],
      'error: Error parsing --trials: invalid literal for int() with base 10: '
      "'x'; see `specvla probe --help`"),

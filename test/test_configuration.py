@@ -49,10 +49,18 @@ def test_every_preset_can_be_made(name, device):
         def new_cache(self):
             return None
 
+    class Memory:
+        """In place of a database that is not there."""
+
+        positions = None
+
+        def __len__(self):
+            return 0
+
     config = load_preset(name)
     make_rule(config.rule.name, config.rule.settings)
     make_drafter(config.drafter.name, config.drafter.settings_on(device),
-                 {'eagle': Head, 'glance': Head})
+                 {'eagle': Head, 'glance': Head, 'retrieval': Memory})
 
 
 def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):

@@ -16,7 +16,7 @@ PYTHONS = ['3.10', '3.11', '3.12']
 
 # Python's import names, where they differ from the distribution (pip) or rosdep key (package.xml).
 DISTRIBUTION = {
-    'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'yaml': 'pyyaml',
+    'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'yaml': 'pyyaml', 'faiss': 'faiss-cpu',
     'libero': 'hf-libero', 'ament_index_python': 'ros-jazzy-rclpy', 'rclpy': 'ros-jazzy-rclpy',
     'action_msgs': 'ros-jazzy-rclpy', 'rcl_interfaces': 'ros-jazzy-rclpy',
     'builtin_interfaces': 'ros-jazzy-std-msgs',
@@ -36,7 +36,7 @@ BY_HAND = {'rerun', 'triton'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
-                 'robosuite', 'mujoco', 'bddl', 'torchao'}
+                 'robosuite', 'mujoco', 'bddl', 'torchao', 'faiss'}
 
 
 def requirements(*names):

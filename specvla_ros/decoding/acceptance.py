@@ -143,11 +143,12 @@ class Acceptance:
             said = said.to(self.target.device, non_blocking=True)
             asked = Padded(verified.logits), said, terms.state, known
         if not n:
+            forbidden = own[:0]
             if self.guard is not None:
-                own = run(walk.root, Padded(own), *asked)
-            bonus, unsure = torch.cat((own[:1], entropy)).tolist()
-            return Accepted(
-                (), (), self._checked(bonus, verified, known), (), _share(unsure))
+                own, forbidden = run(walk.root, Padded(own), *asked).split(1)
+            bonus, unsure, *wrong = torch.cat((own[:1], entropy, forbidden)).tolist()
+            return Accepted((), (), self._checked(bonus, verified, known), (), _share(unsure),
+                            sum(wrong))
         # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
         decided = run(
@@ -155,14 +156,30 @@ class Acceptance:
             Padded(tree.ancestor_mask, (0, 1)), finite, Padded(own), Padded(entropy),
             terms.reach[known : known + self.space.length + 1], n, *asked,
         )
-        is_finite, bonus, unsure, *rest = decided.tolist()
+        is_finite, bonus, unsure, forbidden, *rest = decided.tolist()
         if not is_finite:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
         drafts, off = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         nodes = tuple(node for node in range(n) if off[node] >= 0)
         bonus = self._checked(bonus, verified, known + len(nodes))
         return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
-                        tuple(off[node] for node in nodes), _share(unsure))
+                        tuple(off[node] for node in nodes), _share(unsure), forbidden)
+
+    def nearest_allowed(self, token: int, said: Sequence[int], terms: Terms) -> int:
+        """
+        Return the token, or the nearest that the guard allows behind those said.
+
+        Raises SpecVLAError if it allows none.
+        """
+        if self.guard is None:
+            return token
+        space, known, device = self.space, len(said), self.target.device
+        row = torch.tensor([[*said, *[-1] * (space.length - known)]]).to(device)
+        allowed = self.guard.allowed(row, row.new_tensor([known]), terms.state, space)[0].tolist()
+        ids = [space.tokenizer.first_id + column for column, fits in enumerate(allowed) if fits]
+        if not ids:
+            raise self._shut(known)
+        return min(ids, key=lambda it: abs(it - token))
 
     def rehearsal(self) -> Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
@@ -175,10 +192,13 @@ class Acceptance:
                 f'the target gave logits that are not finite (data type {verified.logits.dtype}); '
                 'check the checkpoint, or load it in float32 or bfloat16')
         if bonus < -1:
-            raise SpecVLAError(
-                f'the guard {self.guard} forbids every bin of token {position + 1} of '
-                f'{self.space.length}; no action is left')
+            raise self._shut(position)
         return bonus
+
+    def _shut(self, position: int) -> SpecVLAError:
+        return SpecVLAError(
+            f'the guard {self.guard} forbids every bin of token {position + 1} of '
+            f'{self.space.length}; no action is left')
 
 
 class _Rehearsal(Acceptance):
@@ -203,17 +223,19 @@ class _Walk:
     space: ActionSpace
 
     def root(self, own: Tensor, *asked: Tensor | int) -> Tensor:
-        """Best allowed token after the root, int64 [1]; see ``_guarded``."""
+        """Best allowed token after the root, and whether the best of all is another, int64 [2]."""
         none = own[:0]
-        return self._guarded(none, none, none[None].bool(), own, *asked)[0]
+        best = self._guarded(none, none, none[None].bool(), own, *asked)[0]
+        return torch.cat((best, best != own[:1]))
 
     def decide(
         self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
         own: Tensor, entropy: Tensor, reach: Tensor, n: int | Tensor, *asked: Tensor | int,
     ) -> Tensor:
         """
-        Choose a path, int64: finite, bonus, entropy of the path and the bonus, tokens [G], bins
-        off [G]: -1 where a node is not on the path.
+        Choose a path, int64: finite, bonus, entropy of the path and the bonus, at how many of
+        their tokens the target's own choice is forbidden, tokens [G], bins off [G]: -1 where a
+        node is not on the path.
 
         own, entropy: int64 [R] what the target says after the root and each node; reach: int64
         [L + 1] by depth; asked: of guards and ratings, logits, said, state, known. The first n of
@@ -224,7 +246,7 @@ class _Walk:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        logits = asked[0] if asked else None
+        logits, free = asked[0] if asked else None, own
         if self.guard is not None:
             own, allowed = self._guarded(tokens, depth, paths, own, *asked)
             logits = logits[: len(own)].masked_fill(~allowed, -torch.inf)
@@ -250,10 +272,14 @@ class _Walk:
         # The root beats refusals only. Of equal scores argmax takes the first.
         best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
         path = paths.index_select(0, best)[0]
-        unsure = functional.pad(path, (1, 0), value=True)[: len(entropy)]
+        on_path = functional.pad(path, (1, 0), value=True)  # the root is on each
+        unsure = on_path[: len(entropy)]
         unsure = (entropy[: len(unsure)] * unsure).sum(0, keepdim=True)
-        return torch.cat((finite, own.index_select(0, best), unsure, tokens,
-                          distance.where(path, -1)))
+        forbidden = finite[:0]
+        if self.guard is not None:
+            forbidden = on_path[: len(own)] & (own != free[: len(own)])
+        return torch.cat((finite, own.index_select(0, best), unsure,
+                          forbidden.sum(0, keepdim=True), tokens, distance.where(path, -1)))
 
     def _guarded(
         self, tokens: Tensor, depth: Tensor, paths: Tensor, own: Tensor, logits: Tensor,

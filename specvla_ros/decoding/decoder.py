@@ -1,8 +1,8 @@
 """
 The one loop: propose → verify → accept → commit.
 
-Every decoder of this package is this loop with a drafter and an acceptance. Plain autoregression
-is the drafter ``none``: each verification is of the root alone and gains the bonus token.
+Every decoder is this loop with a drafter and an acceptance. Plain autoregression is the drafter
+``none``: each verification is of the root alone and gains the bonus token.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from specvla_ros.situation import Situation, UNKNOWN
 
 from .acceptance import Acceptance
+from .completion import Completion, NONE
 from .drafters.drafter import DraftContext, Drafter
 from .target import Target
 from .trace import DecodeTrace
@@ -28,6 +29,7 @@ class Decoder:
     target: Target
     drafter: Drafter
     acceptance: Acceptance
+    completion: Completion = NONE  # tokens that the target never sees
 
     @torch.inference_mode()
     def decode(
@@ -36,45 +38,43 @@ class Decoder:
         """
         Decode one action: its L token ids, and what they cost.
 
-        prompt_ids: int64 [1, T], BOS first; pixel_values: float [1, 6, H, W]; situation: of the
-        robot, for rules, guards and drafters.
+        prompt_ids: int64 [1, T], BOS first; pixel_values: float [1, 6, H, W].
         """
         target, drafter, acceptance = self.target, self.drafter, self.acceptance
-        tokens, trace = [], DecodeTrace()
+        tokens, trace, length = [], DecodeTrace(), acceptance.space.length
         stage = partial(trace.stage, device=target.device)
-
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)
         draft = DraftContext(target, acceptance.space, prompt, tokens, situation)
         terms = acceptance.terms(situation)
-        with stage('draft'):
-            # Before the target has read the prompt; often no guess at all.
-            tree = drafter.guess(draft).to(target.device)
-        with stage('prefill'):
-            # Prompt and guesses in one pass.
-            verified = target.prefill(prompt, tree, drafter.reads_features)
-        while True:
+        tokens += self.completion.tokens(draft, acceptance, terms, trace)
+        if not tokens:
+            with stage('draft'):
+                tree = drafter.guess(draft).to(target.device)  # often no guess at all
+            with stage('prefill'):
+                verified = target.prefill(prompt, tree, drafter.reads_features)
+        while len(tokens) < length:
             accepted = acceptance.accept(tree, verified, tokens, terms, trace.bins_off)
             tokens += [*accepted.tokens, accepted.bonus]
             trace.record(tree, accepted)
-            if len(tokens) >= acceptance.space.length:
+            draft = draft.after(tree, verified, accepted)
+            tokens += self.completion.tokens(draft, acceptance, terms, trace)
+            if len(tokens) >= length:
                 break  # never verify what is already known
             target.commit(accepted)
             with stage('draft'):
-                tree = drafter.propose(draft.after(tree, verified, accepted)).to(target.device)
+                tree = drafter.propose(draft).to(target.device)
             with stage('verify'):
                 verified = target.verify(tree)
         trace.settle()
         return tokens, trace
 
-    def warm_up(self, prompt_ids: Tensor, pixel_values: Tensor) -> None:
-        """
-        Decode a few actions without accepting any draft, and forget them.
-
-        So graphs and memory of every kind of pass and draft are there, for prompts of this length.
-        """
-        rehearsal = replace(self, acceptance=self.acceptance.rehearsal())
+    def warm_up(
+        self, prompt_ids: Tensor, pixel_values: Tensor, situation: Situation = UNKNOWN
+    ) -> None:
+        """Decode a few actions without accepting drafts, and forget them: captures graphs."""
+        rehearsal = replace(self, acceptance=self.acceptance.rehearsal(), completion=NONE)
         for step in (1, -1, 1):  # drafters that remember actions see none, one, two that differ
-            tokens, _ = rehearsal.decode(prompt_ids, pixel_values)
+            tokens, _ = rehearsal.decode(prompt_ids, pixel_values, situation)
             self.drafter.remember(tokens[::step])
         self.drafter.reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
@@ -65,10 +65,21 @@ class DecodeTrace:
         self.target_passes += 1
         self.drafted += len(tree)
         self.accepted += accepted
+        self.forbidden += path.forbidden
         self.drafts.append((len(tree), accepted))
         self.sources += [*(tree.sources[node] for node in path.nodes), CHOSEN]
         self.bins_off += [*path.bins_off, 0]
         self.entropies.append(path.entropy)
+
+    def complete(self, tokens: Sequence[int], source: str) -> None:
+        """Count tokens that the target never saw."""
+        self.sources += [source] * len(tokens)
+        self.bins_off += [None] * len(tokens)
+
+    @property
+    def unverified(self) -> int:
+        """How many tokens the target never saw."""
+        return self.bins_off.count(None)
 
     @property
     def origins(self) -> list[str]:

@@ -32,6 +32,7 @@ class TokenTree:
         besides the committed prefix and the root.
     sources: [N] name of the drafter that guessed each node.
     finite: bool [1], whether the drafter's numbers were; None = it computes none.
+    layout: the parents, where the host knows them without asking a device; None = it does not.
 
     ``of`` and its kin make trees on the host and check them; this constructor trusts.
     """
@@ -42,6 +43,7 @@ class TokenTree:
     ancestor_mask: Tensor
     sources: tuple[str, ...]
     finite: Tensor | None = None
+    layout: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -67,7 +69,8 @@ class TokenTree:
                 f'a token tree has {n} tokens, {len(parents)} parents and {len(sources)} sources; '
                 'give one of each per node'
             )
-        return cls(torch.tensor(tokens, dtype=torch.int64), *structure(tuple(parents)), sources)
+        layout, tokens = tuple(parents), torch.tensor(tokens, dtype=torch.int64)
+        return cls(tokens, *structure(layout), sources, layout=layout)
 
     @classmethod
     def chain(cls, tokens: Iterable[int], source: str = 'draft') -> TokenTree:
@@ -109,7 +112,7 @@ class TokenTree:
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)
         moved = (part.to(device, non_blocking=True) for part in parts)
-        return TokenTree(*moved, self.sources, self.finite)
+        return TokenTree(*moved, self.sources, self.finite, self.layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ class Accepted:
     bonus: the token the target adds after the last of them, at no further cost.
     bins_off: how far each of the tokens is from the target's own choice.
     entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
+    forbidden: at how many of these tokens a guard forbade the target's own choice.
     """
 
     nodes: tuple[int, ...]
@@ -128,6 +132,7 @@ class Accepted:
     bonus: int
     bins_off: tuple[int, ...] = field(default=(), compare=False)
     entropy: float = field(default=nan, compare=False)
+    forbidden: int = field(default=0, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:

@@ -43,6 +43,7 @@ def action_message(
                            f'{dataset.unnorm_key} in the checkpoint')
     normalized = np.asarray(action.normalized, dtype=np.float32)[steps]
     token_ids = np.reshape(action.tokens, (len(action.si), -1))[steps]
+    bins_off = np.reshape(np.array(action.trace.bins_off, object), (len(action.si), -1))[steps]
     return ActionDelta(
         header=Header(frame_id=dataset.frame_id),
         image_stamp=image_stamp,
@@ -54,6 +55,7 @@ def action_message(
         normalized=array.array('f', normalized.ravel().tolist()),
         token_ids=array.array('I', token_ids.ravel().tolist()),
         limited=limited_to is not None,
+        unverified=bool((bins_off == None).any()),  # noqa: E711 (of each element)
         first_step=(steps.start or 0) if first_step is None else first_step,
     )
 

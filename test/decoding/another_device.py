@@ -30,9 +30,12 @@ from specvla_ros.decoding.drafters import (
     GlanceDrafter,
     HistoryDrafter,
     Jacobi,
+    Kalman,
     NoDrafter,
     RelayDrafter,
+    Retrieval,
 )
+from specvla_ros.decoding.drafters.action_memory import ActionMemory
 from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
@@ -216,6 +219,14 @@ def guesser(it):
     return it.guesser(5)
 
 
+def kalman(it):
+    return Kalman().drafter(None)
+
+
+def retrieval(it):
+    return Retrieval(neighbours=3, memory=2).drafter(ActionMemory.empty(it.model))
+
+
 DRAFTERS = {
     'none': 2 * (lambda it: NoDrafter(),),
     'guesser': (guesser, guesser),
@@ -227,6 +238,8 @@ DRAFTERS = {
     'history+eagle+glance': (relay(eagle, glance), relay(eagle_there, glance_there)),
     'history+jacobi': (relay(jacobi), relay(jacobi)),
     'history+glance+jacobi': (relay(glance, jacobi), relay(glance_there, jacobi)),
+    'kalman': (kalman, kalman),
+    'history+retrieval+jacobi': 2 * (relay(retrieval, jacobi),),
 }
 
 
@@ -261,6 +274,21 @@ def test_another_device_says_the_same(lab, registered, monkeypatch, name, rule, 
 
 
 @RUNNERS
+def test_a_budget_there_says_what_ar_says_and_asks_for_no_value(
+    lab, registered, monkeypatch, runner
+):
+    def few(*makes):
+        return lambda it: RelayDrafter([make(it) for make in makes], nodes=5)
+
+    monkeypatch.setitem(DRAFTERS, 'few', (
+        lambda it: NoDrafter(), few(history, glance_there, kalman, retrieval, jacobi)))
+    crossed, trace = on_another_device(
+        lab, monkeypatch, 'few', Strict(), runner,
+        compare=lambda played: [action[0] for action in played])
+    assert trace.drafts[0][0] == 5 and crossed['down'] == trace.target_passes
+
+
+@RUNNERS
 @pytest.mark.parametrize('name', ['none', 'guesser', 'eagle', 'history+eagle+glance',
                                   'history+glance+jacobi'])
 def test_a_guard_there_says_the_same_and_costs_two_small_copies(
@@ -285,7 +313,9 @@ def test_a_rule_that_rates_there_says_the_same_and_costs_two_small_copies(
         assert crossed['up'] == (trace.target_passes - 1) + 1 + trace.target_passes
 
 
-def on_another_device(lab, monkeypatch, name, rule, runner, guard=None):
+def on_another_device(
+    lab, monkeypatch, name, rule, runner, guard=None, compare=lambda played: played
+):
     """Compare with the host; return what crosses in one more action, and its trace."""
     make, make_there = DRAFTERS[name]
     here = lab(0, 7, 1)
@@ -298,7 +328,7 @@ def on_another_device(lab, monkeypatch, name, rule, runner, guard=None):
         there.prompt, there.longer_prompt = (
             tuple(map(There, prompt)) for prompt in (there.prompt, there.longer_prompt))
         decoder = there.decoder(drafter_here or make_there(there), rule, runner(), guard)
-        assert play(decoder, there) == expected
+        assert compare(play(decoder, there)) == compare(expected)
         device.crossed.clear()
         _, trace = decoder.decode(*there.prompt)
     return device.crossed, trace

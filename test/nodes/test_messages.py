@@ -24,7 +24,19 @@ STAMP = Time(sec=5, nanosec=6)
 def make_action(chunk=1, **changes):
     si = np.arange(chunk * 7, dtype=np.float32).reshape(chunk, 7) / 8
     tokens = tuple(range(31744, 31744 + chunk * 7))
-    return SimpleNamespace(**{'si': si, 'normalized': si / 2, 'tokens': tokens, **changes})
+    trace = SimpleNamespace(bins_off=[0] * len(tokens))
+    return SimpleNamespace(
+        **{'si': si, 'normalized': si / 2, 'tokens': tokens, 'trace': trace, **changes})
+
+
+def test_an_action_says_of_its_own_steps_whether_the_target_verified_them():
+    action = make_action(3, trace=SimpleNamespace(bins_off=[0, 1] * 8 + [None] * 5))
+    data = load_dataset('libero_object')
+    said = [action_message(action, data, STAMP, 4, None, slice(step, step + 1)).unverified
+            for step in range(3)]
+    assert said == [False, False, True]
+    assert action_message(action, data, STAMP, 4).unverified
+    assert not action_message(make_action(3), data, STAMP, 4).unverified
 
 
 @pytest.mark.parametrize('chunk', [1, 3])

@@ -14,9 +14,12 @@ from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
 from .history import Held, HistoryDrafter, Motion
+from .hybrid_kinematic import HybridKinematic, KinematicSwitch
 from .jacobi import Jacobi, JacobiDrafter
+from .kalman import Kalman, KalmanDrafter
 from .none import NoDrafter
 from .relay import RelayDrafter
+from .retrieval import Retrieval, RetrievalDrafter
 from .velocity import ConstantVelocity
 
 __all__ = [
@@ -36,31 +39,41 @@ __all__ = [
     'GlanceHead',
     'Held',
     'HistoryDrafter',
+    'HybridKinematic',
     'Jacobi',
     'JacobiDrafter',
+    'Kalman',
+    'KalmanDrafter',
+    'KinematicSwitch',
     'make_drafter',
     'Motion',
     'NoDrafter',
     'RelayDrafter',
+    'Retrieval',
+    'RetrievalDrafter',
     'Weights',
 ]
 
 # What gives the weights of the drafters that have any, by the names of their folders.
 Weights = Mapping[str, Callable[[], Any]]
+_NODES = 'nodes'
 
 
 def make_drafter(name: str, settings: Mapping[str, object], weights: Weights) -> Drafter:
     """
     Drafter from configuration; ``first+second`` is a relay, with settings under each one's name.
 
+    A relay has a setting of its own, ``nodes``: how many the tree in the prefill may have.
     weights: called for the drafters there are only.
     Raises SpecVLAError for a name, a setting or a value that does not exist.
     """
     names = name.split('+')
     if len(names) > 1:
+        nodes = settings.get(_NODES)
+        settings = {key: value for key, value in settings.items() if key != _NODES}
         return RelayDrafter(
-            [make_drafter(part, _settings_of(part, names, settings), weights) for part in names]
-        )
+            [make_drafter(part, _settings_of(part, names, settings), weights) for part in names],
+            nodes)
     made = DRAFTERS.make(name, settings)
     return made.drafter(weights[made.weights]() if made.weights else None)
 
@@ -71,9 +84,15 @@ def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
 
     folder: of all drafters' weights, see ``drafter_folders``.
     """
-    for name in config.drafter.name.split('+'):
-        weights = DRAFTERS[name].weights if name in DRAFTERS else None
-        if weights is None or folder is not None and weights_folder(folder, weights):
+    names = config.drafter.name.split('+')
+    if config.completion is not None:
+        names += config.completion.drafter.name.split('+')
+    for name in names:
+        settings = DRAFTERS.get(name)
+        weights = settings and settings.weights
+        if weights is None or getattr(settings, 'may_lack_weights', False):
+            continue
+        if folder is not None and weights_folder(folder, weights):
             continue
         raise SpecVLAError(
             f'decoder {config.name} drafts with {name}, but there is no drafter folder'
@@ -89,7 +108,8 @@ def _settings_of(
     unknown = sorted(set(settings) - set(names))
     if unknown:
         raise SpecVLAError(
-            f'drafter {"+".join(names)} has settings for {unknown}, must be for some of {names}'
+            f'drafter {"+".join(names)} has settings for {unknown}, must be for some of {names} '
+            f'or {_NODES}'
         )
     own = settings.get(part, {})
     if not isinstance(own, Mapping):

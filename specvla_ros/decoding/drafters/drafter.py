@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TYPE_CHECKING
 
@@ -88,6 +89,14 @@ class Drafter(ABC):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess what follows the last known token."""
 
+    def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
+        """Return who of a relay takes part in this action: all, unless this one is a switch."""
+        return relay
+
+    def likeness(self, context: DraftContext) -> float:
+        """How like what it has seen before this is, at most 1; NaN = it can't say."""
+        return nan
+
     def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
         """Take in the L tokens of an action that the target verified and the robot may do."""
 
@@ -100,12 +109,14 @@ class DrafterSettings(Protocol):
     What a preset says of a drafter.
 
     weights: name of the folder of its weights, see ``drafter_folders``; None = it has none.
+    may_lack_weights: whether it can do without: then ``read`` is asked with None for the folder.
     """
 
     weights: ClassVar[str | None]
+    may_lack_weights: ClassVar[bool] = False
 
     @staticmethod
-    def read(folder: Path, target: OpenVLA) -> Any:
+    def read(folder: Path | None, target: OpenVLA) -> Any:
         """Read weights for a target; asked only if there are some, once for all decoders."""
 
     def drafter(self, weights: Any) -> Drafter:

@@ -52,13 +52,17 @@ class Held(Motion):
         return steps[-1]
 
 
-class HistoryDrafter(Drafter):
-    """Guess a whole action as one chain, from what the last ones say by a ``Motion``."""
+class PredictingDrafter(Drafter):
+    """
+    Guess a whole action as one chain, predicted from the actions before it.
 
-    def __init__(self, motion: Motion) -> None:
-        self.motion = motion
-        self._tokens: tuple[int, ...] = ()
-        self._ahead: list[int] = []
+    source: the name its guesses carry.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._ahead: list[int] | None = None  # of the next action; None = not predicted yet
+        self._said: tuple[int, ...] = ()  # the last action
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess the action from its first token on; nothing before the first action."""
@@ -66,34 +70,60 @@ class HistoryDrafter(Drafter):
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess the tokens after those known, whatever these are."""
-        if not self._tokens:
-            return TokenTree.empty()
-        if not self._ahead:
-            self._ahead = self._predict(context.space, context.situation.carried)
+        if self._ahead is None:
+            self._ahead = self._next(context)
         known = len(context.tokens)
-        return TokenTree.chain(self._ahead[known : known + context.max_depth], self.motion.name)
+        return TokenTree.chain(self._ahead[known : known + context.max_depth], self.source)
 
-    def _predict(self, space: ActionSpace, carried: int | None) -> list[int]:
-        """
-        Return the tokens of the action that follows those remembered, [L].
+    @abstractmethod
+    def predict(self, space: ActionSpace) -> list[int]:
+        """Return the tokens of the action after those remembered, [L]; none if there are none."""
 
-        carried: steps of the last action that were carried out; None = all. The others are what
-        it said of the steps that come now: they are said again, and the motion goes on from them.
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in an action, [L] tokens: what was predicted is over."""
+        self._ahead, self._said = None, tuple(tokens)
+
+    def reset(self) -> None:
+        """Forget all actions."""
+        self._ahead, self._said = None, ()
+
+    def _next(self, context: DraftContext) -> list[int]:
         """
-        steps = np.array(self._tokens).reshape(-1, space.action_dim)
-        carried = space.chunk if carried is None else carried
+        Return the tokens of the action that comes now, [L].
+
+        Of a chunk those not carried out were said of the steps that come now: they are said again,
+        and the prediction goes on behind them.
+        """
+        ahead, carried = self.predict(context.space), context.situation.carried
+        if not ahead or carried is None:
+            return ahead
+        done = carried * context.space.action_dim
+        return [*self._said[done:], *ahead[:done]]
+
+
+class HistoryDrafter(PredictingDrafter):
+    """Predict from the last steps by a ``Motion``."""
+
+    def __init__(self, motion: Motion) -> None:
+        super().__init__(motion.name)
+        self.motion = motion
+        self._tokens: tuple[int, ...] = ()
+
+    def predict(self, space: ActionSpace) -> list[int]:
+        """Return the tokens of the action that follows those remembered, [L]."""
+        if not self._tokens:
+            return []
+        steps = np.array(self._tokens).reshape(-1, space.action_dim)[-_STEPS:]
         return np.concatenate(
-            [*steps[len(steps) - space.chunk + carried :],
-             *(self.motion.ahead(steps[-_STEPS:], count, space)
-               for count in range(1, carried + 1))]
+            [self.motion.ahead(steps, count, space) for count in range(1, space.chunk + 1)]
         ).tolist()
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens; two of them hold two control steps at least."""
+        super().remember(tokens)
         self._tokens = (*self._tokens[-len(tokens) :], *tokens)
-        self._ahead = []
 
     def reset(self) -> None:
         """Forget all actions."""
+        super().reset()
         self._tokens = ()
-        self._ahead = []

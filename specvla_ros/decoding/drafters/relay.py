@@ -7,40 +7,56 @@ from collections.abc import Sequence
 from specvla_ros.decoding.tree import TokenTree
 
 from .drafter import DraftContext, Drafter
-from .side_by_side import merged
+from .node_budget import MergedGuesses
 
 
 class RelayDrafter(Drafter):
     """
     A relay of drafters, named ``first+second+…`` in a preset.
 
-    Their guesses for the prefill are merged to one tree; what the earlier ones guessed counts
-    as theirs; one that only continues guesses nothing then. After the prefill the last drafter
-    proposes alone; where it has no guess, the one before it does.
+    Their guesses for the prefill are merged to one tree within a budget of nodes, those with the
+    best measured hit rates first; a node that several guessed counts as the earliest one's; one
+    that only continues guesses nothing then. After the prefill the last drafter proposes alone;
+    where it has no guess, the one before it does. A switch among them decides for each action who
+    takes part.
+
+    nodes: of the tree in the prefill, at most; None = as many as there are guesses. guesses: makes
+    that tree, and has the hit rates measured so far (``guesses.rates``).
     """
 
-    def __init__(self, drafters: Sequence[Drafter]) -> None:
+    def __init__(self, drafters: Sequence[Drafter], nodes: int | None = None) -> None:
         self.drafters = tuple(drafters)
         self.reads_features = any(drafter.reads_features for drafter in drafters)
+        self.guesses = MergedGuesses(nodes)
+        self._playing = self.drafters
+        self._judged: int | None = None  # tokens that the prefill decided; None = all
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Merge what each guesses before the target has seen the image."""
-        return merged(
-            [drafter.guess(context) for drafter in self.drafters if not drafter.only_continues])
+        self._playing, self._judged = self.drafters, None
+        for drafter in self.drafters:
+            self._playing = tuple(drafter.players(self._playing, context))
+        return self.guesses.merge(
+            [drafter.guess(context) for drafter in self._playing if not drafter.only_continues],
+            context.space.length)
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Let the last one guess that has a guess."""
-        for drafter in reversed(self.drafters):
+        if self._judged is None:
+            self._judged = len(context.tokens)
+        for drafter in reversed(self._playing):
             if len(tree := drafter.propose(context)):
                 return tree
         return TokenTree.empty()
 
     def remember(self, tokens: Sequence[int]) -> None:
-        """Let each take in an action."""
+        """Let each take in an action, and measure the guesses by it."""
+        self.guesses.judge(tokens, len(tokens) if self._judged is None else self._judged)
         for drafter in self.drafters:
             drafter.remember(tokens)
 
     def reset(self) -> None:
         """Let each forget."""
+        self.guesses.forget()
         for drafter in self.drafters:
             drafter.reset()

@@ -60,6 +60,7 @@ class Actor:
         self._main, self._safety = main, safety
         self._risk = settings.fallback_above_risk
         self._statistics, self._goals, self._dataset = statistics, goals, policy.dataset
+        self._guards = settings.guard
         self._context: tuple[ActingPolicy, int] | None = None  # of the last action
         self._sequence, self._refused = 0, ''
         self._pilot = Pilot(
@@ -184,9 +185,10 @@ class Actor:
             if self._context != (policy, task.job.revision):
                 policy.reset()  # what was learnt belongs to another task, or was not carried out
                 self._context = policy, task.job.revision
-            action = policy.act(self._read_image(task.sight.message), task.job.instruction,
-                                task.sight.stamp * 1e-9 if task.sight.stamp else None,
-                                carried=task.carried)
+            action = policy.act(
+                self._read_image(task.sight.message), task.job.instruction,
+                task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
+                task.limits if self._guards else None, task.carried)
             self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(task)

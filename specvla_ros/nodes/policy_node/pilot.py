@@ -32,7 +32,7 @@ from specvla_ros.nodes.policy_node.camera_rhythm import CameraRhythm
 from specvla_ros.nodes.policy_node.motion import Motion, Place
 from specvla_ros.nodes.policy_node.newest import Job, Newest
 from specvla_ros.nodes.policy_node.tasks import Arm, Command, Sight, StaleImage, Task
-from specvla_ros.safety import fit, refusal, SafetySettings
+from specvla_ros.safety import fit, refusal, SafetySettings, step_limits
 from specvla_ros.steps import StepQueue
 
 PACINGS = ('realtime', 'lockstep')
@@ -188,7 +188,12 @@ class Pilot:
             taken = now - least if self._max_age else sight.came
             self._taken = max(taken, math.nextafter(self._taken, math.inf))
             self._is_inferring = True
-            return Task(job, age, least, self._taken, now, self._carried)
+            place = self._place.position
+            known = None if place is None or not np.isfinite(place).all() else place
+            limits = step_limits(self._safety, self._period, position_m=known,
+                                 previous=self._motion.delta(now))
+            return Task(job, age, least, self._taken, now,
+                        None if known is None else tuple(known.tolist()), limits, self._carried)
 
     def give_up(self, task: Task) -> None:
         """Have no answer: the image is not taken again, and what the one before said ends."""

@@ -13,7 +13,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety import SafetySettings, StepLimits
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint, or name of an embedded one; '
@@ -45,6 +45,9 @@ TOPIC_PARAMETERS = (
     Parameter('safety', 'safety', 'envelope of the actions: safety, safety_arm (files of config/) '
               'or path of a YAML file; a change holds for all that is published after it',
               changeable=True),
+    Parameter('guard', True, 'true: the decoder chooses among the bins that the safety envelope '
+              'holds, and says how often it had to; false: the envelope only shortens what was '
+              'chosen', reloadable=True),
     Parameter('max_image_age', 5.0, 'an image older than this is not acted on; 0: however old, as '
               'for bags with their own stamps', unit='s', low=0.0, high=3600.0, reloadable=True),
     Parameter('fallback_above_risk', 1.0, 'an action whose risk is more is not published, as if '
@@ -104,12 +107,16 @@ class ActingPolicy(Protocol):
     chunk: int  # control steps of an action
     execute_steps: int  # of them to carry out, if nobody says another number
 
-    def act(self, image: np.ndarray, instruction: str, stamp: float | None = None, *,
-            carried: int | None = None) -> Any:
+    def act(
+        self, image: np.ndarray, instruction: str, stamp: float | None = None,
+        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        carried: int | None = None,
+    ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
-        carried: of the last action's steps, those that belong to times before; None = all.
+        position: of the end effector, m. limits: of the next control step. carried: of
+        the last action's steps, those that belong to times before; None = all.
         """
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':
@@ -166,6 +173,7 @@ class TopicSettings:
     """The parameters that say what comes in and goes out while the node is active."""
 
     safety: str
+    guard: bool
     max_image_age: float
     fallback_above_risk: float
     pacing: str

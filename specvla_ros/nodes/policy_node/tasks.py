@@ -7,6 +7,7 @@ import numpy as np
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node.newest import Job
+from specvla_ros.safety import StepLimits
 
 
 class StaleImage(SpecVLAError):
@@ -33,8 +34,9 @@ class Task:
 
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
-    `Pilot`'s clock. carried: how many steps of the last answer belong to times before this image;
-    None where there is none, or it was dropped.
+    `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
+    envelope leaves of the next control step. carried: how many steps of the last answer belong to
+    times before this image; None where there is none, or it was dropped.
     """
 
     job: Job
@@ -42,6 +44,8 @@ class Task:
     least_age: float
     taken: float
     begun: float
+    position: tuple[float, float, float] | None
+    limits: StepLimits
     carried: int | None = None
 
     @property

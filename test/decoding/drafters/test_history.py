@@ -87,6 +87,17 @@ def test_the_last_chunk_is_guessed_again_shifted_by_what_was_carried_out(lab, ca
         assert guessed == pytest.approx(expected, abs=3 / 255)
 
 
+def test_every_drafter_that_predicts_says_the_tail_of_a_chunk_again(lab):
+    it = lab(0, 2, 3)
+    for name in ('history', 'velocity', 'kalman'):
+        drafter = make_drafter(name, {}, {})
+        drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
+        now = replace(context(it), situation=Situation(carried=1))
+        guessed = values(it.space, drafter.guess(now).tokens)
+        assert guessed[:4] == pytest.approx([-0.4, 1.0, -0.3, -1.0], abs=2 / 255), name
+        assert len(guessed) == 5
+
+
 def test_what_stood_still_keeps_its_token_even_where_two_ids_mean_the_same(lab):
     it = lab(0, 2, 1)
     lowest = it.space.tokenizer.first_id

@@ -18,7 +18,7 @@ from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.policy_node import silence
 from specvla_ros.nodes.policy_node.actor import Actor
 from specvla_ros.nodes.policy_node.settings import pick, TOPIC_PARAMETERS, TopicSettings
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety import SafetySettings, step_limits
 
 PERIOD = 0.05
 
@@ -92,9 +92,11 @@ class FakePolicy:
         self.chunk = self.execute_steps = chunk
         self.calls, self.carried, self.risk = [], [], 0.1
 
-    def act(self, image, instruction, stamp=None, *, carried=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None,
+            carried=None):
         self.carried.append(carried)
         self.calls.append((int(image[0, 0, 0]), instruction))
+        self.position, self.limits = position, limits
         si = np.zeros((self.chunk, 7), np.float32)
         si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
         if image[0, 0, 0] == 13:
@@ -289,3 +291,26 @@ def test_a_pose_that_falls_silent_is_a_fault_and_one_that_never_came_is_none(
     assert look(2.0).startswith('no current_pose (the walls hold by the last one and the steps ')
     rig.topics.callbacks['current_pose'](pose)
     assert look(1.0) == ''
+
+
+def test_the_policy_is_told_where_the_arm_is_and_what_the_envelope_leaves(make_rig, until):
+    rig = make_rig()
+    rig.actor._pilot.hear_position(np.array([0.5, 0.1, 0.2]))
+    time.sleep(PERIOD)
+    rig.see()
+    until(lambda: rig.actions, 'an action')
+    safety = SafetySettings.read()
+    assert rig.policy.position == (0.5, 0.1, 0.2)
+    assert rig.policy.limits == step_limits(safety, PERIOD, position_m=(0.5, 0.1, 0.2))
+    rig.see()
+    until(lambda: len(rig.actions) == 2, 'another')
+    assert rig.policy.position == pytest.approx((0.501, 0.1, 0.2))  # 1 mm along x
+    assert rig.policy.limits.before == pytest.approx((1e-3, 0, 0, 0, 0, 0))
+
+
+def test_without_the_guard_the_policy_is_told_no_limits(make_rig, until):
+    rig = make_rig(guard=False)
+    time.sleep(PERIOD)
+    rig.see()
+    until(lambda: rig.actions, 'an action')
+    assert rig.policy.limits is None

@@ -1,11 +1,14 @@
 """Loading a policy, and the self-check of one that has just been loaded."""
 import importlib.abc
+import json
+import shutil
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node.settings import (
     load_policy,
@@ -21,7 +24,7 @@ class Policy:
     def __init__(self, si):
         self.si, self.calls = si, []
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
         assert (image.dtype, image.shape[2]) == (np.uint8, 3)
         self.calls.append('act')
         return SimpleNamespace(si=self.si)
@@ -63,3 +66,14 @@ def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
     with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
         load_policy(settings)
+
+
+def test_the_chunk_is_what_the_folder_says_and_no_other(tmp_path):
+    shutil.copytree(DEFAULT_CHECKPOINT, tmp_path / 'chunks')
+    path = tmp_path / 'chunks' / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'chunk': 3}))
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    given = {**defaults, 'checkpoint': str(tmp_path / 'chunks'), 'decoder': 'ar', 'device': 'cpu'}
+    assert load_policy(pick(PolicySettings, given)).action_length == 21
+    with pytest.raises(SpecVLAError, match='chunk is 2, but this checkpoint says actions of 3'):
+        load_policy(pick(PolicySettings, {**given, 'chunk': 2}))

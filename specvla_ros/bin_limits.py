@@ -1,0 +1,97 @@
+"""
+The limits of an envelope, and what bins mean, as the numbers that a guard on a device reads.
+
+`safety` knows the limits and `safety_guard` compares; here they become one row of numbers, on the
+host, once an action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.safety import StepLimits
+
+# Less than `fit` allows, so that no rounding stands between the two.
+_MARGIN = 1e-6
+_FAR = 1e30  # m, to a wall that is not there
+PARTS = 2  # translation, rotation
+NUMBERS = 3 + 5 * 3  # of a part
+
+
+@dataclass(frozen=True, slots=True)
+class BinValues:
+    """
+    What the bins of the first six dimensions mean: m, and angles as the data set has them, rad.
+
+    lowest, highest: [6] of the first and the last bin. size: [6] of one bin. error: how far
+    `lowest + bin · size` may be off. rotation: one of `configuration.ROTATIONS`.
+    """
+
+    lowest: NDArray[np.float64]
+    highest: NDArray[np.float64]
+    size: NDArray[np.float64]
+    error: float
+    rotation: str
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating], rotation: str) -> BinValues:
+        """Read them from what each bin means, [bins, 6], lowest first."""
+        values = np.asarray(values, np.float64)
+        size = (values[-1] - values[0]) / (len(values) - 1)
+        lines = values[0] + np.arange(len(values))[:, None] * size
+        return cls(values[0], values[-1], size, float(abs(lines - values).max()), rotation)
+
+
+def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
+    """
+    Return the limits of translation and rotation, [2, 18]: of each
+
+    * squares: how long a completion is made, how long it may be, and how far it may lie from the
+      way to the step before;
+    * of its three axes: the way to the lower wall, to the upper wall, the step before, the lowest
+      bin, the size of a bin.
+    """
+    parts = []
+    for part in range(PARTS):
+        axes = slice(3 * part, 3 * part + 3)
+        size = bins.size[axes]
+        a_bin = float(np.linalg.norm(size))
+        longest, change = (
+            max(most * (1 - _MARGIN) - 4 * bins.error, 0.0)
+            for most in (limits.longest[part], limits.change[part]))
+        if min(longest, change) < a_bin:
+            # Finer than the bins: an arm at rest could never start. `fit` takes the rest away.
+            longest, change = longest + a_bin, change + a_bin
+        shorter = max(longest - a_bin, 0.0)
+        if part == 1 and bins.rotation == 'euler_xyz':
+            # Three turns one after the other turn further than their vector is long, by about
+            # half the product of two: a completion keeps away from that.
+            shorter *= 1 - min(longest, 1.0) / 2
+        low, high = np.full(3, -_FAR), np.full(3, _FAR)
+        if part == 0:
+            low = np.maximum(np.array(limits.low_m) + 4 * bins.error, low)
+            high = np.minimum(np.array(limits.high_m) - 4 * bins.error, high)
+        parts.append([
+            shorter**2, longest**2, change**2, *low.tolist(), *high.tolist(),
+            *limits.before[axes], *bins.lowest[axes].tolist(), *size.tolist()])
+    return parts
+
+
+def can_forbid(limits: StepLimits, bins: BinValues, chunk: int = 1) -> bool:
+    """Whether any bin could be forbidden; cheap, for envelopes wider than the bins reach."""
+    ends = np.stack((bins.lowest, bins.highest))
+    most = abs(ends).max(axis=0)
+    # Turns one after the other turn no further than their sum.
+    turn = most[3:].sum() if bins.rotation == 'euler_xyz' else math.hypot(*most[3:])
+    for part, length in enumerate((math.hypot(*most[:3]), turn)):
+        # "No motion" is on the way to the step before: no change is longer than the step.
+        least = min(limits.longest[part], limits.change[part])
+        if length + 4 * bins.error > (1 - _MARGIN) * least:
+            return True
+    down, up = ends[:, :3].min(axis=0), ends[:, :3].max(axis=0)
+    return bool((np.asarray(limits.low_m) > chunk * np.minimum(down, 0.0)).any()
+                or (np.asarray(limits.high_m) < chunk * np.maximum(up, 0.0)).any())
