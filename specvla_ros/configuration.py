@@ -9,7 +9,7 @@ Nothing here knows what the settings do: names are turned into objects where tho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import math
 from pathlib import Path
 import sys
@@ -20,6 +20,8 @@ from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
+AUTO = 'auto'  # drafter of a preset that has candidates
+BASELINE = 'ar'  # plain autoregression: what others are held against
 # What three numbers of an action can mean as a rotation; `rotation` computes with them.
 ROTATIONS = ('rotation_vector', 'euler_xyz')
 
@@ -79,6 +81,8 @@ class DecoderConfig:
 
     strict_above_risk: after an action whose risk was more, the next one is exact; 1 = never.
     completion: tokens that the target never sees; None = there are none.
+    candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
+    is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
     """
 
     name: str
@@ -86,11 +90,36 @@ class DecoderConfig:
     rule: Component
     strict_above_risk: float = 1.0
     completion: CompletionConfig | None = None
+    candidates: tuple[DecoderConfig, ...] = ()
 
     def __post_init__(self) -> None:
         risk = self.strict_above_risk
         if not (is_number(risk) and 0 <= risk <= 1):
             raise SpecVLAError(f'strict_above_risk is {shown(risk)}, must be a number from 0 to 1')
+
+    @property
+    def members(self) -> tuple[DecoderConfig, ...]:
+        """The candidates, or itself where there are none: decoders of one drafter each."""
+        return self.candidates or (self,)
+
+    def member(self, name: str) -> DecoderConfig:
+        """Return the candidate of this name; itself where there is none."""
+        return next((it for it in self.candidates if it.name == name), self)
+
+    def with_rule(self, rule: Component) -> DecoderConfig:
+        """Return it under another rule; of candidates those that are strict stay so."""
+        candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
+        return replace(self, rule=rule, candidates=candidates)
+
+    def with_risk(self, strict_above_risk: float) -> DecoderConfig:
+        """Return it with another ``strict_above_risk``, its candidates' too."""
+        candidates = tuple(it.with_risk(strict_above_risk) for it in self.candidates)
+        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether only the target's own tokens may stay."""
+        return all(it.rule.name == 'strict' and it.completion is None for it in self.members)
 
     @property
     def threshold(self) -> int:
@@ -238,6 +267,8 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 '.yaml file'
             )
     content = read_yaml(path)
+    if 'candidates' in content:
+        return _auto(path, content)
     parts = ('drafter', 'rule')
     check_keys(path, content, required=set(parts), optional={'strict_above_risk', 'completion'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
@@ -249,6 +280,48 @@ def load_preset(preset: str | Path) -> DecoderConfig:
         # tokens that the target has verified.
         return DecoderConfig(f'{path.stem} (unverified)', **made, **content,
                              completion=_completion(path, completion))
+
+
+def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
+    """Read a preset that has candidates; `ar` is one of them, named or not."""
+    check_keys(path, content, required={'candidates'},
+               optional={'lossless', 'rule', 'strict_above_risk'})
+    names, lossless = content['candidates'], content.get('lossless', False)
+    if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must be a list of presets')
+    if len(set(names)) < len(names):
+        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must name each preset once')
+    if not isinstance(lossless, bool):
+        raise SpecVLAError(f'{path}: lossless is {shown(lossless)}, must be true or false')
+    names = names if BASELINE in names else [BASELINE, *names]
+    candidates = tuple(_candidate(path, name) for name in names)
+    rules = [it.rule for it in candidates if not it.is_strict]
+    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0],
+                         candidates=candidates)
+    if 'strict_above_risk' in content:
+        with naming(path):
+            made = made.with_risk(content['strict_above_risk'])
+    if 'rule' in content:
+        made = made.with_rule(_component(path, 'rule', content['rule']))
+    relaxed = [it.name for it in made.candidates if not it.is_strict]
+    if lossless and relaxed:
+        raise SpecVLAError(f'{path}: lossless is true, but {", ".join(relaxed)} may say other '
+                           'tokens than ar; leave them out, or set it to false')
+    return made
+
+
+def _candidate(path: Path, name: str) -> DecoderConfig:
+    """Read a candidate: a preset, or a file beside the one that names it."""
+    if name == path.stem:
+        raise SpecVLAError(f'{path}: names itself as a candidate; name other presets')
+    is_file = Path(name).suffix in ('.yaml', '.yml')
+    config = load_preset(path.parent / name if is_file else name)
+    if config.candidates:
+        raise SpecVLAError(f'{path}: the candidate {name} has candidates itself; name those')
+    if config.completion is not None:
+        raise SpecVLAError(f'{path}: the candidate {name} leaves tokens unverified; name presets '
+                           'without a completion')
+    return config
 
 
 def load_dataset(unnorm_key: str) -> DatasetConfig:

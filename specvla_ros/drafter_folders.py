@@ -48,3 +48,11 @@ def _named_in(folder: Path) -> str:
         return _FIRST
     # A published EAGLE calls itself anything, as 'llama'; ours, in drafters/NAME, say NAME.
     return kind if kind == folder.name else _FIRST
+
+
+def check_given(folder: Path | None) -> None:
+    """Raise FileNotFoundError if a folder of drafters was named and is none."""
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f'drafter folder {folder} does not exist; name one that does, or none for the '
+            "checkpoint's own")

@@ -31,13 +31,14 @@ from specvla_ros.configuration import (
     load_preset,
 )
 from specvla_ros.decoding.acceptance import Acceptance, Guard
-from specvla_ros.decoding.completion import Completion, NONE, Predicted
+from specvla_ros.decoding.auto import AutoDecoder
+from specvla_ros.decoding.completion import NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import check_drafter, Drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import able, Drafter, DRAFTERS, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
-from specvla_ros.drafter_folders import beside, weights_folder
+from specvla_ros.drafter_folders import beside, check_given, weights_folder
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
@@ -134,14 +135,25 @@ class Checkpoint:
             self._drafter_weights[name] = settings.read(folder, self.model)
         return self._drafter_weights[name]
 
-    def decoder(self, config: DecoderConfig, guard: Guard | None = None) -> Decoder:
-        """Decoder on these weights, with caches of its own; guard: None forbids no bin."""
-        check_drafter(config, self.drafters)
+    def decoder(
+        self, config: DecoderConfig, guard: Guard | None = None
+    ) -> Decoder | AutoDecoder:
+        """
+        Return a decoder on these weights, with caches of its own; guard: None forbids no bin.
+
+        Of a decoder with candidates those without weights are left out.
+        """
+        members, missing = able(config, self.drafters)
+        target = Target(self.model)
+        decoders = {it.name: self._on(target, it, guard) for it in members}
+        return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
+
+    def _on(self, target: Target, config: DecoderConfig, guard: Guard | None) -> Decoder:
+        """Make a decoder of one drafter on a target."""
         drafter, completion = self._drafter(config.drafter), NONE
         if config.completion is not None:
             completion = Predicted(config.completion, self._drafter(config.completion.drafter))
         rule = make_rule(config.rule.name, config.rule.settings)
-        target = Target(self.model)
         return Decoder(target, drafter, Acceptance(
             rule, guard, self.space, target, config.strict_above_risk), completion)
 
@@ -189,8 +201,7 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         # The same decoder where the envelope of the next step could forbid something.
         envelope = EnvelopeGuard(checkpoint.dataset.rotation, guard)
-        self._fenced = replace(
-            self._decoder, acceptance=replace(self._decoder.acceptance, guard=envelope))
+        self._fenced = self._decoder.guarded(envelope)
         self._instruction: str | None = None
         self._situation = UNKNOWN
         # Before the last action, and its steps [chunk, 7], SI.
@@ -203,7 +214,7 @@ class Policy:
         cls,
         checkpoint: str | Path | None = None,
         *,
-        decoder: str | Path | DecoderConfig = 'relaxed',
+        decoder: str | Path | DecoderConfig = 'auto_relaxed',
         drafter: str | Path | None = None,
         unnorm_key: str | None = None,
         device: str | torch.device = 'auto',
@@ -240,9 +251,11 @@ class Policy:
         config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
-        make_rule(config.rule.name, config.rule.settings)
+        for member in config.members:
+            make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
-            check_drafter(config, drafters)
+            check_given(source.drafters)
+            able(config, drafters)
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
@@ -295,8 +308,7 @@ class Policy:
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
-        for it in self._memories:
-            it.reset()
+        self._decoder.reset()
         self._instruction, self._situation, self._last = None, UNKNOWN, None
 
     def act(
@@ -338,8 +350,7 @@ class Policy:
             'total': 1e3 * (time.perf_counter() - started),
         }
         action = self._action(tokens, trace)
-        for it in self._memories:
-            it.remember(tokens)
+        self._decoder.remember(tokens)
         self._last = replace(self._situation, risk=trace.risk), action.si
         self._situation = _after(*self._last)
         return action
@@ -355,12 +366,7 @@ class Policy:
         before, said = self._last
         return _after(before, said[:carried])
 
-    @property
-    def _memories(self) -> tuple[Drafter | Completion, ...]:
-        """What remembers actions."""
-        return self._decoder.drafter, self._decoder.completion
-
-    def _within(self, limits: StepLimits | None) -> tuple[Decoder, Situation]:
+    def _within(self, limits: StepLimits | None) -> tuple[Decoder | AutoDecoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""
         bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
         if limits is None or not can_forbid(limits, bins, chunk):

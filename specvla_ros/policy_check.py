@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.drafters import check_drafter, DRAFTERS, DrafterSettings, make_drafter
+from specvla_ros.decoding.drafters import able, DRAFTERS, DrafterSettings, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
@@ -56,9 +56,10 @@ def check_policy(
     weights = {it.weights: partial(_read, it, drafters, model)
                for it in DRAFTERS.values() if it.weights}
     for decoder in decoders:
-        make_rule(decoder.rule.name, decoder.rule.settings)
-        check_drafter(decoder, drafters)
-        make_drafter(decoder.drafter.name, decoder.drafter.settings_on(where.type), weights)
+        for member in decoder.members:
+            make_rule(member.rule.name, member.rule.settings)
+        for member in able(decoder, drafters)[0]:
+            make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)
 
 

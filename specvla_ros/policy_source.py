@@ -39,7 +39,7 @@ class PolicySource:
     dtype: str | None = None
     quantization: str = 'none'
     chunk: int | None = None
-    decoder: str | Path | DecoderConfig = 'relaxed'
+    decoder: str | Path | DecoderConfig = 'auto_relaxed'
 
     @classmethod
     def take(cls, content: dict[str, Any]) -> PolicySource:

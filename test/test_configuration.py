@@ -58,9 +58,54 @@ def test_every_preset_can_be_made(name, device):
             return 0
 
     config = load_preset(name)
-    make_rule(config.rule.name, config.rule.settings)
-    make_drafter(config.drafter.name, config.drafter.settings_on(device),
-                 {'eagle': Head, 'glance': Head, 'retrieval': Memory})
+    for member in config.members:
+        make_rule(member.rule.name, member.rule.settings)
+        make_drafter(member.drafter.name, member.drafter.settings_on(device),
+                     {'eagle': Head, 'glance': Head, 'retrieval': Memory})
+
+
+def test_a_preset_may_have_candidates(preset, tmp_path):
+    (tmp_path / 'other.yaml').write_text('{drafter: {name: velocity}, rule: {name: strict}}')
+    config = load_preset(preset('candidates: [history_relaxed, other.yaml]'))
+    assert [it.name for it in config.members] == ['ar', 'history_relaxed', 'other']
+    assert (config.drafter.name, config.rule.name, config.threshold) == ('auto', 'bins', 9)
+    assert not config.is_strict
+    assert config.member('other').drafter.name == 'velocity'
+    assert config.member('') is config.member('mine') is config
+    assert pickle.loads(pickle.dumps(config)) == config
+    tight = config.with_rule(Component('bins', {'r': 2}))
+    assert [(it.rule.name, it.threshold) for it in tight.members] == [
+        ('strict', 0), ('bins', 2), ('strict', 0)]
+    wary = load_preset(preset('{candidates: [history_relaxed], strict_above_risk: 0.3}'))
+    assert [it.strict_above_risk for it in wary.members] == [0.3, 0.3]
+    same = load_preset(preset('{candidates: [history_relaxed], rule: {name: bins, r: 2}}'))
+    assert (same.threshold, same.members[1].threshold) == (2, 2)
+
+
+def test_auto_may_only_choose_lossless_ones():
+    auto, relaxed = load_preset('auto'), load_preset('auto_relaxed')
+    assert auto.is_strict and auto.rule.name == 'strict' and auto.threshold == 0
+    assert not relaxed.is_strict and relaxed.threshold == 9
+    assert load_preset('ar').members == (load_preset('ar'),)
+
+
+@pytest.mark.parametrize(('text', 'problem'), [
+    ('{candidates: [history, relaxed], lossless: true}',
+     'lossless is true, but relaxed may say other tokens than ar'),
+    ('{candidates: [history], rule: {name: strict}, lossless: 1}', 'lossless is 1, must be true'),
+    ('{candidates: [history], strict_above_risk: 2}', 'strict_above_risk is 2, must be'),
+    ('candidates: []', r'candidates is \[\], must be a list of presets'),
+    ('candidates: history', "candidates is 'history', must be a list"),
+    ('candidates: [history, history]', 'must name each preset once'),
+    ('candidates: [nonsense]', "'nonsense', must be one of"),
+    ('candidates: [auto]', 'the candidate auto has candidates itself'),
+    ('candidates: [kerv]', 'the candidate kerv leaves tokens unverified'),
+    ('candidates: [mine]', 'names itself as a candidate'),
+    ('{candidates: [history], drafter: {name: none}}', r"unknown keys \['drafter'\]"),
+])
+def test_candidates_that_cannot_be_are_refused(preset, text, problem):
+    with pytest.raises(ValueError, match=problem):
+        load_preset(preset(text))
 
 
 def test_a_preset_may_be_a_file_and_settings_may_be_a_devices(preset):

@@ -146,7 +146,7 @@ class CountingRunner(GraphRunner):
         return replay, outputs
 
 
-@pytest.mark.parametrize('decoder', ['ar', 'strict', 'history'])
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'history', 'auto'])
 @pytest.mark.parametrize('instruction', ['take action', INSTRUCTION, 8 * 'pick up the milk '])
 def test_no_prompt_of_a_usual_length_is_captured_while_acting(
     policy, decoder, instruction, monkeypatch,
@@ -237,11 +237,15 @@ def test_an_action_that_is_refused_is_not_remembered(policy, monkeypatch):
     assert not guessed_by_history(policy, 0)
 
 
-def test_the_default_decoder_is_relaxed_with_the_drafter_in_the_checkpoint(policy):
-    assert policy.decoder_config == load_preset('relaxed')
+def test_the_default_decoder_is_auto_relaxed_with_the_drafters_in_the_checkpoint(policy):
+    assert policy.decoder_config == load_preset('auto_relaxed')
     assert policy.dataset == load_dataset(KEY)
-    trace = policy.act(fake_frame(), INSTRUCTION).trace
-    assert trace.drafted > 0
+    traces = [policy.act(fake_frame(), INSTRUCTION).trace for _ in range(10)]
+    assert traces[0].decoder == 'ar' and sum(trace.drafted for trace in traces) > 0
+    assert {'ar', 'history_relaxed'} <= {trace.decoder for trace in traces}
+    # The tiny checkpoint has no glance.
+    assert '; glance_relaxed left out: decoder glance_relaxed drafts with' in traces[-1].reason
+    trace = traces[-1]
     assert list(trace.stage_ms) == ['preprocess', 'vision', 'prefill', 'draft', 'verify', 'total']
     parts = sum(ms for stage, ms in trace.stage_ms.items() if stage != 'total')
     assert 0 < parts <= trace.stage_ms['total']
@@ -351,14 +355,14 @@ class Low:
         return (lower ^ ~state[1].isnan()).expand(len(said), -1)
 
 
-@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid'])
+@pytest.mark.parametrize('decoder', ['ar', 'strict', 'relaxed', 'hybrid', 'auto'])
 def test_a_guard_holds_under_every_decoder(folder, policy, decoder):
     guarded = Policy(policy.checkpoint, load_preset('ar'), Low()).with_decoder(decoder)
     for seed in range(3):
         low = guarded.act(fake_frame(seed), INSTRUCTION)
         assert low.normalized.max() <= 0
         assert guarded.act(fake_frame(seed), INSTRUCTION, None, (0, 0, 0)).normalized.min() >= 0
-        if decoder == 'strict':
+        if decoder in ('strict', 'auto'):
             ar = guarded.with_decoder('ar').act(fake_frame(seed), INSTRUCTION)
             assert low.tokens == ar.tokens
     assert Policy.load(folder, decoder=decoder, device='cpu', guard=Low()).guard == Low()
@@ -549,7 +553,7 @@ def test_an_action_that_is_not_finite_is_refused():
     ('options', 'error', 'message'),
     [
         ({'decoder': 'fast'}, ValueError, "decoder is 'fast', must be one of"),
-        ({'drafter': 'nowhere'}, ValueError, 'decoder relaxed drafts with eagle, but .* nowhere'),
+        ({'drafter': 'nowhere'}, FileNotFoundError, 'drafter folder nowhere does not exist'),
         ({'unnorm_key': 'bridge'}, ValueError, "unnorm_key is 'bridge', must be one of"),
         ({'device': 'tpu9000'}, ValueError, "device is 'tpu9000', must be 'auto', 'cpu' or"),
         ({'dtype': 'int8'}, ValueError, r"dtype is 'int8', must be one of \['float32', 'bf"),
@@ -576,11 +580,14 @@ def test_cuda_where_there_is_none(folder):
     assert Policy.load(folder, device='auto').checkpoint.model.device.type == 'cpu'
 
 
-def test_without_a_drafter_folder_only_eagle_is_refused():
+def test_without_a_drafter_folder_only_eagle_is_refused_and_auto_does_without():
     policy = Policy(Checkpoint(small_model().eval()), load_preset('ar'))
     policy.act(fake_frame(), INSTRUCTION)
     with pytest.raises(ValueError, match='no drafter folder; give one, or use the decoder ar'):
         policy.with_decoder('relaxed')
+    auto = policy.with_decoder('auto')
+    taken = {auto.act(fake_frame(), INSTRUCTION).trace.decoder for _ in range(10)}
+    assert {'ar', 'history'} <= taken <= {'ar', 'history', 'jacobi'}
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', torch.float32])

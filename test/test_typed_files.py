@@ -168,17 +168,19 @@ class Head:
         return None
 
 
-@pytest.mark.parametrize('name', ['relaxed', 'hybrid_relaxed'])
-def test_decoder_presets(tmp_path, name):
+@pytest.mark.parametrize(
+    ('name', 'least'), [('relaxed', 80), ('hybrid_relaxed', 80), ('auto', 10)])
+def test_decoder_presets(tmp_path, name, least):
     def load() -> None:
         config = load_preset(tmp_path / 'it.yaml')
         assert config.threshold >= 0 or config.rule.settings['r'] < 0
-        make_rule(config.rule.name, config.rule.settings)
-        make_drafter(config.drafter.name, config.drafter.settings_on('cpu'),
-                     {'eagle': Head, 'glance': Head})
+        for member in config.members:
+            make_rule(member.rule.name, member.rule.settings)
+            make_drafter(member.drafter.name, member.drafter.settings_on('cpu'),
+                         {'eagle': Head, 'glance': Head})
 
     content = yaml.safe_load((config_folder() / 'decoders' / f'{name}.yaml').read_text())
-    assert vary(tmp_path / 'it.yaml', content, load, yaml.safe_dump, names=False) > 80
+    assert vary(tmp_path / 'it.yaml', content, load, yaml.safe_dump, names=False) > least
 
 
 def test_safety_files(tmp_path):

@@ -8,6 +8,8 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.typed_files import is_number
 
+# What is compared where no decoder is named: the baseline, the fastest lossless, the fastest.
+DECODERS = ('ar', 'auto', 'auto_relaxed')
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
 
 
@@ -46,9 +48,13 @@ def place_of(decoder: str) -> str:
 
 def method(config: DecoderConfig) -> str:
     """Say in a few words what stands behind a decoder's name."""
+    if config.candidates:
+        drafter = f'the cheapest of {", ".join(it.name for it in config.candidates)}'
+    else:
+        drafter = f'{config.drafter.name} + {config.rule.name}'
     settings = [f'{name} = {value:g}' for name, value in config.rule.settings.items()
                 if is_number(value)]
-    return ', '.join((f'{config.drafter.name} + {config.rule.name}', *settings))
+    return ', '.join((drafter, *settings))
 
 
 def check_states(trials: int) -> int:

@@ -94,6 +94,10 @@ def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
         text = f'{mean:.0f} ms' if mean >= 10 else f'{mean:.1f} ms'
         if speedup is not None and row['decoder'] != 'ar':
             text += f'\n{speedup:.2f}× ar'
+        if row['decoder'] == 'ar' and row.get('speedup_ceiling'):
+            limit = row['speedup_ceiling']
+            axis.axhline(mean / limit, color='black', linestyle=':', linewidth=1,
+                         label=f'ceiling, {limit:.2f}× ar')
         axis.text(place, mean, text, ha='center', va='bottom')
     axis.set_title('Mean time per action, by stage')
     axis.set_ylabel('ms')

@@ -28,20 +28,18 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
 
 def execute_steps(args: PolicyArgs, wanted: int | None) -> tuple[int, int]:
     """
-    Return H and E: the control steps of an action, and how many of them are carried out.
+    Return H and E of a checkpoint that was checked: steps of an action, and those carried out.
 
     :param wanted: E; None = what the checkpoint recommends, else all
     :raises ValueError, FileNotFoundError: it can't be read, or an action has fewer steps
     """
     from specvla_ros.openvla.checkpoint import read_config
-    from specvla_ros.openvla.config import OpenVLAConfig
-    from specvla_ros.policy import action_chunk
 
     folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
-    config = OpenVLAConfig.from_dict(read_config(folder), str(folder / 'config.json'))
-    chunk = action_chunk(config, args.chunk)
+    said = read_config(folder)  # `check_policy` has read it with care
+    chunk = said.get('chunk') or args.chunk or 1
     check_execute_steps(wanted, chunk)
-    return chunk, wanted or config.execute_steps or chunk
+    return chunk, wanted or said.get('execute_steps') or chunk
 
 
 def statistics_of(args: PolicyArgs) -> frozenset[str]:

@@ -18,14 +18,16 @@ from specvla_ros import __version__
 from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.machine import machine, versions
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
+from specvla_ros.configuration import BASELINE
 
-BASELINE = 'ar'
+BEFORE_DRAFTS = ('preprocess', 'vision', 'prefill')  # stages that no drafter shortens
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
           'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-          'the first that differs. Errors: against ar on the same observations. Risk: mean\n'
-          "entropy of the target's words, 0 to 1; its AUROC: 0.5 says nothing, 1 tells all\n"
-          'failed episodes from the solved ones.')
+          'the first that differs. Errors: against ar on the same observations. Ceiling: what\n'
+          'a free drafter that is always right would reach, ar ÷ its image, vision, prefill.\n'
+          "Risk: mean entropy of the target's words, 0 to 1; its AUROC: 0.5 says nothing, 1\n"
+          'tells all failed episodes from the solved ones.')
 Row = dict[str, Any]
 Report = dict[str, Any]
 
@@ -76,10 +78,7 @@ def _rows_of(episodes: list[EpisodeRecord], decoders: Sequence[str], suite: str,
     by_decoder = {name: [e for e in episodes if e.decoder == name] for name in decoders}
     made = [_row(name, suite, task, subset, by_decoder[name], by_decoder.get(BASELINE, []))
             for name in decoders if by_decoder[name]]
-    baseline = next((row for row in made if row['decoder'] == BASELINE), None)
-    for row in made:
-        row['speedup_vs_ar'] = speedup(row, baseline)
-    return made
+    return against_baseline(made)
 
 
 def _row(decoder: str, suite: str, task: int | None, subset: str,
@@ -209,6 +208,30 @@ def equality(episodes: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord
     return figures
 
 
+def against_baseline(rows: list[Row]) -> list[Row]:
+    """
+    Add to rows of one run their speed-up, its ceiling on this machine, and their share of it.
+
+    The ceiling is what a free drafter that is always right would reach: `ar`'s time through its
+    time up to the prefill's end. Plain ratios move with the machine, shares hardly do.
+    """
+    baseline = next((row for row in rows if row['decoder'] == BASELINE), None)
+    limit = ceiling(baseline)
+    for row in rows:
+        ratio = speedup(row, baseline)
+        row |= {'speedup_vs_ar': ratio, 'speedup_ceiling': limit,
+                'ceiling_share': ratio / limit if ratio and limit else None}
+    return rows
+
+
+def ceiling(baseline: Row | None) -> float | None:
+    """Return `ar`'s time through that of its image, vision and prefill; None if not measured."""
+    stages = (baseline or {}).get('stage_ms', {})
+    if not all(stages.get(name) for name in BEFORE_DRAFTS):
+        return None
+    return baseline['ms_per_action']['mean'] / sum(stages[name] for name in BEFORE_DRAFTS)
+
+
 def speedup(row: Row, baseline: Row | None) -> float | None:
     """Return how many times as fast as `ar` a row's decoder is; None where that is unknown."""
     if baseline is None or not row['actions'] or not baseline['actions']:
@@ -293,7 +316,12 @@ def figure_lines(row: Row) -> dict[str, str]:
         '  ms per step, mean': _number(of_steps.get('mean'), '.1f'),
         '  95th percentile of it': _number(of_steps.get('p95'), '.1f'),
     }
-    lines['speed-up against ar'] = _number(row.get('speedup_vs_ar'), '.2f', '×')
+    share = row.get('ceiling_share')
+    lines |= {
+        'speed-up against ar': _number(row.get('speedup_vs_ar'), '.2f', '×'),
+        'its ceiling here': _number(row.get('speedup_ceiling'), '.2f', '×'),
+        'share of the ceiling': '' if share is None else f'{100 * share:.0f} %',
+    }
     if not solved_only:
         lines |= {
             'actions equal to ar': f'{equal["actions_equal"]}/{equal["actions"]}'

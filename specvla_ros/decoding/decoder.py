@@ -7,6 +7,7 @@ Every decoder is this loop with a drafter and an acceptance. Plain autoregressio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from specvla_ros.situation import Situation, UNKNOWN
 
-from .acceptance import Acceptance
+from .acceptance import Acceptance, Guard
 from .completion import Completion, NONE
 from .drafters.drafter import DraftContext, Drafter
 from .target import Target
@@ -24,12 +25,17 @@ from .trace import DecodeTrace
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A target, a drafter that guesses for it, and what may stay of the guesses."""
+    """
+    A target, a drafter that guesses for it, and what may stay of the guesses.
+
+    depths: how deep to draft with 0, 1, … tokens known, [L]; None = as deep as may be.
+    """
 
     target: Target
     drafter: Drafter
     acceptance: Acceptance
     completion: Completion = NONE  # tokens that the target never sees
+    depths: tuple[int, ...] | None = None
 
     @torch.inference_mode()
     def decode(
@@ -45,7 +51,8 @@ class Decoder:
         stage = partial(trace.stage, device=target.device)
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)
-        draft = DraftContext(target, acceptance.space, prompt, tokens, situation)
+        draft = DraftContext(
+            target, acceptance.space, prompt, tokens, situation, depths=self.depths)
         terms = acceptance.terms(situation)
         tokens += self.completion.tokens(draft, acceptance, terms, trace)
         if not tokens:
@@ -78,3 +85,17 @@ class Decoder:
             tokens, _ = rehearsal.decode(prompt_ids, pixel_values, situation)
             self.drafter.remember(tokens[::step])
         self.drafter.reset()
+
+    def guarded(self, guard: Guard) -> Decoder:
+        """Return the same decoder, memory included, under another guard."""
+        return replace(self, acceptance=replace(self.acceptance, guard=guard))
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in the L tokens of an action that the robot may do."""
+        self.drafter.remember(tokens)
+        self.completion.remember(tokens)
+
+    def reset(self) -> None:
+        """Forget earlier actions: a new episode begins."""
+        self.drafter.reset()
+        self.completion.reset()

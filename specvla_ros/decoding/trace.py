@@ -25,6 +25,7 @@ class DecodeTrace:
     target_passes: forwards of the target, the prefill counted.
     drafted, accepted: draft tokens verified and kept, over all passes.
     drafts: (drafted, accepted) of each pass, the prefill first.
+    decoder: which of several decoders `auto` took; '' = there was no choice.
     acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,
         table 1); plain autoregression gains 1 each.
     sources: for each token of the action 'target' or the name of the drafter that guessed it.
@@ -36,6 +37,7 @@ class DecodeTrace:
     reason: why this drafter and rule; '' = there was no choice.
     stage_ms: milliseconds per stage, summed over the action: vision, prefill, draft, verify;
         the policy adds preprocess and total.
+    timeline: the same in the order of time, (stage, milliseconds); without what the policy adds.
 
     The tokens of the action are those of the prefill, ``drafts[0][1] + 1``, and those of
     ``acceptance_lengths``.
@@ -51,7 +53,9 @@ class DecodeTrace:
     si_off: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     forbidden: int = 0
+    decoder: str = ''
     reason: str = ''
+    timeline: list[tuple[str, float]] = field(default_factory=list)
     stage_ms: dict[str, float] = field(
         default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
     )
@@ -113,7 +117,9 @@ class DecodeTrace:
     def settle(self) -> None:
         """Sum up the stages; their work must be done or is waited for."""
         for name, started, ended in self._spans:
-            self.stage_ms[name] = self.stage_ms.get(name, 0.0) + _ms_between(started, ended)
+            ms = _ms_between(started, ended)
+            self.timeline.append((name, ms))
+            self.stage_ms[name] = self.stage_ms.get(name, 0.0) + ms
         self._spans.clear()
 
 

@@ -97,13 +97,14 @@ def report_message(trace: DecodeTrace, config: DecoderConfig, action: ActionDelt
     Times the trace doesn't have are NaN.
     """
     lengths = [int(length) for length in trace.acceptance_lengths]
+    taken = config.member(trace.decoder)  # of a decoder that had a choice, the one it took
     report = DecodeReport(
         image_stamp=action.image_stamp,
         sequence=action.sequence,
         decoder=config.name,
-        drafter=config.drafter.name,
-        rule=config.rule.name,
-        threshold=(float(config.threshold) if 'r' in config.rule.settings
+        drafter=taken.drafter.name,
+        rule=taken.rule.name,
+        threshold=(float(taken.threshold) if 'r' in taken.rule.settings
                    else DecodeReport.NO_THRESHOLD),
         target_passes=trace.target_passes,
         drafted=trace.drafted,

@@ -1,5 +1,6 @@
 """Rows, intervals and the JSON document."""
 
+from dataclasses import replace
 import io
 import json
 
@@ -111,3 +112,17 @@ def test_rows_without_any_action_can_be_printed(make):
     document = report.report([], {}, {}, rows)
     report.print_tables(document, Console(file=io.StringIO()))
     assert rows[0]['actions'] == 0 and rows[0]['crashes'] == 1
+
+
+def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
+    stages = {'preprocess': 5.0, 'vision': 15.0, 'prefill': 20.0}
+    slow = replace(make.action(), stage_ms=stages | {'total': 80.0})
+    fast = replace(make.action(), stage_ms=stages | {'total': 50.0})
+    rows = report.rows([make.episode('ar', actions=[slow]),
+                        make.episode('relaxed', actions=[fast])], ['ar', 'relaxed'])
+    assert [row['speedup_ceiling'] for row in rows[:2]] == [2.0, 2.0]
+    assert [row['ceiling_share'] for row in rows[:2]] == [0.5, pytest.approx(0.8)]
+    lines = report.figure_lines(rows[1])
+    assert (lines['its ceiling here'], lines['share of the ceiling']) == ('2.00×', '80 %')
+    alone = report.rows([make.episode('relaxed', actions=[fast])], ['relaxed'])
+    assert alone[0]['speedup_ceiling'] is alone[0]['ceiling_share'] is None

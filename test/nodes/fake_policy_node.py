@@ -50,7 +50,7 @@ class FakePolicy:
             stage_ms={'preprocess': 1.0, 'vision': 2.0, 'prefill': 3.0, 'draft': 4.0,
                       'verify': 5.0},
             origins=['chosen', *['accepted'] * 6], bins_off=[0, 2, 0, 1, 0, 0, 0],
-            si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, reason='', risk=0.25)
+            si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, decoder='', reason='', risk=0.25)
         return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
 
     def with_decoder(self, config):

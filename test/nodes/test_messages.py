@@ -87,8 +87,8 @@ def make_trace(**changes):
         'target_passes': 3, 'drafted': 8, 'accepted': 4, 'acceptance_lengths': [4, 2],
         'sources': ['target', 'eagle'], 'stage_ms': {'vision': 2.0, 'draft': 0.0},
         'origins': ['chosen', 'accepted', 'unverified'], 'bins_off': [0, 3, None],
-        'si_off': [0.0, 0.0012, math.nan], 'risk': 0.25, 'forbidden': 1, 'reason': 'cheaper',
-        **changes})
+        'si_off': [0.0, 0.0012, math.nan], 'risk': 0.25, 'forbidden': 1, 'decoder': '',
+        'reason': 'cheaper', **changes})
 
 
 def test_a_report_goes_there_and_back():
@@ -104,6 +104,15 @@ def test_a_report_goes_there_and_back():
     assert stages['draft'] == 0
     assert stages['total'] == pytest.approx(500)
     assert not {'prefill', 'verify', 'preprocess'} & set(stages)
+
+
+def test_a_report_names_the_candidate_that_decoded_and_why():
+    trace, config = make_trace(decoder='ar', reason='ar 20.0'), load_preset('auto_relaxed')
+    report = report_message(trace, config, ActionDelta())
+    assert (report.decoder, report.drafter, report.rule) == ('auto_relaxed', 'none', 'strict')
+    assert (report.reason, report.threshold) == ('ar 20.0', DecodeReport.NO_THRESHOLD)
+    report = report_message(make_trace(decoder='history_relaxed'), config, ActionDelta())
+    assert (report.drafter, report.threshold) == ('velocity+history+jacobi', 9)
 
 
 def test_a_report_says_of_each_token_what_it_is_and_how_far_off():

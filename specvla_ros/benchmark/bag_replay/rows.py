@@ -12,18 +12,19 @@ from specvla_ros.benchmark.bag_replay.offline import Replayed
 from specvla_ros.benchmark.records import ActionRecord, tokens_sha256
 from specvla_ros.benchmark.report import (
     action_figures,
+    against_baseline,
     BASELINE,
     figures_table,
     provenance,
     Report,
     Row,
-    speedup,
 )
 
 _FIRST = 10  # frames that differ are named up to so many
 _NOTES = ('Passes count the prefill; acceptance length = tokens per pass after it, bonus\n'
           'included. Equal actions and errors: on the same frame. Missed frames: what a\n'
-          'policy that acts on the newest one only would not have seen.')
+          'policy that acts on the newest one only would not have seen. Ceiling: what a free\n'
+          'drafter that is always right would reach, ar ÷ its image, vision and prefill.')
 
 
 def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: Sequence[str]
@@ -50,10 +51,7 @@ def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: S
             [frame.received for frame in frames],
             [action.stage_ms['total'] for action in actions])
         made.append(row)
-    baseline = next((row for row in made if row['decoder'] == BASELINE), None)
-    for row in made:
-        row['speedup_vs_ar'] = speedup(row, baseline)
-    return made
+    return against_baseline(made)
 
 
 def _tokens(frame: Replayed, decoder: str) -> tuple[int, ...] | None:

@@ -30,7 +30,6 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.simulator_check import check_simulator
 
-DECODERS = ('ar', 'strict', 'relaxed')
 MAX_COLUMNS = 4  # of the video, side by side
 
 
@@ -46,7 +45,7 @@ class DemoArgs(PolicyArgs):
     """Stored initial states to play of each task, 0 … 49."""
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preset of config/decoders or a YAML file; give it again for more, up to four. Default: ar,
-    strict and relaxed."""
+    auto and auto_relaxed."""
     threads: int = 0
     """Torch threads of the policy; 0 = one less than there are cores."""
     max_steps: int | None = None
@@ -111,7 +110,7 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
     checks.check_at_least('--threads', args.threads, 0)
     checks.check_chunk(args.chunk)
     checks.check_at_least('--max-steps', args.max_steps, 1)
-    decoders = checks.check_decoders(args.decoder or DECODERS)
+    decoders = checks.check_decoders(args.decoder or checks.DECODERS)
     if len(decoders) > MAX_COLUMNS:
         raise SpecVLAError(f'{len(decoders)} decoders: the demo shows {MAX_COLUMNS} side by side '
                            'at most; `specvla eval` compares any number')
@@ -121,8 +120,8 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
 def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
     """Return what the demo session is to play; the keys are its own."""
     return {
-        **args.source(DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
-        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        **args.source(checks.DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
+        'decoders': [checks.place_of(name) for name in args.decoder or checks.DECODERS],
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
@@ -135,7 +134,7 @@ def _config(args: DemoArgs, decoders: dict[str, DecoderConfig], unnorm_key: str
         'ros': True, 'suite': args.suite, 'tasks': list(args.tasks),
         'states': list(args.states),
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
-        'max_steps': args.max_steps, **args.source(DECODERS[0]).facts,
+        'max_steps': args.max_steps, **args.source(checks.DECODERS[0]).facts,
         'unnorm_key': unnorm_key, 'threads': args.threads or None,
     }
 

@@ -23,8 +23,6 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
 
-DECODERS = ('ar', 'strict', 'relaxed')
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalArgs(PolicyArgs):
@@ -37,8 +35,8 @@ class EvalArgs(PolicyArgs):
     trials: int = 5
     """Initial states per task: the stored states 0 … trials − 1 (LIBERO stores 50)."""
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
-    relaxed. `ar` is the baseline that speed-ups and errors are against."""
+    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, auto and
+    auto_relaxed. `ar` is the baseline that speed-ups and errors are against."""
     workers: int = 1
     """Processes that play episodes, each with a simulator and a model. More finish earlier;
     times per action are clean with one."""
@@ -131,7 +129,7 @@ def make_plan(args: EvalArgs) -> Plan:
     files.check_json_path(args.json)
     names = args.suite or ('libero_object',)
     tasks = {name: checks.check_tasks(name, args.tasks) for name in dict.fromkeys(names)}
-    decoders = checks.check_decoders(args.decoder or DECODERS)
+    decoders = checks.check_decoders(args.decoder or checks.DECODERS)
     checks.check_at_least('--workers', args.workers, 1)
     checks.check_at_least('--threads', args.threads, 1)
     checks.check_at_least('--max-steps', args.max_steps, 1)

@@ -27,7 +27,7 @@ from rich.progress import (
 from specvla_ros.benchmark import checks, files, machine, preflight
 from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
-from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, DECODERS, PEERS
+from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
@@ -90,7 +90,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     :raises ValueError: what is wrong and what is allowed
     """
     files.check_json_path(args.json)
-    names = args.decoder or DECODERS
+    names = args.decoder or (REPLAYED if args.random_weights else checks.DECODERS)
     decoders = checks.check_decoders(names if BASELINE in names else (BASELINE, *names))
     for name in args.peer:
         if name not in PEERS:

@@ -8,7 +8,7 @@ import tyro
 
 from specvla_ros.benchmark.arguments import PolicyArgs
 
-DECODERS = ('ar', 'strict', 'relaxed')
+REPLAYED = ('ar', 'strict', 'relaxed')  # with random weights: Spec-VLA's table has no others
 PEERS = ('generate', 'generate-sdpa', 'generate-compiled')
 SUITE = 'libero_object'
 
@@ -18,8 +18,9 @@ class BenchArgs(PolicyArgs):
     """Latency per action and stage, decoders and peers side by side in one run."""
 
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
-    relaxed. `ar`, the baseline, always takes part."""
+    """Preset of config/decoders or a YAML file; give it again for more. Default: ar, auto and
+    auto_relaxed; with random weights ar, strict and relaxed. `ar`, the baseline, always takes
+    part."""
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """transformers' generate on the same weights: `generate` (eager attention), `generate-sdpa`,
     `generate-compiled` (static cache, torch.compile); give it again for more. Default: none."""

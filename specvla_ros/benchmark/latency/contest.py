@@ -30,6 +30,7 @@ class Sample:
     :param place: (repeat, episode, frame) it belongs to
     :param turn: how many contestants had that frame before
     :param drafts: (drafted, accepted) of each pass of the target, the prefill first
+    :param taken: of a contestant with candidates the one that decoded; else empty
     """
 
     contestant: str
@@ -37,6 +38,7 @@ class Sample:
     turn: int
     record: ActionRecord
     drafts: tuple[tuple[int, int], ...]
+    taken: str = ''
 
 
 def contest(
@@ -97,4 +99,5 @@ def _sample(
     record = ActionRecord.of(action.tokens, action.trace, difference)
     if len(action.si) > 1:
         record = replace(record, steps=execute_steps)
-    return Sample(name, place, turn, record, tuple(action.trace.drafts))
+    return Sample(
+        name, place, turn, record, tuple(action.trace.drafts), action.trace.decoder)

@@ -7,6 +7,7 @@ all repeats of one together, not single actions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import resource
 import sys
@@ -91,6 +92,8 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     peer = name in entrants.peers
     row: Row = {'decoder': name, 'peer': peer, 'task': None, 'subset': 'all',
                 **report.action_figures([sample.record for sample in own])}
+    if taken := Counter(sample.taken for sample in own if sample.taken):
+        row['actions_by_candidate'] = dict(taken)
     passes: dict[str, list[Work]] = {}
     for sample in own:
         for stage, work in entrants.costs[name].action(prompts[sample.place[1]], sample.drafts):
@@ -126,9 +129,9 @@ def _compare(rows: Sequence[Row], samples: Sequence[Sample], seed: int) -> None:
     tokens = {sample.place: sample.record.tokens for sample in samples
               if sample.contestant == BASELINE}
     baseline = _times(BASELINE, samples)
+    report.against_baseline(rows)
     for row in rows:
         own = _times(row['decoder'], samples)
-        row['speedup_vs_ar'] = float(baseline.mean() / own.mean())
         if row['decoder'] == BASELINE:
             continue
         row['speedup_interval'] = list(ratio_interval(baseline, own, seed))
@@ -154,6 +157,10 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     for table in (_times_table(rows), *_steps_tables(rows, document['config']),
                   _stages_table(rows), _tokens_table(rows), _passes_table(rows)):
         console.print(table)
+    for row in rows:
+        if taken := row.get('actions_by_candidate'):
+            counts = ', '.join(f'{name} {count}' for name, count in taken.items())
+            console.print(f'{row["decoder"]} took {counts}', markup=False, highlight=False)
     for name, reason in document['left_out'].items():
         console.print(f'{name} is left out: {reason}', markup=False, highlight=False)
     if document['config']['random_weights']:
@@ -168,8 +175,10 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         f'{config["dtype"]}; weights of the target {_megabytes(document)}; peak memory of the '
         f'{whose} {document["peak_memory_mib"]:.0f} MiB. '
         'The floor is that of the vision towers and the passes of the target; image and drafter '
-        'have none. "= ar": actions equal to those of ar on the same observation; "off": the '
-        'largest distance from them; "with text": actions with a token that is no action.',
+        'have none. Ceiling: a free drafter that is always right, so ar through its image, vision '
+        'and prefill; share: of the ceiling. "= ar": actions equal to those of ar on the same '
+        'observation; "off": the largest distance from them; "with text": actions '
+        'with a token that is no action. Floor: times the floor.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
@@ -191,14 +200,19 @@ def _table(title: str, *columns: str, names: int = 1) -> Table:
 
 
 def _times_table(rows: Sequence[Row]) -> Table:
-    table = _table(f'ms per action, {rows[0]["actions"]} actions each', '', 'mean', 'median',
-                   'p95', '× ar', '95 %', '× floor')
+    limit = rows[0]['speedup_ceiling']
+    title = f'ms per action, {rows[0]["actions"]} actions each'
+    if limit is not None:
+        title += f'; ceiling {limit:.2f}× ar'
+    # Eighty columns hold the longest name, so headings are short.
+    table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'share', 'floor')
     for row in rows:
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
             row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
             f'{row["speedup_vs_ar"]:.2f}',
             f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
+            '' if row['ceiling_share'] is None else f'{100 * row["ceiling_share"]:.0f} %',
             f'{row["times_floor"]:.1f}')
     return table
 
@@ -243,7 +257,7 @@ def _passes_table(rows: Sequence[Row]) -> Table:
     table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
                    'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
-        name = row['decoder'].replace('-', '-\n')
+        name = row['decoder'].replace('-', '-\n').replace('_', '_\n')
         for stage, own in row['passes'].items():
             table.add_row(
                 name, stage, *(f'{value:.3g}' for value in (

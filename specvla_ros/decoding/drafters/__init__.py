@@ -23,6 +23,7 @@ from .retrieval import Retrieval, RetrievalDrafter
 from .velocity import ConstantVelocity
 
 __all__ = [
+    'able',
     'check_drafter',
     'ConstantVelocity',
     'DraftContext',
@@ -99,6 +100,25 @@ def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
             f'{f" {folder / weights}" if folder else ""}; give one, or use the decoder ar '
             f'(`specvla train {weights}` makes one)'
         )
+
+
+def able(config: DecoderConfig, folder: Path | None) -> tuple[list[DecoderConfig], dict[str, str]]:
+    """
+    Return the candidates of a decoder whose weights are there, and why the others are not.
+
+    Raises SpecVLAError if the decoder has no candidates and lacks weights; see ``check_drafter``.
+    """
+    found, missing = [], {}
+    for member in config.members:
+        try:
+            check_drafter(member, folder)
+        except SpecVLAError as error:
+            if not config.candidates:
+                raise
+            missing[member.name] = str(error).partition(';')[0]
+        else:
+            found.append(member)
+    return found, missing
 
 
 def _settings_of(

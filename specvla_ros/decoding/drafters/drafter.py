@@ -44,6 +44,7 @@ class DraftContext:
     of the tree to propose (before the prefill it is empty, and the root is the prompt's end).
     situation: what the robot knows.
     last: the pass before; None before the prefill.
+    depths: levels a tree should have at most with 0, 1, … tokens known, [L]; None = no limit.
     """
 
     target: Target
@@ -52,6 +53,7 @@ class DraftContext:
     tokens: Sequence[int]
     situation: Situation = UNKNOWN
     last: LastPass | None = None
+    depths: Sequence[int] | None = None
 
     def after(self, tree: TokenTree, verified: Verified, accepted: Accepted) -> DraftContext:
         """Return what is known after a pass."""
@@ -60,12 +62,14 @@ class DraftContext:
     @property
     def max_depth(self) -> int:
         """
-        Levels a tree may have, L - known - 1.
+        Levels a tree may have, L - known - 1 or less where ``depths`` says so.
 
         The token after an accepted path is the target's bonus, so a draft of the action's last
         token could save nothing. 0 when one token is missing: verifying the root brings it.
         """
-        return self.space.length - len(self.tokens) - 1
+        known = len(self.tokens)
+        most = self.space.length - known - 1
+        return most if self.depths is None or most <= 0 else min(most, self.depths[known])
 
 
 class Drafter(ABC):

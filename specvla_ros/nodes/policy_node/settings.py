@@ -20,7 +20,7 @@ MODEL_PARAMETERS = (
               'empty: libero_object', reloadable=True),
     Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
               '`drafters` folder', reloadable=True),
-    Parameter('decoder', 'relaxed', 'preset (ar, strict, relaxed or another in config/decoders) '
+    Parameter('decoder', 'auto_relaxed', 'preset (auto, ar or another in config/decoders) '
               'or path of a YAML file; a change takes effect between two actions',
               changeable=True),
     Parameter('threshold', 0, "how far an accepted draft may lie from the target's own choice; "
@@ -157,15 +157,15 @@ class PolicySettings:
         """
         config = load_preset(self.decoder)
         if self.strict_above_risk:
-            config = replace(config, strict_above_risk=self.strict_above_risk)
+            config = config.with_risk(self.strict_above_risk)
         if not self.threshold:
             return config
-        if config.rule.name != 'bins':
+        if config.is_strict or config.rule.name != 'bins':
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
         settings = {**config.rule.settings, 'r': self.threshold}
-        return replace(config, rule=Component('bins', settings, config.rule.by_device))
+        return config.with_rule(Component('bins', settings, config.rule.by_device))
 
 
 @dataclass(frozen=True, slots=True)

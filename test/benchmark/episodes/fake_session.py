@@ -10,7 +10,7 @@ import time
 import numpy as np
 from PIL import Image
 
-LENGTHS = {'ar': [1] * 6, 'strict': [2, 2, 2], 'relaxed': [4, 2]}
+LENGTHS = {'ar': [1] * 6, 'auto': [2, 2, 2], 'auto_relaxed': [4, 2]}
 
 
 def say(**event):
@@ -69,7 +69,7 @@ def main():
                  'state': state}
         say(event='episode_start', total=len(places), instruction='pick up the milk',
             max_steps=280, **about)
-        if args.fail == 'crash' and decoder == 'strict':
+        if args.fail == 'crash' and decoder == 'auto':
             say(event='episode_end', success=False, crashed=True, message='no action within 60 s',
                 steps=0, npz=None, **about)
             continue

@@ -41,8 +41,8 @@ def test_it_leaves_report_plot_and_video_and_says_where(args, tmp_path, capsys):
     rows = json.loads((folder / 'report.json').read_text())['rows']
     overall = {row['decoder']: row for row in rows if row['task'] is None}
     assert [row['episodes'] for row in overall.values()] == [2, 2, 2]
-    assert overall['relaxed']['acceptance_length'] == 3.0
-    assert overall['relaxed']['speedup_vs_ar'] == pytest.approx(100 / 60)
+    assert overall['auto_relaxed']['acceptance_length'] == 3.0
+    assert overall['auto_relaxed']['speedup_vs_ar'] == pytest.approx(100 / 60)
     assert overall['ar']['ros_ms_per_action']['p50'] == 2.0
     assert 'policy_node is process 1' in said and '2/2' in said
     assert not list(folder.rglob('*.part'))
@@ -63,8 +63,8 @@ def test_a_crashed_episode_is_counted_apart_and_the_others_are_shown(args, tmp_p
     assert run(args, session('crash')) == 0
     folder, = (tmp_path / 'runs').iterdir()
     rows = json.loads((folder / 'report.json').read_text())['rows']
-    strict = next(row for row in rows if row['decoder'] == 'strict')
-    assert (strict['episodes'], strict['crashes'], strict['actions']) == (0, 2, 0)
+    auto = next(row for row in rows if row['decoder'] == 'auto')
+    assert (auto['episodes'], auto['crashes'], auto['actions']) == (0, 2, 0)
     assert (folder / 'demo.mp4').exists()
 
 

@@ -272,7 +272,7 @@ def test_what_is_not_the_users_fault_is_exit_code_1(args, capsys):
 
 
 def test_real_simulator_and_decoders_on_a_tiny_checkpoint(tiny_checkpoint, tmp_path, monkeypatch):
-    """Three steps per decoder in LIBERO, in a real worker: strict gives the tokens of ar."""
+    """Three steps per decoder in LIBERO, in a real worker: auto gives the tokens of ar."""
     from specvla_ros.libero.assets import AssetError, installed_assets
 
     try:
@@ -285,13 +285,13 @@ def test_real_simulator_and_decoders_on_a_tiny_checkpoint(tiny_checkpoint, tmp_p
     assert run(args) == 0
     report = json.loads((tmp_path / 'report.json').read_text())
     overall = {row['decoder']: row for row in report['rows'] if row['task'] is None}
-    assert list(overall) == ['ar', 'strict', 'relaxed']
+    assert list(overall) == ['ar', 'auto', 'auto_relaxed']
     for row in overall.values():
         assert (row['episodes'], row['crashes'], row['actions']) == (1, 0, 3)
         assert {'preprocess', 'vision', 'prefill', 'verify', 'total'} <= set(row['stage_ms'])
     assert overall['ar']['target_passes_per_action'] == 7
     assert overall['ar']['acceptance_length'] == 1
-    assert overall['strict']['tokens_equal_ar']['actions_equal'] == 3
-    assert overall['strict']['max_bin_error'] == 0
-    assert overall['relaxed']['compared_actions'] == 2
+    assert overall['auto']['tokens_equal_ar']['actions_equal'] == 3
+    assert overall['auto']['max_bin_error'] == 0
+    assert overall['auto_relaxed']['compared_actions'] == 2
     assert report['checkpoint']['drafter_sha256']

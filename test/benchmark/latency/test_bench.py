@@ -90,7 +90,7 @@ def test_a_run_leaves_a_report_and_two_plots(args, tmp_path, capsys):
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert report == json.loads((tmp_path / 'x.json').read_text())
     rows = {row['decoder']: row for row in report['rows']}
-    assert list(rows) == ['ar', 'strict', 'relaxed', 'generate']
+    assert list(rows) == ['ar', 'auto', 'auto_relaxed', 'generate']
     assert all(row['actions'] == 3 * 2 for row in rows.values())
     for name in ('stages.png', 'roofline.png'):
         assert (tmp_path / 'run' / name).read_bytes().startswith(b'\x89PNG')
@@ -103,7 +103,7 @@ def test_rows_say_how_each_stands_against_ar_and_against_the_floor(args, tmp_pat
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     rows = {row['decoder']: row for row in report['rows']}
     assert rows['ar']['speedup_vs_ar'] == 1 and rows['ar']['target_passes_per_action'] == 7
-    assert rows['strict']['tokens_equal_ar'] == {'actions': 6, 'actions_equal': 6}
+    assert rows['auto']['tokens_equal_ar'] == {'actions': 6, 'actions_equal': 6}
     for row in rows.values():
         floors = row['floor_ms']
         assert floors['total'] == pytest.approx(sum(floors.values()) - floors['total'])

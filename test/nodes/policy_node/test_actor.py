@@ -104,7 +104,7 @@ class FakePolicy:
         trace = SimpleNamespace(target_passes=3, drafted=8, accepted=4, acceptance_lengths=[2, 4],
                                 sources=['target'] * 7 * self.chunk, stage_ms={'verify': 5.0},
                                 origins=['chosen'] * 7 * self.chunk, bins_off=[0] * 7 * self.chunk,
-                                si_off=[0.0] * 7 * self.chunk, forbidden=0, reason='',
+                                si_off=[0.0] * 7 * self.chunk, forbidden=0, decoder='', reason='',
                                 risk=self.risk)
         return SimpleNamespace(
             tokens=tuple(range(7 * self.chunk)), normalized=si, si=si, trace=trace)

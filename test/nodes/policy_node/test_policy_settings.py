@@ -77,3 +77,20 @@ def test_the_chunk_is_what_the_folder_says_and_no_other(tmp_path):
     assert load_policy(pick(PolicySettings, given)).action_length == 21
     with pytest.raises(SpecVLAError, match='chunk is 2, but this checkpoint says actions of 3'):
         load_policy(pick(PolicySettings, {**given, 'chunk': 2}))
+
+
+def test_the_risk_holds_for_all_candidates():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    config = pick(PolicySettings, defaults | {'strict_above_risk': 0.4}).decoder_config
+    assert {it.strict_above_risk for it in (config, *config.members)} == {0.4}
+
+
+def test_a_threshold_holds_for_the_candidates_that_have_one():
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    assert defaults['decoder'] == 'auto_relaxed'
+    config = pick(PolicySettings, defaults | {'threshold': 4}).decoder_config
+    assert {it.name: it.threshold for it in config.members} == {
+        'ar': 0, 'glance_relaxed': 4, 'history_relaxed': 4, 'hybrid_relaxed': 4}
+    settings = pick(PolicySettings, defaults | {'decoder': 'auto', 'threshold': 4})
+    with pytest.raises(SpecVLAError, match='rule strict of the decoder auto has none'):
+        settings.decoder_config  # noqa: B018
