@@ -52,10 +52,20 @@ class StepQueue:
 
     @property
     def wanted_at(self) -> float:
-        """When the first step of the next answer is wanted, s; of an answer that has begun."""
+        """
+        When the first step of the next answer is wanted, s, of an answer that has begun.
+
+        Once steps beyond `execute_steps` go on, that is in the past, and stays where it was.
+        """
         if not len(self._deltas):
             return self._free_at
-        return max(self._free_at, self._taken + self._enough * self._period)
+        left = self._enough - self._next
+        return max(self._taken + self._enough * self._period, self._free_at + left * self._period)
+
+    @property
+    def bridges(self) -> bool:
+        """Whether steps go on if the next answer is late; True where none goes on anyway."""
+        return not len(self._deltas) or len(self._deltas) > max(self._enough, self._next)
 
     @property
     def next_at(self) -> float | None:

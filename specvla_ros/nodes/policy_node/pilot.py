@@ -288,10 +288,13 @@ class Pilot:
             return None
         if not self._is_paced:
             return sight.came
-        at = self._queue.wanted_at - self._inference
+        # A hair late, and the step would be one of the answer before: be there a little sooner.
+        margin = self._period / 10 if self._queue.next_at is not None else 0.0
+        at = self._queue.wanted_at - self._inference - margin
         # Had it waited for more than half a period, a camera about as fast as the control period
-        # would send the next one sooner than that: rather be late once than old each time.
-        if at - sight.came > self._period / 2:
+        # would send the next one sooner than that: rather be late once than old each time. But
+        # not where the arm, which is under way, would stop for it.
+        if at - sight.came > self._period / 2 and self._queue.bridges:
             return max(at, sight.came + self._period)
         return at
 

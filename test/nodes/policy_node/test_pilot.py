@@ -171,22 +171,24 @@ def runs(published):
         published, key=lambda step: step.image.number)]
 
 
+@pytest.mark.parametrize('rate', [18, 22, 38, 60])
 @pytest.mark.parametrize('execute_steps, infer', [(4, 0.005), (4, 0.12), (2, 0.08), (8, 0.12)])
 def test_so_many_steps_of_an_answer_are_carried_out_and_the_next_one_is_there(
-        execute_steps, infer):
+        execute_steps, infer, rate):
     """No period is without a step, and inference is not asked more often than need be."""
     world = World(replace(ARM, **WALLS), T, execute_steps=execute_steps)
     world.say('pick up')
-    film(world, 60, 6.0, begin=0.1, action=np.repeat(FAST, 8, axis=0), infer=infer)
+    film(world, rate, 6.0, begin=0.1, action=np.repeat(FAST, 8, axis=0), infer=infer)
     world.run(6.1)
     *steady, _ = runs(world.published)[2:]
     missed = int(infer / T)
     for numbers in steady:
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        assert numbers[0] - missed in (0, 1)  # the image may be a camera's period old
+        assert 0 <= numbers[0] - missed <= 2  # the image may be a camera's period old
     counts = [len(numbers) for numbers in steady]
     wanted = min(execute_steps, 8 - missed)
-    assert wanted - 0.8 < np.mean(counts) < wanted + 0.35
+    # A camera about as fast as the control period: it waits for a fresh image.
+    assert wanted - 0.8 < np.mean(counts) < wanted + (0.35 if rate > 30 else 1.01)
     times = [step.at for step in world.published]
     assert np.diff(times[8:]).max() < 1.2 * T  # never stop and go
     check_acceleration(world.published, T, ARM)
