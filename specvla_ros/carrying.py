@@ -74,7 +74,7 @@ class Carrying:
 class Move:
     """A control step of a simulation: delta [7]; stands: the arm stands still, none was said."""
 
-    delta: NDArray[np.float64]
+    delta: NDArray[np.floating]
     stands: bool = False
 
 
@@ -82,10 +82,10 @@ class StepsAhead:
     """What an arm in a simulation does until the next image, and what it knows beyond."""
 
     def __init__(self) -> None:
-        self._ahead: deque[NDArray[np.float64] | None] = deque()
+        self._ahead: deque[NDArray[np.floating] | None] = deque()
         self._gripper = _OPEN
 
-    def put(self, deltas: NDArray[np.float64], first: int = 0) -> Iterator[Move]:
+    def put(self, deltas: NDArray[np.floating], first: int = 0) -> Iterator[Move]:
         """
         Take steps of an answer to the image shown now; say what is done until the next image.
 

@@ -1,21 +1,28 @@
 """plot.png: passes per action, time per action by stage, and how many tokens a pass gains."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.report import Report, Row
+from specvla_ros.files import whole_file
+
+if TYPE_CHECKING:  # heavy
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
                  'draft': '#009e73', 'verify': '#e69f00', 'generate': '#cc79a7',
                  'other': '#dddddd'}
-STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
-         'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
+STYLE: dict[Any, Any] = {  # matplotlib's names of its settings have a type since 3.11
+    'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
                    '#e69f00')
 
@@ -44,7 +51,7 @@ def write_plot(path: Path, document: Report, title: str = '') -> None:
 
 @contextlib.contextmanager
 def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
-                ) -> Iterator[tuple[Any, Any]]:
+                ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """
     Give a figure and its axes side by side to draw on; then it is written to `path`.
 
@@ -67,12 +74,12 @@ def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
             plt.close(figure)
 
 
-def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def _passes(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     places = np.arange(len(rows))
     after = [row['target_passes_per_action'] - 1 for row in rows]
     axis.bar(places, 1, 0.6, color=STAGE_COLOURS['prefill'], label='prefill')
     axis.bar(places, after, 0.6, bottom=1, color=STAGE_COLOURS['verify'], label='after it')
-    for place, row in zip(places, rows):
+    for place, row in enumerate(rows):
         axis.text(place, row['target_passes_per_action'], ' '
                   f'{row["target_passes_per_action"]:.2f}', ha='center', va='bottom')
     axis.set_title('Passes of the target per action')
@@ -80,7 +87,7 @@ def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
     _legend_below(axis)
 
 
-def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def stage_bars(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     """Draw the mean time per action of each row, stages stacked."""
     places = np.arange(len(rows))
     bottom = np.zeros(len(rows))
@@ -89,7 +96,7 @@ def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
         if heights.max() > 0.005 * max(row['ms_per_action']['mean'] for row in rows):
             axis.bar(places, heights, 0.6, bottom=bottom, color=colour, label=stage)
             bottom += heights
-    for place, row in zip(places, rows):
+    for place, row in enumerate(rows):
         mean, speedup = row['ms_per_action']['mean'], row.get('speedup_vs_ar')
         text = f'{mean:.0f} ms' if mean >= 10 else f'{mean:.1f} ms'
         if speedup is not None and row['decoder'] != 'ar':
@@ -113,7 +120,7 @@ def _stage(row: Row, stage: str) -> float:
     return max(0.0, row['ms_per_action']['mean'] - known)
 
 
-def _histogram(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def _histogram(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     longest = max(len(row['acceptance_histogram']) for row in rows) - 1
     if longest < 1:
         axis.set_axis_off()
@@ -137,7 +144,7 @@ def _histogram(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
     axis.legend(frameon=False)
 
 
-def _legend_below(axis: Any) -> None:
+def _legend_below(axis: Axes) -> None:
     axis.margins(y=0.12)
     axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.08), ncols=3,
                 fontsize=10)
@@ -150,7 +157,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def footnote(document: Report) -> str:
-    """Return what the figures were got on."""
+    """Return the machine and versions that figures were measured on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
     sha256 = document['checkpoint'].get('target_sha256')

@@ -2,7 +2,7 @@
 `specvla eval`: LIBERO success, acceptance length and time per action, decoders side by side.
 
 Every initial state is played under all decoders one after the other, in an order that rotates from
-state to state, on the same weights: what the machine does meanwhile hits them alike. Finished
+state to state, on the same weights: other load on the machine hits them alike. Finished
 episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
 """
 
@@ -14,10 +14,11 @@ import time
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, plots, report
+from specvla_ros import files
+from specvla_ros.benchmark import plots, report
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
@@ -45,7 +46,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     """
     Evaluate, print the tables and write report.json and plot.png.
 
-    :param make_player: what plays in each worker; the default is LIBERO with the policy
+    :param make_player: makes the player in each worker; the default is LIBERO with the policy
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
@@ -86,7 +87,7 @@ def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], consol
     pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in pool.run(plan.jobs(log.episodes)):
+        for event in pool.run(plan.matches(log.episodes)):
             if isinstance(event, EpisodeRecord):
                 with files.writing(log.path):
                     log.append(event)

@@ -1,38 +1,20 @@
 """
 One episode: a policy plays a stored initial state of a task and everything is written down.
 
-Only the policy's own time counts. Where `ar` is run beside another decoder, for the deviation on
-the same observation, that time is left out.
+Only the policy's own time counts. `ar` may run beside another decoder, for the deviation on the
+same observation; its time is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
+from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.carrying import Carrying, StepsAhead
-
-
-class Environment(Protocol):
-    """What is asked of `libero.environment.LiberoEnv`."""
-
-    suite: str
-    task_id: int
-    instruction: str
-    max_steps: int
-
-    def reset(self, state_index: int) -> Any:
-        """Return the first observation of a stored initial state."""
-
-    def step(self, action: np.ndarray) -> Any:
-        """Apply [7] SI values (m, rotation vector in rad, gripper 1 = open)."""
-
-    def close(self) -> None:
-        """Free the simulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +32,12 @@ class RolloutConfig:
     carrying: Carrying = Carrying()
 
 
-def warm_up(environment: Environment, actors: list[PolicyLike], state: int) -> None:
+def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
     """Let each decoder act a few times, so that the first timed action is like the others."""
     observation = environment.reset(state)
     for actor in actors:
         for _ in range(WARM_UP_ACTIONS):
-            actor.act(observation.image, environment.instruction)
+            actor.act(image_of(observation), environment.instruction)
         actor.reset()
 
 
@@ -79,16 +61,16 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
         actor.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = actor.act(observation.image, environment.instruction) if carried is None \
-                else actor.act(observation.image, environment.instruction, carried=carried)
-            compare = reference is not None and config.reference_every > 0 \
-                and len(actions) % config.reference_every == 0
-            difference = deviation(action, reference.act(
-                observation.image, environment.instruction)) if compare else None
+            image, difference = image_of(observation), None
+            action = actor.act(image, environment.instruction) if carried is None \
+                else actor.act(image, environment.instruction, carried=carried)
+            if reference is not None and config.reference_every > 0 \
+                    and len(actions) % config.reference_every == 0:
+                difference = deviation(action, reference.act(image, environment.instruction))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
             for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
-                observation = environment.step(move.delta)
+                observation = environment.step(move.delta.astype(np.float32))
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
@@ -97,7 +79,7 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
             periods = carrying.periods(chunk)
             carried = None if periods >= chunk else periods  # None: all of them
             on_action(steps)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded as a crash
+    except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
     return EpisodeRecord(
         suite=environment.suite, task=environment.task_id, state=state, decoder=decoder,

@@ -50,6 +50,7 @@ class Published:
 
 
 class World:
+    """One arm, one camera and a clock: events in, what was published and refused out."""
 
     def __init__(self, safety, period, max_age=5.0, pacing='realtime', late=0.0,
                  execute_steps=None, latency=0):
