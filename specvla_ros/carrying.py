@@ -109,6 +109,7 @@ class StepsAhead:
 def check_execute_steps(wanted: int | None, chunk: int) -> None:
     """Raise SpecVLAError for a number of steps that an answer of H = chunk steps doesn't have."""
     if wanted is not None and not 1 <= wanted <= chunk:
+        most = f'from 1 to {chunk}' if chunk > 1 else '1'
         raise SpecVLAError(
-            f'execute_steps is {wanted}, must be from 1 to {chunk}, the control steps of an '
+            f'execute_steps is {wanted}, must be {most}, the control steps of an '
             'answer of this checkpoint (its chunk)')
