@@ -282,6 +282,16 @@ class Policy:
         return self.checkpoint.dataset
 
     @property
+    def chunk(self) -> int:
+        """H: control steps of an action."""
+        return self.checkpoint.space.chunk
+
+    @property
+    def execute_steps(self) -> int:
+        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        return self.checkpoint.execute_steps
+
+    @property
     def action_length(self) -> int:
         """L: tokens of an action."""
         return self.checkpoint.space.length
@@ -317,17 +327,18 @@ class Policy:
         image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
-        data set, or a clock that goes back.
+        data set after the last step carried out, or a clock that goes back.
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         limits: of the next control step, see ``safety.step_limits``: bins outside are neither
         accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
-        carried: of the last action's steps, how many were carried out; None = all of them.
+        carried: of the last action's steps, how many belong to times before this frame, and were
+        carried out or missed; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
             raise SpecVLAError(f'instruction is {instruction!r}, must be a string')
         started = time.perf_counter()
-        if not self._goes_on(instruction, stamp):
+        if not self._goes_on(instruction, stamp, self.chunk if carried is None else carried):
             self.reset()
         self._instruction = instruction
         self._situation = replace(
@@ -368,14 +379,16 @@ class Policy:
         return self._fenced, replace(
             self._situation, limits=guard_numbers(limits, bins, chunk))
 
-    def _goes_on(self, instruction: str, stamp: float | None) -> bool:
+    def _goes_on(self, instruction: str, stamp: float | None, carried: int) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
         if instruction != self._instruction:
             return False
         before = self._situation.stamp
         if stamp is None or before is None:
             return True
-        return 0 <= stamp - before <= _MEMORY_PERIODS * self.dataset.period_s
+        # After the last of the steps that were carried out: of a chunk they take their time.
+        most = _MEMORY_PERIODS + max(carried - 1, 0)
+        return 0 <= stamp - before <= most * self.dataset.period_s
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
         """Tokens → normalised → data-set units → SI."""

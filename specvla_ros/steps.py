@@ -34,20 +34,41 @@ class StepQueue(Generic[Delta]):
       than the control period moves the arm slowly, rather than not at all.
     * A newer answer takes the place of an older one; an older one is not let in any more.
 
+    * After `execute_steps` of an answer the next one is wanted. Until it comes the steps beyond go
+      on: they are still what was said of these times.
+
     :param period_s: T, how long a control step lasts
+    :param execute_steps: E; None = all that an answer has
     """
 
-    def __init__(self, period_s: float) -> None:
-        self._period = period_s
+    def __init__(self, period_s: float, execute_steps: int | None = None) -> None:
+        self._period, self._execute = period_s, execute_steps
         self._free_at = -math.inf
         self._newest = -math.inf  # when the image of the last step handed out was taken, s
         self._deltas: Sequence[Delta] = ()
-        self._taken, self._next = -math.inf, 0
+        self._taken, self._next, self._enough = -math.inf, 0, 0
 
     @property
     def free_at(self) -> float:
         """The earliest time of the next step, s: one period after the last one."""
         return self._free_at
+
+    @property
+    def wanted_at(self) -> float:
+        """
+        When the first step of the next answer is wanted, s, of an answer that has begun.
+
+        Once steps beyond `execute_steps` go on, that is in the past, and stays where it was.
+        """
+        if not len(self._deltas):
+            return self._free_at
+        left = self._enough - self._next
+        return max(self._taken + self._enough * self._period, self._free_at + left * self._period)
+
+    @property
+    def bridges(self) -> bool:
+        """Whether steps go on if the next answer is late; True where none goes on anyway."""
+        return not len(self._deltas) or len(self._deltas) > max(self._enough, self._next)
 
     @property
     def next_at(self) -> float | None:
@@ -66,7 +87,7 @@ class StepQueue(Generic[Delta]):
         """
         if not taken > max(self._newest, self._taken):
             return False
-        self._deltas, self._taken, self._next = deltas, taken, 0
+        self._deltas, self._taken, self._next, self._enough = deltas, taken, 0, 0
         return True
 
     def due(self, now: float) -> Step[Delta] | None:
@@ -77,6 +98,8 @@ class StepQueue(Generic[Delta]):
         begun = int((now - self._taken) / self._period)  # steps whose period has begun, less one
         number = max(self._next, min(begun, len(self._deltas) - 1))
         step = Step(number, self._deltas[number])
+        if not self._enough:
+            self._enough = min(number + (self._execute or len(self._deltas)), len(self._deltas))
         self._free_at, self._newest, self._next = now + self._period, self._taken, number + 1
         if self._next == len(self._deltas):
             self.clear()
@@ -88,4 +111,4 @@ class StepQueue(Generic[Delta]):
 
     def clear(self) -> None:
         """Carry out nothing of what was put so far; the pace stays."""
-        self._deltas, self._taken, self._next = (), -math.inf, 0
+        self._deltas, self._taken, self._next, self._enough = (), -math.inf, 0, 0

@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'embedded', 'files', 'progress', 'calibrated'}
+          'policy_source', 'embedded', 'files', 'progress', 'calibrated', 'carrying'}
 ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
                    'auto', 'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -47,6 +47,7 @@ MAY_IMPORT = {
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
     'steps': set(),
+    'carrying': {'errors'},
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),

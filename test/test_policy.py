@@ -308,9 +308,15 @@ def test_a_rule_is_told_what_the_robot_knows(policy):
 
 def test_a_situation_remembers_ten_control_steps(folder):
     policy, steps = Policy.load(folder, decoder='ar', device='cpu', chunk=3), []
-    for seed in range(4):
-        steps += policy.act(fake_frame(seed), INSTRUCTION).si.tolist()
-    assert policy._situation.recent == tuple(map(tuple, steps[-10:]))
+    seen = Seen([])
+    policy._decoder = replace(policy._decoder, acceptance=replace(
+        policy._decoder.acceptance, rule=seen))
+    for seed in range(5):
+        steps.append(policy.act(fake_frame(seed), INSTRUCTION, carried=2).si[:2].tolist())
+    assert seen.situations[-1].recent == tuple(map(tuple, sum(steps[:4], [])))
+    policy.act(fake_frame(5), INSTRUCTION)  # nothing said: all three steps
+    policy.act(fake_frame(6), INSTRUCTION)
+    assert len(seen.situations[-1].recent) == 10
 
 
 def test_an_action_says_how_far_its_tokens_are_off_in_si(policy):
@@ -430,6 +436,15 @@ def test_a_chunk_of_which_some_steps_were_carried_out(folder):
         with pytest.raises(SpecVLAError, match=f'carried is {wrong!r}, must be .* from 0 to 3'):
             policy.act(fake_frame(), INSTRUCTION, carried=wrong)
     assert second.si.shape == (3, 7)
+
+
+def test_a_chunk_that_takes_long_to_carry_out_is_no_gap(folder):
+    """10 periods of 50 ms after the last step: 11 steps end 0.5 s after the image they answer."""
+    policy = Policy.load(folder, decoder='ar', device='cpu', chunk=12)
+    for carried, gap, follows in ((11, 0.99, True), (11, 1.01, False), (1, 0.51, False)):
+        policy.reset()
+        policy.act(fake_frame(0), INSTRUCTION, 5.0)
+        assert policy._goes_on(INSTRUCTION, 5.0 + gap, carried) == follows
 
 
 @pytest.mark.parametrize('said', [{'chunk': 3}, {'chunk': 3, 'execute_steps': 2}])

@@ -30,6 +30,7 @@ class Footage:
 def played(
     make_environment: Callable[[int], Environment], tasks: Sequence[int], actor: PolicyLike,
     count: int, seed: int, on_frame: Callable[[], None] = lambda: None,
+    execute_steps: int = 1,
 ) -> Iterator[Footage]:
     """
     Let the policy act from a random start of each task, and return the frames that it sees.
@@ -37,6 +38,7 @@ def played(
     :param make_environment: environment of a task number
     :param count: frames in all, shared out among the tasks
     :param seed: of the starts: random placements, none of the stored states
+    :param execute_steps: control steps of each action that are carried out before the next frame
     """
     shares = [len(part) for part in np.array_split(np.arange(count), len(tasks))]
     for task, share in zip(tasks, shares, strict=True):
@@ -53,26 +55,27 @@ def played(
                 if len(frames) == share:
                     break
                 action = actor.act(frames[-1], environment.instruction)
-                observation = environment.step(action.si[0])
+                for delta in action.si[:execute_steps]:
+                    observation = environment.step(delta)
         finally:
             environment.close()
         yield Footage(environment.instruction, tuple(frames))
 
 
-def read(path: Path, instruction: str | None, count: int) -> Footage:
+def read(path: Path, instruction: str | None, count: int, every: int = 1) -> Footage:
     """
-    Read the first `count` frames of a folder of images (by name) or of an .npz file.
+    Read the first `count` frames, or of each `every` one, of a folder of images or an .npz file.
 
-    A folder holds PNG or JPEG colour pictures; an .npz file holds `images`, uint8 [N, H, W, 3]
-    RGB, and may hold `instruction`.
+    A folder holds PNG or JPEG colour pictures, in the order of their names; an .npz file holds
+    `images`, uint8 [N, H, W, 3] RGB, and may hold `instruction`.
 
     :raises SpecVLAError: no such frames, one that is no colour picture, or no instruction
     """
     if path.is_dir():
-        frames = [_image(file) for file in sorted(path.iterdir())
-                  if file.suffix.lower() in _SUFFIXES][:count]
+        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in _SUFFIXES]
+        frames = [_image(file) for file in files[::every][:count]]
     elif path.suffix == '.npz' and path.is_file():
-        frames, instruction = _npz(path, instruction, count)
+        frames, instruction = _npz(path, instruction, count, every)
     else:
         raise SpecVLAError(f'--frames {path}: give a folder of images or an .npz file')
     if not frames:
@@ -90,7 +93,7 @@ def _image(file: Path) -> NDArray[np.uint8]:
     return decode_picture(data, str(file))
 
 
-def _npz(path: Path, instruction: str | None, count: int
+def _npz(path: Path, instruction: str | None, count: int, every: int
          ) -> tuple[list[NDArray[np.uint8]], str | None]:
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -105,7 +108,7 @@ def _npz(path: Path, instruction: str | None, count: int
     if said is not None and (said.ndim or said.dtype.kind != 'U'):
         raise SpecVLAError(f'--frames {path}: instruction is {said.dtype} {list(said.shape)}, '
                            'must be one text')
-    return list(images[:count]), instruction or (str(said) if said is not None else None)
+    return list(images[::every][:count]), instruction or (str(said) if said is not None else None)
 
 
 def made_up(count: int, side: int = _MADE_UP_SIDE) -> Footage:

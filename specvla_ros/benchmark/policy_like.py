@@ -34,9 +34,13 @@ class ActionLike(Protocol):
 class PolicyLike(Protocol):
     """The two methods of `policy.Policy` that benchmarks call."""
 
-    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, /
-            ) -> Action:
-        """Return the action for uint8 [H, W, 3] RGB, top row first; stamp: s."""
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, /, *,
+            carried: int | None = None) -> Action:
+        """
+        Return the action for uint8 [H, W, 3] RGB, top row first.
+
+        stamp: s. carried: of the last action's steps, how many belong to times before; None = all.
+        """
         ...
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from specvla_ros.benchmark import machine
 from specvla_ros.benchmark.arguments import PolicyArgs
+from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig, load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
@@ -23,6 +24,22 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
     folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
     return policy_check.check_policy(folder, args.drafter or beside(folder), decoders,
                                      args.device, args.dtype, args.quantization, args.chunk)
+
+
+def execute_steps(args: PolicyArgs, wanted: int | None) -> tuple[int, int]:
+    """
+    Return H and E of a checkpoint that was checked: steps of an action, and those carried out.
+
+    :param wanted: E; None = what the checkpoint recommends, else all
+    :raises ValueError, FileNotFoundError: it can't be read, or an action has fewer steps
+    """
+    from specvla_ros.openvla.checkpoint import read_config
+
+    folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
+    said = read_config(folder)  # `check_policy` has read it with care
+    chunk = said.get('chunk') or args.chunk or 1
+    check_execute_steps(wanted, chunk)
+    return chunk, wanted or said.get('execute_steps') or chunk
 
 
 def statistics_of(args: PolicyArgs) -> frozenset[str]:

@@ -54,6 +54,8 @@ class ActionRecord:
     :param ros_ms: from the image's stamp to the received action, less the policy's own time;
         None where there was no ROS
     :param risk: how unsure the target was, 0 to 1 (see `DecodeTrace.risk`); None where unknown
+    :param steps: control steps carried out from it to the next action; None where an action is
+        one step, and where nothing carries it out
     """
 
     tokens: tuple[int, ...]
@@ -66,6 +68,7 @@ class ActionRecord:
     deviation: Deviation | None = None
     ros_ms: float | None = None
     risk: float | None = None
+    steps: int | None = None
 
     @classmethod
     def of(cls, tokens: Iterable[int], trace: 'DecodeTrace', deviation: Deviation | None = None

@@ -135,6 +135,7 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
         'stage_ms': {name: float(np.mean([a.stage_ms.get(name, 0.0) for a in actions]))
                      for name in stages},
     }
+    figures |= step_figures(actions)
     around = [action.ros_ms for action in actions if action.ros_ms is not None]
     if around:
         figures['ros_ms_per_action'] = _distribution(around)
@@ -147,6 +148,27 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
             'mean_abs_error_deg': float(np.mean([deviation.deg for deviation in deviations])),
         }
     return figures
+
+
+def step_figures(actions: Sequence[ActionRecord]) -> Row:
+    """
+    Return what a control step costs that was carried out; {} where an action is one step.
+
+    Passes and the mean time are those of all actions, shared out among all steps; percentiles are
+    of each action's time, shared out among its own.
+    """
+    known = [action for action in actions if action.steps is not None]
+    steps = sum(action.steps or 0 for action in known)
+    if not steps:
+        return {}
+    each = [action.stage_ms['total'] / action.steps for action in known if action.steps]
+    return {
+        'steps': steps,
+        'steps_per_action': steps / len(known),
+        'target_passes_per_step': sum(action.target_passes for action in known) / steps,
+        'ms_per_step': _distribution(each) | {
+            'mean': sum(action.stage_ms['total'] for action in known) / steps},
+    }
 
 
 def _distribution(values: Sequence[float]) -> dict[str, float]:
@@ -287,6 +309,13 @@ def figure_lines(row: Row) -> dict[str, str]:
         lines |= {f'  of it {name}': _number(stages.get(name), '.1f') for name in STAGES}
         lines['ROS around it, median'] = _number(
             row.get('ros_ms_per_action', {}).get('p50'), '.1f')
+    of_steps = row.get('ms_per_step', {})
+    lines |= {
+        'control steps carried out': _number(row.get('steps'), 'd'),
+        '  passes per step': _number(row.get('target_passes_per_step'), '.2f'),
+        '  ms per step, mean': _number(of_steps.get('mean'), '.1f'),
+        '  95th percentile of it': _number(of_steps.get('p95'), '.1f'),
+    }
     share = row.get('ceiling_share')
     lines |= {
         'speed-up against ar': _number(row.get('speedup_vs_ar'), '.2f', '×'),

@@ -25,7 +25,8 @@ _STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 
 def action_message(
         action: Action, dataset: DatasetConfig, image_stamp: Any, sequence: int,
-        limited_to: np.ndarray | None = None, steps: slice = slice(None)) -> ActionDelta:
+        limited_to: np.ndarray | None = None, steps: slice = slice(None),
+        first_step: int | None = None) -> ActionDelta:
     """
     Return an action, or some of its control steps, as `ActionDelta`, all but `header.stamp`.
 
@@ -33,6 +34,7 @@ def action_message(
     :param image_stamp: `builtin_interfaces/msg/Time` of the image acted on
     :param limited_to: what the safety envelope made of these steps of `si`, where it changed them
     :param steps: which of them
+    :param first_step: control periods from the image to the first of them; None: its number
     :raises SpecVLAError: a value isn't finite: nothing that may reach a robot
     """
     si = np.asarray(action.si[steps] if limited_to is None else limited_to, dtype=np.float64)
@@ -54,6 +56,7 @@ def action_message(
         token_ids=array.array('I', token_ids.ravel().tolist()),
         limited=limited_to is not None,
         unverified=bool((bins_off == None).any()),  # noqa: E711 (of each element)
+        first_step=(steps.start or 0) if first_step is None else first_step,
     )
 
 

@@ -153,7 +153,8 @@ def page() -> str:
 
 def _no_policy(settings: PolicySettings) -> Any:
     return SimpleNamespace(
-        decoder_config=settings.decoder_config, dataset=load_dataset('libero'))
+        decoder_config=settings.decoder_config, dataset=load_dataset('libero'), chunk=1,
+        execute_steps=1)
 
 
 def _no_stream(*_: Any) -> tuple[Any, rerun_node.Recording]:

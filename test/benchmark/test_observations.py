@@ -57,6 +57,24 @@ def test_frames_are_those_the_policy_lives_through_shared_among_tasks():
     assert len(ticks) == 5
 
 
+def test_frames_are_as_far_apart_as_steps_are_carried_out(tmp_path):
+    class Chunks(Policy):
+        def act(self, image, instruction):
+            return Acted(np.ones((8, 7)))
+
+    episode, = played(lambda task: Environment(task, []), (0,), Chunks(), count=3, seed=0,
+                      execute_steps=4)
+    assert [frame[0, 0, 0] for frame in episode.frames] == [0, 4, 8]
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    np.savez(tmp_path / 'x.npz', images=images, instruction='pick up')
+    for path in (tmp_path / 'x.npz', tmp_path):
+        if path.is_dir():
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(path / f'{number}.png')
+        frames = read(path, 'pick up', count=3, every=4).frames
+        assert [frame[0, 0, 0] for frame in frames] == [0, 4, 8]
+
+
 def test_fewer_frames_than_tasks_leave_tasks_out():
     episodes = list(played(lambda task: Environment(task, []), (0, 1, 2), Policy(), 2, 0))
     assert len(episodes) == 2

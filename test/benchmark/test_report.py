@@ -126,3 +126,25 @@ def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
     assert (lines['its ceiling here'], lines['share of the ceiling']) == ('2.00×', '80 %')
     alone = report.rows([make.episode('relaxed', actions=[fast])], ['relaxed'])
     assert alone[0]['speedup_ceiling'] is alone[0]['ceiling_share'] is None
+
+
+def test_a_control_step_costs_its_share_of_all_actions(make):
+    """Two actions of 10 ms and 7 passes, of which 4 and 1 steps were carried out."""
+    actions = [replace(make.action(), steps=steps, stage_ms={'total': 10.0}) for steps in (4, 1)]
+    row = report.rows([make.episode('ar', actions=actions)], ['ar'])[0]
+    assert (row['steps'], row['steps_per_action']) == (5, 2.5)
+    assert row['target_passes_per_step'] == pytest.approx(14 / 5)
+    assert row['ms_per_step']['mean'] == pytest.approx(20 / 5)
+    assert row['ms_per_step']['p50'] == pytest.approx((10 / 4 + 10) / 2)
+    lines = report.figure_lines(row)
+    assert (lines['control steps carried out'], lines['  ms per step, mean']) == ('5', '4.0')
+    assert lines['  passes per step'] == '2.80'
+    json.dumps(row, allow_nan=False)
+
+
+def test_an_action_of_one_step_has_no_figures_per_step(make):
+    row = report.rows([make.episode('ar')], ['ar'])[0]
+    assert not {'steps', 'ms_per_step', 'target_passes_per_step'} & set(row)
+    assert report.figure_lines(row)['  ms per step, mean'] == ''
+    none = [replace(make.action(), steps=0)]  # the episode ended before any came
+    assert 'ms_per_step' not in report.action_figures(none)

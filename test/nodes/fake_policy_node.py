@@ -4,8 +4,9 @@
 The tokens of an action are (first pixel's R, G, B; len(instruction); 3 zeros), so that a test can
 see what was acted on; it moves R / 10 mm along x and turns FAKE_TURN rad about x. From the
 environment: FAKE_ACT_S, seconds per action; FAKE_LOAD_S, seconds to load; FAKE_DECODER_S, seconds
-to change the decoder; FAKE_MB, memory it takes; FAKE_LOG, a file that gets a line per call. The
-checkpoint must be a folder, or empty; `broken` is a bug.
+to change the decoder; FAKE_MB, memory it takes; FAKE_CHUNK, steps of an action, all alike;
+FAKE_LOG, a file that gets a line per call. The checkpoint must be a folder, or empty; `broken` is
+a bug.
 """
 import os
 from pathlib import Path
@@ -23,12 +24,15 @@ from specvla_ros.nodes.runtime import run
 
 class FakePolicy:
 
+    chunk = execute_steps = int(os.environ.get('FAKE_CHUNK', '1'))
+
     def __init__(self, config):
         self.decoder_config = config
         self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None,
+            carried=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))
@@ -48,6 +52,10 @@ class FakePolicy:
                       'verify': 5.0},
             origins=['chosen', *['accepted'] * 6], bins_off=[0, 2, 0, 1, 0, 0, 0],
             si_off=[0.0, 1e-3, *[0.0] * 5], forbidden=0, decoder='', reason='', risk=0.25)
+        if self.chunk > 1:
+            tokens, si = tokens * self.chunk, si.repeat(self.chunk, axis=0)
+            for name in ('sources', 'origins', 'bins_off', 'si_off'):
+                setattr(trace, name, getattr(trace, name) * self.chunk)
         return SimpleNamespace(tokens=tokens, normalized=si / 2, si=si, trace=trace)
 
     def with_decoder(self, config):

@@ -10,7 +10,8 @@ from specvla_ros.bags.frames import FrameReader
 from specvla_ros.bags.reader import Bag
 from specvla_ros.cli import main
 from specvla_ros.configuration import load_preset
-from specvla_ros.policy import DEFAULT_CHECKPOINT, Policy
+from specvla_ros.embedded import DEFAULT_CHECKPOINT
+from specvla_ros.policy import Policy
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.train_retrieval import run, TrainRetrievalArgs
 from test.training.drafter_data import regenerate_args, write_target

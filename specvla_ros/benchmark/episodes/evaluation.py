@@ -39,7 +39,7 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every))
+        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying))
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:

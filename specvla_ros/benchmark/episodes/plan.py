@@ -16,7 +16,8 @@ from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
-from specvla_ros.configuration import DecoderConfig
+from specvla_ros.carrying import Carrying
+from specvla_ros.configuration import DecoderConfig, load_dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,12 @@ class EvalArgs(PolicyArgs):
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
+    execute_steps: int | None = None
+    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    what the checkpoint recommends, else all."""
+    latency_s: float = 0.0
+    """Seconds that pass in the simulation before an action is there, in whole control periods:
+    steps that are over by then are skipped, and older actions go on meanwhile."""
     out: Path | None = None
     """Folder of the run. Default: runs/eval-<hash of the configuration>, so that the same command
     continues an interrupted run."""
@@ -55,7 +62,8 @@ class Plan:
     """
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
-    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    unnorm_keys: whose statistics turn tokens into motion, by suite. carrying: how many steps of an
+    action are carried out, and how late.
     """
 
     suites: tuple[str, ...]
@@ -66,6 +74,7 @@ class Plan:
     config: dict[str, Any]
     checkpoint: dict[str, str | None]
     folder: Path
+    carrying: Carrying
 
     def identity(self) -> dict[str, Any]:
         """
@@ -124,6 +133,9 @@ def make_plan(args: EvalArgs) -> Plan:
     trials = checks.check_states(args.trials)
     keys = preflight.check_policy(args, decoders.values())
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    period = load_dataset(next(iter(unnorm_keys.values()))).period_s
+    carrying = Carrying.late(execute_steps, args.latency_s, period)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -132,10 +144,13 @@ def make_plan(args: EvalArgs) -> Plan:
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
+        # Of an action of one step, at once, there is nothing to say.
+        'execute_steps': execute_steps if chunk > 1 else None,
+        'latency_s': args.latency_s or None,
     }
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path())
+                folder=args.out or Path(), carrying=carrying)
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'

@@ -6,12 +6,15 @@ same observation; its time is left out.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
+from specvla_ros.carrying import Carrying, StepsAhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,12 @@ class RolloutConfig:
 
     :param max_steps: control steps at most; None = the suite's own limit
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
+    :param carrying: how many steps of an action are carried out, and how late
     """
 
     max_steps: int | None = None
     reference_every: int = 10
+    carrying: Carrying = Carrying()
 
 
 def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
@@ -51,21 +56,28 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
+    carrying, ahead, carried = config.carrying, StepsAhead(), None
     try:
         actor.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            image = image_of(observation)
-            action, difference = actor.act(image, environment.instruction), None
+            image, difference = image_of(observation), None
+            action = actor.act(image, environment.instruction) if carried is None \
+                else actor.act(image, environment.instruction, carried=carried)
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
                 difference = deviation(action, reference.act(image, environment.instruction))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
-            for delta in action.si[:limit - steps]:
-                observation = environment.step(delta)
-                steps += 1
-                if success := bool(observation.success):
+            chunk, done = len(action.si), 0
+            for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
+                observation = environment.step(move.delta.astype(np.float32))
+                steps, done = steps + 1, done + (not move.stands)
+                if (success := bool(observation.success)) or steps == limit:
                     break
+            if chunk > 1 or carrying.latency:
+                actions[-1] = replace(actions[-1], steps=done)
+            periods = carrying.periods(chunk)
+            carried = None if periods >= chunk else periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]

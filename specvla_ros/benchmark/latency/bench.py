@@ -30,6 +30,7 @@ from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
 from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
@@ -67,7 +68,7 @@ def run(args: BenchArgs) -> int:
                       highlight=False)
         task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
         samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
-                          field.drawn)
+                          field.drawn, _execute_steps(args, field))
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples)
     bench_report.print_tables(document, console)
@@ -113,6 +114,11 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     return decoders
 
 
+def _execute_steps(args: BenchArgs, field: 'Entrants') -> int:
+    """Return E, the control steps between two observations."""
+    return args.execute_steps or field.checkpoint.execute_steps
+
+
 def _check_random(args: BenchArgs) -> None:
     for option, value in (('--checkpoint', args.checkpoint), ('--drafter', args.drafter),
                           ('--unnorm-key', args.unnorm_key), ('--frames', args.frames)):
@@ -120,6 +126,7 @@ def _check_random(args: BenchArgs) -> None:
             raise SpecVLAError(f'{option} {value} means nothing with --random-weights; leave one '
                                'of them out')
     projection.read_acceptance(args.accept_from)
+    check_execute_steps(args.execute_steps, args.chunk or 1)
 
 
 def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
@@ -135,6 +142,7 @@ def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
     elif not args.frames.exists():
         raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
     preflight.check_policy(args, decoders.values())
+    preflight.execute_steps(args, args.execute_steps)
     _unnorm_key(args)
     if args.frames is None:
         check_simulator({args.suite: args.tasks})
@@ -155,13 +163,15 @@ def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footag
     if args.random_weights:
         return [observations.made_up(args.observations)]
     if args.frames is not None:
-        return [observations.read(args.frames, args.instruction, args.observations)]
+        return [observations.read(args.frames, args.instruction, args.observations,
+                                  _execute_steps(args, field))]
     from specvla_ros.libero.environment import LiberoEnv
 
     task = bar.add_task('observations', total=args.observations)
     return list(observations.played(
         lambda number: LiberoEnv(args.suite, number), checks.check_tasks(args.suite, args.tasks),
-        field.actors[BASELINE], args.observations, args.seed, lambda: bar.advance(task)))
+        field.actors[BASELINE], args.observations, args.seed, lambda: bar.advance(task),
+        _execute_steps(args, field)))
 
 
 def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrants'
@@ -180,6 +190,7 @@ def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrant
         'seed': args.seed, 'device': str(model.device),
         'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
         'unnorm_key': args.unnorm_key, 'chunk': field.checkpoint.space.chunk,
+        'execute_steps': _execute_steps(args, field),
         'threads': field.threads, 'random_weights': args.random_weights,
     }
 

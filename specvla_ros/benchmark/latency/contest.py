@@ -9,9 +9,10 @@ action work as they do on a robot.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.observations import Footage
@@ -42,6 +43,7 @@ class Sample:
 def contest(
     actors: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
     on_action: Callable[[], None] = lambda: None, drawn: Collection[str] = (),
+    execute_steps: int = 1,
 ) -> list[Sample]:
     """
     Let all act on all observations, `repeats` times; samples come in the order of acting.
@@ -49,25 +51,36 @@ def contest(
     :param actors: by name; the baseline must be one of them
     :param seed: of the order in which they get each observation
     :param drawn: names of those whose acceptance is drawn: their tokens aren't compared
+    :param execute_steps: control steps between two frames
     """
     random, names = np.random.default_rng(seed), list(actors)
     samples: list[Sample] = []
     for repeat in range(repeats):
         for number, episode in enumerate(episodes):
+            actions: dict[str, ActionLike] = {}
             for actor in actors.values():
                 actor.reset()
             for frame, image in enumerate(episode.frames):
                 order = [names[i] for i in random.permutation(len(names))]
-                actions = {}
                 for name in order:
-                    actions[name] = actors[name].act(image, episode.instruction)
+                    actions[name] = _act(actors[name], image, episode.instruction,
+                                         actions.get(name), execute_steps)
                     on_action()
                 place = (repeat, number, frame)
                 for turn, name in enumerate(order):
                     compared = name != BASELINE and name not in drawn
                     reference = actions[BASELINE] if compared else None
-                    samples.append(_sample(name, place, turn, actions[name], reference))
+                    samples.append(_sample(
+                        name, place, turn, actions[name], reference, execute_steps))
     return samples
+
+
+def _act(actor: PolicyLike, image: NDArray[np.uint8], instruction: str,
+         before: ActionLike | None, execute_steps: int) -> ActionLike:
+    """Act, and say how much of the action before was carried out where it was not all of it."""
+    if before is None or len(before.si) == execute_steps:
+        return actor.act(image, instruction)
+    return actor.act(image, instruction, carried=execute_steps)
 
 
 def warm_up(actor: PolicyLike, episode: Footage) -> None:
@@ -79,9 +92,11 @@ def warm_up(actor: PolicyLike, episode: Footage) -> None:
 
 def _sample(
     name: str, place: tuple[int, int, int], turn: int, action: ActionLike,
-    reference: ActionLike | None,
+    reference: ActionLike | None, execute_steps: int,
 ) -> Sample:
     difference = None if reference is None else deviation(action, reference)
     record = ActionRecord.of(action.tokens, action.trace, difference)
+    if len(action.si) > 1:
+        record = replace(record, steps=execute_steps)
     return Sample(
         name, place, turn, record, tuple(action.trace.drafts), action.trace.decoder)

@@ -68,9 +68,9 @@ class GeneratePeer:
         """Nothing is remembered."""
 
     @torch.inference_mode()  # as ours; a peer isn't made slow
-    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
-            ) -> Action:
-        """Return the action for a frame, as `Policy.act` does; the stamp means nothing here."""
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, *,
+            carried: int | None = None) -> Action:
+        """Return the action for a frame, as `Policy.act` does; it looks at nothing else."""
         checkpoint, device = self._checkpoint, self._checkpoint.model.device
         space, length = checkpoint.space, checkpoint.space.length
         trace = DecodeTrace(

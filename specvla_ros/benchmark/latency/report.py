@@ -8,7 +8,7 @@ all repeats of one together, not single actions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import resource
 import sys
 from typing import Any
@@ -154,8 +154,8 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     """Print a bench: times, stages, passes against their floor, machine and versions."""
     console = console or Console(file=sys.stdout)
     rows = document['rows']
-    for table in (_times_table(rows), _stages_table(rows), _tokens_table(rows),
-                  _passes_table(rows)):
+    for table in (_times_table(rows), *_steps_tables(rows, document['config']),
+                  _stages_table(rows), _tokens_table(rows), _passes_table(rows)):
         console.print(table)
     for row in rows:
         if taken := row.get('actions_by_candidate'):
@@ -215,6 +215,19 @@ def _times_table(rows: Sequence[Row]) -> Table:
             '' if row['ceiling_share'] is None else f'{100 * row["ceiling_share"]:.0f} %',
             f'{row["times_floor"]:.1f}')
     return table
+
+
+def _steps_tables(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Table]:
+    """Return the figures of a control step; none where an action is one step."""
+    if 'ms_per_step' not in rows[0]:
+        return []
+    table = _table(f'per control step, {config["execute_steps"]} of {config["chunk"]} carried out',
+                   '', 'ms, mean', 'median', 'p95', 'passes')
+    for row in rows:
+        table.add_row(
+            row['decoder'], *(f'{row["ms_per_step"][key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            f'{row["target_passes_per_step"]:.2f}')
+    return [table]
 
 
 def _stages_table(rows: Sequence[Row]) -> Table:

@@ -4,12 +4,16 @@ LIBERO as a robot on ROS topics: it shows camera images, takes actions, and coun
 The simulation runs in `work`, in the main thread; the executor's thread only receives actions.
 
 * `lockstep`: an image is published, and the simulation stands still until the action that answers
-  it (by `image_stamp`) has come. Results don't depend on how fast the policy is.
+  it (by `image_stamp`) has come; all control steps in it are taken, then comes the next image.
+  Results don't depend on how fast the policy is. An action whose `first_step` is n begins n
+  control periods after its image, as if it had come that late (`latency_s` of the policy):
+  meanwhile the steps of older ones go on, or the arm stands still.
 * `realtime`: a step is taken every 50 ms whatever the policy does. Where no new action has come
   the arm is told to hold still and the gripper to stay as it is; no action is applied twice.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 import sys
 import threading
 import time
@@ -22,6 +26,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from specvla_ros.carrying import StepsAhead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.msg import ActionDelta, EpisodeStatus
@@ -69,6 +74,23 @@ PARAMETERS = (
 _LOG_PERIOD = 5.0
 _STILL = np.zeros(6)
 _OPEN = 1.0
+_MOST_STEPS = 100000  # of an episode, see `max_steps`
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Control steps, float64 [steps, 7], the first of them so many periods after its image."""
+
+    deltas: np.ndarray
+    first_step: int
+
+    @classmethod
+    def of(cls, message: ActionDelta) -> 'Answer':
+        """Read a message; raise a SpecVLAError for one that can't be carried out."""
+        if message.first_step > _MOST_STEPS:
+            raise SpecVLAError(f'first_step is {message.first_step}, must be at most '
+                               f'{_MOST_STEPS}: no episode is longer')
+        return cls(deltas_of(message), message.first_step)
 
 
 class EpisodeCrash(RuntimeError):
@@ -92,7 +114,7 @@ class LiberoBridgeNode(Node):
             n_states=suites.N_INITIAL_STATES)
         self._make_environment = make_environment or _libero_environment
         self._environment: LiberoEnv | None = None
-        self._inbox = ActionInbox()
+        self._inbox = ActionInbox[Answer]()
         self._may_start = threading.Semaphore(0)
         self._topics = ObservationTopics(
             self, self._values['frame_id'], self._values['camera_frame_id'])
@@ -153,9 +175,11 @@ class LiberoBridgeNode(Node):
 
     def _play_lockstep(self, environment: 'LiberoEnv', observation: 'Observation',
                        status: EpisodeStatus) -> None:
+        ahead = StepsAhead()
         while self._goes_on(observation, status):
-            for delta in self._ask(observation):
-                observation = environment.step(delta)
+            answer = self._ask(observation)
+            for move in ahead.put(answer.deltas, answer.first_step):
+                observation = environment.step(move.delta)
                 status.step += 1
                 if not self._goes_on(observation, status):
                     return
@@ -169,8 +193,8 @@ class LiberoBridgeNode(Node):
         while self._goes_on(observation, status):
             self._inbox.show(self._topics.publish(observation))
             tick = self._sleep_until(tick + period)
-            if (deltas := self._inbox.take_newest()) is not None:
-                steps = list(deltas)
+            if (answer := self._inbox.take_newest()) is not None:
+                steps = list(answer.deltas)
             delta = steps.pop(0) if steps else np.append(_STILL, gripper)
             gripper = delta[6]
             observation = environment.step(delta)
@@ -184,9 +208,9 @@ class LiberoBridgeNode(Node):
         self._publish_status(status)
         return True
 
-    def _ask(self, observation: 'Observation') -> np.ndarray:
+    def _ask(self, observation: 'Observation') -> Answer:
         """
-        Publish an observation and wait for the answer, float64 [chunk, 7].
+        Publish an observation and wait for the answer.
 
         The image is best effort for most subscribers and may get lost, so it is sent again.
         Nothing has moved meanwhile: the answer to any of its copies is as good.
@@ -197,9 +221,9 @@ class LiberoBridgeNode(Node):
         end = time.monotonic() + timeout
         stamps = {self._topics.publish(observation)}
         while (left := end - time.monotonic()) > 0:
-            deltas = self._inbox.wait_for(stamps, min(patience, left))
-            if deltas is not None:
-                return deltas
+            answer = self._inbox.wait_for(stamps, min(patience, left))
+            if answer is not None:
+                return answer
             patience *= 2
             stamps.add(self._topics.resend_image(observation))
         raise EpisodeCrash(
@@ -245,7 +269,7 @@ class LiberoBridgeNode(Node):
     def _on_action(self, message: ActionDelta) -> None:
         try:
             self._inbox.put(
-                to_nanoseconds(message.image_stamp), deltas_of(message), message.sequence)
+                to_nanoseconds(message.image_stamp), Answer.of(message), message.sequence)
         except SpecVLAError as error:
             self.get_logger().warning(
                 f'refused an action: {error}', throttle_duration_sec=_LOG_PERIOD)

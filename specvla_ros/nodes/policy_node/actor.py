@@ -33,7 +33,7 @@ from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals
 from specvla_ros.nodes.policy_node.lone_publisher import LonePublisher
 from specvla_ros.nodes.policy_node.outputs import Outputs
 from specvla_ros.nodes.policy_node.pilot import Pilot
-from specvla_ros.nodes.policy_node.settings import ActingPolicy, TopicSettings
+from specvla_ros.nodes.policy_node.settings import ActingPolicy, carrying_of, TopicSettings
 from specvla_ros.nodes.policy_node.silence import Silence
 from specvla_ros.nodes.policy_node.tasks import Command, StaleImage
 from specvla_ros.nodes.topics import once, Topics
@@ -65,7 +65,7 @@ class Actor:
         self._sequence, self._refused = 0, ''
         self._pilot = Pilot(
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
-            time.monotonic, lambda: self._clock.now().nanoseconds)
+            time.monotonic, lambda: self._clock.now().nanoseconds, carrying_of(settings, policy))
         self._topics = topics
         self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
@@ -188,7 +188,7 @@ class Actor:
             action = policy.act(
                 self._read_image(task.sight.message), task.job.instruction,
                 task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
-                task.limits if self._guards else None)
+                task.limits if self._guards else None, task.carried)
             self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(task)
@@ -235,7 +235,7 @@ class Actor:
         message = action_message(
             action, self._dataset, command.task.sight.message.header.stamp, self._sequence,
             command.deltas if command.limited_by else None,
-            slice(command.first, command.first + count))
+            slice(command.first, command.first + count), command.period)
         deltas = deltas_of(message)
         published = self._send(message)
         self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)

@@ -15,16 +15,20 @@ class LastStep:
         self._last: tuple[np.ndarray, float] | None = None
         self._was_late = False
         self.gripper = 1.0
-        self.fault = ''
+        self.fault = self.reason = ''
 
     def go_on(self, delta: np.ndarray, now: float) -> None:
         """Note a control step, float64 [7], that has just been published."""
-        self.gripper, self.fault = float(delta[6]), ''
+        self.gripper, self.fault, self.reason = float(delta[6]), '', ''
         self._last, self._was_late = (delta, now), False
+
+    def miss(self, reason: str) -> None:
+        """Note that no control step will come in time, and why, before the deadline is over."""
+        self._was_late, self.reason = True, reason
 
     def end(self) -> None:
         """Note that the arm stands still and that nothing is missing."""
-        self._last, self._was_late, self.fault = None, False, ''
+        self._last, self._was_late, self.fault, self.reason = None, False, '', ''
 
     @property
     def is_under_way(self) -> bool:

@@ -117,7 +117,13 @@ class Newest:
     def pause(self) -> None:
         """Let nothing count any more; when this returns, no `publish` runs and none will."""
         with self._lock:
-            self._paused, self._revision = True, self._revision + 1
+            self._paused = True
+            self.forget_images()
+
+    def forget_images(self) -> None:
+        """Let nothing count that answers an image seen so far; go on with the next one."""
+        with self._lock:
+            self._revision += 1
             self._image = self._under_way = None
 
     def resume(self) -> None:

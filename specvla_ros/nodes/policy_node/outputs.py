@@ -22,8 +22,8 @@ class Outputs:
     """
     Publishes `delta_twist_cmds`, `target_pose`, `gripper_command`, and gripper goals.
 
-    Of an action of several control steps they carry the first: the next action will come from a
-    newer image.
+    They follow each control step as it is published. In lockstep, where an action is one message
+    with several of them, they carry the first.
     """
 
     def __init__(self, node: Node, topics: Topics, settings: TopicSettings,

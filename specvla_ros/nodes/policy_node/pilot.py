@@ -8,11 +8,15 @@ whenever `next_at` has come (`carry_out`).
 
 Pacing. On a robot (`realtime`) at most one control step is published each control period of the
 data set, by the clock of this machine that never jumps. An image that comes sooner waits, and a
-newer one takes its place. Inference begins so that its answer comes when the next step is due, on
-the newest image there is by then. Stamps can't change the pace: they only say how old an image is.
+newer one takes its place. Inference begins so that its answer comes when `execute_steps` of the
+one before are carried out, on the newest image there is by then. Stamps can't change the pace:
+they only say how old an image is.
 In a simulation or a bag that waits for each answer (`lockstep`) there is no arm whose time passes:
-every image is acted on at once, and an answer is one message with all of its control steps, each
-of which counts as one control period.
+every image is acted on at once, and an answer is one message with those of its control steps that
+are to be carried out (see `carrying`), each of which counts as one control period.
+
+What ends an answer at once: another instruction, a pause, a refused or stale image or answer, and
+a camera that is lost. Only its first step may be carried out without a newer image.
 """
 
 from collections.abc import Callable
@@ -22,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from specvla_ros.carrying import Carrying
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.policy_node.camera_rhythm import CameraRhythm
 from specvla_ros.nodes.policy_node.motion import LastStep, Place
 from specvla_ros.nodes.policy_node.newest import Job, Newest
 from specvla_ros.nodes.policy_node.tasks import Arm, Command, Sight, StaleImage, Task
@@ -45,18 +51,21 @@ class Pilot:
     :param pacing: one of `PACINGS`
     :param clock: s, never jumps
     :param camera_clock: ns, the clock that images are stamped by
+    :param carrying: how many steps of an answer are carried out; its latency only in lockstep
     """
 
     def __init__(
         self, settings: Any, safety: SafetySettings, period_s: float, max_image_age: float,
         pacing: str, arm: Arm, clock: Callable[[], float], camera_clock: Callable[[], int],
+        carrying: Carrying = Carrying(),  # noqa: B008 - frozen
     ) -> None:
         self._period, self._max_age, self._arm = period_s, max_image_age, arm
         self._is_paced = pacing == 'realtime'
         self._clock, self._camera_clock = clock, camera_clock
         self._lock = threading.RLock()
         self._newest = Newest(settings)
-        self._queue = StepQueue(period_s)
+        self._carrying = carrying
+        self._queue = StepQueue(period_s, carrying.execute_steps)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
         self._motion, self._place = LastStep(0.0), Place()
@@ -65,8 +74,11 @@ class Pilot:
         self._stamp_since = -math.inf  # s, when the first image of this stamp came
         self._stuck = ''
         self._came = self._taken = -math.inf  # s, when the last image came, and the last was taken
+        self._rhythm = CameraRhythm(period_s)
         self._answer: tuple[Task, Any, np.ndarray] | None = None
         self._is_inferring = self._is_answer_new = False
+        self._said: tuple[float, int] | None = None  # taken, steps: of the last answer that counts
+        self._stands = False  # lockstep: the arm stands still before the next answer's steps
         self._inference = 0.0  # s that the last one took
 
     def set_settings(self, settings: Any) -> None:
@@ -106,7 +118,10 @@ class Pilot:
                 raise SpecVLAError(
                     f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is '
                     'not acted on, the next one is')
-            return self._newest.put_image(Sight(message, stamp, self._came), stamp)
+            is_new = self._newest.put_image(Sight(message, stamp, self._came), stamp)
+            if is_new:
+                self._rhythm.note(self._came)
+            return is_new
 
     def hear_position(self, position: np.ndarray) -> None:
         """Note where the end effector is, float64 [3], m, finite or not, in the actions' frame."""
@@ -178,7 +193,7 @@ class Pilot:
             limits = step_limits(self._safety, self._period, position_m=known,
                                  previous=self._motion.delta(now))
             return Task(job, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits)
+                        None if known is None else tuple(known.tolist()), limits, self._carried)
 
     def give_up(self, task: Task) -> None:
         """Have no answer: the image is not taken again, and what the one before said ends."""
@@ -201,8 +216,9 @@ class Pilot:
             if reason := refusal(deltas):  # of all steps, before the first of them is published
                 self._drop(task.job)
                 raise SpecVLAError(reason)
+            self._said = task.taken, len(deltas)
             if not self._is_paced:
-                return self._move(task, action, 0, True, deltas)
+                return self._say(task, action, deltas)
             self._answer = task, action, deltas
             self._is_answer_new = self._queue.put(deltas, task.taken)
             return self.carry_out()
@@ -215,13 +231,23 @@ class Pilot:
         :raises StaleImage, SpecVLAError: it must not be published
         """
         with self._lock:
-            step = self._queue.due(self._clock())
+            now = self._clock()
+            step = self._queue.due(now)
             if step is None:
                 return True
             task, action, deltas = self._answer
             is_new, self._is_answer_new = self._is_answer_new, False
+            # The next image would have made a step a period later, and that one has a deadline.
+            most = self._period + self.deadline
+            if not is_new and (reason := self._rhythm.loss(now, most)):
+                self._newest.forget_images()  # the last one is too old as well
+                self._drop_answer()
+                self._motion.miss(reason)  # `watch` says it
+                self._stand_still()
+                return True
             return self._move(
-                task, action, step.number, is_new, deltas[step.number:step.number + 1])
+                task, action, step.number, is_new, deltas[step.number:step.number + 1],
+                step.number)
 
     def watch(self) -> str:
         """
@@ -236,7 +262,7 @@ class Pilot:
             new = ''
             if not self._motion.fault:
                 what = 'image' if now - self._came > self.deadline else 'action'
-                new = self._motion.fault = (
+                new = self._motion.fault = self._motion.reason or (
                     f'no {what} for more than {self.deadline:.3g} s '
                     f'(deadline_periods {self._safety.deadline_periods:g})')
             self._stand_still()
@@ -262,24 +288,47 @@ class Pilot:
             return None
         if not self._is_paced:
             return sight.came
-        at = self._queue.free_at - self._inference
+        # A hair late, and the step would be one of the answer before: be there a little sooner.
+        margin = self._period / 10 if self._queue.next_at is not None else 0.0
+        at = self._queue.wanted_at - self._inference - margin
         # Had it waited for more than half a period, a camera about as fast as the control period
-        # would send the next one sooner than that: rather be late once than old each time.
-        return sight.came + self._period if at - sight.came > self._period / 2 else at
+        # would send the next one sooner than that: rather be late once than old each time. But
+        # not where the arm, which is under way, would stop for it.
+        if at - sight.came > self._period / 2 and self._queue.bridges:
+            return max(at, sight.came + self._period)
+        return at
 
-    def _move(self, task: Task, action: Any, first: int, is_new: bool, deltas: np.ndarray
-              ) -> bool:
+    @property
+    def _carried(self) -> int | None:
+        """How many steps of the last answer belong to times before the image taken last."""
+        if self._said is None:
+            return None
+        taken, chunk = self._said
+        periods = (round((self._taken - taken) / self._period) if self._is_paced
+                   else self._carrying.periods(chunk))
+        return min(max(periods, 1), chunk)
+
+    def _say(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
+        """Publish what a simulation that waits is to carry out of an answer."""
+        steps, latency = self._carrying.steps(len(deltas)), self._carrying.latency
+        counts = self._move(task, action, steps.start, True, deltas[steps], latency)
+        self._stands = latency > steps.stop - steps.start
+        return counts
+
+    def _move(self, task: Task, action: Any, first: int, is_new: bool, deltas: np.ndarray,
+              period: int) -> bool:
         """Publish control steps if the task still counts; say whether it does."""
         try:
             now = self._clock()
             age = task.least_age + now - task.begun
             if self._is_paced and self._max_age and age > self._max_age:
                 raise self._stale(age, f' {now - task.begun:.3f} s after inference began')
-            safe = fit(deltas, self._safety, self._period, previous=self._motion.delta(now),
+            before = None if self._stands else self._motion.delta(now)
+            safe = fit(deltas, self._safety, self._period, previous=before,
                        position_m=self._place.position)
             if safe.deltas is None:
                 raise SpecVLAError(safe.refusal)
-            command = Command(task, action, first, is_new, safe.deltas, safe.limited_by)
+            command = Command(task, action, first, is_new, safe.deltas, safe.limited_by, period)
             return self._newest.answer(task.job, lambda: self._publish(command))
         except ValueError:
             self._drop(task.job)

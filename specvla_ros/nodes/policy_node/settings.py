@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from specvla_ros.carrying import Carrying, check_execute_steps
 from specvla_ros.configuration import Component, DatasetConfig, DecoderConfig, load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
@@ -55,6 +56,12 @@ TOPIC_PARAMETERS = (
     Parameter('pacing', 'realtime', 'realtime: at most one control step each control period of '
               'the data set, as an arm needs it; lockstep: act on every image at once, only for a '
               'simulation or bag that waits for each action', choices=PACINGS, reloadable=True),
+    Parameter('execute_steps', 0, 'control steps of an answer that are carried out before the '
+              'next one is there, at most `chunk`; steps beyond go on where it is late; 0: what '
+              'the checkpoint recommends, or all', low=0, high=64, reloadable=True),
+    Parameter('latency_s', 0.0, 'only with lockstep: how late answers are carried out, as if a '
+              'clock had gone on meanwhile, in whole control periods', unit='s', low=0.0,
+              high=60.0, reloadable=True),
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
               'sensor_msgs/CompressedImage (JPEG, PNG) on `image/compressed`',
               choices=('raw', 'compressed'), reloadable=True),
@@ -97,15 +104,19 @@ class ActingPolicy(Protocol):
 
     decoder_config: DecoderConfig
     dataset: DatasetConfig
+    chunk: int  # control steps of an action
+    execute_steps: int  # of them to carry out, if nobody says another number
 
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,
         position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        carried: int | None = None,
     ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
-        position: of the end effector, m. limits: of the next control step.
+        position: of the end effector, m. limits: of the next control step. carried: of
+        the last action's steps, those that belong to times before; None = all.
         """
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':
@@ -170,6 +181,8 @@ class TopicSettings:
     max_image_age: float
     fallback_above_risk: float
     pacing: str
+    execute_steps: int
+    latency_s: float
     image_transport: str
     camera_reliability: str
     publish_twist: bool
@@ -204,6 +217,21 @@ def _in_words(value: object) -> str:
     if isinstance(value, tuple):
         return f'[{", ".join(map(_in_words, value))}]'
     return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def carrying_of(settings: TopicSettings, policy: ActingPolicy) -> Carrying:
+    """
+    Return how the policy's answers are carried out.
+
+    :raises SpecVLAError: more steps than an answer has, or a latency on a real clock
+    """
+    check_execute_steps(settings.execute_steps or None, policy.chunk)
+    if settings.latency_s and settings.pacing != 'lockstep':
+        raise SpecVLAError(
+            f'latency_s is {settings.latency_s:g}, must be 0 with pacing {settings.pacing}: a '
+            'real clock brings its own; set it to 0, or pacing to lockstep for a simulation')
+    return Carrying.late(settings.execute_steps or policy.execute_steps, settings.latency_s,
+                         policy.dataset.period_s)
 
 
 def load_policy(settings: PolicySettings) -> ActingPolicy:

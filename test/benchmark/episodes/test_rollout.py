@@ -7,6 +7,8 @@ import pytest
 
 from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
+from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.carrying import Carrying
 
 
 class Environment:
@@ -35,12 +37,14 @@ class Actor:
 
     def __init__(self, bins=0, chunk=1):
         self.bins, self.chunk, self.seen, self.resets = bins, chunk, [], 0
+        self.carried = []
 
     def reset(self):
         self.resets += 1
 
-    def act(self, image, instruction, stamp=None):
+    def act(self, image, instruction, stamp=None, *, carried=None):
         self.seen.append(int(image[0, 0, 0]))
+        self.carried.append(carried)
         normalized = np.zeros((self.chunk, 7), np.float32)
         normalized[:, 0] = self.bins * BIN_WIDTH
         si = normalized * 0.05
@@ -72,6 +76,51 @@ def test_an_exception_of_the_simulator_is_a_crash_with_its_message():
 def test_a_chunk_is_played_step_by_step_and_never_beyond_the_limit():
     episode = play(Environment(), Actor(chunk=4), 'ar', 0, RolloutConfig())
     assert (episode.steps, len(episode.actions)) == (6, 2)
+
+
+class Log(Environment):
+    """Keeps what it was told; says in each image how many steps that was."""
+
+    max_steps = 40
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.told = []
+
+    def step(self, action):
+        seen = super().step(action)
+        self.told.append(action)
+        return SimpleNamespace(image=np.full((4, 4, 3), self.steps, np.uint8),
+                               success=seen.success)
+
+
+@pytest.mark.parametrize('execute, latency, images, stands, carried', [
+    (4, 0, range(0, 12, 4), 0, 4), (1, 0, range(12), 0, 1), (None, 0, [0, 8], 0, None),
+    (4, 2, range(0, 12, 4), 2, 4), (8, 2, range(0, 12, 6), 2, 6), (2, 3, range(0, 12, 3), 3, 3)])
+def test_so_many_steps_of_an_answer_are_carried_out_and_then_it_is_asked_again(
+        execute, latency, images, stands, carried):
+    environment, actor = Log(solved_after=12), Actor(bins=3, chunk=8)
+    episode = play(environment, actor, 'ar', 0, RolloutConfig(
+        carrying=Carrying(execute, latency)))
+    assert episode.success and episode.crash is None and episode.steps == 12
+    assert actor.seen == list(images)
+    assert actor.carried == [None] + [carried] * (len(images) - 1)
+    assert sum(not delta[:6].any() for delta in environment.told) == stands
+    assert sum(action.steps for action in episode.actions) == 12 - stands
+    again = EpisodeRecord.from_json(episode.to_json())
+    assert [action.steps for action in again.actions] == [
+        action.steps for action in episode.actions]
+
+
+def test_an_action_of_one_step_has_no_figures_of_steps_but_with_a_latency():
+    episode = play(Log(solved_after=4), Actor(), 'ar', 0, RolloutConfig())
+    assert {action.steps for action in episode.actions} == {None}
+    environment, actor = Log(solved_after=9), Actor(bins=3)
+    episode = play(environment, actor, 'ar', 0, RolloutConfig(carrying=Carrying(1, 4)))
+    assert actor.seen == [0, 4, 8]
+    assert [delta[0] != 0 for delta in environment.told] == [False] * 4 + [True] + [False] * 3 + [
+        True]
+    assert [action.steps for action in episode.actions] == [0, 1, 1]
 
 
 def test_ar_is_run_beside_every_nth_action_on_the_same_picture():

@@ -69,6 +69,29 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_made(args, change, 
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_chunk_has_figures_per_control_step(args, tmp_path, frames, capsys):
+    np.savez(frames, images=np.stack(made_up(9).frames), instruction='pick up the milk')
+    args = dataclasses.replace(args, chunk=8, execute_steps=4, decoder=('history',), peer=(),
+                               json=tmp_path / 'x.json')
+    assert run(args) == 0
+    document = json.loads((tmp_path / 'x.json').read_text())
+    assert (document['config']['chunk'], document['config']['execute_steps']) == (8, 4)
+    for row in document['rows']:
+        assert row['actions'] == 2 * 3  # of 9 frames each fourth, twice
+        assert row['steps'] == 4 * row['actions']
+        assert row['ms_per_step']['mean'] == pytest.approx(row['ms_per_action']['mean'] / 4)
+        assert row['target_passes_per_step'] == row['target_passes_per_action'] / 4
+    assert document['rows'][0]['target_passes_per_action'] == 56
+    assert 'per control step, 4 of 8 carried out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('execute_steps', [0, 9])
+def test_more_steps_than_an_action_has_are_refused(args, random, execute_steps):
+    for bad in (args, random):
+        with pytest.raises(ValueError, match=f'execute_steps is {execute_steps}, must be from 1'):
+            run(dataclasses.replace(bad, chunk=8, execute_steps=execute_steps))
+
+
 def test_frames_that_are_not_there_are_refused(args, tmp_path):
     with pytest.raises(ValueError, match='none.npz: no such folder or file'):
         run(dataclasses.replace(args, frames=tmp_path / 'none.npz'))

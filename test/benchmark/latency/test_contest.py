@@ -1,7 +1,7 @@
 """Decoders side by side: who gets which observation when, and what is written down."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -96,3 +96,20 @@ def test_progress_counts_every_action(actors, episodes):
 def test_warming_up_leaves_no_memory(actors, episodes, diary):
     warm_up(actors['b'], episodes[0])
     assert len(diary) > 1 and diary[-1] == ('b', 'reset')
+
+
+def test_of_a_chunk_the_contestants_are_told_how_much_was_carried_out(episodes):
+    class Chunks(Recorder):
+
+        def act(self, image, instruction, *, carried=None):
+            self.diary.append(carried)
+            action = super().act(image, instruction)
+            return replace(action, tokens=action.tokens * 4,
+                           si=np.repeat(action.si, 4, axis=0))
+
+    for execute_steps, told in ((2, 2), (4, None)):
+        diary = []
+        samples = contest({'ar': Chunks('ar', diary)}, episodes, 1, 0, execute_steps=execute_steps)
+        carried = [entry for entry in diary if not isinstance(entry, tuple)]
+        assert carried == ([None] + [told] * 11) + ([None] + [told] * 7)
+        assert {sample.record.steps for sample in samples} == {execute_steps}

@@ -26,6 +26,7 @@ class Brain:
         self.probe = probe
         self.answering = True
         self.delta = 0.001
+        self.steps, self.first_step = 1, 0
         self.publisher = probe.node.create_publisher(ActionDelta, 'action', qos.STREAM)
         self.images = []
         self.times = []
@@ -44,8 +45,9 @@ class Brain:
     def act(self, image, x=None, gripper=1.0):
         x = self.delta if x is None else x
         self.publisher.publish(ActionDelta(
-            image_stamp=image.header.stamp, translation=[Vector3(x=x)], rotation=[Vector3()],
-            gripper=[gripper]))
+            image_stamp=image.header.stamp, translation=[Vector3(x=x)] * self.steps,
+            rotation=[Vector3()] * self.steps, gripper=[gripper] * self.steps,
+            first_step=self.first_step))
 
     @property
     def statuses(self):
@@ -88,6 +90,25 @@ def test_lockstep_plays_the_list_and_ends(brain, start, log):
     assert len(log('close')) == 2
     assert '2 episodes, 2 successes, 0 failures, 0 crashes' in bridge.output
     assert 'Traceback' not in bridge.output
+
+
+def test_an_answer_of_several_steps_comes_as_late_as_it_says(brain, start, log):
+    """Three steps, carried out from the second period after each image on."""
+    brain.delta, brain.steps, brain.first_step = 0.0001, 3, 2
+    bridge = start(NODE, dict(max_steps=8))
+    assert bridge.wait() == 0
+    # The fake simulator draws the number of the step into the image: one image for three steps.
+    assert [int(to_rgb(image)[0, 0, 0]) for image in brain.images] == [0, 3, 6]
+    assert [step[0] for step in log('step')] == [0.0] * 2 + [0.0001] * 6
+    assert [step[6] for step in log('step')] == [1.0] * 8
+
+
+def test_an_answer_from_beyond_any_episode_is_refused(brain, start, until):
+    brain.first_step = 2**32 - 1
+    bridge = start(NODE, dict(max_steps=3, resend_after=0.2))
+    bridge.says('refused an action: first_step is 4294967295, must be at most 100000')
+    brain.first_step = 0
+    assert bridge.wait() == 0
 
 
 def test_what_the_sensors_say(brain, start):

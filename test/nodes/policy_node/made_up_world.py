@@ -4,8 +4,9 @@ A world with a clock of its own for `Pilot`: camera, inference, arm, and `Actor`
 `World.at(time, what)` puts something on the time line; `World.run(until)` lets it happen. Between
 two events the pilot is called as `Actor` calls it: after each image, instruction and answer, and
 at `Pilot.next_at`, which rings `late` s late. Each step that is published is checked where it is:
-right words, right image, each once, in order, none stale, none closer than a control period, and
-inside the envelope. What the steps come to over time is for the tests.
+right words, right image, each once, in order, in its time, none stale, none of an answer that has
+ended, none closer than a control period, and inside the envelope. What the steps come to over time
+is for the tests.
 """
 from dataclasses import dataclass, replace
 import heapq
@@ -14,6 +15,7 @@ import math
 
 import numpy as np
 
+from specvla_ros.carrying import Carrying
 from specvla_ros.nodes.policy_node.pilot import Pilot
 from specvla_ros.nodes.policy_node.tasks import Command
 
@@ -50,7 +52,8 @@ class Published:
 class World:
     """One arm, one camera and a clock: events in, what was published and refused out."""
 
-    def __init__(self, safety, period, max_age=5.0, pacing='realtime', late=0.0):
+    def __init__(self, safety, period, max_age=5.0, pacing='realtime', late=0.0,
+                 execute_steps=None, latency=0):
         self.now, self.offset = START, 1_700_000_000 * 10**9  # ns between this and camera clock
         self.safety, self.period, self.max_age = safety, period, max_age
         self.is_paced, self.late = pacing == 'realtime', late
@@ -61,8 +64,13 @@ class World:
         self.n_sent = 0
         self._events, self._order = [], itertools.count()
         self._task, self._answered = None, {}
+        self.ends = 0  # of what ends the answer that is being carried out, or would
+        self._alive = None  # the task whose answer is the newest, and `ends` when it came
+        self._new_images = []  # when they came
+        self._lost = -math.inf  # when the camera was found lost
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
-                           lambda: self.now, self.camera_clock)
+                           lambda: self.now, self.camera_clock,
+                           Carrying(execute_steps, latency))
 
     def camera_clock(self):
         return self.offset + round(self.now * 1e9)
@@ -104,16 +112,19 @@ class World:
             self.refusals.append(str(error))
         else:
             if seen:
+                self._new_images.append(self.now)
                 self._go_on()
         return image
 
     def say(self, instruction):
+        self.ends += instruction != self.instruction
         self.instruction = instruction
         if self.pilot.follow(instruction) and instruction:
             self._go_on()
 
     def pause(self):
         self.is_paused = True
+        self.ends += 1
         self.pilot.pause()
         self.pilot.come_to_rest()
 
@@ -132,7 +143,10 @@ class World:
     # What `Actor` does.
 
     def _go_on(self):
+        n_stills = len(self.stills)
         self._try(self.pilot.carry_out)
+        if len(self.stills) > n_stills:  # the camera is lost
+            self.ends, self._lost = self.ends + 1, self.now
         if self.pilot.may_take and self._task is None:
             self._begin()
 
@@ -141,6 +155,7 @@ class World:
             task = self.pilot.take()
         except ValueError as error:
             self.refusals.append(str(error))
+            self.ends += 1
             return
         if task is None:
             return
@@ -153,9 +168,11 @@ class World:
     def _end(self, image):
         task, self._task = self._task, None
         if image.action is None:  # a picture that can't be read
+            self.ends += 1
             self.pilot.give_up(task)
         else:
             self._answered[image.order] = self._taken
+            self._alive = task, self.ends
             self._try(lambda: self.pilot.answer(task, image.action, image.action))
         self._go_on()
 
@@ -164,6 +181,7 @@ class World:
             publish()
         except ValueError as error:
             self.refusals.append(str(error))
+            self.ends += 1
 
     # What the arm is told; `Arm` of the pilot.
 
@@ -183,7 +201,11 @@ class World:
         assert not self.is_paused
         taken, camera = self._answered[image.order]
         assert np.isfinite(delta).all()
+        assert (command.task, self.ends) == self._alive, 'of an answer that has ended'
+        assert image.came > self._lost, 'of an image from before the camera was lost'
         before = self.published[-1] if self.published else None
+        if self.is_paced:
+            self._check_time(command.task.taken, image, number, before)
         if before is None or image is not before.image:
             assert image.number not in self.acted_on, 'an image is acted on twice'
             self.acted_on.add(image.number)
@@ -198,6 +220,19 @@ class World:
                 assert age <= self.max_age + 1e-6, 'stale: taken long ago'
                 assert camera - image.stamp >= -self.max_age * 1e9, 'from the future'
         self._check_envelope(before, delta)
+
+    def _check_time(self, taken, image, number, before):
+        """Step k belongs to k periods after its image; only the last one may be late."""
+        begins = taken + number * self.period
+        assert begins <= self.now + EPSILON, 'too early'
+        assert (self.now < begins + self.period + EPSILON
+                or number == len(image.action) - 1), 'late, and not the last one'
+        if before is not None and image is before.image:  # more than one step of an image
+            usual = max([self.period, *np.diff(self._new_images)[-5:]])
+            known = len(self._new_images) > 1
+            most = (self.safety.deadline_periods + 1) * self.period
+            assert self.now - self._new_images[-1] <= (
+                min(most, 2.5 * usual) if known else most) + EPSILON, 'the camera is lost'
 
     def _check_envelope(self, before, delta):
         limits, most = self.safety, 1 + 1e-9

@@ -1,10 +1,11 @@
 """`Actor` between topics and `Pilot`, with made-up topics in place of DDS."""
+from collections import Counter
 import math
 import threading
 import time
 from types import SimpleNamespace
 
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 import numpy as np
 import pytest
 from rclpy.clock import Clock
@@ -12,6 +13,7 @@ from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
 from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
 from specvla_ros.nodes.diagnostics import Statistics
 from specvla_ros.nodes.main_thread import MainThread
@@ -89,9 +91,12 @@ class FakePolicy:
 
     def __init__(self, chunk=1):
         self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
-        self.chunk, self.calls, self.risk = chunk, [], 0.1
+        self.chunk = self.execute_steps = chunk
+        self.calls, self.carried, self.risk = [], [], 0.1
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
+    def act(self, image, instruction, stamp=None, position=None, limits=None,
+            carried=None):
+        self.carried.append(carried)
         self.calls.append((int(image[0, 0, 0]), instruction))
         self.position, self.limits = position, limits
         si = np.zeros((self.chunk, 7), np.float32)
@@ -197,6 +202,60 @@ def test_a_chunk_is_published_step_by_step_with_one_report(make_rig, until):
     assert len(rig.heard(DecodeReport)) == 1
     time.sleep(2 * PERIOD)
     assert len(rig.actions) == 3
+
+
+def film(rig, seconds, rate=40):
+    """Be a camera for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        rig.see()
+        time.sleep(1 / rate)
+
+
+def test_four_of_eight_steps_are_carried_out_and_the_policy_is_told_how_many(make_rig):
+    rig = make_rig(chunk=8, execute_steps=4, publish_twist=True)
+    film(rig, 1.5)
+    rig.actor.pause()
+    steps = [(to_nanoseconds(action.image_stamp), action.first_step) for action in rig.actions]
+    assert len(set(steps)) == len(steps) and steps == sorted(steps)
+    assert {len(action.translation) for action in rig.actions} == {1}
+    for action in rig.actions[:-1]:  # the last one says to stand still
+        assert round(1e3 * action.translation[0].x) == action.first_step + 1
+    twists = [twist.twist.linear.x for twist in rig.heard(TwistStamped)]
+    assert twists[:-1] == pytest.approx(
+        [action.translation[0].x / PERIOD for action in rig.actions[:-1]])
+    answers = Counter(image for image, _ in steps[:-1])
+    assert 3 <= np.median(list(answers.values())) <= 5
+    told = [count for count in rig.policy.carried if count is not None]
+    assert rig.policy.carried[0] is None and 3 <= np.median(told) <= 5
+
+
+def test_in_lockstep_the_message_holds_what_is_to_be_carried_out_and_says_when(make_rig, until):
+    rig = make_rig(chunk=8, execute_steps=3, latency_s=0.1, pacing='lockstep')
+    for number in range(3):
+        rig.see()
+        until(lambda count=number + 1: len(rig.actions) == count, 'the answer')
+    for action in rig.actions:
+        assert (action.first_step, len(action.gripper), len(action.token_ids)) == (2, 3, 21)
+        assert [round(1e3 * step.x) for step in action.translation] == [3, 4, 5]
+    assert rig.policy.carried == [None, 3, 3]
+
+
+def test_an_answer_that_is_over_when_it_comes_says_its_last_step_late(make_rig, until):
+    rig = make_rig(chunk=2, latency_s=0.3, pacing='lockstep')
+    rig.see()
+    until(lambda: rig.actions, 'the answer')
+    action, = rig.actions
+    assert (action.first_step, len(action.gripper), list(action.token_ids)) == (
+        6, 1, list(range(7, 14)))
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'execute_steps': 9}, 'execute_steps is 9, must be from 1 to 8'),
+    ({'latency_s': 0.1}, 'latency_s is 0.1, must be 0 with pacing realtime')])
+def test_what_can_not_be_carried_out_is_refused(settings, message):
+    with pytest.raises(SpecVLAError, match=message):
+        Rig(FakePolicy(8), **settings)
 
 
 def test_a_stop_ends_a_chunk(make_rig, until):

@@ -3,7 +3,8 @@ Made-up observations through all of a node's logic but DDS: nothing unsafe comes
 
 Images, stamps, poses, instructions, answers, envelopes and clocks, right ones and what can't be:
 NaN, stamps from anywhere, copies, arrays of any shape. Each published step is checked in
-`made_up_world`. SPECVLA_FUZZ says how many observations; `make fuzz` takes a million.
+`made_up_world`. SPECVLA_FUZZ says how many observations; `make fuzz` takes a million. Chunks, half
+as many, have worlds of their own in which more happens that ends them.
 """
 from collections import Counter
 from dataclasses import replace
@@ -23,23 +24,29 @@ PERIODS = (0.05, 0.2, 1 / 3)
 ENVELOPES = [SafetySettings.read(name) for name in ('safety', 'safety_arm')]
 NO_NUMBERS = (math.nan, math.inf, -math.inf)
 RATES = (3, 15, 20, 30, 60, 500)  # Hz
+CHUNKS = min(OBSERVATIONS // 2, 100_000)
 
 
 class Fuzz:
     """Has things happen in a world until there were enough observations."""
 
+    chunks, rates = (1, 1, 8), RATES
+    shares = 0.75, 0.15, 0.04, 0.03, 0.02  # of what happens, in the order of `run`
+
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
         self.counts = Counter()
+        self.chunk = int(self.random.choice(self.chunks))
         self.world = World(
             self.envelope(), PERIODS[self.random.integers(3)],
             max_age=float(self.random.choice([0.0, 0.3, 5.0])),
             pacing='lockstep' if self.chance(0.1) else 'realtime',
-            late=float(self.random.choice([0.0, 0.001, 0.02])))
+            late=float(self.random.choice([0.0, 0.001, 0.02])),
+            execute_steps=int(self.random.integers(1, self.chunk + 1)),
+            latency=int(self.random.integers(0, 12)))
         self.envelopes = [self.world.safety]
-        self.rate = self.random.choice(RATES)
+        self.rate = self.random.choice(self.rates)
         self.infer = self.random.choice([0.001, 0.015, 0.12, 0.4])
-        self.chunk = self.random.choice([1, 1, 8])
         self.sent = []
 
     def chance(self, share):
@@ -49,7 +56,7 @@ class Fuzz:
         time = 0.0
         self.world.say('pick up')
         happenings = (self.see, self.hear_position, self.say, self.pause, self.change, self.jump)
-        shares = np.cumsum([0.75, 0.15, 0.04, 0.03, 0.02])
+        shares = np.cumsum(self.shares)
         while self.counts['observations'] < count:
             time += self.random.exponential(1 / self.rate) if self.chance(0.98) else 2.0
             what = happenings[int(np.searchsorted(shares, self.random.random()))]
@@ -61,6 +68,7 @@ class Fuzz:
         self.counts['published'] += len(self.world.published)
         self.counts['refused'] += len(self.world.refusals)
         self.counts['inferred'] += self.world.n_inferences
+        self.counts['chunks'] += len({step.image.order for step in self.world.published})
 
     def observe(self, kind):
         self.counts['observations'] += 1
@@ -164,3 +172,24 @@ def test_nothing_stale_repeated_not_finite_or_too_much_in_time_is_published():
     assert counts['observations'] >= OBSERVATIONS
     assert counts['published'] > 0.02 * OBSERVATIONS  # there was something to find
     assert counts['refused'] > 0.02 * OBSERVATIONS
+
+
+class ChunkFuzz(Fuzz):
+    """Answers of several steps, from cameras that lose images, under instructions that change."""
+
+    chunks, rates = (2, 3, 8, 16), (3, 10, 20, 30)
+    shares = 0.86, 0.02, 0.05, 0.05, 0.01
+
+
+def test_no_step_of_a_chunk_comes_twice_out_of_order_or_after_its_end():
+    """What each step is held against stands in `World._check`."""
+    counts, seed = Counter(), 10**6
+    while counts['chunks'] < CHUNKS:
+        fuzz = ChunkFuzz(seed)
+        fuzz.run(PER_WORLD)
+        counts += fuzz.counts
+        counts['ends'] += fuzz.world.ends
+        seed += 1
+    print(dict(counts))
+    assert counts['published'] > 1.5 * CHUNKS  # more than the first step of each
+    assert counts['ends'] > 0.1 * CHUNKS

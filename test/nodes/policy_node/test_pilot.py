@@ -1,5 +1,6 @@
 """What `Pilot` promises over time, in worlds with a clock of their own; no ROS."""
 from dataclasses import replace
+from itertools import groupby
 import math
 
 from hypothesis import given
@@ -155,13 +156,126 @@ def test_a_chunk_is_carried_out_over_time_and_ends_at_once():
 
 
 def test_the_newer_chunk_takes_over():
-    world = World(replace(ARM, **WALLS), T)
+    world = World(replace(ARM, **WALLS), T, execute_steps=1)
     world.say('pick up')
     film(world, 10, 1.0, begin=0.1, action=np.repeat(FAST, 8, axis=0), infer=0.06)
     world.run(1.05)
     assert len(world.published) >= 17
     assert len({step.image.number for step in world.published}) >= 8
     check_acceleration(world.published, T, ARM)
+
+
+def runs(published):
+    """Return the numbers of the steps that each answer gave, one list an answer."""
+    return [[step.number for step in steps] for _, steps in groupby(
+        published, key=lambda step: step.image.number)]
+
+
+@pytest.mark.parametrize('rate', [18, 22, 38, 60])
+@pytest.mark.parametrize('execute_steps, infer', [(4, 0.005), (4, 0.12), (2, 0.08), (8, 0.12)])
+def test_so_many_steps_of_an_answer_are_carried_out_and_the_next_one_is_there(
+        execute_steps, infer, rate):
+    """No period is without a step, and inference is not asked more often than need be."""
+    world = World(replace(ARM, **WALLS), T, execute_steps=execute_steps)
+    world.say('pick up')
+    film(world, rate, 6.0, begin=0.1, action=np.repeat(FAST, 8, axis=0), infer=infer)
+    world.run(6.1)
+    *steady, _ = runs(world.published)[2:]
+    missed = int(infer / T)
+    for numbers in steady:
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert 0 <= numbers[0] - missed <= 2  # the image may be a camera's period old
+    counts = [len(numbers) for numbers in steady]
+    wanted = min(execute_steps, 8 - missed)
+    # A camera about as fast as the control period: it waits for a fresh image.
+    assert wanted - 0.8 < np.mean(counts) < wanted + (0.35 if rate > 30 else 1.01)
+    times = [step.at for step in world.published]
+    assert np.diff(times[8:]).max() < 1.2 * T  # never stop and go
+    check_acceleration(world.published, T, ARM)
+    check_speed(world.published, T, ARM)
+
+
+def test_where_the_next_answer_is_late_steps_beyond_go_on_until_it_comes():
+    world = World(replace(ARM, **WALLS), T, execute_steps=2)
+    world.say('pick up')
+    action = np.repeat(FAST, 8, axis=0)
+    film(world, 20, 0.19, begin=0.1, action=action, infer=0.01)
+    film(world, 20, 0.6, begin=0.3, action=action, infer=0.26)  # it was expected in 10 ms
+    world.run(1.0)
+    beyond = [numbers for numbers in runs(world.published) if len(numbers) > 2]
+    assert beyond and beyond[0][:5] == [1, 2, 3, 4, 5]
+    assert np.diff([step.at for step in world.published][:8]).max() < 1.2 * T
+
+
+@pytest.mark.parametrize('rate', [10, 20, 60])
+def test_a_lost_camera_ends_a_chunk_before_its_steps_do(rate):
+    world = World(replace(ARM, **WALLS, deadline_periods=10.0), T)
+    world.say('pick up')
+    film(world, rate, 1.0, begin=0.1, action=np.repeat(FAST, 16, axis=0), infer=0.02)
+    world.run(3.0)
+    lost = 0.1 + (rate - 1) / rate  # the last image came
+    allowed = 2.5 * max(T, 1 / rate)
+    last = world.published[-1]
+    assert last.number < 15 and last.at - START <= lost + allowed + 1e-9
+    assert world.stills and world.stills[0] - START <= lost + allowed + T
+    assert 'no new image for more than' in world.pilot.watch()
+    world.at(3.1, lambda: world.see(FAST))
+    world.run(3.3)
+    assert world.published[-1].at > START + 3.0 and not world.pilot.fault
+
+
+def test_one_image_that_gets_lost_ends_no_chunk():
+    world = World(replace(ARM, **WALLS), T, execute_steps=4)
+    world.say('pick up')
+    for number in range(60):
+        if number % 7:
+            world.at(0.1 + number * T, lambda: world.see(np.repeat(FAST, 8, axis=0)))
+    world.run(3.1)
+    assert np.diff([step.at for step in world.published]).max() < 1.2 * T
+    assert not world.stills
+
+
+@pytest.mark.parametrize('copies', [True, False])
+def test_copies_of_an_image_keep_no_chunk_alive(copies):
+    world = World(replace(ARM, **WALLS), T)
+    world.say('pick up')
+    film(world, 20, 0.2, begin=0.1, action=np.repeat(FAST, 16, axis=0))
+    image = []
+    world.at(0.31, lambda: image.append(world.see(np.repeat(FAST, 16, axis=0))))
+    for number in range(1, 40 * copies):
+        world.at(0.31 + number * T / 2, lambda: world.resend(image[0]))
+    world.run(3.0)
+    assert world.published[-1].at <= START + 0.31 + 0.275 + 1e-9  # the longest interval: 0.11 s
+
+
+@pytest.mark.parametrize('what', ['pause', 'say', 'withdraw', 'grey', 'stale', 'nan'])
+def test_what_ends_a_chunk_ends_it_at_once(what):
+    world = World(replace(ARM, **WALLS), T, max_age=0.5)
+    world.say('pick up')
+    chunk = np.repeat(FAST, 16, axis=0)
+    film(world, 20, 0.5, begin=0.1, action=chunk)
+    bad = chunk.copy()
+    bad[15, 0] = math.nan
+    world.at(0.6, {
+        'pause': world.pause, 'say': lambda: world.say('put down'),
+        'withdraw': lambda: world.say(''), 'stale': lambda: world.see(chunk, age=0.6),
+        'grey': lambda: world.see(None, infer=0.0), 'nan': lambda: world.see(bad, infer=0.0),
+    }[what])
+    world.run(3.0)
+    # An image is looked at when the next answer is wanted; then what it says holds at once.
+    end = START + (0.6 if what in ('pause', 'say', 'withdraw') else 0.86)
+    after = [step.number for step in world.published if step.at > end]
+    assert len(world.published) > 5
+    # Under another instruction the image that is there is acted on again, from where it is by now.
+    assert (after != []) == (what == 'say')
+
+
+def test_in_lockstep_with_a_latency_the_steps_that_are_over_are_skipped():
+    world = World(replace(ARM, **WALLS), T, pacing='lockstep', execute_steps=4, latency=2)
+    world.say('pick up')
+    film(world, 10, 1.0, action=np.repeat(FAST, 8, axis=0), infer=0.001)
+    world.run(1.0)
+    assert runs(world.published) == [[2, 3, 4, 5]] * 10
 
 
 def test_a_chunk_of_which_a_later_step_is_not_finite_is_refused_as_a_whole(world):

@@ -93,11 +93,52 @@ def reset(probe):
     return reset
 
 
-@pytest.mark.parametrize('rate', [20, 500])
-def test_an_emergency_stop(act, press, reset, see_it_stop, rate):
-    node = act(rate)
+@pytest.mark.parametrize('rate, chunk', [(20, 1), (500, 1), (20, 16)])
+def test_an_emergency_stop(act, press, reset, see_it_stop, rate, chunk):
+    node = act(rate, FAKE_CHUNK=str(chunk))
     press.connect()
     see_it_stop(node, press, reset)
+
+
+def test_a_chunk_ends_with_its_instruction_its_camera_and_its_node(robot, start, until):
+    """Each while steps of a chunk of 16 are carried out, 0.8 s of them: none comes after it."""
+    node = start(NODE, FAKE_ACT_S='0.02', FAKE_CHUNK='16')
+    robot.connect(until)
+    robot.say('pick up')
+
+    def steps():
+        return [action for action in robot.actions if action.token_ids]
+
+    def after(time_s, is_old):
+        return [to_nanoseconds(action.header.stamp) * 1e-9 - time_s for action in steps()
+                if is_old(action) and to_nanoseconds(action.header.stamp) * 1e-9 > time_s]
+
+    robot.watch(1, 2, 3, seconds=2.0)
+    assert len(steps()) > 20
+    assert {action.first_step for action in steps()} >= set(range(1, 15))
+    numbers = [(to_nanoseconds(action.image_stamp), action.first_step) for action in steps()]
+    assert numbers == sorted(set(numbers))  # none twice, none out of order
+    robot.say('something else')
+    said = time.time()
+    robot.watch(1, 2, 3, seconds=0.6)
+    assert max(after(said, lambda action: action.token_ids[3] == 7), default=0.0) < PERIOD
+    assert after(said, lambda action: action.token_ids[3] == 14)  # under the new one it goes on
+
+    last = time.time() - PERIOD  # `watch` slept after its last image
+    node.says('no new image for more than')
+    lost = time.time()
+    time.sleep(0.5)
+    assert not after(lost, bool)
+    print('last step', max(after(last, bool), default=0.0), 's after the last image')
+    assert max(after(last, bool), default=0.0) < 5 * PERIOD  # by 2.5 longest intervals
+
+    robot.watch(1, 2, 3, seconds=0.5)
+    assert after(lost, bool)
+    node.kill()
+    time.sleep(0.2)
+    count = len(robot.actions)
+    robot.watch(1, 2, 3, seconds=0.3)
+    assert len(robot.actions) == count
 
 
 def test_an_emergency_stop_while_a_change_of_decoder_loads(
