@@ -38,7 +38,7 @@ def test_acts_once_there_are_an_image_and_an_instruction(robot, start, until):
 
 
 def test_reports_what_the_action_cost(robot, start, until):
-    start(NODE)
+    start(NODE, {'decoder': 'relaxed'})
     robot.connect(until)
     robot.say('pick up')
     stamp = robot.see(1, 2, 3).header.stamp
@@ -185,7 +185,7 @@ def test_refuses_to_publish_what_is_not_finite(robot, start, until):
 
 
 def test_the_decoder_changes_between_two_actions(robot, start, until, wait_for_act):
-    start(NODE, FAKE_ACT_S='1')
+    start(NODE, {'decoder': 'relaxed'}, FAKE_ACT_S='1')
     robot.connect(until)
     robot.say('pick up')
     robot.see(0, 0, 0)
@@ -208,7 +208,7 @@ def test_the_decoder_changes_between_two_actions(robot, start, until, wait_for_a
 ])
 def test_a_change_that_cannot_be_is_refused_and_nothing_changes(
         robot, start, until, change, reason):
-    start(NODE)
+    start(NODE, {'decoder': 'relaxed'})
     robot.connect(until)
     answer = robot.probe.set_parameters(**change)
     assert not answer.successful
@@ -230,7 +230,8 @@ def test_every_parameter_describes_itself(probe, start):
         assert len(descriptor.description) > 10
         assert descriptor.read_only == (descriptor.name == 'autostart')
         assert ('while the node is unconfigured' in descriptor.additional_constraints) == (
-            descriptor.name not in ('autostart', 'decoder', 'safety', 'threshold'))
+            descriptor.name not in (
+                'autostart', 'decoder', 'safety', 'strict_above_risk', 'threshold'))
     threshold = next(d for d in described.descriptors if d.name == 'threshold')
     assert '[bins]' in threshold.description
     assert threshold.integer_range[0].to_value == 255
