@@ -8,8 +8,7 @@ set's configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 import time
@@ -17,39 +16,32 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
 
-from specvla_ros.action_space import ActionSpace
+from specvla_ros.actions import Action, to_si
 from specvla_ros.auto.auto_decoder import AutoDecoder
-from specvla_ros.bin_limits import BinValues, can_forbid
-from specvla_ros.calibrated import check_calibrated
+from specvla_ros.bin_limits import can_forbid
 from specvla_ros.configuration import (
-    Component,
     DatasetConfig,
     DecoderConfig,
-    ImagePreparation,
-    load_dataset,
     load_preset,
 )
-from specvla_ros.decoding.acceptance import Acceptance, Guard
-from specvla_ros.decoding.completion import NONE, Predicted
+from specvla_ros.decoding.acceptance import Guard
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import able, Drafter, learned, make_drafter
+from specvla_ros.decoding.drafters import able
 from specvla_ros.decoding.rules import make_rule
-from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
-from specvla_ros.drafter_folders import beside, check_given, weights_folder
+from specvla_ros.devices import resolve_device, resolve_dtype
+from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
-from specvla_ros.openvla.config import OpenVLAConfig
-from specvla_ros.openvla.image_transform import mirrored
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
-from specvla_ros.rotation import rotation_vectors
 from specvla_ros.safety import NO_LIMITS, StepLimits
 from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
 from specvla_ros.situation import Situation, UNKNOWN
+
+__all__ = ['Action', 'Checkpoint', 'Policy']
 
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
@@ -57,134 +49,6 @@ _MEMORY_PERIODS = 10
 _LONGEST_PROMPT, _PROMPT_STEP = 64, 32
 _SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
 _RECENT = 10  # control steps that a situation remembers: half a second at LIBERO's 20 Hz
-_SI_DIMENSIONS = 7  # translation, rotation vector, gripper
-_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """
-    One decoded action of ``chunk`` control steps.
-
-    tokens: the L ids, step by step; normalized: float32 [chunk, D] in [-1, 1].
-    values: float32 [chunk, D] in the data set's units.
-    si: float32 [chunk, 7]: translation (m), rotation vector (rad), gripper (0 closed … 1 open),
-        in the frame the data set's configuration names.
-    trace: what it cost, and what each token is: chosen, accepted (how far off), unverified;
-        ``stage_ms`` has preprocess and total as well.
-    """
-
-    tokens: tuple[int, ...]
-    normalized: NDArray[np.float32]
-    values: NDArray[np.float32]
-    si: NDArray[np.float32]
-    trace: DecodeTrace
-
-
-class Checkpoint:
-    """
-    Loaded weights and what belongs to them: everything that decoders share.
-
-    unnorm_key: data set whose statistics hold; None takes the only one there is.
-    drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
-        first decoder needs them. None = there are none.
-    chunk: control steps per action; None = as many as the checkpoint says, else one.
-    folder: of the target's files, by which a calibrated decoder is known; None = there is none.
-    Raises ValueError if the key is unknown, the data set's actions are not of 7 dimensions, or the
-    checkpoint says actions of another chunk.
-    """
-
-    def __init__(
-        self,
-        model: OpenVLA,
-        unnorm_key: str | None = None,
-        drafters: Path | None = None,
-        chunk: int | None = None,
-        folder: Path | None = None,
-    ) -> None:
-        self.model = model
-        self.drafters = drafters
-        self.folder = folder
-        self._drafter_weights: dict[str, object] = {}
-        self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
-        self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
-        check_dimensions(self.statistics, self.dataset.unnorm_key)
-        tokenizer = model.action_tokenizer
-        self.space = ActionSpace(
-            tokenizer, _SI_DIMENSIONS, action_chunk(model.config, chunk),
-            bin_si(self.statistics, self.dataset, tokenizer.n_bins))
-        self.bin_values = bin_values(self.statistics, self.dataset, tokenizer)
-        self.preparation = image_preparation(model, self.dataset)
-        self.transform = model.image_transform(
-            jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
-        self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
-
-    @property
-    def execute_steps(self) -> int:
-        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
-        return self.model.config.execute_steps or self.space.chunk
-
-    def of_dataset(self, unnorm_key: str) -> Checkpoint:
-        """Return the same weights, the drafters' too, under another data set's statistics."""
-        other = Checkpoint(
-            self.model, unnorm_key, self.drafters, self.space.chunk, self.folder)
-        other._drafter_weights = self._drafter_weights
-        return other
-
-    def drafter_weights(self, name: str) -> object:
-        """Weights of a drafter, read when they are asked for first."""
-        if name not in self._drafter_weights:
-            folder = self.drafters and weights_folder(self.drafters, name)
-            self._drafter_weights[name] = learned()[name].read(folder, self.model)
-        return self._drafter_weights[name]
-
-    def decoder(
-        self, config: DecoderConfig, guard: Guard | None = None
-    ) -> Decoder | AutoDecoder:
-        """
-        Return a decoder on these weights, with caches of its own; guard: None forbids no bin.
-
-        Of a decoder with candidates those without weights are left out.
-        """
-        members, missing = able(config, self.drafters)
-        for member in members:
-            check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
-        target = Target(self.model)
-        decoders = {it.name: self._on(target, it, guard) for it in members}
-        return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
-
-    def _on(self, target: Target, config: DecoderConfig, guard: Guard | None) -> Decoder:
-        """Make a decoder of one drafter on a target."""
-        drafter, completion = self._drafter(config.drafter), NONE
-        if config.completion is not None:
-            completion = Predicted(config.completion, self._drafter(config.completion.drafter))
-        rule = make_rule(config.rule.name, config.rule.settings)
-        return Decoder(target, drafter, Acceptance(
-            rule, guard, self.space, target, config.strict_above_risk), completion)
-
-    def _drafter(self, component: Component) -> Drafter:
-        return make_drafter(
-            component.name,
-            component.settings_on(self.model.device.type),
-            {name: partial(self.drafter_weights, name) for name in learned()})
-
-    def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
-        """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
-        return self.transform(mirrored(image) if self.dataset.mirror_image else image)[None]
-
-    def _prompt_ids(self, instruction: str) -> Tensor:
-        """Prompt ids [1, T]; an episode asks with the same instruction hundreds of times."""
-        ids = self.model.prompt_ids(instruction)[None]
-        config, length = self.model.config, self.space.length
-        positions = config.text_config.max_position_embeddings
-        most = positions - config.n_patches - length
-        if ids.shape[1] > most:  # beyond them attention was never trained, and takes seconds
-            raise SpecVLAError(
-                f'the instruction has {len(instruction)} characters and makes a prompt of '
-                f'{ids.shape[1]} tokens, must be at most {most}: of the {positions} positions of '
-                f'this model the image takes {config.n_patches}, the action {length}'
-            )
-        return ids
 
 
 class Policy:
@@ -416,102 +280,6 @@ def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
                    recent=(*before.recent, *done)[-_RECENT:])
 
 
-def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:
-    """
-    Data-set units [chunk, 7] → m, rotation vector (rad), gripper 0 (closed) … 1 (open).
-
-    Returns float32 [chunk, 7]. The gripper is clipped to its two ends; what lies between them is
-    left to the robot.
-    """
-    si = np.empty_like(values, dtype=np.float32)
-    si[:, :3] = values[:, :3] * dataset.translation_scale_m
-    si[:, 3:6] = rotation_vectors(values[:, 3:6] * dataset.rotation_scale_rad, dataset.rotation)
-    closed, opened = dataset.gripper_closed, dataset.gripper_open
-    si[:, 6] = np.clip((values[:, 6] - closed) / (opened - closed), 0.0, 1.0)
-    return si
-
-
-def bin_values(
-    statistics: ActionStatistics, dataset: DatasetConfig, tokenizer: ActionTokenizer
-) -> BinValues:
-    """What the bins of translation and rotation mean, as ``Action.si`` has them."""
-    ids = np.arange(tokenizer.last_id, tokenizer.first_id, -1)  # of the two lowest only one
-    normalized = tokenizer.decode(ids)[:, None].repeat(_SI_DIMENSIONS, 1)
-    values = statistics.unnormalize(normalized)
-    return BinValues.of(
-        np.concatenate((values[:, :3] * np.float32(dataset.translation_scale_m),
-                        values[:, 3:6] * np.float32(dataset.rotation_scale_rad)), axis=1),
-        dataset.rotation)
-
-
-def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparation:
-    """How this model's frames were prepared: what the checkpoint says, else what the data set."""
-    stated = model.config.image_preparation
-    return dataset.image if stated is None else ImagePreparation.of(stated)
-
-
-def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
-    """
-    Return the control steps of a checkpoint's actions: what it says; else what is wanted, or one.
-
-    Raises SpecVLAError if both say something and not the same.
-    """
-    said = config.chunk
-    if said is not None and wanted is not None and said != wanted:
-        raise SpecVLAError(
-            f'chunk is {wanted}, but this checkpoint says actions of {said} control '
-            f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
-    return (said or 1) if wanted is None else wanted
-
-
-def check_dimensions(statistics: ActionStatistics, key: str) -> None:
-    """Raise SpecVLAError unless a data set's actions are of 7 dimensions."""
-    if statistics.action_dim != _SI_DIMENSIONS:
-        raise SpecVLAError(
-            f'actions of {key} have {statistics.action_dim} dimensions, must have '
-            f'{_SI_DIMENSIONS}: translation, rotation and gripper'
-        )
-
-
-def bin_si(
-    statistics: ActionStatistics, dataset: DatasetConfig, n_bins: int
-) -> tuple[float, ...]:
-    """
-    How far one bin moves the robot, [7]: m, rad, share of the gripper's way.
-
-    The range [-1, 1] has n_bins - 1 bins; see ``ActionStatistics.unnormalize`` and ``to_si``.
-    """
-    ranges = np.where(statistics.mask, statistics.q99 - statistics.q01, 2.0)
-    way = 1 / abs(dataset.gripper_open - dataset.gripper_closed)
-    scales = [*[dataset.translation_scale_m] * 3, *[dataset.rotation_scale_rad] * 3, way]
-    return tuple((ranges / (n_bins - 1) * scales).tolist())
-
-
 def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:
     """Preset by name or path, unless it is one already."""
     return decoder if isinstance(decoder, DecoderConfig) else load_preset(decoder)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Device by name, 'auto' = CUDA where there is one; raises SpecVLAError for one that isn't."""
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise SpecVLAError(f"device is {device!r}, must be 'auto', 'cpu' or 'cuda'") from error
-    if found.type == 'cuda' and not torch.cuda.is_available():
-        raise SpecVLAError(
-            f"device is '{found}', but torch {torch.__version__} sees no CUDA GPU; use 'cpu', or "
-            'install a CUDA build of torch'
-        )
-    return found
-
-
-def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Data type by name; None stays None. Raises SpecVLAError for one that isn't known."""
-    if dtype is None or isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return dtype
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise SpecVLAError(f'dtype is {dtype!r}, must be one of {list(_DTYPES)}')
-    return _DTYPES[dtype]

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import torch
 
+from specvla_ros.actions import check_dimensions
 from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.drafters import able, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
+from specvla_ros.devices import resolve_device, resolve_dtype
 from specvla_ros.drafter_folders import weights_folder
+from specvla_ros.loaded_checkpoint import action_chunk
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
 from specvla_ros.openvla.config import OpenVLAConfig
@@ -25,7 +28,6 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
 from specvla_ros.openvla.quantization import check_quantization
-from specvla_ros.policy import action_chunk, check_dimensions, resolve_device, resolve_dtype
 
 
 def check_policy(

@@ -17,8 +17,8 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'policy_source', 'embedded', 'files', 'progress', 'calibrated', 'carrying'}
-ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
-                   'auto', 'decoding', 'openvla'}
+ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
+                   'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'action_space': {'errors', 'openvla'},
@@ -26,9 +26,14 @@ MAY_IMPORT = {
     'bin_limits': {'safety'},
     'safety_guard': {'action_space', 'bin_limits', 'safety', 'decoding'},
     'auto': LEAVES | {'decoding'},
-    'policy': LEAVES | {'auto', 'action_space', 'bin_limits', 'safety_guard', 'decoding',
-                       'openvla'},
-    'policy_check': LEAVES | {'policy', 'decoding', 'openvla'},
+    'actions': LEAVES | {'bin_limits', 'decoding', 'openvla'},
+    'devices': {'errors'},
+    'loaded_checkpoint': LEAVES | {'action_space', 'actions', 'auto', 'bin_limits',
+                                   'decoding', 'openvla'},
+    'policy': LEAVES | {'action_space', 'actions', 'auto', 'bin_limits', 'devices',
+                        'loaded_checkpoint', 'safety_guard', 'decoding', 'openvla'},
+    'policy_check': LEAVES | {'actions', 'devices', 'loaded_checkpoint', 'policy', 'decoding',
+                              'openvla'},
     'libero': LEAVES,
     'training': ENGINE | {'libero', 'bags'},
     'bags': LEAVES,

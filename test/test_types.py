@@ -17,7 +17,8 @@ from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.decoding.drafters.drafter import DRAFTERS
 from specvla_ros.libero.environment import LiberoEnv
-from specvla_ros.policy import Action, Policy
+from specvla_ros.actions import Action
+from specvla_ros.policy import Policy
 from specvla_ros.steps import StepQueue
 
 

@@ -4,13 +4,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from specvla_ros.actions import to_si
 from specvla_ros.configuration import (
     config_folder,
     ImagePreparation,
     load_dataset,
     read_yaml,
 )
-from specvla_ros.policy import to_si
 
 FILES = sorted((config_folder() / 'unnorm').glob('*.yaml'))
 # per file: period [s], frame, mirrored; and one action in its units, with what it is in SI

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # heavy
+    from specvla_ros.actions import Action
     from specvla_ros.decoding.trace import DecodeTrace
-    from specvla_ros.policy import Action
 
 WARM_UP_ACTIONS = 2
 

@@ -14,9 +14,9 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
 
 if TYPE_CHECKING:
+    from specvla_ros.actions import Action
     from specvla_ros.configuration import DatasetConfig, DecoderConfig
     from specvla_ros.decoding.trace import DecodeTrace
-    from specvla_ros.policy import Action
 
 _ORIGINS = {'chosen': DecodeReport.CHOSEN, 'accepted': DecodeReport.ACCEPTED,
             'unverified': DecodeReport.UNVERIFIED}

@@ -11,7 +11,7 @@ from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import DraftContext, Drafter
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.decoding.tree import TokenTree
-from specvla_ros.policy import Checkpoint
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode, Frames
 from specvla_ros.training.regenerated import Shard
 

@@ -33,8 +33,8 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
+from specvla_ros.loaded_checkpoint import action_chunk, image_preparation
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import action_chunk, image_preparation
 from specvla_ros.progress import terminal_bar
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest

@@ -19,7 +19,7 @@ from specvla_ros.decoding.drafters import DRAFTERS
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
-from specvla_ros.policy import Checkpoint
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation
 from specvla_ros.training.drafter_measures import (

@@ -22,7 +22,7 @@ from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.policy import Checkpoint
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import ShardFrames
 from specvla_ros.training.drafter_measures import passes, TokenAccuracy

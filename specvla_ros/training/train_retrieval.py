@@ -32,8 +32,9 @@ from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.hashing import folder_sha256
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Checkpoint, Policy
+from specvla_ros.policy import Policy
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.target_check import check_place, check_target
 

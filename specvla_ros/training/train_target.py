@@ -21,6 +21,7 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.configuration import load_dataset
+from specvla_ros.devices import resolve_device
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file, whole_folder
@@ -29,7 +30,6 @@ from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.objective import (

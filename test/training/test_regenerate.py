@@ -9,8 +9,8 @@ import torch
 from specvla_ros.configuration import load_preset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Checkpoint
 from specvla_ros.training import regenerate
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.regenerate import run

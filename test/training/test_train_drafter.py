@@ -11,8 +11,8 @@ import torch
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Checkpoint
 from specvla_ros.training import train_drafter
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, ConstantDrafter

@@ -19,7 +19,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
 
 if TYPE_CHECKING:  # heavy
-    from specvla_ros.policy import Action
+    from specvla_ros.actions import Action
 
 # Seeds of random starts from here on: `collect` takes those from 1,000,000, for training.
 FIRST_SEED = 2_000_000

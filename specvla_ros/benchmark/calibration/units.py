@@ -14,7 +14,7 @@ from specvla_ros.benchmark.records import RecordLog
 from specvla_ros.typed_files import typed, value_of
 
 if TYPE_CHECKING:  # heavy
-    from specvla_ros.policy import Action
+    from specvla_ros.actions import Action
 
 Promise = Literal['episodes', 'actions']
 

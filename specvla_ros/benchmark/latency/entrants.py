@@ -17,8 +17,10 @@ from specvla_ros.benchmark.observations import Footage, MADE_UP_INSTRUCTION
 from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.devices import resolve_device, resolve_dtype
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.quantization import check_quantization
-from specvla_ros.policy import Checkpoint, Policy, resolve_device, resolve_dtype
+from specvla_ros.policy import Policy
 
 if TYPE_CHECKING:
     from specvla_ros.benchmark.latency.bench_arguments import BenchArgs

@@ -20,9 +20,10 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import CompileConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from specvla_ros.actions import Action, to_si
 from specvla_ros.decoding.trace import DecodeTrace
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Action, Checkpoint, to_si
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,11 @@ from specvla_ros.decoding.drafters import (
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.prompt import PROMPT
 from specvla_ros.openvla.quantization import quantize, stored_bytes
-from specvla_ros.policy import Checkpoint
 from specvla_ros.situation import Situation
 
 _NONE = -1  # a reach: no draft may stay, not even the target's own token

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from specvla_ros.actions import Action
 from specvla_ros.benchmark.latency.contest import contest, warm_up
 from specvla_ros.benchmark.observations import Footage
 from specvla_ros.decoding.trace import DecodeTrace
-from specvla_ros.policy import Action
 
 
 @dataclass
