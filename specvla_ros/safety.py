@@ -46,8 +46,8 @@ class SafetySettings:
     speed_m_s, turn_rate_rad_s: the same over the control period.
     acceleration_m_s2, turn_acceleration_rad_s2: how fast the velocity may change from one control
         step to the next. Slowing down is free: it is never right to make an arm go on.
-    deadline_periods: the next control step must come within so many control periods of the data
-        set after one, or the fallback holds; more than 1, for none comes sooner than that.
+    deadline_periods: control periods of the data set after which the fallback is published if no
+    new control step has come; more than 1, because steps are at least one period apart.
     fallback: what is published while actions are missing (stale or no image, deadline, clock set
         back): 'none' nothing; 'hold' no motion, and the last target again; 'zero' no motion, and
         the present pose as target.
@@ -114,7 +114,8 @@ class StepLimits:
     low_m, high_m: to the walls of the workspace along x, y, z; infinite where the position is not
         known. A positive ``low_m`` or a negative ``high_m`` means outside.
     longest: of the translation, m, and of the rotation, rad.
-    change: how far each may lie from the way from no motion to the step before, m, rad.
+    change: the most that translation and rotation may differ from the step before, m, rad; a
+    shorter step in the same direction counts as no difference.
     before: the step before, m and rad [6]; zeros at rest.
     """
 

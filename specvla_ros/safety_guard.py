@@ -7,8 +7,8 @@ unchanged. One completion is tried, the one that asks least of the limits: along
 as far as the length allows. It is made axis by axis, so the next axis of a completion that is
 inside is itself an allowed bin: no prefix of allowed bins is a dead end.
 
-Bins are a grid. Where none of a vector's is inside, the bin nearest to no motion is the one that
-is allowed. What it sticks out, `fit` takes away: it stays the last gate.
+Bins are a grid. Where no bin of a vector is inside the envelope, only the bin nearest to zero
+motion is allowed. `safety.fit` shortens the rest: it stays the last check.
 
 All of it is a function of tensors whose shapes never change, and the limits are its input: an
 envelope that changes captures no graph anew.

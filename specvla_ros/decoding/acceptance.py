@@ -44,7 +44,7 @@ class Rule(Protocol):
 
 
 class Rating(Protocol):
-    """A rule that needs more than reach: hashable settings, a frozen dataclass."""
+    """A rule may also implement `stays`, which judges each draft by more than its distance."""
 
     def stays(self, drafts: Drafts, space: ActionSpace) -> Tensor:
         """
@@ -55,7 +55,7 @@ class Rating(Protocol):
 
 
 class Drafts(NamedTuple):
-    """The G nodes of a tree, on the device, as a rule rates them; some may be padding."""
+    """Gives `stays` the drafts of a tree: bins, distances, positions, paths and logits."""
 
     bins: Tensor  # int64 [G] their columns of the logits
     own: Tensor  # int64 [G] those of what the target chooses in their place
@@ -79,7 +79,7 @@ class Guard(Protocol):
 
 
 class Terms(NamedTuple):
-    """What holds for one action, on the device."""
+    """Holds the reach and the guard's state of one action, as tensors on the device."""
 
     reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
     state: Tensor | None  # float64, what a guard reads

@@ -12,7 +12,7 @@ _STEP = 32  # entries
 
 class StaticCache:
     """
-    The keys and values of the tokens so far, and of the pass under way behind them.
+    Stores keys and values in one tensor that grows but never shrinks.
 
     Committed entries come first. A pass writes its entries to slots behind this border; only
     ``commit`` and ``advance`` move it. The mask of a pass says which row sees which entry. Of a
@@ -97,7 +97,7 @@ class StaticCache:
 
 
 class CacheWriter:
-    """Where a pass puts its keys and values; ``update`` is transformers' ``Cache.update``."""
+    """Writes the keys and values of one pass into given slots of the cache."""
 
     __slots__ = ('_layers', '_slots')
 

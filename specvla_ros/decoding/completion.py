@@ -20,7 +20,7 @@ from .trace import DecodeTrace
 
 
 class Completion:
-    """No tokens but those of the target's passes."""
+    """The default: the target verifies every token, nothing is completed without it."""
 
     def tokens(
         self, context: DraftContext, acceptance: Acceptance, terms: Terms, trace: DecodeTrace
@@ -45,7 +45,7 @@ NONE = Completion()
 
 class Predicted(Completion):
     """
-    Completes actions by what a drafter predicts, at most every so many actions.
+    Fills the rest of an action with a drafter's prediction that the target never verifies.
 
     Raises SpecVLAError if the drafter can't predict before the target has read the prompt.
     """

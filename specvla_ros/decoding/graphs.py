@@ -33,7 +33,7 @@ _CAPTURING = threading.Lock()  # a process captures one graph at a time
 @dataclass(frozen=True, slots=True, eq=False)
 class Padded:
     """
-    An input whose ``dims`` may grow to the next size; the values in the padding are undefined.
+    Marks a tensor whose size varies, so that a graph pads it to one of a few fixed sizes.
 
     at_end: the tensor stands at the end of the padded one instead of its beginning.
     least: pad to the size of at least this many rows.
@@ -50,7 +50,7 @@ Input = Tensor | Padded | int
 
 class Runner:
     """
-    Runs the functions of a pass: as plain calls, on a CPU and elsewhere without graphs.
+    Calls the functions of a pass directly; subclasses record them as graphs instead.
 
     room: slots of a cache to leave for the passes that follow, when it has to grow.
     """

@@ -36,7 +36,7 @@ MILLION = 1e6  # entropies cross as whole numbers, together with tokens
 @dataclass(frozen=True, slots=True, eq=False)
 class Verified:
     """
-    What the target says after the root (row 0) and after each of a tree's N nodes (row i + 1).
+    Holds the target's own next token after the root and after every draft, right or wrong.
 
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
@@ -82,7 +82,7 @@ class _Pass:
 
 class Target:
     """
-    Verify trees on a model, keep what is accepted.
+    Runs one decoding session of the OpenVLA model: it verifies trees and keeps the cache.
 
     Call ``embed``, ``prefill``, then ``commit`` and ``verify`` in turns, under
     ``torch.inference_mode``, with trees on its device. A new prefill starts a new action.

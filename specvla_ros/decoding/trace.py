@@ -20,7 +20,7 @@ CHOSEN = 'target'  # the source of a token that the target chose
 @dataclass(slots=True)
 class DecodeTrace:
     """
-    Counts and times of one action.
+    Records passes, times and risk of one action, and the origin of each of its tokens.
 
     target_passes: forwards of the target, the prefill counted.
     drafted, accepted: draft tokens verified and kept, over all passes.

@@ -119,7 +119,7 @@ class TokenTree:
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """
-    What one pass gained.
+    Holds the tokens that one pass adds to the action: the accepted path and the bonus.
 
     nodes: accepted tree nodes from the root down (may be none); tokens: their tokens.
     bonus: the token the target adds after the last of them, at no further cost.

@@ -23,6 +23,8 @@ from specvla_ros.nodes.runtime import run
 
 
 class FakePolicy:
+    """Acts as the environment variables at the top of this file say."""
+
 
     chunk = execute_steps = int(os.environ.get('FAKE_CHUNK', '1'))
 

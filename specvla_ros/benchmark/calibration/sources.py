@@ -117,7 +117,7 @@ class LiberoEpisodes:
                 environment.close()
 
     def _play(
-        self, environment: Any, seed: int, eyes: Eyes, on_frame: Callable[[], None]
+        self, environment: Environment, seed: int, eyes: Eyes, on_frame: Callable[[], None]
     ) -> bool:
         eyes.begin()
         observation, steps = environment.reset_random(seed), 0

@@ -66,7 +66,7 @@ class MemoryShape:
 
 
 class Descriptor(nn.Module):
-    """What is seen and asked as ``size + text`` numbers; its tensors are buffers in float32."""
+    """Projects image patches and instruction to a vector of ``size + text`` numbers."""
 
     channels: Tensor
     mean: Tensor

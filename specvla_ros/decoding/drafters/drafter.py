@@ -110,7 +110,7 @@ class Drafter(ABC):
 
 class DrafterSettings(Protocol):
     """
-    What a preset says of a drafter.
+    Holds a drafter's settings from a preset and makes the drafter.
 
     weights: name of the folder of its weights, see ``drafter_folders``; None = it has none.
     """
@@ -123,7 +123,7 @@ class DrafterSettings(Protocol):
 
 class LearnedSettings(DrafterSettings, Protocol):
     """
-    What a preset says of a drafter that has weights.
+    Settings of a drafter with trained weights: they also read the weights.
 
     It may say ``may_lack_weights = True``: it can do without, and then ``read`` is asked with None
     for the folder.

@@ -25,7 +25,7 @@ _STEPS = 2  # control steps a prediction looks back
 
 
 class MotionModel(ABC):
-    """How the control steps go on: settings of a drafter that has no weights."""
+    """Predicts the next control steps from the last two; also the settings of such a drafter."""
 
     __slots__ = ()
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class MotionModel(ABC):
 @DRAFTERS.register('history')
 @dataclass(frozen=True, slots=True)
 class Held(MotionModel):
-    """The last step again."""
+    """Predicts that the last control step is repeated: the settings of the drafter `history`."""
 
     name: ClassVar[str] = 'history'
 
@@ -102,7 +102,7 @@ class PredictingDrafter(Drafter):
 
 
 class HistoryDrafter(PredictingDrafter):
-    """Predict from the last steps by a ``MotionModel``."""
+    """Guesses the next action with any ``MotionModel``: used by `history` and `velocity`."""
 
     def __init__(self, motion: MotionModel) -> None:
         super().__init__(motion.name)

@@ -18,7 +18,7 @@ _PRIOR_TRIALS = 2.0  # what a first belief counts, in trials
 
 
 class Branch(NamedTuple):
-    """Who guesses: a drafter's name, and which of its guesses (0 = its first choice)."""
+    """Identifies a guess by its drafter and its rank (0 = the drafter's first choice)."""
 
     source: str
     rank: int = 0
@@ -26,7 +26,7 @@ class Branch(NamedTuple):
 
 class HitRates:
     """
-    Chance that a guessed token is right if all tokens before it in the same guess were.
+    Measures for each drafter and token how often a guess was right, given a right prefix.
 
     length: L, tokens of an action. memory: actions after which what was seen counts 1 / e: then
     a branch that was left out for its rate is believed in, and tried, again. first: what is
@@ -48,8 +48,8 @@ class HitRates:
         Hold a guess against an action; return how many of its tokens were right, one by one.
 
         path: guesses at tokens ``start``, ``start + 1`` ...; tokens: what the action became.
-        judged: so many tokens of the action are the target's word on guesses: those accepted in
-        the pass and the bonus behind them. Guesses behind a wrong one say nothing and don't count.
+        judged: number of tokens that the pass decided, the accepted ones and the bonus; only they
+        are compared. Guesses after a wrong one are not counted.
         """
         counts = self._of(branch)
         for number, token in enumerate(path[: max(judged - start, 0)]):

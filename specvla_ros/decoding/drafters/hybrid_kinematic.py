@@ -37,7 +37,7 @@ _AXES = 3  # of translation: the first dimensions of a step
 @dataclass(frozen=True, slots=True)
 class HybridKinematic:
     """
-    Settings of the metric.
+    Settings of the switch `hybrid_kinematic`: path window, weight and threshold.
 
     window: control steps of the path. alpha: weight of the curvature against the length.
     threshold: F from which on the drafters before the switch play, 0 to 1.
@@ -66,7 +66,7 @@ class HybridKinematic:
 
 class KinematicSwitch(Drafter):
     """
-    Guesses nothing; says who of a relay does.
+    Chooses for each action which drafters of a relay guess; it guesses nothing itself.
 
     metric: F of the action decoded last; None while less than three steps are known.
     """

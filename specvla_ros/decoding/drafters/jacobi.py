@@ -36,8 +36,9 @@ class Jacobi:
     """
     Settings of the drafter ``jacobi``: its guess while the target has said nothing.
 
-    start: 'last', the last action's, of a chunk first what was not carried out, or the middle bin
-    where there was none; or 'middle', always the middle bin. The drafter alone guesses these in
+    start: 'last' guesses the last action (of a chunk: the steps not yet carried out, then its last
+    step again), or the middle bin if there was none; 'middle' always guesses the middle bin. The
+    drafter alone guesses these in
     the prefill.
     """
 

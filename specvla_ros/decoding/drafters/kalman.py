@@ -33,7 +33,7 @@ _MOST_NOISE = 255
 @dataclass(frozen=True, slots=True)
 class Kalman:
     """
-    How long the filter looks back.
+    Settings of the drafter `kalman`: the filter's window and its measurement noise.
 
     window: control steps over which innovations are averaged: fewer follow a change of motion
     sooner. noise: standard deviation of the target's own choices around a steady motion, in bins:
@@ -108,7 +108,7 @@ class KalmanDrafter(PredictingDrafter):
 
 class VelocityFilter:
     """
-    Kalman filters of D values that move on at constant velocity, one each, a step at a time.
+    Runs one constant-velocity Kalman filter for each of D values.
 
     The state of each is value and velocity. Measured values are good to ``noise``; what disturbs
     a value between two steps is learned from the innovations: their variance, averaged over

@@ -37,7 +37,7 @@ _MOST = {'neighbours': 64, 'memory': 2**20}
 @dataclass(frozen=True, slots=True)
 class Retrieval:
     """
-    What is looked up and remembered.
+    Settings of the drafter `retrieval`: neighbours, memory size, weight of the position.
 
     neighbours: so many nearest actions are guessed, as one tree. memory: actions remembered while
     running, the oldest is forgotten first; 0 = only the database. They outlive an episode, so with
@@ -78,7 +78,7 @@ class Retrieval:
 
 class RetrievalDrafter(Drafter):
     """
-    Guess the actions of the nearest entries.
+    Guesses the actions that the target said for the most similar images in a database.
 
     An entry's key is its descriptor and, scaled, the end effector's position: [slots, size + 3].
     All slots there will ever be are allocated at the first action, so a graph may read them.

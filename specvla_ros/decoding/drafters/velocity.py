@@ -17,7 +17,7 @@ from .history import MotionModel
 @DRAFTERS.register('velocity')
 @dataclass(frozen=True, slots=True)
 class ConstantVelocity(MotionModel):
-    """Guess that each dimension goes on changing as last, normalised; the gripper is held."""
+    """Predicts that each dimension changes as in the last step: the settings of `velocity`."""
 
     name: ClassVar[str] = 'velocity'
 

@@ -17,15 +17,15 @@ from .bins import Bins
 @dataclass(frozen=True, slots=True)
 class Phase:
     """
-    Within ``near`` bins where the robot may touch something, within ``free`` elsewhere.
+    Allows ``near`` bins after a slow step or a gripper change, else ``free`` bins.
 
     near, free: bins. slow_mm: a control step is slow whose translation is at most so long, mm.
     gripper: share of its way; a larger change is an event. The gripper's token is exact.
 
     It may touch something after a slow step, and as long as an event is among the steps of
-    ``Situation.recent`` (10 at most); so is an episode's start, where nothing is known yet. Nobody
-    tells it of contact, and an event is seen only once it was said: the one to come is known by
-    the arm's slowing down before it. ``near`` holds for all control steps of an action.
+    ``Situation.recent`` (10 at most); so is an episode's start, where nothing is known yet. It has
+    no contact sensor. It sees a gripper event only after the model has said it; before that, only
+    the slow steps make it use ``near``. ``near`` holds for all control steps of an action.
     """
 
     near: int = 3

@@ -26,9 +26,9 @@ class Tolerance:
         0 = the target's own token.
 
     The distance is from what the target says after the same tokens, and is rounded down to whole
-    bins of that dimension. The bound is of axes, not of the vector: a step's translation is off
-    by at most sqrt(3) mm. In a chunk each step keeps the bound by itself, so the place after k
-    steps is off by at most k mm along each axis.
+    bins of that dimension. The bound is of axes, not of the vector: a step's translation is off by
+    at most sqrt(3) · ``mm``. In a chunk each step keeps the bound by itself, so the position after
+    k steps is off by at most k · ``mm`` along each axis.
     """
 
     mm: float = 2.0

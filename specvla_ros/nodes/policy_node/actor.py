@@ -102,7 +102,7 @@ class Actor:
         self._place.patience = self._pilot.deadline
 
     def pause(self) -> None:
-        """Publish no action any more, and then, unless the fallback is none, to stand still."""
+        """Stop publishing actions; then publish the fallback once, unless it is none."""
         self._pilot.pause()
         self._pilot.come_to_rest()
         self._refused = ''

@@ -28,7 +28,7 @@ class CameraRhythm:
 
     def loss(self, now: float, most: float) -> str:
         """
-        Say that images should have come since the last one; '' where none should have.
+        Return the fault if the camera counts as lost, else ''.
 
         The longest of the last intervals counts: a camera may be slow, or send in pairs.
 

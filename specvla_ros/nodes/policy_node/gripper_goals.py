@@ -124,7 +124,7 @@ class GripperGoals:
                 self._node.executor.create_task(self._cancel, goal)
 
     def look(self) -> None:
-        """See whether the server answers, or is another one, and tell it what it wasn't told."""
+        """Look for the server; tell it the present state if it is new or missed the last goal."""
         with self._lock:
             goal = self._goal
             if (goal is not None and goal.handle is None

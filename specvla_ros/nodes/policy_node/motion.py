@@ -36,7 +36,7 @@ class LastStep:
         return self._last is not None
 
     def is_late(self, now: float) -> bool:
-        """Whether the next action should have come; once it should have, until it does."""
+        """Whether the next action is overdue; stays true until it comes or `end` is called."""
         last = self._last
         # The arm stands still by then: a longer deadline that is set later makes it move no more.
         self._was_late |= last is not None and now - last[1] > self.deadline

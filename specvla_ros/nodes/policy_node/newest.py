@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import threading
 from typing import Any
 
-# Stamps that are remembered: at one a control period of 50 ms those of 12 s, and whatever is older
-# than `max_image_age` (5 s) is refused for that.
+# Number of stamps to remember: 12 s of images at one each 50 ms. `Pilot.take` refuses older images.
 _STAMPS = 256
 
 

@@ -171,7 +171,7 @@ class Pilot:
         """
         Take the newest image to act on, if it is time; then call `answer` or `give_up`.
 
-        :raises StaleImage: it is none to act on any more
+        :raises StaleImage: the newest image is too old, or its stamp lies in the future
         """
         with self._lock:
             if not self.may_take:
@@ -196,14 +196,14 @@ class Pilot:
                         None if known is None else tuple(known.tolist()), limits, self._carried)
 
     def give_up(self, task: Task) -> None:
-        """Have no answer: the image is not taken again, and what the one before said ends."""
+        """Drop the image, as inference gave no answer, and what is left of the answer before."""
         with self._lock:
             self._is_inferring = False
             self._drop(task.job)
 
     def answer(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
         """
-        Publish an action: now, or what is due of it, when it is.
+        Publish an action: in lockstep its steps at once, in real time each step when it is due.
 
         :param deltas: [chunk, 7], SI
         :returns: False if it doesn't count any more: another instruction, a pause
@@ -300,7 +300,7 @@ class Pilot:
 
     @property
     def _carried(self) -> int | None:
-        """How many steps of the last answer belong to times before the image taken last."""
+        """Number of steps of the last answer that were due before the newest image taken."""
         if self._said is None:
             return None
         taken, chunk = self._said

@@ -268,7 +268,7 @@ def free_cores() -> int:
 
 def self_check(policy: ActingPolicy) -> None:
     """
-    Act twice: the first action pays for what is only paid once, the second is as all others are.
+    Act twice: the first action includes one-time costs, the second takes as long as later ones.
 
     :raises SpecVLAError: what comes out is no finite action of 7 numbers a control step
     """

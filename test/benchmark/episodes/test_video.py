@@ -94,8 +94,9 @@ def test_a_chunk_of_actions_fits(make):
     assert draw_column(film, Moment(0, 5, False)).size[0] == overlay.COLUMN_WIDTH
 
 
-def test_a_missing_folder_or_a_failing_ffmpeg_is_one_line_and_leaves_nothing(
+def test_a_folder_that_cannot_be_or_a_failing_ffmpeg_is_one_line_and_leaves_nothing(
         scene, tmp_path, monkeypatch):
+    (tmp_path / 'no').write_text('a file')
     with pytest.raises(ValueError, match='cannot write .*demo.mp4') as error:
         write_video(tmp_path / 'no' / 'demo.mp4', [scene])
     assert '\n' not in str(error.value)
@@ -107,7 +108,7 @@ def test_a_missing_folder_or_a_failing_ffmpeg_is_one_line_and_leaves_nothing(
     with pytest.raises(ValueError, match='cannot write .*demo.mp4: .*No space left') as error:
         write_video(tmp_path / 'demo.mp4', [scene])
     assert '\n' not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ['ffmpeg']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['ffmpeg', 'no']
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which('mount'), reason='mounting needs root')
