@@ -98,7 +98,7 @@ def run(args: ReplayArgs) -> int:
             return 1
         _tell_missing(bag, missing, console)
         document = report.report(sys.argv, _config(args, key, image_topic, decoders), checkpoint,
-                                 replay_rows.rows(frames, live_actions(bag), list(decoders)))
+                                 replay_rows.rows(frames, live_actions(bag), list(decoders)), decoders)
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
     return 0

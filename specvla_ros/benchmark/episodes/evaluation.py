@@ -29,7 +29,7 @@ def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence
                 ) -> report.Report:
     """Return the report of the plan's episodes that are finished."""
     rows = report.rows(plan.select(episodes), list(plan.decoders))
-    return report.report(command, plan.config, plan.checkpoint, rows)
+    return report.report(command, plan.config, plan.checkpoint, rows, plan.decoders)
 
 
 def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
