@@ -27,11 +27,11 @@ LOSSLESS, RELAXED, UNVERIFIED = VERIFICATIONS = ('lossless', 'relaxed', 'unverif
 # What three numbers of an action can mean as a rotation; `rotation` computes with them.
 ROTATIONS = ('rotation_vector', 'euler_xyz')
 
-# Every table, message and plot names the decoder: nobody shall take tokens that the target never saw
-# for tokens that it has verified.
+# Every table, message and plot names the decoder: nobody shall take tokens that the target never
+# saw for tokens that it has verified.
 _UNVERIFIED_SUFFIX = f' ({UNVERIFIED})'
-# A decoder's name stands in tables, legends and file names; brackets, $ and the like mean something
-# else to some of those who draw or write it.
+# A decoder's name stands in tables, legends and file names: square brackets, $ and the like mean
+# something else there.
 _NAME = re.compile(r'[^\W_][\w .()+-]*')
 
 T = TypeVar('T')
@@ -303,8 +303,8 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     name = path.stem.removesuffix(_UNVERIFIED_SUFFIX)  # it says so by what is in it
     if not _NAME.fullmatch(name):
         raise SpecVLAError(
-            f'{path}: the decoder would be called {shown(name)}, as its file; a name begins with a '
-            'letter or digit and has letters, digits, blanks and . _ - + ( ) only: rename the file')
+            f'{path}: the decoder would be called {shown(name)}, as its file; rename the file: a '
+            'letter or digit first, then letters, digits, blanks and . _ - + ( ) only')
     if 'candidates' in content:
         return _auto(path, content)
     parts = ('drafter', 'rule')

@@ -25,11 +25,12 @@ BEFORE_DRAFTS = ('preprocess', 'vision', 'prefill')  # stages that no drafter sh
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
           'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-          'the first that differs. Errors: against ar on the same observations. Ceiling: what\n'
-          'a free drafter that is always right would reach, ar ÷ its image, vision, prefill.\n'
-          "Risk: mean entropy of the target's words, 0 to 1; its AUROC: 0.5 says nothing, 1\n"
-          'tells all failed episodes from the solved ones. Lossless: the tokens are the\n'
-          "target's own choice; relaxed: it accepted near ones; unverified: it never saw some.")
+          'the first that differs. Errors: against ar on the same observations. Ceiling:\n'
+          'what a free drafter that is always right would reach, ar ÷ its image, vision,\n'
+          "prefill. Risk: mean entropy of the target's words, 0 to 1; its AUROC: 0.5 says\n"
+          'nothing, 1 tells all failed episodes from the solved ones. Lossless: the tokens\n'
+          "are the target's own choice; relaxed: it accepted near ones; unverified: it\n"
+          'never saw some.')
 _LABEL_WIDTH, _COLUMN_WIDTH = 38, 14  # of a table, characters: three decoders fit 80
 # Lines that are left out where all decoders have 0 of it.
 _ONLY_IF_ANY = {'tokens it never saw', 'actions without a pass', 'its tokens that were forbidden'}

@@ -15,6 +15,8 @@ import time
 from rich.console import Console
 
 from specvla_ros.benchmark import files, plots, report
+from specvla_ros.benchmark.episodes.comparison import comparison
+from specvla_ros.benchmark.episodes.comparison_report import print_comparison, write_comparison
 from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.progress import EpisodeProgress
@@ -73,7 +75,11 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
         if missing:
             console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
         document = make_report(plan, log.episodes, sys.argv)
+        if args.compare:
+            document['comparison'] = comparison(plan.select(log.episodes), plan.decoders)
     report.print_tables(document, console)
+    if args.compare:
+        print_comparison(document, console)
     _write(plan, document, args.json, console)
     return 0
 
@@ -99,6 +105,9 @@ def _write(plan: Plan, document: report.Report, json_path: Path | None, console:
     paths = [plan.folder / 'report.json', plan.folder / 'plot.png']
     files.write_json(paths[0], document)
     plots.write_plot(paths[1], document)
+    if 'comparison' in document:
+        paths.append(plan.folder / 'compare.png')
+        write_comparison(paths[-1], document)
     if json_path is not None:
         files.write_json(json_path, document)
         paths.append(json_path)

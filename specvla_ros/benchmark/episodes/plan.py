@@ -47,6 +47,9 @@ class EvalArgs(PolicyArgs):
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
+    compare: bool = False
+    """Also hold the decoders against each other: a table and compare.png, success against time per
+    action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
     out: Path | None = None
     """Folder of the run. Default: runs/eval-<hash of the configuration>, so that the same command
     continues an interrupted run."""

@@ -40,8 +40,9 @@ The exit code is 0 when the list was played through (failed and crashed episodes
 bad input (specification, checkpoint, suite; one clear message in the `error` event), 1 when a
 process died or never came up, 130 on Ctrl-C or SIGTERM. Children are gone in every case.
 
-FOLDER/episodes/<decoder>_<task>_<state>.npz, written whole or not at all, the decoder's name without
-blanks and brackets (`kerv-unverified`); T = actions taken. Load with `numpy.load(path, allow_pickle=True)`:
+FOLDER/episodes/<decoder>_<task>_<state>.npz, written whole or not at all, the decoder's name
+without blanks and brackets (`kerv-unverified`); T = actions taken. Load with
+`numpy.load(path, allow_pickle=True)`:
     frames             object [T]        JPEG bytes (RGB, upright, as published on `image`)
     tokens             int64 [T, L]      action tokens
     action_si          float32 [T, 7]    m, rotation vector in rad, gripper (1 = open); the first
