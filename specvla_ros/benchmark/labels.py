@@ -50,14 +50,15 @@ def place_labels(axis: Any, points: Sequence[Point]) -> list[Any]:
         note = axis.annotate(point.label, (x, y), (0, 0), textcoords='offset points', color=colour,
                              fontsize=_FONT_SIZE, zorder=4, annotation_clip=False)
         extent = note.get_window_extent(renderer)
-        size = extent.width, extent.height
+        size = extent.width + 2 * scale, extent.height + scale  # with some air
         box, distance = _free_place(at, size, taken, inside, scale)
         taken.append(box)
         note.set_position(((box[0] - at[0]) / scale, (box[1] - at[1]) / scale))
         if distance >= _LED:
-            axis.annotate('', (x, y), ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2),
-                          textcoords='figure pixels', zorder=2, arrowprops={
-                              'arrowstyle': '-', 'color': colour, 'lw': 0.6, 'alpha': 0.6})
+            end = (min(max(at[0], box[0]), box[2]), min(max(at[1], box[1]), box[3]))
+            axis.annotate('', (x, y), ((end[0] - at[0]) / scale, (end[1] - at[1]) / scale),
+                          textcoords='offset points', zorder=2, arrowprops={
+                              'arrowstyle': '-', 'color': colour, 'lw': 0.8, 'shrinkB': 0})
         made.append(note)
     return made
 

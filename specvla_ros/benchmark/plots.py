@@ -19,6 +19,7 @@ STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
                    '#e69f00')
+_SHADES = ((0.0, 0.0), (0.5, 1.0), (0.5, 0.0))  # of colours: mixed with white, with black
 _MOST_LEVEL_LABELS = 5  # bars of one axis whose labels fit side by side
 
 
@@ -51,8 +52,12 @@ def decoder_label(row: Row) -> str:
 
 
 def decoder_colour(number: int) -> str:
-    """Return the colour of a row by its place; after the last one they begin again."""
-    return DECODER_COLOURS[number % len(DECODER_COLOURS)]
+    """Return the colour of a row by its place; after the last one lighter, then darker ones."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    share, towards = _SHADES[number // len(DECODER_COLOURS) % len(_SHADES)]
+    colour = np.array(to_rgb(DECODER_COLOURS[number % len(DECODER_COLOURS)]))
+    return to_hex(colour + share * (towards - colour))
 
 
 def _name_bars(axis: Any, places: Any, labels: Sequence[str]) -> None:

@@ -224,5 +224,4 @@ def _write_plot(path: Path, document: report.Report) -> None:
 
 
 def _colours(rows: Sequence[report.Row]) -> list[str]:
-    palette = plots.DECODER_COLOURS
-    return [palette[number % len(palette)] for number in range(len(rows))]
+    return [plots.decoder_colour(number) for number in range(len(rows))]

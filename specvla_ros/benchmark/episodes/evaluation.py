@@ -17,7 +17,13 @@ from rich.console import Console
 from specvla_ros.benchmark import files, plots, report
 from specvla_ros.benchmark.episodes.comparison import comparison
 from specvla_ros.benchmark.episodes.comparison_report import print_comparison, write_comparison
-from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
+from specvla_ros.benchmark.episodes.plan import (
+    EvalArgs,
+    make_plan,
+    open_run,
+    Plan,
+    read_safety,
+)
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
@@ -40,7 +46,8 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every))
+        rollout=RolloutConfig(args.max_steps, args.reference_every,
+                              args.safety and read_safety(args.safety)))
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:

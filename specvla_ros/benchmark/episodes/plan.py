@@ -15,10 +15,12 @@ import tyro
 
 from specvla_ros.benchmark import checks, files, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
+from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.workers import Job
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.safety import SafetySettings
 from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
 
@@ -47,6 +49,10 @@ class EvalArgs(PolicyArgs):
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
+    safety: str | None = None
+    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
+    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
+    none."""
     compare: bool = False
     """Also hold the decoders against each other: a table and compare.png, success against time per
     action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
@@ -140,6 +146,8 @@ def make_plan(args: EvalArgs) -> Plan:
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
     }
+    if args.safety is not None:  # no key otherwise, so that runs without one go on
+        config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
                 folder=args.out or Path())
@@ -148,6 +156,19 @@ def make_plan(args: EvalArgs) -> Plan:
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
         plan = dataclasses.replace(plan, folder=Path('runs') / name)
     return plan
+
+
+def read_safety(name: str) -> SafetySettings:
+    """
+    Read the envelope that `--safety` names.
+
+    :raises SpecVLAError: no such file, or what can't be in one
+    """
+    try:
+        return SafetySettings.read(name)
+    except OSError as error:
+        raise SpecVLAError(f'--safety {name}: {error.strerror or error}; give safety, safety_arm '
+                           'or the path of a YAML file') from error
 
 
 @contextlib.contextmanager

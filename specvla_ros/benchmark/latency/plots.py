@@ -26,7 +26,8 @@ def write_stages(path: Path, document: Report) -> None:
     :raises SpecVLAError: the file cannot be written
     """
     rows = document['rows']
-    with figure_file(path, (max(6.5, 1.6 * len(rows) + 2), 5.5), (1,)) as (figure, axes):
+    width = max(6.5, 1.6 * min(len(rows), 5) + 0.8 * max(0, len(rows) - 5) + 2)
+    with figure_file(path, (width, 5.5), (1,)) as (figure, axes):
         stage_bars(axes[0], rows, [decoder_label(row).replace('-', '-\n') for row in rows])
         _frame(figure, document)
 

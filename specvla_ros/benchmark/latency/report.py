@@ -247,8 +247,8 @@ def _stages_table(rows: Sequence[Row]) -> Table:
 
 
 def _tokens_table(rows: Sequence[Row]) -> Table:
-    table = _table('what it says, per action', '', 'passes', 'tokens a pass', '= ar', 'with text',
-                   'off, bins', 'unverified')
+    table = _table('what it says, per action', '', 'passes', 'tokens\na pass', '= ar',
+                   'with\ntext', 'off,\nbins', 'un-\nverified')
     for row in _by_promise(rows, table):
         equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
         table.add_row(
