@@ -267,7 +267,7 @@ def _passes_table(rows: Sequence[Row]) -> Table:
         name = _broken(row['decoder']).replace('_', '_\n')
         for stage, own in row['passes'].items():
             table.add_row(
-                name, stage, *(f'{value:.3g}' for value in (
+                name, stage, *(f'{value:.{3 if value >= 0.01 else 2}g}' for value in (
                     own['bytes'] / 1e6, own['flops'] / 1e9, own['flops_per_byte'],
                     own['floor_ms'], own['ms'], own['flops_per_s'] / 1e9)))
             name = ''
