@@ -33,7 +33,7 @@ def test_no_two_decoders_are_written_to_the_same_files(tmp_path):
     paths = [tmp_path / 'a' / 'my own.yaml', tmp_path / 'b' / 'my-own.yaml']
     for path in paths:
         path.write_text('drafter: {name: none}\nrule: {name: strict}\n')
-    with pytest.raises(SpecVLAError, match='would be written to my-own, my-own, which must differ'):
+    with pytest.raises(SpecVLAError, match='written to my-own, my-own, which must differ'):
         spec(decoders=[str(path) for path in paths])
 
 
