@@ -37,9 +37,10 @@ gpu: setup  ## on a CUDA GPU: its tests, and what it does with a 7B (random weig
 	@$(PY) -m specvla_ros bench --random-weights --shape 7b --device cuda \
 		--accept-from libero_goal --peer generate --peer generate-sdpa --observations 20
 
-lint: setup  ## check style with ruff
+lint: setup  ## check style with ruff and types with mypy
 	@.venv/bin/ruff check .
+	@.venv/bin/mypy
 
 clean:  ## delete .venv and what was built; assets and runs stay
-	rm -rf .venv build dist specvla_ros.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist specvla_ros.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,10 +14,10 @@ import math
 from pathlib import Path
 import re
 import sys
-from typing import TypeVar
+from typing import Any, cast, TypeVar
 
 from specvla_ros.errors import shown, SpecVLAError
-from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
+from specvla_ros.typed_files import check_keys, Dataclass, is_number, naming, read_yaml
 
 PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
@@ -313,12 +313,12 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     completion = content.pop('completion', None)
     with naming(path):
         if completion is None:
-            return DecoderConfig(name, **made, **content)
-        return DecoderConfig(name + _UNVERIFIED_SUFFIX, **made, **content,
+            return DecoderConfig(name, made['drafter'], made['rule'], **content)
+        return DecoderConfig(name + _UNVERIFIED_SUFFIX, made['drafter'], made['rule'], **content,
                              completion=_completion(path, completion))
 
 
-def _auto(path: Path, content: dict[str, object]) -> DecoderConfig:
+def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
     """Read a preset that has candidates; `ar` is one of them, named or not."""
     check_keys(path, content, required={'candidates'},
                optional={'lossless', 'rule', 'strict_above_risk'})
@@ -389,7 +389,7 @@ def dataset_names() -> list[str]:
     return [key for path in files for key in _dataset_file(path)[0]]
 
 
-def _dataset_file(path: Path) -> tuple[list[str], dict[str, object]]:
+def _dataset_file(path: Path) -> tuple[list[str], dict[str, Any]]:
     """Names of the data sets a file is for, and its settings."""
     content = read_yaml(path)
     names = {setting.name for setting in fields(DatasetConfig)} - {'unnorm_key'}
@@ -410,7 +410,8 @@ def build(
     """
     if name not in registry:
         raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
-    allowed = [setting.name for setting in fields(registry[name])]
+    # A registry of a Protocol: that each of its classes is a dataclass, `Registry` checks.
+    allowed = [it.name for it in fields(cast('type[Dataclass]', registry[name]))]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
         raise SpecVLAError(

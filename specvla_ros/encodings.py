@@ -43,7 +43,7 @@ class Encoding:
         return width * self.samples * self.bits // 8
 
     def n_rows(self, height: int) -> int:
-        """Rows in the data of a picture of so many rows."""
+        """Rows in the data of a picture that is `height` pixels high."""
         return height * self.planes // 2
 
     def check(self, height: int, width: int) -> None:

@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from math import nan
 from pathlib import Path
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from specvla_ros.decoding.acceptance import Acceptance, Guard
 from specvla_ros.decoding.auto import AutoDecoder
 from specvla_ros.decoding.completion import NONE, Predicted
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.drafters import able, Drafter, DRAFTERS, make_drafter
+from specvla_ros.decoding.drafters import able, Drafter, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
@@ -100,7 +99,7 @@ class Checkpoint:
     ) -> None:
         self.model = model
         self.drafters = drafters
-        self._drafter_weights: dict[str, Any] = {}
+        self._drafter_weights: dict[str, object] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
         check_dimensions(self.statistics, self.dataset.unnorm_key)
@@ -120,12 +119,11 @@ class Checkpoint:
         other._drafter_weights = self._drafter_weights
         return other
 
-    def drafter_weights(self, name: str) -> Any:
+    def drafter_weights(self, name: str) -> object:
         """Weights of a drafter, read when they are asked for first."""
         if name not in self._drafter_weights:
-            settings = next(it for it in DRAFTERS.values() if it.weights == name)
             folder = self.drafters and weights_folder(self.drafters, name)
-            self._drafter_weights[name] = settings.read(folder, self.model)
+            self._drafter_weights[name] = learned()[name].read(folder, self.model)
         return self._drafter_weights[name]
 
     def decoder(
@@ -154,8 +152,7 @@ class Checkpoint:
         return make_drafter(
             component.name,
             component.settings_on(self.model.device.type),
-            {it.weights: partial(self.drafter_weights, it.weights)
-             for it in DRAFTERS.values() if it.weights})
+            {name: partial(self.drafter_weights, name) for name in learned()})
 
     def pixel_values(self, image: NDArray[np.uint8]) -> Tensor:
         """Pixel values [1, 6, size, size] of a camera frame uint8 [H, W, 3]."""
@@ -231,8 +228,8 @@ class Policy:
             PolicySource(
                 checkpoint=Path(checkpoint) if checkpoint else None,
                 drafters=Path(drafter) if drafter else None, unnorm_key=unnorm_key,
-                device=str(device), dtype=dtype and str(dtype).removeprefix('torch.'),
-                quantization=quantization, chunk=chunk, decoder=decoder),
+                device=str(device), quantization=quantization, chunk=chunk, decoder=decoder,
+                dtype=None if dtype is None else str(dtype).removeprefix('torch.')),
             guard)
 
     @classmethod
@@ -448,8 +445,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Data type by name; None stays None. Raises SpecVLAError for one that isn't known."""
-    if dtype is None or dtype in _DTYPES.values():
+    if dtype is None or isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise SpecVLAError(f'dtype is {dtype!r}, must be one of {list(_DTYPES)}')
     return _DTYPES[dtype]

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.drafters import able, DRAFTERS, DrafterSettings, make_drafter
+from specvla_ros.decoding.drafters import able, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
@@ -43,7 +42,7 @@ def check_policy(
     content = read_config(folder)
     config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
     statistics = read_norm_stats(folder, content)
-    if len(statistics) == 1:  # of several, whoever chooses one knows which
+    if len(statistics) == 1:  # of several, the user chooses one by its name
         (key, of_key), = statistics.items()
         check_dimensions(ActionStatistics.from_dict(of_key['action'], key), key)
     read_normalisation(folder, config)
@@ -51,15 +50,11 @@ def check_policy(
     with torch.device('meta'):
         model = OpenVLA(config)
     check_weights(folder, slots(model.state_dict()), config.vision_config)
-    weights = {it.weights: partial(_read, it, drafters, model)
-               for it in DRAFTERS.values() if it.weights}
+    weights = {name: partial(settings.read, weights_folder(drafters, name), model)
+               for name, settings in learned().items()}
     for decoder in decoders:
         for member in decoder.members:
             make_rule(member.rule.name, member.rule.settings)
         for member in able(decoder, drafters)[0]:
             make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)
-
-
-def _read(settings: type[DrafterSettings], drafters: Path, model: OpenVLA) -> Any:
-    return settings.read(weights_folder(drafters, settings.weights), model)

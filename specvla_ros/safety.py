@@ -231,19 +231,25 @@ def _fit_step(
         (slice(0, 3), ('step_translation_m', 'speed_m_s', 'acceleration_m_s2')),
         (slice(3, 6), ('step_rotation_rad', 'turn_rate_rad_s', 'turn_acceleration_rad_s2')),
     ):
-        step, speed, acceleration = (getattr(settings, name) for name in limits)
-        old = before[part].tolist()
-        checks: dict[str, Callable[[Vector], bool]] = dict(zip(limits, (
-            lambda v, most=step: math.hypot(*v) <= most,
-            lambda v, most=speed: math.hypot(*v) <= most * period_s,
-            lambda v, most=acceleration, old=old: _change(v, old) <= most * period_s**2,
-        ), strict=True))
+        checks = _checks(limits, settings, period_s, before[part].tolist())
         safe[part], names = _shorten(safe[part].tolist(), checks)
         limited_by |= names
     safe[6] = np.clip(delta[6], 0.0, 1.0)
     if safe[6] != delta[6]:
         limited_by.add('gripper')
     return safe, limited_by
+
+
+def _checks(
+    limits: tuple[str, str, str], settings: SafetySettings, period_s: float, old: Vector
+) -> dict[str, Callable[[Vector], bool]]:
+    """Say, by the names of the settings, whether a vector keeps to step, speed, acceleration."""
+    step, speed, acceleration = (getattr(settings, name) for name in limits)
+    return dict(zip(limits, (
+        lambda vector: math.hypot(*vector) <= step,
+        lambda vector: math.hypot(*vector) <= speed * period_s,
+        lambda vector: _change(vector, old) <= acceleration * period_s**2,
+    ), strict=True))
 
 
 def _shorten(

@@ -227,8 +227,8 @@ def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[floa
     """
     numbers = np.array(part_numbers(limits, bins))
     if chunk == 1:
-        axes = numbers[:, 3:].reshape(PARTS, 5, 3).swapaxes(0, 1)
-        numbers = prepared(np, *axes, numbers[:, :3])
+        low, high, before, lowest, size = numbers[:, 3:].reshape(PARTS, 5, 3).swapaxes(0, 1)
+        numbers = prepared(np, low, high, before, lowest, size, numbers[:, :3])
     return tuple(numbers.ravel().tolist())
 
 
@@ -243,4 +243,4 @@ def _rotation_vectors(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     angle = 2 * torch.atan2(sine, w.abs())
     factor = (angle / sine.clamp(min=_TINY)).where(sine > 0, 2.0)
     factor = factor.where(w >= 0, -factor)
-    return tuple(factor * it for it in vector)
+    return factor * vector[0], factor * vector[1], factor * vector[2]

@@ -13,18 +13,20 @@ second. With a camera of 60 Hz and a policy that takes 15 ms, one step an image 
 from collections.abc import Sequence
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Generic, TypeVar
+
+Delta = TypeVar('Delta')
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Generic[Delta]):
     """A control step to carry out now: its number in its answer, and what was put there."""
 
     number: int
-    delta: Any
+    delta: Delta
 
 
-class StepQueue:
+class StepQueue(Generic[Delta]):
     """
     The steps of the newest answer, each handed out at most once and one a control period at most.
 
@@ -39,7 +41,8 @@ class StepQueue:
         self._period = period_s
         self._free_at = -math.inf
         self._newest = -math.inf  # when the image of the last step handed out was taken, s
-        self.clear()
+        self._deltas: Sequence[Delta] = ()
+        self._taken, self._next = -math.inf, 0
 
     @property
     def free_at(self) -> float:
@@ -53,7 +56,7 @@ class StepQueue:
             return None
         return max(self._free_at, self._taken + self._next * self._period)
 
-    def put(self, deltas: Sequence[Any], taken: float) -> bool:
+    def put(self, deltas: Sequence[Delta], taken: float) -> bool:
         """
         Carry out these steps from now on, and no older ones.
 
@@ -66,7 +69,7 @@ class StepQueue:
         self._deltas, self._taken, self._next = deltas, taken, 0
         return True
 
-    def due(self, now: float) -> Step | None:
+    def due(self, now: float) -> Step[Delta] | None:
         """Hand out the step whose time it is at `now`, s; None where there is none."""
         at = self.next_at
         if at is None or now < at:
@@ -85,5 +88,4 @@ class StepQueue:
 
     def clear(self) -> None:
         """Carry out nothing of what was put so far; the pace stays."""
-        self._deltas: Sequence[Any] = ()
-        self._taken, self._next = -math.inf, 0
+        self._deltas, self._taken, self._next = (), -math.inf, 0

@@ -7,24 +7,42 @@ fields are of their types. `openvla.json_file` does the same for a checkpoint's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, MISSING
+from dataclasses import Field, fields, MISSING
 from functools import lru_cache
 import json
 from pathlib import Path
 import sys
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
+from typing import (
+    Any,
+    ClassVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    Literal,
+    Protocol,
+    TypeGuard,
+    TypeVar,
+    Union,
+)
 
 import yaml
 
 from specvla_ros.errors import shown, SpecVLAError
 
-T = TypeVar('T')
+
+class Dataclass(Protocol):
+    """Any dataclass, as `fields` takes it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def read_yaml(path: Path) -> dict[str, object]:
+T = TypeVar('T', bound=Dataclass)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
     """
     Content of a YAML file that holds one mapping.
 
@@ -163,12 +181,12 @@ def naming(place: object) -> Iterator[None]:
 def check_keys(
     path: Path,
     content: Mapping[str, object],
-    required: set[str],
-    optional: set[str] = frozenset(),
+    required: Collection[str],
+    optional: Collection[str] = (),
 ) -> None:
     """Refuse a mapping that lacks a key or has one that means nothing."""
-    missing = sorted(required - set(content))
-    unknown = sorted(str(key) for key in set(content) - required - optional)
+    missing = sorted(set(required) - set(content))
+    unknown = sorted(str(key) for key in set(content).difference(required, optional))
     if missing or unknown:
         raise SpecVLAError(
             f'{path}: missing keys {missing}, unknown keys {unknown}; must have '
@@ -176,7 +194,7 @@ def check_keys(
         )
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value of a file is a number: no true or false, no int beyond what floats hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

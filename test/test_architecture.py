@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source'}
+          'policy_source', 'files', 'progress'}
 ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
                    'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -35,7 +35,9 @@ MAY_IMPORT = {
     'nodes': ENGINE | {'libero', 'bags', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'tools', 'training'},
     'errors': set(),
+    'files': {'errors', 'writable'},
     'hashing': set(),
+    'progress': set(),
     'typed_files': {'errors'},
     'configuration': {'errors', 'typed_files'},
     'safety': {'errors', 'configuration', 'typed_files'},

@@ -1,1 +1,1 @@
-"""rosbag2 folders, read and written without ROS: what `specvla record` and `replay` stand on."""
+"""Read and write rosbag2 folders without ROS; `specvla record` and `specvla replay` use it."""

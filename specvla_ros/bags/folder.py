@@ -1,4 +1,4 @@
-"""Which storage files are a bag: those metadata.yaml lists, or those that belong together."""
+"""Find the storage files of a bag: metadata.yaml lists them, or their names show it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _of_folder(folder: Path) -> BagFiles:
     places = {name: _place(folder, name) for name in names}
     files = tuple(place for place in places.values() if place is not None)
     absent = [name for name, place in places.items() if place is None]
-    missing = (f'{", ".join(absent)} of {METADATA} is missing',) if absent else ()
+    missing: tuple[str, ...] = (f'{", ".join(absent)} of {METADATA} is missing',) if absent else ()
     if not files:  # of a bag whose files were renamed
         files = _together(folder, _stored(folder), missing[0] if missing else '')
         missing = (f'{missing[0]}, read instead: {", ".join(file.name for file in files)}',)

@@ -1,4 +1,4 @@
-"""What a policy would have seen and done at the time of the recording, read from a bag."""
+"""Read frames, instructions and recorded actions from a bag, as the policy saw them."""
 
 from __future__ import annotations
 
@@ -86,12 +86,13 @@ class FrameReader:
         """
         Read from the beginning; `skipped` counts anew.
 
-        After an instruction that can't be read nobody knows what the robot was told: its frames
-        are skipped. After an episode that can't be read, a new one has begun.
+        An instruction that can't be read leaves it unknown what the robot was told: the frames
+        under it are skipped. An episode message that can't be read counts as a new episode.
         """
         self.skipped = Skipped()
         episodes = self.bag.of_kind(EPISODE)
-        instruction, episode, begun = self.instruction, None, None
+        instruction, episode = self.instruction, None
+        begun: tuple[str, int | None] | None = None
         number, segment, last_stamp = 0, -1, 0
         for message in self.bag.messages({self.image_topic, self.instruction_topic, *episodes}):
             if message.topic == self.image_topic:
@@ -145,7 +146,7 @@ class FrameReader:
 
 @dataclass(frozen=True, slots=True)
 class LiveAction:
-    """What the policy answered when the bag was recorded; decoder: '' where no report says."""
+    """The policy's action when the bag was recorded; decoder: '' if no report names it."""
 
     tokens: tuple[int, ...]
     decoder: str

@@ -23,7 +23,7 @@ from specvla_ros.bags.storage import Places, Record, SQLITE_MAGIC, Topic
 
 _SIDE_FILES = ('-journal', '-wal')
 _HOT_JOURNAL = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'  # how a journal begins that is still needed
-_LONGEST_GAP = 100_000  # rows of a lost page; after so many without one that can be read: none
+_LONGEST_GAP = 100_000  # rows of a lost page; after a longer gap the search ends
 
 
 class _EndOfFile(Exception):

@@ -1,4 +1,4 @@
-"""What all storage files have in common: topics, records, and where they are damaged."""
+"""The interface of all storage files: topics, records, and damaged places."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ class MessageTypes:
 
     def define(self, name: str, text: str, notation: str) -> None:
         """
-        Take a definition from a bag; it is read when a message of that type is.
+        Take a definition from a bag; it is read with the first message of that type.
 
-        A topic nobody asks for may be of a type that can't be read, as service events are.
+        So an unreadable type, as that of service events, does no harm on an unused topic.
 
         :param text: the type's, with those it uses
         :param notation: 'ros2msg' or 'ros2idl'
@@ -67,7 +67,7 @@ class MessageTypes:
         """
         Read a message from CDR.
 
-        Its type is what the bag says it is, else what the installed package says.
+        The bag defines the type; if it doesn't, the installed package does.
 
         :raises SpecVLAError: it isn't one of that type, or nothing defines the type
         """

@@ -1,8 +1,8 @@
 """
 Write a rosbag2 folder so that it is either whole or visibly not.
 
-While it grows, the bag lies in `NAME.part/NAME`; only a complete one gets the name `NAME`. What
-has been flushed can be read whatever happens then: a lost process, a full disk.
+While it grows, the bag lies in `NAME.part/NAME`; only a complete one gets the name `NAME`. Flushed
+messages can be read even after the process was killed or the disk was full.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 from pathlib import Path
 import shutil
 import sqlite3
-from typing import Literal
+from typing import Any, Final, Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -30,7 +30,7 @@ from specvla_ros.bags.types import MessageTypes
 from specvla_ros.errors import SpecVLAError
 
 Storage = Literal['mcap', 'sqlite3']
-_FORMAT = 9  # of rosbag2's metadata: what Jazzy writes
+_FORMAT: Final = 9  # of rosbag2's metadata: what Jazzy writes
 _FLUSH_AFTER = 1 << 20  # bytes: what a full disk costs at most, as a chunk of MCAP
 _PLUGINS = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _FOREVER = QosTime(9223372036, 854775807)  # rmw's RMW_DURATION_INFINITE
@@ -71,7 +71,7 @@ class BagWriter:
         Announce a topic.
 
         :param qos: what each of its publishers offers
-        :raises SpecVLAError: nobody defines its type
+        :raises SpecVLAError: no installed package defines its type
         """
         text, digest = self.types.description(kind)
         self._topics[name] = self._writer.add_connection(
@@ -98,7 +98,8 @@ class BagWriter:
 
         :raises OSError: the disk is full, say
         """
-        storage, self._unflushed = self._writer.storage, 0
+        storage: Any = self._writer.storage  # rosbags knows no flush: it is made of its parts
+        self._unflushed = 0
         with _disk_errors():
             if isinstance(connection := getattr(storage, 'conn', None), sqlite3.Connection):
                 connection.commit()

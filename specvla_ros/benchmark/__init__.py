@@ -1,1 +1,1 @@
-"""What the figures come from: LIBERO evaluation, the demo, reports, plots, videos, doctor."""
+"""The commands that measure: evaluation in LIBERO, demo, bench, replay; reports, plots, videos."""

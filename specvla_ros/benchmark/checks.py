@@ -47,7 +47,7 @@ def place_of(decoder: str) -> str:
 
 
 def method(config: DecoderConfig) -> str:
-    """Say in a few words what stands behind a decoder's name."""
+    """Name a decoder's drafter, rule and settings in a few words."""
     if config.candidates:
         drafter = f'the cheapest of {", ".join(it.name for it in config.candidates)}'
     else:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from specvla_ros.benchmark.policy_like import ActionLike
 from specvla_ros.benchmark.records import Deviation
-
-if TYPE_CHECKING:  # heavy
-    from specvla_ros.policy import Action
 
 # Distance of two neighbouring bin centres of a normalised action: [-1, 1] cut by 256 edges.
 BIN_WIDTH = 2 / 255
 
 
-def deviation(action: Action, reference: Action) -> Deviation:
+def deviation(action: ActionLike, reference: ActionLike) -> Deviation:
     """
     Return how far an action is from the reference's, both `policy.Action`s of one observation.
 

@@ -77,7 +77,8 @@ def _boxes_of(axis: Any, point: Point, scale: float) -> list[Box]:
 def _free_place(at: Sequence[float], size: tuple[float, float], taken: Sequence[Box],
                 inside: Box, scale: float) -> tuple[Box, float]:
     """Return the nearest box, in pixels, that meets no other; else the one that meets least."""
-    best, least = None, math.inf
+    best: tuple[Box, float] = ((0.0, 0.0, *size), 0.0)
+    least = math.inf
     for distance, box in _boxes(at, size, scale):
         met = sum(_overlap(box, other) for other in taken)
         outside = size[0] * size[1] - _overlap(box, inside)

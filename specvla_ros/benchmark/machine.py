@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: the machine, the versions, the weights."""
+"""The machine, the versions and the weights: a figure depends on them besides the code."""
 
 from contextlib import suppress
 from importlib import metadata
@@ -86,9 +86,10 @@ def checkpoint_sha256(checkpoint: Path | None, drafter: Path | None) -> dict[str
     """
     target, weights = checkpoint_folders(checkpoint, drafter)
     eagle = weights.pop('eagle', None)
-    hashes = {'target_sha256': folder_sha256(target),
-              'drafter_sha256': folder_sha256(eagle) if eagle else None,
-              **{f'{name}_sha256': folder_sha256(folder) for name, folder in weights.items()}}
-    with suppress(ValueError):  # a folder that can't be used: whoever loads it says why
+    hashes: dict[str, Any] = {
+        'target_sha256': folder_sha256(target),
+        'drafter_sha256': folder_sha256(eagle) if eagle else None,
+        **{f'{name}_sha256': folder_sha256(folder) for name, folder in weights.items()}}
+    with suppress(ValueError):  # a folder that can't be used: loading it says why
         hashes['images'] = image_preparation.describe(target)
     return hashes

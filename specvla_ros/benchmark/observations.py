@@ -1,15 +1,15 @@
-"""What a bench looks at: LIBERO as the policy lives it, a folder of images, or made-up frames."""
+"""The frames of a bench: from LIBERO episodes, from a folder of images, or made up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.pictures import decode_picture
@@ -21,18 +21,18 @@ _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """What a camera saw: an instruction and frames, uint8 [H, W, 3] RGB, in their order."""
+    """An instruction and the frames of a camera, uint8 [H, W, 3] RGB, in their order."""
 
     instruction: str
     frames: tuple[NDArray[np.uint8], ...]
 
 
 def played(
-    make_environment: Callable[[int], Any], tasks: Sequence[int], actor: PolicyLike, count: int,
-    seed: int, on_frame: Callable[[], None] = lambda: None,
+    make_environment: Callable[[int], Environment], tasks: Sequence[int], actor: PolicyLike,
+    count: int, seed: int, on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[Footage]:
     """
-    Let the policy act from a random start of each task; what it sees are the observations.
+    Let the policy act from a random start of each task, and return the frames that it sees.
 
     :param make_environment: environment of a task number
     :param count: frames in all, shared out among the tasks
@@ -48,11 +48,11 @@ def played(
             observation = environment.reset_random(seed)
             frames = []
             while True:
-                frames.append(np.array(observation.image))
+                frames.append(np.array(image_of(observation)))
                 on_frame()
                 if len(frames) == share:
                     break
-                action = actor.act(observation.image, environment.instruction)
+                action = actor.act(frames[-1], environment.instruction)
                 observation = environment.step(action.si[0])
         finally:
             environment.close()
@@ -115,5 +115,5 @@ def made_up(count: int, side: int = _MADE_UP_SIDE) -> Footage:
     for number in range(count):
         waves = [np.sin(2 * np.pi * (3 * x + (channel + 1) * y + number / 20 + channel / 3))
                  for channel in range(3)]
-        frames.append(np.uint8(127.5 + 127 * np.stack(waves, axis=-1)))
+        frames.append((127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8))
     return Footage(MADE_UP_INSTRUCTION, tuple(frames))

@@ -1,22 +1,29 @@
 """plot.png: passes per action, time per action by stage, and how many tokens a pass gains."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.report import Report, Row
 from specvla_ros.configuration import RELAXED, UNVERIFIED
+from specvla_ros.files import whole_file
+
+if TYPE_CHECKING:  # heavy
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 STAGE_COLOURS = {'preprocess': '#999999', 'vision': '#56b4e9', 'prefill': '#0072b2',
                  'draft': '#009e73', 'verify': '#e69f00', 'generate': '#cc79a7',
                  'other': '#dddddd'}
-STYLE = {'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
-         'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
+STYLE: dict[Any, Any] = {  # matplotlib's names of its settings have a type since 3.11
+    'font.size': 11, 'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
                    '#e69f00')
 _SHADES = ((0.0, 0.0), (0.5, 1.0), (0.5, 0.0))  # of colours: mixed with white, with black
@@ -56,8 +63,9 @@ def decoder_colour(number: int) -> str:
     from matplotlib.colors import to_hex, to_rgb
 
     share, towards = _SHADES[number // len(DECODER_COLOURS) % len(_SHADES)]
-    colour = np.array(to_rgb(DECODER_COLOURS[number % len(DECODER_COLOURS)]))
-    return to_hex(colour + share * (towards - colour))
+    red, green, blue = (part + share * (towards - part) for part in
+                        to_rgb(DECODER_COLOURS[number % len(DECODER_COLOURS)]))
+    return to_hex((red, green, blue))
 
 
 def _name_bars(axis: Any, places: Any, labels: Sequence[str]) -> None:
@@ -70,7 +78,7 @@ def _name_bars(axis: Any, places: Any, labels: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
-                ) -> Iterator[tuple[Any, Any]]:
+                ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """
     Give a figure and its axes side by side to draw on; then it is written to `path`.
 
@@ -93,14 +101,14 @@ def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
             plt.close(figure)
 
 
-def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def _passes(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     places = np.arange(len(rows))
     # An action that is completed without a pass has no prefill either.
     first = np.array([1 - row['actions_without_pass'] / row['actions'] for row in rows])
     after = [row['target_passes_per_action'] for row in rows] - first
     axis.bar(places, first, 0.6, color=STAGE_COLOURS['prefill'], label='prefill')
     axis.bar(places, after, 0.6, bottom=first, color=STAGE_COLOURS['verify'], label='after it')
-    for place, row in zip(places, rows):
+    for place, row in enumerate(rows):
         axis.text(place, row['target_passes_per_action'], ' '
                   f'{row["target_passes_per_action"]:.2f}', ha='center', va='bottom')
     axis.set_title('Passes of the target per action')
@@ -108,7 +116,7 @@ def _passes(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
     _legend_below(axis, len(labels))
 
 
-def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def stage_bars(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     """Draw the mean time per action of each row, stages stacked."""
     places = np.arange(len(rows))
     bottom = np.zeros(len(rows))
@@ -117,7 +125,7 @@ def stage_bars(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
         if heights.max() > 0.005 * max(row['ms_per_action']['mean'] for row in rows):
             axis.bar(places, heights, 0.6, bottom=bottom, color=colour, label=stage)
             bottom += heights
-    for place, row in zip(places, rows):
+    for place, row in enumerate(rows):
         mean, speedup = row['ms_per_action']['mean'], row.get('speedup_vs_ar')
         text = f'{mean:.0f} ms' if mean >= 10 else f'{mean:.1f} ms'
         if speedup is not None and row['decoder'] != 'ar':
@@ -141,7 +149,7 @@ def _stage(row: Row, stage: str) -> float:
     return max(0.0, row['ms_per_action']['mean'] - known)
 
 
-def _histogram(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def _histogram(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     longest = max(len(row['acceptance_histogram']) for row in rows) - 1
     if longest < 1:
         axis.set_axis_off()
@@ -165,7 +173,7 @@ def _histogram(axis: Any, rows: Sequence[Row], labels: Sequence[str]) -> None:
     axis.legend(frameon=False, ncols=1 + (len(rows) > 8), fontsize=11 if len(rows) < 9 else 8)
 
 
-def _legend_below(axis: Any, n_labels: int) -> None:
+def _legend_below(axis: Axes, n_labels: int) -> None:
     """Put the legend under the bars' labels; under long ones there is no room but above them."""
     axis.margins(y=0.12)
     if n_labels > _MOST_LEVEL_LABELS:
@@ -184,7 +192,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def footnote(document: Report) -> str:
-    """Return what the figures were got on."""
+    """Return the machine and versions that figures were measured on."""
     host = document['machine']
     device = ', '.join(host['gpus']) or host['cpu']
     sha256 = document['checkpoint'].get('target_sha256')

@@ -1,7 +1,8 @@
-"""What a figure is taken of: a `policy.Policy`, or a peer that answers as one does."""
+"""The part of `policy.Policy` that benchmarks measure; peers have it as well."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,26 @@ from specvla_ros.configuration import DatasetConfig
 from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:  # heavy
+    from specvla_ros.decoding.trace import DecodeTrace
     from specvla_ros.policy import Action
 
 WARM_UP_ACTIONS = 2
+
+
+class ActionLike(Protocol):
+    """What a record takes of a `policy.Action`."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+    @property
+    def normalized(self) -> NDArray[np.floating]: ...
+
+    @property
+    def si(self) -> NDArray[np.floating]: ...
+
+    @property
+    def trace(self) -> DecodeTrace: ...
 
 
 class PolicyLike(Protocol):

@@ -1,4 +1,4 @@
-"""What all commands with a policy check before anything is written, and whose numbers they use."""
+"""Checks of all commands with a policy, before anything is written: checkpoint and statistics."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_key(keys: Collection[str], wanted: str | None) -> str:
     """
     if wanted is None and len(keys) == 1:
         wanted, = keys
-    if wanted not in keys:
+    if wanted is None or wanted not in keys:
         said = 'one has to be chosen' if wanted is None else f'{wanted} is none of them'
         raise SpecVLAError(f'--unnorm-key: the checkpoint has the statistics '
                            f'{", ".join(sorted(keys)) or "of nothing"}, and {said}')

@@ -1,8 +1,8 @@
 """
-What is written down about an episode, one JSON line each.
+The record of an episode: one JSON line each.
 
-Records are the only thing the report, the plot and the video are made of, so a finished episode
-never has to be played again for a new table.
+Report, plot and video are made of records alone. So a finished episode never has to be played
+again for a new table.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,13 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.typed_files import typed, value_of
+
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.decoding.trace import DecodeTrace
 
 # A microsecond is far below the noise of a stage; more digits only make the file longer.
 MS_DIGITS = 3
@@ -69,7 +72,7 @@ class ActionRecord:
     unverified: int = 0
 
     @classmethod
-    def of(cls, tokens: Iterable[int], trace: Any, deviation: Deviation | None = None
+    def of(cls, tokens: Iterable[int], trace: 'DecodeTrace', deviation: Deviation | None = None
            ) -> 'ActionRecord':
         """Make a record of an action's tokens and its `DecodeTrace`."""
         return cls(
@@ -119,7 +122,7 @@ class EpisodeRecord:
 
     @property
     def key(self) -> tuple[str, int, int, str]:
-        """What makes an episode the same one after a restart."""
+        """Names the episode: equal after a restart."""
         return self.suite, self.task, self.state, self.decoder
 
     @property

@@ -217,8 +217,8 @@ def against_baseline(rows: list[Row]) -> list[Row]:
 
 def ceiling(baseline: Row | None) -> float | None:
     """Return `ar`'s time through that of its image, vision and prefill; None if not measured."""
-    stages = (baseline or {}).get('stage_ms', {})
-    if not all(stages.get(name) for name in BEFORE_DRAFTS):
+    stages = {} if baseline is None else baseline.get('stage_ms', {})
+    if baseline is None or not all(stages.get(name) for name in BEFORE_DRAFTS):
         return None
     return baseline['ms_per_action']['mean'] / sum(stages[name] for name in BEFORE_DRAFTS)
 

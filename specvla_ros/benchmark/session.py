@@ -1,8 +1,8 @@
 """
-The demo session seen from outside: a process that plays episodes through real ROS 2 nodes.
+Start the demo session and follow it: a process that plays episodes through real ROS 2 nodes.
 
-Its specification, events and files are described at the top of `nodes/sessions/demo.py`. Being a
-process of its own, it keeps rclpy out of this one.
+Its specification, events and files are described at the top of `nodes/sessions/demo.py`. It is a
+process of its own because rclpy must stay out of this one.
 """
 
 from collections.abc import Iterator
@@ -58,6 +58,7 @@ class DemoSession:
         with open(self._log, 'wb') as log:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log,
                                        stdin=subprocess.DEVNULL, text=True)
+            assert process.stdout is not None  # a pipe
             try:
                 for line in process.stdout:
                     event = json.loads(line)
@@ -80,12 +81,12 @@ class DemoSession:
 
 
 def fatal_line(log: Path) -> str:
-    """Return what the last fatal line says that ROS wrote into a log; '' where there is none."""
+    """Return the text of the last fatal line in a ROS log; '' if there is none."""
     found = _FATAL.findall(log.read_text(errors='replace'))
     return found[-1] if found else ''
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -93,4 +94,5 @@ def _end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    process.stdout.close()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, nan
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import Any, cast, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
 
-from .graphs import Padded
+from .graphs import Input, Padded
 from .target import MILLION, Target, Verified
 from .tree import Accepted, TokenTree
 
@@ -134,7 +134,8 @@ class Acceptance:
         forbids every bin.
         """
         n, known, run = len(tree), len(tokens), verified.runner.run
-        walk, own, asked = _Walk(self.guard, _rating(self.rule), self.space), verified.argmax, ()
+        walk, own = _Walk(self.guard, _rating(self.rule), self.space), verified.argmax
+        asked: tuple[Input, ...] = ()
         entropy = torch.full_like(own, -1) if verified.entropy is None else verified.entropy
         if terms.state is not None:
             blank = self.space.length - known
@@ -173,6 +174,7 @@ class Acceptance:
         """
         if self.guard is None:
             return token
+        assert terms.state is not None  # as there is a guard
         space, known, device = self.space, len(said), self.target.device
         row = torch.tensor([[*said, *[-1] * (space.length - known)]]).to(device)
         allowed = self.guard.allowed(row, row.new_tensor([known]), terms.state, space)[0].tolist()
@@ -222,7 +224,7 @@ class _Walk:
     rating: Rating | None
     space: ActionSpace
 
-    def root(self, own: Tensor, *asked: Tensor | int) -> Tensor:
+    def root(self, own: Tensor, *asked: Any) -> Tensor:
         """Best allowed token after the root, and whether the best of all is another, int64 [2]."""
         none = own[:0]
         best = self._guarded(none, none, none[None].bool(), own, *asked)[0]
@@ -230,7 +232,7 @@ class _Walk:
 
     def decide(
         self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
-        own: Tensor, entropy: Tensor, reach: Tensor, n: int | Tensor, *asked: Tensor | int,
+        own: Tensor, entropy: Tensor, reach: Tensor, n: int | Tensor, *asked: Any,
     ) -> Tensor:
         """
         Choose a path, int64: finite, bonus, entropy of the path and the bonus, at how many of
@@ -246,7 +248,8 @@ class _Walk:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        logits, free = asked[0] if asked else None, own
+        logits: Any = asked[0] if asked else None
+        free = own
         if self.guard is not None:
             own, allowed = self._guarded(tokens, depth, paths, own, *asked)
             logits = logits[: len(own)].masked_fill(~allowed, -torch.inf)
@@ -296,6 +299,7 @@ class _Walk:
         stands = position[1:, None] - 1 == torch.arange(self.space.length, device=own.device)
         stands = paths[:, :, None] & stands  # [R, G, L]
         said = (stands * tokens[:, None]).sum(1).where(stands.any(1), said[0])
+        assert self.guard is not None
         allowed = self.guard.allowed(said, position[:rows], state, self.space)
         if allowed.shape != logits.shape or allowed.dtype != torch.bool:
             raise SpecVLAError(
@@ -308,7 +312,7 @@ class _Walk:
 
 def _rating(rule: Rule) -> Rating | None:
     """Return the rule, if it rates drafts by more than its reach."""
-    return rule if hasattr(rule, 'stays') else None
+    return cast('Rating', rule) if hasattr(rule, 'stays') else None
 
 
 def _share(unsure: int) -> float:

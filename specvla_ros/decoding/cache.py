@@ -12,11 +12,12 @@ _STEP = 32  # entries
 
 class StaticCache:
     """
-    Committed entries first, then those of the pass under way; only ``commit`` moves the border.
+    The keys and values of the tokens so far, and of the pass under way behind them.
 
-    A pass writes its entries to slots behind the border; its mask says who sees what. Of a tree
-    pass only the accepted path stays: one gather over all layers closes the gaps, and the rest is
-    overwritten by the next pass. So a rejected draft costs nothing to take back.
+    Committed entries come first. A pass writes its entries to slots behind this border; only
+    ``commit`` and ``advance`` move it. The mask of a pass says which row sees which entry. Of a
+    tree pass only the accepted path stays: one gather over all layers closes the gaps, and the
+    next pass overwrites the rest. So a rejected draft costs nothing to take back.
 
     storage: [layers, 2 (key, value), 1, key/value heads, capacity, head_dim]. The last slot is
     never committed: it takes what is written for padding.

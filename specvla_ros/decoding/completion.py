@@ -64,9 +64,9 @@ class Predicted(Completion):
         """Predict the rest after a rejected draft, or all where the situation is well known."""
         if self._since < self.settings.every or not self._is_asked(context.last):
             return []
-        tokens = self._predicted(context)
-        if not tokens or context.last is None and not (
-                self.drafter.likeness(context) >= self.settings.skip_above):  # NaN isn't
+        tokens, least = self._predicted(context), self.settings.skip_above
+        if not tokens or context.last is None and (
+                least is None or not self.drafter.likeness(context) >= least):  # NaN isn't
             return []
         said = list(context.tokens)
         for token in tokens:

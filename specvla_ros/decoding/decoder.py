@@ -47,7 +47,8 @@ class Decoder:
         prompt_ids: int64 [1, T], BOS first; pixel_values: float [1, 6, H, W].
         """
         target, drafter, acceptance = self.target, self.drafter, self.acceptance
-        tokens, trace, length = [], DecodeTrace(), acceptance.space.length
+        tokens: list[int] = []
+        trace, length = DecodeTrace(), acceptance.space.length
         stage = partial(trace.stage, device=target.device)
         with stage('vision'):
             prompt = target.embed(prompt_ids, pixel_values)

@@ -1,11 +1,11 @@
 """
-Work of a fixed shape: recorded once as a CUDA graph, then replayed with one call.
+Work of a fixed shape: recorded once as a CUDA graph, then launched with one call.
 
-A pass of a fast GPU is over before Python has started its last kernel. Replayed from a graph it
-costs one launch, whatever the number of layers. That needs shapes and addresses that never
-change: inputs are padded to a few sizes and copied to where the graph reads them, and nothing in
-it may ask for a tensor's value. On a CPU, where every row is paid for, nothing is padded and the
-function is simply called: the same function.
+A pass of a fast GPU is over before Python has started its last kernel. As a graph it
+costs one launch, however many layers there are. Shapes and addresses must then never change:
+inputs are padded to a few sizes and copied to where the graph reads them, and no operation may ask
+for a tensor's value. On a CPU every row costs time: nothing is padded, and the same function is
+simply called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 import gc
 import threading
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,10 +33,10 @@ _CAPTURING = threading.Lock()  # a process captures one graph at a time
 @dataclass(frozen=True, slots=True, eq=False)
 class Padded:
     """
-    An input whose ``dims`` may grow to the next size; what stands in the padding is undefined.
+    An input whose ``dims`` may grow to the next size; the values in the padding are undefined.
 
     at_end: the tensor stands at the end of the padded one instead of its beginning.
-    least: fewer rows are padded as if they were so many.
+    least: pad to the size of at least this many rows.
     """
 
     tensor: Tensor
@@ -49,7 +50,7 @@ Input = Tensor | Padded | int
 
 class Runner:
     """
-    Calls functions as they are: on a CPU, and wherever else there are no graphs.
+    Runs the functions of a pass: as plain calls, on a CPU and elsewhere without graphs.
 
     room: slots of a cache to leave for the passes that follow, when it has to grow.
     """
@@ -61,25 +62,25 @@ class Runner:
         Return ``function(*inputs, **fixed)``.
 
         Ints among the inputs may be tensors [] instead, so the function must only do arithmetic
-        with them; ``fixed`` is what a graph was captured with. Where graphs are, what is
-        returned may be overwritten by the next run of any function.
+        with them; ``fixed`` are constants of a graph. The next run of any function may overwrite
+        the result of a graph: copy it with ``kept``.
         """
         return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
 
     def size(self, rows: int) -> int:
-        """Rows that so many are padded to."""
+        """Return the padded number of rows."""
         return rows
 
     def kept(self, output: Tensor) -> Tensor:
-        """Return an output such that later runs leave it alone."""
+        """Return an output, copied if a later run could overwrite it."""
         return output
 
     def clear(self) -> None:
-        """Forget what depends on addresses: a tensor that is no input was replaced."""
+        """Forget all graphs: to be called when a tensor that is no input has moved."""
 
 
 class GraphRunner(Runner, ABC):
-    """Captures each method once per shape of its inputs."""
+    """Runs functions as graphs: captures each once per shape of its inputs, and launches it."""
 
     room = 128
 
@@ -88,22 +89,23 @@ class GraphRunner(Runner, ABC):
         self._captured: dict[tuple, _Captured] = {}
 
     def run(self, function: Callable[..., Any], *inputs: Input, **fixed: Any) -> Any:
-        """Replay the function on these inputs; capture it if it is new."""
+        """Launch the function's graph on these inputs; capture it if it is new."""
         shapes = tuple(map(self._shape, inputs))
-        given = (function.__self__, *(value for _, value in sorted(fixed.items())))
+        owner = cast(MethodType, function).__self__
+        given = (owner, *(value for _, value in sorted(fixed.items())))
         key = (function.__qualname__, shapes, *map(_known_by, given))
         captured = self._captured.get(key)
         if captured is None:
             buffers = tuple(map(self._buffer, inputs, shapes))
             _load(buffers, inputs)
-            replay, outputs = self._capture(partial(function, **fixed), buffers)
-            captured = self._captured[key] = _Captured(buffers, replay, outputs)
+            launch, outputs = self._capture(partial(function, **fixed), buffers)
+            captured = self._captured[key] = _Captured(buffers, launch, outputs)
         _load(captured.buffers, inputs)
-        captured.replay()
+        captured.launch()
         return captured.outputs
 
     def size(self, rows: int) -> int:
-        """Rows that so many are padded to: 0, 1, 8, 16, 32, 64, then steps of 32."""
+        """Return the padded number of rows: 0, 1, 8, 16, 32, 64, then steps of 32."""
         return next((s for s in _SIZES if s >= rows), -(-rows // _STEP) * _STEP)
 
     def kept(self, output: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class GraphRunner(Runner, ABC):
     def _capture(
         self, function: Callable[..., Any], buffers: tuple[Tensor, ...]
     ) -> tuple[Callable[[], None], Any]:
-        """Record a function of these buffers; return what replays it, and its outputs."""
+        """Record a function of these buffers; return what launches it, and its outputs."""
 
     def _shape(self, given: Input) -> tuple[int, ...]:
         if isinstance(given, int):
@@ -142,7 +144,7 @@ class GraphRunner(Runner, ABC):
 
 class CudaGraphs(GraphRunner):
     """
-    Graphs of a GPU, in one pool of memory, which holds all that they compute in.
+    Runs functions as CUDA graphs, which share one pool for all memory that they compute in.
 
     They may share it, as they never run at the same time and their outputs are held. But a later
     graph may overwrite these outputs: ``kept`` copies what is read after another graph has run.
@@ -163,7 +165,7 @@ class CudaGraphs(GraphRunner):
         self, function: Callable[..., Any], buffers: tuple[Tensor, ...]
     ) -> tuple[Callable[[], None], Any]:
         # A capture is of the current device, whatever its tensors are on. Another thread may go
-        # on acting meanwhile: that only replays.
+        # on acting meanwhile: that only launches graphs.
         with _CAPTURING, torch.cuda.device(self._device), _no_collection():
             for _ in range(_WARM_UPS):
                 function(*buffers)
@@ -180,7 +182,7 @@ class _Captured:
     """A recorded function: where it reads, how it runs, where its results are."""
 
     buffers: tuple[Tensor, ...]
-    replay: Callable[[], None]
+    launch: Callable[[], None]
     outputs: Any
 
 
@@ -190,8 +192,8 @@ def _own_workspaces() -> Iterator[None]:
     Let a graph's cuBLAS compute in the graph's pool.
 
     cuBLAS takes a workspace per stream, 32 MiB on Hopper, at its first product there, and torch
-    holds it for good. In a graph it would be memory of nobody's: `torch.compile` gives these
-    workspaces back, and the next replay wrote where others had their tensors (an illegal access
+    holds it for good. A graph doesn't own it: `torch.compile` gives these workspaces
+    back, and the next launch wrote into the memory of other tensors (an illegal access
     on an H200, beside `generate-compiled`). And one stayed behind for each stream that was ever
     captured. Without a workspace a capture takes one in its own pool.
     """
@@ -226,7 +228,8 @@ def _known_by(value: Any) -> Any:
     Settings by their content. What is an object of its own by identity: a reference would keep
     alive what owns the runner, and its memory.
     """
-    return id(value) if type(value).__hash__ is object.__hash__ else value
+    by_identity: object = object.__hash__
+    return id(value) if type(value).__hash__ is by_identity else value
 
 
 def _tensor(given: Tensor | Padded) -> Tensor:

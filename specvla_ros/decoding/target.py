@@ -129,7 +129,7 @@ class Target:
         Run the prompt [1, S, h] and the guesses of what follows it in one pass.
 
         features: keep those of the prompt for ``new_pairs``. Without, the last layer leaves out
-        the rows that nobody asks: all but the root's and the guesses'.
+        all rows but the root's and the guesses'.
         """
         self.cache.reset()
         self._committed.clear()
@@ -139,11 +139,12 @@ class Target:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
         return self._run(self.embed_tokens([self._root]), tree)
 
-    def commit(self, path: Accepted) -> None:
+    def commit(self, accepted: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
-        self._committed.append((self._last, path))
-        self.cache.commit([0, *(node + 1 for node in path.nodes)])
-        self._root = path.bonus
+        assert self._last is not None  # a pass was run
+        self._committed.append((self._last, accepted))
+        self.cache.commit([0, *(node + 1 for node in accepted.nodes)])
+        self._root = accepted.bonus
 
     def new_pairs(self) -> FeaturePairs | None:
         """
@@ -153,10 +154,11 @@ class Target:
         """
         if not self._committed:
             return None
-        if self._committed[0][0].hidden is None:
-            raise RuntimeError('the prefill kept no features: the drafter lacks reads_features')
         features, embeds = [], []
         for done, path in self._committed:
+            if done.hidden is None:
+                raise RuntimeError(
+                    'the prefill kept no features: the drafter lacks reads_features')
             features.append(done.hidden)
             if path.nodes:
                 features.append(done.nodes.index_select(1, self._on_device(path.nodes)))
@@ -208,7 +210,7 @@ class Target:
             positions = torch.cat((positions, start + root + depth))
             seen = torch.cat((seen, start + root + torch.zeros_like(depth)))
             inputs = torch.cat((chain, self.model.embed_tokens(tokens)[None]), dim=1)
-        # Everybody sees what stands before it in the chain; a node the chain up to the root, its
+        # A row sees the rows before it in the chain; a node the chain up to the root, its
         # ancestors and itself, but never its siblings' branches.
         attends = self.cache.columns <= seen[:, None]
         if n:

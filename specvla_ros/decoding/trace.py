@@ -133,7 +133,8 @@ def _mark(device: torch.device) -> float | torch.cuda.Event:
 
 
 def _ms_between(started: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
-    if isinstance(started, float):
+    if isinstance(started, float) and isinstance(ended, float):
         return 1e3 * (ended - started)
+    assert isinstance(started, torch.cuda.Event) and isinstance(ended, torch.cuda.Event)
     ended.synchronize()
     return started.elapsed_time(ended)

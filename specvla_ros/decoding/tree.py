@@ -69,8 +69,9 @@ class TokenTree:
                 f'a token tree has {n} tokens, {len(parents)} parents and {len(sources)} sources; '
                 'give one of each per node'
             )
-        layout, tokens = tuple(parents), torch.tensor(tokens, dtype=torch.int64)
-        return cls(tokens, *structure(layout), sources, layout=layout)
+        layout = tuple(parents)
+        return cls(torch.tensor(tokens, dtype=torch.int64), *structure(layout), sources,
+                   layout=layout)
 
     @classmethod
     def chain(cls, tokens: Iterable[int], source: str = 'draft') -> TokenTree:
@@ -111,8 +112,8 @@ class TokenTree:
         if self.tokens.device == device or not len(self):
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)
-        moved = (part.to(device, non_blocking=True) for part in parts)
-        return TokenTree(*moved, self.sources, self.finite, self.layout)
+        tokens, parents, depth, mask = (part.to(device, non_blocking=True) for part in parts)
+        return TokenTree(tokens, parents, depth, mask, self.sources, self.finite, self.layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,8 +143,9 @@ def _unpack(wheel: Path, folder: Path) -> None:
 
 def _sha256(path: Path) -> str:
     with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if sys.version_info >= (3, 11) \
-            else hashlib.sha256(file.read()).hexdigest()
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 if __name__ == '__main__':

@@ -81,13 +81,8 @@ class LiberoEnv:
         self._env = _make_control_env(self.task)
         self._states = initial_states.read(stored, self._env.sim.get_state().flatten().size)
         LiberoEnv._rendering = LiberoEnv._rendering or render
-        self._renderer = None
+        self._renderer: Any = None
         self._observation: dict = {}
-
-    @property
-    def n_initial_states(self) -> int:
-        """How many initial states LIBERO stores for this task."""
-        return len(self._states)
 
     @property
     def sim(self) -> Any:

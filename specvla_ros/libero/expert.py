@@ -1,7 +1,7 @@
 """
 A scripted pick-and-place expert that reads the simulator's state.
 
-What it does depends only on what a camera could see, never on a step counter: a policy without
+Its actions depend only on things a camera could see, never on a step counter: a policy without
 memory can copy it. Its actions are SI deltas, like a policy's.
 """
 
@@ -190,5 +190,5 @@ class PickAndPlace:
                 centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
                 rotation = data.geom_xmat[geom].reshape(3, 3)
                 corners.append(data.geom_xpos[geom] + (centre + signs * half) @ rotation.T)
-        corners = np.concatenate(corners)
-        return corners.min(0), corners.max(0)
+        box = np.concatenate(corners)
+        return box.min(0), box.max(0)

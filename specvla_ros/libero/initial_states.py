@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,7 +24,7 @@ def read(path: Path, size: int | None = None) -> NDArray[np.float64]:
     """
     Return the states of a file, float64 [50, state dimension].
 
-    It is a pickle; nothing but arrays is unpickled, whoever wrote it.
+    The file is a pickle. Only arrays are unpickled, so a malicious file runs no code.
 
     :param size: state dimension of the task's scene; None = any
     :raises SpecVLAError: the file is missing, damaged, or holds something else
@@ -31,7 +32,7 @@ def read(path: Path, size: int | None = None) -> NDArray[np.float64]:
     import torch
 
     # An array is pickled with these names, in numpy 1 and in numpy 2.
-    core = np.core.multiarray if np.__version__ < '2' else np._core.multiarray
+    core = import_module(f'numpy.{"core" if np.__version__ < "2" else "_core"}.multiarray')
     allowed = [(core._reconstruct, name) for name in (
         'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct')]
     try:

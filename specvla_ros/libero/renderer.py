@@ -1,5 +1,5 @@
 """
-Which renderer MuJoCo is told to use, and what to say where it can't.
+The renderer that MuJoCo is told to use, and a clear error if it can't.
 
 MuJoCo reads MUJOCO_GL when it is imported. robosuite sets it to egl when that is imported, unless
 it is osmesa or glx, and opens EGL: so MuJoCo comes first, and what the user has set is put back.

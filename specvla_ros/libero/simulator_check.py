@@ -1,4 +1,4 @@
-"""Whether the simulator will run: its assets, the stored states, the renderer."""
+"""Check that the simulator will run: its assets, the stored states, the renderer."""
 
 from __future__ import annotations
 

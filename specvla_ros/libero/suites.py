@@ -77,7 +77,8 @@ def tasks(suite: str) -> list[Task]:
     # The order is a table in LIBERO's source; it is read, not run (see package_folder).
     source = package_folder() / 'benchmark' / 'libero_suite_task_map.py'
     table = next(node.value for node in ast.parse(source.read_text()).body
-                 if isinstance(node, ast.Assign) and node.targets[0].id == 'libero_task_map')
+                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+                 and node.targets[0].id == 'libero_task_map')
     names = ast.literal_eval(table)[suite]
     return [Task(suite, index, name) for index, name in enumerate(names)]
 

@@ -26,7 +26,7 @@ class Alarm:
         self._timer.cancel()
 
     def set(self, delay: float) -> None:
-        """Ring in so many seconds of real time, and no more at the time that was set before."""
+        """Ring after `delay` seconds of real time; this replaces the time that was set before."""
         with self._lock:
             if self._timer is not None:
                 self._timer.timer_period_ns = max(0, round(delay * 1e9))

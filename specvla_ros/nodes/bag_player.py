@@ -55,7 +55,7 @@ class BagPlayer:
 
     @property
     def has_policy(self) -> bool:
-        """Whether somebody looks at the images and publishes actions."""
+        """Whether a node subscribes to the images and one publishes actions."""
         action = self._node.resolve_topic_name('action')
         return bool(self._images.get_subscription_count() and self._node.count_publishers(action))
 

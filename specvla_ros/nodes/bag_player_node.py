@@ -38,7 +38,7 @@ class BagPlayerNode(Node):
     def work(self) -> None:
         """Wait for a policy and play the bag."""
         while not self._player.has_policy:
-            self.get_logger().info('waiting for a policy: nobody subscribes to image and '
+            self.get_logger().info('waiting for a policy: no node subscribes to image and '
                                    'publishes action', throttle_duration_sec=_LOG_PERIOD)
             time.sleep(0.05)
         n_frames = sum(1 for _ in self._player.play(self._reader))

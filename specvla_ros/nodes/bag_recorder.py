@@ -3,7 +3,7 @@ Write topics into a rosbag2 folder: the engine of `specvla record`.
 
 `python -m specvla_ros.nodes.bag_recorder --spec SPEC.json` subscribes to topics of any type, takes
 their messages as they come over the wire, and writes them with the time they came. A topic that
-isn't there yet is taken up when somebody publishes it, a publisher that offers another QoS when it
+isn't there yet is taken up when it gets a publisher, a publisher that offers another QoS when it
 comes; latched messages said before are recorded too. A topic that can't be recorded is told of,
 the others are recorded. (`benchmark/` may not import rclpy, hence the process boundary.)
 
@@ -18,8 +18,8 @@ Events, one JSON object a line on stdout, flushed:
     {"event": "error", "message"}                     # the last line; the exit code is not 0
 
 The bag grows in OUT.part and gets its name when it is complete: after `seconds`, on Ctrl-C, on
-SIGTERM, or when nobody reads the events any more. The exit code is 0 then, 2 on bad input, 1 when
-the disk is full or no message came; what was written until then stays in OUT.part.
+SIGTERM, or when the reader of the events has ended. The exit code is 0 then, 2 on bad input, and
+1 when the disk is full or no message came; the messages until then stay in OUT.part.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class BagRecorder(Node):
     def _look_for_topics(self) -> None:
         for topic in self._topics:
             is_known = topic.name in self._writer.counts
-            # No publishers: there may be somebody who waits for the topic, as we do.
+            # A topic without publishers may exist all the same: its subscribers wait, as we do.
             publishers = [_publisher(info) for info in
                           self.get_publishers_info_by_topic(topic.name)]
             offers = topic.look(publishers)

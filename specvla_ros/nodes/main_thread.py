@@ -62,7 +62,7 @@ class MainThread:
             self._end(future)
 
     def _end(self, future: Future | None) -> None:
-        """Tell whoever waits that nothing will come."""
+        """Tell the waiting threads that nothing will come."""
         with self._lock:
             self._is_over = True
             while True:

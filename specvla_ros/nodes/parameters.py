@@ -66,7 +66,7 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
     """
     Declare every parameter and return the values given at the start (file, command line).
 
-    An override nobody declared is most often a misspelt name: it is logged as a warning.
+    An override of an unknown parameter is most often a misspelt name: a warning names it.
 
     :raises SpecVLAError: a value of the wrong type, out of range or none of the choices; a
         parameter file that names the node without its namespace
@@ -91,7 +91,7 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
     known = {*(parameter.name for parameter in parameters), *_BUILT_IN}
     for name in sorted(set(node._parameter_overrides) - known):
         if not name.startswith('qos_overrides.'):
-            node.get_logger().warning(f'nobody knows parameter {name!r}: it has no effect')
+            node.get_logger().warning(f'there is no parameter {name!r}: it has no effect')
     return values
 
 

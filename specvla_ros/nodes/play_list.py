@@ -7,8 +7,8 @@ from specvla_ros.errors import SpecVLAError
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """A task of the suite and one of its stored initial states, both from 0."""
+class EpisodeStart:
+    """Where an episode begins: a task of the suite and its stored initial state, both from 0."""
 
     task: int
     state: int
@@ -40,7 +40,7 @@ def parse_indices(value: int | str | Iterable[int], count: int, noun: str) -> li
     return indices
 
 
-def parse_episodes(text: str, n_tasks: int, n_states: int) -> list[Episode]:
+def parse_episodes(text: str, n_tasks: int, n_states: int) -> list[EpisodeStart]:
     """
     Return the episodes meant by '0:0-4 3:7': task:states pairs, apart by spaces.
 
@@ -51,7 +51,7 @@ def parse_episodes(text: str, n_tasks: int, n_states: int) -> list[Episode]:
         task, colon, states = pair.partition(':')
         if not colon:
             raise SpecVLAError(f"episodes hold {pair!r}; must be TASK:STATES, like '0:0-4 3:7'")
-        episodes += [Episode(task_id, state)
+        episodes += [EpisodeStart(task_id, state)
                      for task_id in parse_indices(task, n_tasks, 'task')
                      for state in parse_indices(states, n_states, 'state')]
     return episodes
@@ -59,7 +59,7 @@ def parse_episodes(text: str, n_tasks: int, n_states: int) -> list[Episode]:
 
 def read_play_list(
         tasks: int | str | Iterable[int], states: int | str | Iterable[int], episodes: str, *,
-        repeats: int, n_tasks: int, n_states: int) -> list[Episode]:
+        repeats: int, n_tasks: int, n_states: int) -> list[EpisodeStart]:
     """
     Return what to play, in order: grouped by task, each episode `repeats` times in a row.
 
@@ -71,10 +71,10 @@ def read_play_list(
     if episodes.strip():
         listed = parse_episodes(episodes, n_tasks, n_states)
     else:
-        listed = [Episode(task, state)
+        listed = [EpisodeStart(task, state)
                   for task in parse_indices(tasks, n_tasks, 'task')
                   for state in parse_indices(states, n_states, 'state')]
-    groups: dict[int, list[Episode]] = {}
+    groups: dict[int, list[EpisodeStart]] = {}
     for episode in listed:
         groups.setdefault(episode.task, []).append(episode)
     return [episode for group in groups.values() for episode in group for _ in range(repeats)]

@@ -1,10 +1,10 @@
 """
 A topic while it is recorded: which publishers are heard, and what is said about the others.
 
-A subscription hears the publishers that offer at least what it asks for, and one that asks for
-less loses images of those that offer more. So there is one for each kind of offer, now and
-whenever a publisher comes that offers something new; what two of them hear is recorded once. No
-ROS in it.
+A subscription hears the publishers that offer at least what it asks for. If it asks for less, it
+loses images of the publishers that offer more. So there is one subscription for each kind of
+offer, also for those that come later. A message that two of them hear is recorded once. No ROS in
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Offer(NamedTuple):
 
 
 class Publisher(NamedTuple):
-    """Somebody who publishes a topic; kind: the message type, depth: 0 if it isn't known."""
+    """A publisher of a topic; kind: the message type, depth: 0 if it isn't known."""
 
     kind: str
     offer: Offer
@@ -38,8 +38,8 @@ class RecordedTopic:
     """
     What is known of a topic.
 
-    kind: the message type it is recorded as, '' before there is one. notes: what the user has to
-    be told, a line each; whoever tells it empties it.
+    kind: the message type it is recorded as, '' before there is one. notes: lines for the user;
+    the caller prints and empties them.
 
     :param problem_of: why a message type can't be recorded, '' where it can
     """

@@ -50,7 +50,7 @@ FOR = {
         '/delta_twist_cmds': 'the action as a velocity: m/s, rad/s',
         '/diagnostics': 'how the node fares, once a second',
         '/emergency_stop': '`true` stops and latches; `false` does nothing',
-        '/episode': 'whoever can see that the task is done says so: the goal with this '
+        '/episode': 'a node that can see that the task is done says so: the goal with this '
                     'instruction succeeds',
         '/gripper_command': '1 (open) or 0 (closed), when it changes',
         '/image': 'the camera; only the newest image counts',

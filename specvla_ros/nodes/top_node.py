@@ -7,7 +7,7 @@ boundary):
 
     {"event": "view", "view": {...}}      # the fields of `View`
 
-It ends on Ctrl-C, on SIGTERM, or when nobody reads the events any more.
+It ends on Ctrl-C, on SIGTERM, or when the reader of the events has ended.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class TopNode(Node):
         super().__init__(NAME)
         self._emit, self._window, self._lock = emit, Window(), threading.Lock()
         self._stop = threading.Event()
-        # Before anybody can see us: an exception in the middle of rclpy may be swallowed there.
+        # Before the node appears on the graph: rclpy may swallow an exception raised within it.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         for kind, topic, add in (

@@ -88,9 +88,9 @@ class Topics:
         A reliable subscription loses nothing, but doesn't hear publishers that are best effort;
         another one does; and the latched one gets what was said before this node came up. So a
         message is heard up to three times, each time with the same `Origin.stamp`: see `once`.
-        That one of them can't hear a publisher is no news to anybody. A publisher of another type
-        can't be heard at all: `GraphWatch` objects to it. What a publisher that is best effort
-        said before can't be had either: DDS keeps nothing for such pairs.
+        No error is logged if one of them can't hear a publisher. A publisher of another type can't
+        be heard at all: `GraphWatch` objects to it. Earlier messages of a best effort publisher
+        are lost: DDS keeps nothing for such pairs.
         """
         self.must_hear(kind, topic)
         for profile in (qos.COMMAND, qos.COMMAND_BEST_EFFORT,
@@ -111,7 +111,7 @@ class Topics:
                 self._watch.must_be_alone(self._node.resolve_topic_name(topic)))
 
     def every(self, period: float, callback: Callable[[], None]) -> None:
-        """Call back every so many seconds of real time, whatever the ROS clock does."""
+        """Call back once every `period` seconds of real time; the ROS clock has no influence."""
         timer = self._node.create_timer(
             period, callback, callback_group=self._group,
             clock=Clock(clock_type=ClockType.STEADY_TIME))

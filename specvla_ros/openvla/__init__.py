@@ -1,4 +1,4 @@
-"""The target: what an OpenVLA checkpoint is and what it computes."""
+"""The target: an OpenVLA checkpoint, its files and its network."""
 
 import logging
 

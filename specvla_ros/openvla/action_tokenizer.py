@@ -29,7 +29,7 @@ _HUGE = 1e300  # an int of more digits is no float
 @lru_cache
 def _edges(n_bins: int) -> NDArray[np.float64]:
     """Edges of the bins: asked for by drafters several times an action."""
-    return np.linspace(-1.0, 1.0, n_bins)
+    return np.linspace(-1.0, 1.0, n_bins, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from transformers import LlamaConfig
-
 from .errors import CheckpointError
 from .json_file import Fields, shown, within
-from .llama_config import LLAMA_2_7B, llama_config, MOST_HEADS, MOST_LAYERS, MOST_WIDTH
+from .llama_config import (
+    LLAMA_2_7B,
+    llama_config,
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_WIDTH,
+    TextConfig,
+)
 from .published_keys import (
     check_model_type,
     check_published_keys,
@@ -132,7 +137,7 @@ class OpenVLAConfig:
     """
 
     vision_config: VisionConfig
-    text_config: LlamaConfig
+    text_config: TextConfig
     n_action_bins: int = 256
     pad_to_multiple_of: int = 64
     vision_backbone_id: str = 'dinosiglip-vit-so-224px'
@@ -248,7 +253,7 @@ def _vision_config(fields: Fields, towers: int) -> VisionConfig:
             registers=spelled.integer('registers', 4, most=_MOST_REGISTERS),
         )
     name = fields.content.get('vision_backbone_id')
-    known = _BACKBONES.get(name)
+    known = _BACKBONES.get(name or '')
     if known is None or (known.siglip is not None) != (towers == 2):
         raise fields.error(
             f'vision_backbone_id is {name!r} with use_fused_vision_backbone {towers == 2}, must '

@@ -2,8 +2,8 @@
 Files beside the weights that say: these weights alone are not the model.
 
 A folder of OpenVLA-OFT has an OpenVLA's configuration, weights and names; its actions come from a
-head in a file of its own, so its tokens mean nothing. What a folder holds besides is therefore
-looked at before its weights are read. Sources of the names: the projects that write them.
+head in a file of its own, so its tokens mean nothing. So the other files of a folder are
+checked before its weights are read. Sources of the names: the projects that write them.
 """
 
 from __future__ import annotations

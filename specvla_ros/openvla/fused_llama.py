@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import cast, Protocol, TYPE_CHECKING
 
 import torch
 from torch import nn, Tensor
@@ -22,6 +22,11 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from .fastest_operations import small_operations
 from .joined import joined, Product
 from .small_operations import Place
+
+if TYPE_CHECKING:
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    from .llama_config import TextConfig
 
 _joined = partial(joined, column_major=True)  # a pass over one token is what there is most of
 _PADDING = 128  # positions beyond the model's that padded rows of a pass may have
@@ -38,11 +43,53 @@ class KeyValueCache(Protocol):
 class Dimensions(Protocol):
     """What is asked of a Llama's configuration."""
 
-    hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
+    @property
+    def num_attention_heads(self) -> int: ...
+
+    @property
+    def num_key_value_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def rms_norm_eps(self) -> float: ...
+
+
+class Attention(Protocol):
+    """What is asked of a layer's attention."""
+
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+
+
+class MLP(Protocol):
+    """What is asked of a layer's MLP."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+
+
+class Norm(Protocol):
+    """What is asked of an RMS norm."""
+
+    weight: nn.Parameter
+
+
+class LlamaLayer(Protocol):
+    """What is asked of a layer; an ``input_layernorm`` it may have or not."""
+
+    @property
+    def self_attn(self) -> Attention: ...
+
+    @property
+    def mlp(self) -> MLP: ...
+
+    @property
+    def post_attention_layernorm(self) -> Norm: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +115,7 @@ class FusedLayers:
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], config: Dimensions, cos: Tensor, sin: Tensor
+        self, layers: Iterable[LlamaLayer], config: Dimensions, cos: Tensor, sin: Tensor
     ) -> None:
         self._eps, self._small = config.rms_norm_eps, small_operations(cos.device)
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -124,8 +171,9 @@ class FusedLlama:
     def __init__(self, llama: LlamaModel) -> None:
         self._norm = llama.norm.weight.detach()
         positions = llama.config.max_position_embeddings + _PADDING
-        self._layers = FusedLayers(llama.layers, llama.config, *_rotations(
-            llama.rotary_emb.inv_freq, positions, self._norm.dtype))
+        self._layers = FusedLayers(
+            cast('list[LlamaDecoderLayer]', llama.layers), cast('TextConfig', llama.config),
+            *_rotations(llama.rotary_emb.inv_freq, positions, self._norm.dtype))
 
     def __call__(
         self,
@@ -160,7 +208,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def _layer(layer: nn.Module) -> _Layer:
+def _layer(layer: LlamaLayer) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     input_norm = getattr(layer, 'input_layernorm', None)
     return _Layer(

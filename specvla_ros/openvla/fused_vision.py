@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import cast, TYPE_CHECKING
 
 import torch
 from torch import nn, Tensor
@@ -18,6 +19,17 @@ from torch.nn import functional
 
 from .joined import joined
 from .vision import FusedVision
+
+if TYPE_CHECKING:  # what the ModuleLists hold
+    from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
+        Dinov2WithRegistersLayer,
+        Dinov2WithRegistersMLP,
+    )
+    from transformers.models.siglip.modeling_siglip import (
+        SiglipEncoderLayer,
+        SiglipMLP,
+        SiglipVisionModel,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +56,11 @@ class FusedTowers:
         self._heads = config.dino.num_heads, config.siglip.num_heads if config.siglip else 0
         # Parameters made in inference mode could never be trained again.
         with torch.inference_mode(False), torch.no_grad():
-            self._dino = [_dino_block(layer) for layer in vision.dino.encoder.layer]
-            self._siglip = [
-                _siglip_block(layer) for layer in vision.siglip.encoder.layers
-            ] if vision.siglip is not None else []
+            self._dino = [_dino_block(layer) for layer in cast(
+                'list[Dinov2WithRegistersLayer]', vision.dino.encoder.layer)]
+            self._siglip = [_siglip_block(layer) for layer in cast(
+                'list[SiglipEncoderLayer]', vision.siglip.encoder.layers
+            )] if vision.siglip is not None else []
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
         """Patch features [1, P, D] of one image [1, 6, H, W], patches in reading order."""
@@ -55,7 +68,7 @@ class FusedTowers:
         if self._vision.siglip is None:
             return self._run_dino(image[:3])[None]
         with _Beside(image.device) as beside:
-            second = self._run_siglip(image[3:])
+            second = self._run_siglip(image[3:], self._vision.siglip)
         first = self._run_dino(image[:3])
         beside.join()
         return torch.cat((first, second), dim=-1)[None]
@@ -69,9 +82,9 @@ class FusedTowers:
         x = torch.cat((classes, embeddings.register_tokens[0], patches))
         return _run(x, self._dino, self._heads[0])[1 + self._registers:]
 
-    def _run_siglip(self, image: Tensor) -> Tensor:
+    def _run_siglip(self, image: Tensor, siglip: SiglipVisionModel) -> Tensor:
         """[3, H, W] → [P, D]."""
-        embeddings = self._vision.siglip.embeddings
+        embeddings = siglip.embeddings
         patches = self._embed(image, embeddings.patch_embedding)
         return _run(patches + embeddings.position_embedding.weight, self._siglip, self._heads[1])
 
@@ -100,24 +113,27 @@ def _add(x: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:
     return x + change if scale is None else torch.addcmul(x, change, scale)
 
 
-def _dino_block(layer: nn.Module) -> _Block:
+def _dino_block(layer: Dinov2WithRegistersLayer) -> _Block:
     scales = layer.layer_scale1.lambda1.detach(), layer.layer_scale2.lambda1.detach()
-    attention = layer.attention
-    return _block(attention, attention.o_proj, layer.mlp, (layer.norm1, layer.norm2), scales)
+    attention, norms = layer.attention, (layer.norm1, layer.norm2)
+    qkv = attention.q_proj, attention.k_proj, attention.v_proj
+    mlp = cast('Dinov2WithRegistersMLP', layer.mlp)  # by its configuration, not the SwiGLU one
+    return _block(qkv, attention.o_proj, mlp, norms, scales)
 
 
-def _siglip_block(layer: nn.Module) -> _Block:
+def _siglip_block(layer: SiglipEncoderLayer) -> _Block:
     attention, norms = layer.self_attn, (layer.layer_norm1, layer.layer_norm2)
-    return _block(attention, attention.out_proj, layer.mlp, norms, (None, None))
+    qkv = attention.q_proj, attention.k_proj, attention.v_proj
+    return _block(qkv, attention.out_proj, layer.mlp, norms, (None, None))
 
 
 def _block(
-    attention: nn.Module, out: nn.Linear, mlp: nn.Module,
+    qkv: tuple[nn.Linear, ...], out: nn.Linear, mlp: Dinov2WithRegistersMLP | SiglipMLP,
     norms: tuple[nn.LayerNorm, nn.LayerNorm], scales: tuple[Tensor | None, Tensor | None],
 ) -> _Block:
     return _Block(
         _norm(norms[0]),
-        joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        joined(*qkv),
         joined(out),
         scales[0],
         _norm(norms[1]),

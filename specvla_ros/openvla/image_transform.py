@@ -122,6 +122,7 @@ class ImageTransform:
 
     def _crop(self, image: Tensor) -> Tensor:
         """Centre crop, resized back bilinearly: float32 in 0 … 255 → uint8, [size, size, 3]."""
+        assert self._crop_weights is not None
         # Columns first: the resize leaves them together, and the rows come out together.
         turned = _weigh(self._crop_weights, self._crop_weights, image.transpose(0, 1))
         image = turned.transpose(0, 1)
@@ -154,7 +155,7 @@ def mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image is not uint8 [H, W, 3].
     """
     check_image(image)
-    return cv2.flip(image, 1)
+    return np.asarray(cv2.flip(image, 1), np.uint8)
 
 
 def _weigh(rows: Tensor, columns: Tensor, image: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 JSON of a checkpoint, read by type.
 
 A key of another type than it must have would show up much later, as a failed operation on
-tensors, or not at all. Here every value is asked for by its type, and what is not of it is
-refused in one line: the file, the key, the value found, what is allowed.
+tensors, or not at all. Here every value is read by its type. A value of another type is
+refused in one line: the file, the key, the value found, the values allowed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The published tensor names, and what each is in this package's modules.
+The published tensor names, and the parameters of this package's modules they stand for.
 
 A checkpoint names its vision towers as timm does (inside OpenVLA's wrappers), and its Llama as
 transformers does. The towers here are transformers' modules, which compute the same functions

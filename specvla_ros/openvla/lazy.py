@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar('T')
 
 
-class lazy_property(cached_property):
+class lazy_property(cached_property[T]):
     """
     A ``cached_property`` for an ``nn.Module``.
 
@@ -14,7 +16,8 @@ class lazy_property(cached_property):
     "the module has no such attribute". It becomes a RuntimeError that says what was missing.
     """
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    # No class is asked for the property itself, as cached_property would allow.
+    def __get__(self, instance: object, owner: type | None = None) -> T:  # type: ignore[override]
         """Return the value, made at the first call."""
         try:
             return super().__get__(instance, owner)

@@ -1,5 +1,5 @@
 """
-What a ``text_config`` says of its Llama: honoured, or refused.
+The Llama that a ``text_config`` describes: its keys are honoured, or refused.
 
 The passes of this package compute a plain Llama: silu, rotary embeddings without scaling over the
 whole head, no windows, no shared matrices. A key that says otherwise is refused, and so is one
@@ -8,11 +8,11 @@ that isn't known: passed over, it would change hidden states without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import LlamaConfig
+from transformers.models.llama.configuration_llama import LlamaConfig
 
 from .errors import CheckpointError
 from .json_file import Fields
@@ -74,7 +74,21 @@ BOOKKEEPING = frozenset("""
 """.split())
 
 
-def llama_config(text_config: object, file: str = 'config.json') -> LlamaConfig:
+# A keyword of every configuration that transformers declares nowhere.
+SDPA: dict[str, Any] = {'attn_implementation': 'sdpa'}
+if TYPE_CHECKING:
+    class TextConfig(LlamaConfig):
+        """A Llama's configuration with nothing left open, as ``llama_config`` makes it."""
+
+        num_key_value_heads: int
+        head_dim: int
+        bos_token_id: int
+        rope_parameters: dict[str, Any]
+else:
+    TextConfig = LlamaConfig
+
+
+def llama_config(text_config: object, file: str = 'config.json') -> TextConfig:
     """
     Spell out the Llama a ``text_config`` means; absent keys are those of the published 7B.
 
@@ -92,12 +106,12 @@ def llama_config(text_config: object, file: str = 'config.json') -> LlamaConfig:
         reason = str(error).removeprefix(f'{file}: text_config ')
         raise fields.error(f'is no Llama: {reason}') from error
     try:
-        return LlamaConfig(
+        return TextConfig(
             rope_parameters={'rope_type': 'default', 'rope_theta': theta},
-            attn_implementation='sdpa',
             use_cache=False,
             tie_word_embeddings=False,
             **settings,
+            **SDPA,
         )
     except (StrictDataclassError, ValueError, TypeError) as error:
         reason = ' '.join(str(error).split())
@@ -145,7 +159,7 @@ def _settings(fields: Fields) -> dict[str, Any]:
     }
 
 
-def check_plain(fields: Fields, honoured: set[str]) -> None:
+def check_plain(fields: Fields, honoured: Collection[str]) -> None:
     """
     Refuse what makes a Llama another one than is computed here; ``honoured`` is read elsewhere.
 

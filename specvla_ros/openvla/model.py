@@ -75,9 +75,10 @@ class OpenVLA(nn.Module):
         self.language_model = LlamaModel(text)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         for module in (*self.projector.children(), self.lm_head):
-            nn.init.normal_(module.weight, std=_INIT_STD)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=_INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.action_tokenizer = ActionTokenizer(config.action_vocab_size, config.n_action_bins)
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.norm_stats: dict[str, dict] = {}
@@ -317,7 +318,8 @@ class OpenVLA(nn.Module):
         )
         if self.vision.siglip is not None:
             positions = torch.arange(self.config.n_patches, device=self.device)
-            self.vision.siglip.embeddings.position_ids = positions[None]
+            self.vision.siglip.embeddings.register_buffer(
+                'position_ids', positions[None], persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenVLA:
         """Move or convert the module (``to``, ``half`` …), frequencies kept in float32."""

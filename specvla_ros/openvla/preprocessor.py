@@ -162,14 +162,16 @@ def _means_and_stds(fields: Fields, towers: int) -> list[Colours]:
 
 def _three(value: object, fields: Fields, name: str, positive: bool) -> Colours:
     """Three finite numbers, for R, G and B."""
-    numbers = [finite(number) for number in value] if isinstance(value, list) else []
-    if len(numbers) != 3 or None in numbers or any(
+    found = value if isinstance(value, list) else []
+    numbers = [number for number in map(finite, found) if number is not None]
+    if len(found) != 3 or len(numbers) != 3 or any(
             number > _MOST_STD or number < (1e-3 if positive else -_MOST_STD)
             for number in numbers):
         raise fields.error(
             f'{name} is {shown(value)}, must be three {"positive" if positive else "finite"} '
             'numbers, for red, green and blue')
-    return tuple(numbers)
+    red, green, blue = numbers
+    return red, green, blue
 
 
 def _colours(values: Colours) -> str:

@@ -1,8 +1,8 @@
 """
 Keys of ``config.json`` that describe an OpenVLA beside its dimensions: honoured, or refused.
 
-A checkpoint says in them how it was built: projector, towers, activations, prompt. What is another
-architecture, or another prompt, would load into the same shapes and answer something else.
+They say how a checkpoint was built: projector, towers, activations, prompt. Another architecture,
+or another prompt, would load into the same shapes and answer something else.
 """
 
 from __future__ import annotations

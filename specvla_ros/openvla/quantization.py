@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import nn, Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass, TensorWithFlatten
 
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
@@ -62,7 +62,7 @@ def quantize(layers: nn.Module, kind: str, device: torch.device) -> None:
     quantize_(layers, _config(layers, kind, device), device=device)
 
 
-def is_quantized(tensor: Tensor) -> bool:
+def is_quantized(tensor: Tensor) -> TypeGuard[TensorWithFlatten]:
     """Whether a weight is one that ``quantize`` made: not to be joined, cut or saved as others."""
     return is_traceable_wrapper_subclass(tensor)
 

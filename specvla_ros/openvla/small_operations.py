@@ -1,5 +1,5 @@
 """
-What a Llama layer computes between its products: norm, rotation, gate.
+The operations of a Llama layer between its products: norm, rotation, gate.
 
 On a fast GPU a small kernel of a single-token pass takes a microsecond to start and two to run,
 whatever it computes: ten a layer were a quarter of a 7B's pass on an H200. Triton, which comes
@@ -28,7 +28,7 @@ class Place(Protocol):
 
 
 class SmallOperations:
-    """The operations, by torch: what any other implementation is held against."""
+    """The operations, by torch: the reference for any other implementation."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Llama's norm of [S, h], with weights [h]."""

@@ -1,5 +1,5 @@
 """
-Small files beside ``tokenizer.json``: read for what contradicts it, or asks for other decoding.
+Small files beside ``tokenizer.json``: refuse those that contradict it, or ask for other decoding.
 
 The tokenizer is ``tokenizer.json`` alone, and decoding is greedy. transformers would also read
 these; where they say something else, the checkpoint's author saw other prompts or other actions.

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import torch
 from torch import nn, Tensor
-from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
+from transformers.models.dinov2_with_registers.configuration_dinov2_with_registers import (
+    Dinov2WithRegistersConfig,
+)
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
     Dinov2WithRegistersModel,
 )
+from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from .config import VisionConfig
+from .config import VisionConfig, ViTConfig
+from .llama_config import SDPA
 
 _LAYER_NORM_EPS = 1e-6
 
@@ -33,8 +37,8 @@ class FusedVision(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.dino = _dino(config)
-        self.siglip = _siglip(config) if config.siglip else None
+        self.dino = _dino(config.dino, config)
+        self.siglip = _siglip(config.siglip, config) if config.siglip else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Patch features [B, P, D] of pixel values [B, 6, H, W], patches in reading order."""
@@ -50,9 +54,8 @@ class FusedVision(nn.Module):
         return torch.cat((patches, hidden), dim=-1)
 
 
-def _dino(config: VisionConfig) -> Dinov2WithRegistersModel:
+def _dino(vit: ViTConfig, config: VisionConfig) -> Dinov2WithRegistersModel:
     """DINOv2 without its last block, final norm and mask token."""
-    vit = config.dino
     model = Dinov2WithRegistersModel(
         Dinov2WithRegistersConfig(
             hidden_size=vit.hidden_size,
@@ -64,20 +67,19 @@ def _dino(config: VisionConfig) -> Dinov2WithRegistersModel:
             image_size=config.image_size,
             patch_size=config.patch_size,
             num_register_tokens=config.registers,
-            attn_implementation='sdpa',
+            **SDPA,
         )
     )
-    model.layernorm = nn.Identity()
-    model.embeddings.mask_token = None
+    model.add_module('layernorm', nn.Identity())
+    model.embeddings.register_parameter('mask_token', None)
     with torch.no_grad():
         # The published layout has no position embedding for the class token.
         model.embeddings.position_embeddings[:, 0] = 0
     return model
 
 
-def _siglip(config: VisionConfig) -> SiglipVisionModel:
+def _siglip(vit: ViTConfig, config: VisionConfig) -> SiglipVisionModel:
     """SigLIP's image tower without its last block, final norm and pooling head."""
-    vit = config.siglip
     model = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=vit.hidden_size,
@@ -89,8 +91,8 @@ def _siglip(config: VisionConfig) -> SiglipVisionModel:
             image_size=config.image_size,
             patch_size=config.patch_size,
             vision_use_head=False,
-            attn_implementation='sdpa',
+            **SDPA,
         )
     )
-    model.post_layernorm = nn.Identity()
+    model.add_module('post_layernorm', nn.Identity())
     return model

@@ -1,5 +1,5 @@
 """
-`specvla doctor`: what works on this machine, and what to do about what doesn't.
+`specvla doctor`: say what works on this machine, and how to mend the rest.
 
 Every check does the thing itself (renders a scene, sends a message, loads the weights) in a
 process of its own, where a crash of a driver is a finding and not the end of the report.
@@ -21,7 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, image_preparation, machine, report
+from specvla_ros import files
+from specvla_ros.benchmark import image_preparation, machine, report
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.libero import renderer
 from specvla_ros.tools import probes
@@ -277,7 +278,7 @@ def check_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether nobody holds a Fast DDS lock file: its owner does as long as it lives."""
+    """Whether a Fast DDS lock file is free: its owner holds it as long as it lives."""
     try:
         with open(lock, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """
-What `specvla doctor` runs in processes of their own: a few lines each that do the thing itself.
+The checks that `specvla doctor` runs in processes of their own: a few lines of Python each.
 
 They are texts because this process must survive them, and because nothing but `nodes/` imports
-rclpy. The last line printed is the finding; an exception's last line is what is wrong.
+rclpy. The last line printed is the finding; the last line of an exception names the fault.
 """
 
 TORCH = """

@@ -2,7 +2,7 @@
 `specvla record`: ROS 2 topics → a rosbag2 folder, until Ctrl-C.
 
 The recording runs in a process of its own (`nodes/bag_recorder.py`), which keeps rclpy out of this
-one. What is told to stop here is told to it: it completes the bag and says so.
+one. Ctrl-C and SIGTERM are handed on to it: it completes the bag and says so.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from specvla_ros import files
 from specvla_ros.bags.writer import check_free, check_name
-from specvla_ros.benchmark import files, report
+from specvla_ros.benchmark import report
 from specvla_ros.benchmark.session import fatal_line
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
@@ -51,7 +52,7 @@ class RecordArgs:
     storage: Literal['mcap', 'sqlite3'] = 'mcap'
     """Format of the file inside."""
     seconds: float | None = None
-    """Stop after so many seconds. Default: at Ctrl-C."""
+    """Stop after this many seconds. Default: at Ctrl-C."""
     json: Path | None = None
     """Also write what was recorded here, for machines."""
 
@@ -113,7 +114,7 @@ def _check(args: RecordArgs) -> None:
 
 @contextlib.contextmanager
 def _recorder(args: RecordArgs, folder: Path) -> Iterator[subprocess.Popen]:
-    """Start the recorder; what asks this process to stop asks that one."""
+    """Start the recorder; hand signals to stop on to it."""
     specification = folder / 'specification.json'
     specification.write_text(json.dumps({
         'out': str(args.out.resolve()), 'topics': list(args.topics), 'storage': args.storage,

@@ -35,7 +35,7 @@ class TopArgs:
     namespace: str = '/'
     """Namespace of the policy node."""
     views: int = 0
-    """Stop after so many views, one a second. Default: at Ctrl-C."""
+    """Stop after this many views, one a second. Default: at Ctrl-C."""
 
 
 def run(args: TopArgs) -> int:
@@ -82,7 +82,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def picture(view: dict[str, Any]) -> Group:
-    """Return what is shown of a `View` of the listener."""
+    """Return the picture of a `View` of the listener."""
     if view['silence'] is None and view['state'] is None:
         return Group(Text('no policy node has been heard yet; is it in the same ROS_DOMAIN_ID '
                           'and namespace?', style='yellow'))
@@ -130,7 +130,7 @@ def _stages(view: dict[str, Any]) -> Table:
 
 
 def _node(view: dict[str, Any]) -> Table:
-    """Return what the node says of itself."""
+    """Return the lines on the node's own diagnostics."""
     table = Table.grid(padding=(0, 2))
     for name, value in view['diagnostics'].items():
         table.add_row(Text(name, style='dim'), value)

@@ -1,4 +1,4 @@
-"""Frames of a data set → batches of tensors, with what is drawn at random about them."""
+"""Frames of a data set → batches of tensors, varied at random."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from specvla_ros.training.objective import Batch
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """
-    What is varied in a training frame.
+    How a training frame is varied.
 
     shift: pixels the picture is moved by at most, borders repeated; colour: contrast and
     brightness vary by this share of the pixel's deviation; jitter: bins the action tokens that

@@ -16,7 +16,7 @@ from specvla_ros.training.unroll import DraftBatch
 @dataclass(frozen=True, slots=True)
 class Perturbation:
     """
-    What is varied in a training frame.
+    How a training frame is varied.
 
     own_share: share of frames whose tokens are the target's own; the others' are off by a few
     bins, as relaxed acceptance leaves them. noise: uniform noise on the features that are read,

@@ -1,4 +1,4 @@
-"""How good a drafter is: its guesses on held-out frames, and what the real decoder makes of it."""
+"""How good a drafter is: its guesses on held-out frames, and its passes in the real decoder."""
 
 from dataclasses import dataclass, replace
 
@@ -58,7 +58,7 @@ class Accuracy:
 
 
 def token_names(action_dim: int, length: int) -> list[str]:
-    """What each of an action's tokens says."""
+    """Names of an action's tokens."""
     names = ['x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper'] if action_dim == 7 \
         else [str(number) for number in range(action_dim)]
     return [names[number % action_dim] for number in range(length)]
@@ -93,7 +93,7 @@ class TokenAccuracy:
 @dataclass(frozen=True, slots=True)
 class ConstantDrafter(Drafter):
     """
-    Always drafts the same action: what a trained drafter has to beat.
+    Always drafts the same action: a trained drafter has to beat it.
 
     Where a target hardly ever turns the hand, three tokens of seven are guessed right for
     nothing; an acceptance length alone doesn't tell how much of it the drafter has learned.
@@ -103,7 +103,7 @@ class ConstantDrafter(Drafter):
 
     @classmethod
     def of(cls, shards: list[Shard]) -> 'ConstantDrafter':
-        """Of the token that the target says most often at each position."""
+        """Take the token that the target says most often at each position."""
         own = np.concatenate([shard.records['tokens'][:, 0] for shard in shards])
         return cls(tuple(int(np.bincount(tokens).argmax()) for tokens in own.T))
 
@@ -150,7 +150,7 @@ def passes(
 def _decoded(
     checkpoint: Checkpoint, decoders: dict[str, Decoder], episodes: list[Episode], frames: int
 ) -> dict[str, list[DecodeTrace]]:
-    """What decoding up to so many frames, spread evenly over the episodes, cost each decoder."""
+    """Decode frames spread evenly over the episodes; return the costs of each decoder."""
     traces: dict[str, list[DecodeTrace]] = {name: [] for name in decoders}
     held_out = Frames.of(episodes)
     chosen = np.linspace(0, len(held_out) - 1, min(frames, len(held_out))).astype(np.int64)

@@ -1,10 +1,10 @@
 """
-What the trainings of all drafters have in common: frames, steps, measurements, files.
+The training that all drafters share: frames, steps, measurements, files.
 
 A drafter learns from `specvla regenerate`'s data. Its folder is whole from the first measurement
 on, each replaced in one go; beside it a folder `….training/` keeps the state to resume from and
-the learning curve (`curve.jsonl`). At the end the deployed decoder tells what it makes of the
-drafter on held-out frames, which neither the target nor the drafter was trained on.
+the learning curve (`curve.jsonl`). At the end the deployed decoder measures the drafter on
+held-out frames, which neither the target nor the drafter was trained on.
 """
 
 from abc import ABC, abstractmethod
@@ -24,17 +24,18 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file, whole_folder
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.draft_batches import ShardFrames
-from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
-from specvla_ros.training.progress import HasTokens, TrainingProgress
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.sampler import Sampler
+from specvla_ros.training.saved_state import load_state
 from specvla_ros.training.target_check import check_place, check_same, check_target
+from specvla_ros.training.training_progress import HasTokens, TrainingProgress
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
@@ -63,16 +64,8 @@ class DrafterTrainingArgs:
     decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 150
 
 
-class Saved(Protocol):
-    """A network that writes itself to a folder; an ``nn.Module``."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write it."""
-        ...
-
-
 class Measured(Protocol):
-    """What held-out frames say about a network."""
+    """The measurement of a network on held-out frames."""
 
     def point(self) -> dict[str, Any]:
         """Return its part of a point of the learning curve."""
@@ -225,13 +218,13 @@ class DrafterTraining(ABC):
 
     def _save(self, point: dict) -> None:
         """Write the averaged weights as a drafter, and the state to resume from."""
-        with replace_folder(self.out, self.keep) as folder:
+        with whole_folder(self.out, self.keep) as folder:
             self.optimizer.averaged.save_pretrained(folder)
             (folder / 'training.json').write_text(json.dumps(
                 {'target_sha256': self.target_sha256, 'measured': point}, indent=1) + '\n')
         state = {'settings': self._settings(), 'optimizer': self.optimizer.state_dict(),
                  'sampler': self.sampler.state_dict(), 'elapsed': self.elapsed}
-        with replace_file(self.state_folder / 'state.pt') as path:
+        with whole_file(self.state_folder / 'state.pt') as path:
             torch.save(state, path)
 
     def _decode(self) -> None:

@@ -1,5 +1,5 @@
 """
-What the target is trained to do: say the expert's action tokens, and know where things are.
+The loss of the target: say the expert's action tokens, and know where things are.
 
 One forward pass teaches all L tokens (teacher forcing): BOS, patches, prompt, the first L - 1
 action tokens. Neighbouring bins mean nearly the same motion, so the labels are smoothed over them

@@ -47,7 +47,7 @@ class Optimizer:
     """
     Train the parameters of a module; `averaged` is the module to keep.
 
-    lanes: threads, each on one core; dtype: what the lanes compute in.
+    lanes: threads, each on one core; dtype: the data type that the lanes compute in.
     """
 
     def __init__(

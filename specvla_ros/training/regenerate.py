@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -29,12 +29,13 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import image_preparation
+from specvla_ros.progress import terminal_bar
 from specvla_ros.training.dataset import Dataset, Episode
-from specvla_ros.training.files import replace_file
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.target_check import check_target
 from specvla_ros.writable import check_writable
@@ -170,12 +171,12 @@ def _regenerate(
     def shard(episode: Episode) -> int:
         records = np.concatenate(list(regenerator.records(episode)))
         path = folder / f'{episode.name}.npy'
-        with replace_file(path) as temporary, temporary.open('wb') as file:
+        with whole_file(path) as temporary, temporary.open('wb') as file:
             np.save(file, records)
         return len(records)
 
     columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, \
+    with terminal_bar(console, *columns) as progress, \
             ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         bar = progress.add_task('', total=total)
         waiting, rest = deque(), iter(episodes)

@@ -1,5 +1,5 @@
 """
-What a target says to a data set's frames, as files: the data a drafter learns from.
+The target's own actions on a data set's frames, as files: a drafter learns from them.
 
 One shard an episode, `<folder>/task<id>/seed<seed>.npy`, opened as a memory map: one record a
 frame (`frame_type`), float16 where the network computes float32 (an error of 0.05 %).
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.training.dataset import AUGMENTED
-from specvla_ros.training.files import replace_file
 from specvla_ros.typed_files import read_json, typed
 
 _VERSION = 1
@@ -28,7 +28,7 @@ _MANIFEST = 'manifest.json'
 
 
 def default_folder(suite: str, target_sha256: str) -> Path:
-    """Where a target's words about a suite belong."""
+    """Default folder of a target's actions on a suite."""
     return cache_folder() / 'runs' / 'regenerated' / f'{suite}-{target_sha256[:12]}'
 
 
@@ -49,7 +49,7 @@ def frame_type(patches: int, prompt: int, hidden: int, paths: int, length: int) 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """
-    Whose words, about what, how made; `episodes` maps each shard's name to its instruction.
+    The target, the data and the settings; `episodes` maps a shard's name to its instruction.
 
     image_size, mirror, image: how the frames were shown; length: L; the rest as `RegenerateArgs`.
     """
@@ -96,7 +96,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it in one go."""
-        with replace_file(folder / _MANIFEST) as path:
+        with whole_file(folder / _MANIFEST) as path:
             path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
 
     def difference(self, other: 'Manifest') -> str | None:

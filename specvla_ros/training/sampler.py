@@ -1,4 +1,4 @@
-"""Which frames a training step sees: shuffled epochs over a data set that may grow meanwhile."""
+"""Choose the frames of a training step: shuffled epochs over a data set that may grow."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class Sampler:
         return self.epoch < 0 or self.position + self.batch > self.frames
 
     def begin(self, frames: int) -> None:
-        """Begin the next epoch, over so many frames."""
+        """Begin the next epoch, over this many frames."""
         if frames < self.batch:
             raise ValueError(f'{frames} training frames, must be at least a batch of {self.batch}')
         self.epoch, self.position, self.frames = self.epoch + 1, 0, frames

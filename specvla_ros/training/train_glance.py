@@ -1,8 +1,8 @@
 """
 `specvla train glance`: teach a glance network to guess its target's actions from the patches.
 
-It learns from `specvla regenerate`'s data: the projected patches, the instruction, and what the
-target itself said. The labels are blurred over neighbouring bins, so that a guess which is one
+It learns from `specvla regenerate`'s data: the projected patches, the instruction, and the
+target's own tokens. The labels are blurred over neighbouring bins, so that a guess which is one
 bin off costs less than one that is far off.
 """
 

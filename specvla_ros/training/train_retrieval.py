@@ -30,10 +30,10 @@ from specvla_ros.decoding.drafters.action_memory import (
 )
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_folder
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Checkpoint, Policy
-from specvla_ros.training.files import replace_folder
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.target_check import check_place, check_target
 
@@ -98,7 +98,7 @@ def run(args: TrainRetrievalArgs) -> int:
         raise SpecVLAError(f'{", ".join(map(str, args.bags)) or folder}: no frames in it')
     every = max(1, -(-len(frames) // args.entries))
     memory = fitted(model, frames[::every], args.rank, args.size)
-    with replace_folder(out) as folder:
+    with whole_folder(out) as folder:
         memory.save(folder)
         made_of = {'target_sha256': sha256, 'frames': len(frames), 'entries': len(memory),
                    'bags': [path.name for path in args.bags]}

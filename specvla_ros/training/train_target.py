@@ -22,6 +22,7 @@ import tyro
 
 from specvla_ros.configuration import load_dataset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file, whole_folder
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
@@ -29,7 +30,6 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
-from specvla_ros.training.files import load_state, replace_file, replace_folder
 from specvla_ros.training.objective import (
     action_hidden,
     Batch,
@@ -39,11 +39,12 @@ from specvla_ros.training.objective import (
     vision_loss,
 )
 from specvla_ros.training.optimizer import check_schedule, Optimizer, OptimizerSettings
-from specvla_ros.training.progress import TrainingProgress
 from specvla_ros.training.sampler import Sampler
+from specvla_ros.training.saved_state import load_state
 from specvla_ros.training.shape import new_target, TargetShape
 from specvla_ros.training.target_check import check_place, check_same, check_target
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
+from specvla_ros.training.training_progress import TrainingProgress
 
 Help = tyro.conf.arg
 # What a resumed training needs.
@@ -258,7 +259,7 @@ class Training:
                        'mask': self.statistics.mask.tolist()},
             'num_transitions': self.dataset.n_frames,
             'num_trajectories': len(self.dataset.episodes)}}
-        with replace_folder(self.args.out) as folder:
+        with whole_folder(self.args.out) as folder:
             model.save_pretrained(folder)
             (folder / 'dataset_statistics.json').write_text(
                 json.dumps(model.norm_stats, indent=2) + '\n')
@@ -269,7 +270,7 @@ class Training:
             'scale': asdict(self.scale), 'statistics': asdict(self.statistics),
             'episodes': [episode.name for episode in self.dataset.episodes],
         }
-        with replace_file(self.state_folder / 'state.pt') as path:
+        with whole_file(self.state_folder / 'state.pt') as path:
             torch.save(state, path)
 
     def _divide(self) -> None:

@@ -1,5 +1,5 @@
 """
-What a drafter is trained to do: continue the target's features, and then its own.
+The loss of EAGLE: continue the target's features, and then its own.
 
 Training-time test (EAGLE-3, arXiv 2503.01840): at depth 1 every row reads the target's feature of
 its position, at depth 2 the drafter's own guess of it, and so on, just as a draft tree grows. A

@@ -38,7 +38,7 @@ class Environment:
         self._log.append(('close', self._task))
 
 
-class Actor:
+class Policy:
     def reset(self):
         pass
 
@@ -48,7 +48,7 @@ class Actor:
 
 def test_frames_are_those_the_policy_lives_through_shared_among_tasks():
     log, ticks = [], []
-    episodes = list(played(lambda task: Environment(task, log), (0, 3), Actor(), count=5, seed=4,
+    episodes = list(played(lambda task: Environment(task, log), (0, 3), Policy(), count=5, seed=4,
                            on_frame=lambda: ticks.append(1)))
     assert [episode.instruction for episode in episodes] == ['task 0', 'task 3']
     assert [[frame[0, 0, 0] for frame in e.frames] for e in episodes] == [[0, 1, 2], [30, 31]]
@@ -58,7 +58,7 @@ def test_frames_are_those_the_policy_lives_through_shared_among_tasks():
 
 
 def test_fewer_frames_than_tasks_leave_tasks_out():
-    episodes = list(played(lambda task: Environment(task, []), (0, 1, 2), Actor(), 2, 0))
+    episodes = list(played(lambda task: Environment(task, []), (0, 1, 2), Policy(), 2, 0))
     assert len(episodes) == 2
 
 

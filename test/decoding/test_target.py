@@ -49,6 +49,7 @@ def from_scratch(model, prompt, tokens):
 @settings(max_examples=40, deadline=None)
 @torch.inference_mode()
 def test_a_session_of_tree_passes_equals_plain_passes(seed, kv_heads, runner, features, lab):
+    """Prefill, commit and verify random trees; each row is what one plain pass says there."""
     random = np.random.default_rng(seed)
     it = lab(seed % 4, 7, 1, kv_heads)
     model, target = it.model, Target(it.model, lab.runners[runner]())

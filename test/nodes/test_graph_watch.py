@@ -144,11 +144,11 @@ def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):
     assert says(4.9) == ''
     start = 'no image for more than 5 s: '
     assert says() == (
-        f'{start}nobody publishes on /image/compressed, expected is {expected}')
+        f'{start}no node publishes on /image/compressed, expected is {expected}')
     graph.publishers = [('/cam/compressed', '/cam', expected), ('/image', '/cam', 'x/msg/Y')]
     assert says().endswith('; that is on /cam/compressed: remap /image/compressed to it')
     graph.publishers = [('/mine', '/left/policy_node', expected)]
-    assert says() == f'{start}nobody publishes on /image/compressed, expected is {expected}'
+    assert says() == f'{start}no node publishes on /image/compressed, expected is {expected}'
     graph.publishers = [('/image/compressed', '/cam', type_name(Image))]
     assert says() == (f'{start}/cam: {type_name(Image)} on /image/compressed, expected is '
                       f'{expected}')
@@ -177,7 +177,7 @@ def test_a_stop_button_in_another_namespace_is_said_once(graph):
     look()
     look()
     line, = graph.log
-    assert line.startswith('nobody publishes on /left/emergency_stop, and /emergency_stop is not')
+    assert line.startswith('no node publishes on /left/emergency_stop, and /emergency_stop is not')
     assert 'remap emergency_stop to it' in line
     graph.publishers = [own]
     look()

@@ -3,7 +3,7 @@ import pytest
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.play_list import (
-    Episode,
+    EpisodeStart,
     parse_episodes,
     parse_indices,
     read_play_list,
@@ -35,7 +35,8 @@ def test_indices_that_cannot_be(value, reason):
 
 
 def test_episodes_of_tasks_and_states():
-    assert parse_episodes(' 0:0-1  3:7', 10, 50) == [Episode(0, 0), Episode(0, 1), Episode(3, 7)]
+    assert parse_episodes(' 0:0-1  3:7', 10, 50) == [
+        EpisodeStart(0, 0), EpisodeStart(0, 1), EpisodeStart(3, 7)]
 
 
 @pytest.mark.parametrize('text, reason', [

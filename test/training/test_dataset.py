@@ -9,7 +9,7 @@ from specvla_ros.configuration import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.training.dataset import action_statistics, Dataset, Episode, Frames
-from specvla_ros.training.files import load_state
+from specvla_ros.training.saved_state import load_state
 from test.training.conftest import SUITE, write_episode
 
 

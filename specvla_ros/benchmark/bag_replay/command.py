@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import tyro
 
+from specvla_ros import files
 from specvla_ros.bags.folder import METADATA
 from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
 from specvla_ros.bags.reader import Bag
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import page as replay_page
 from specvla_ros.benchmark.bag_replay import plots as replay_plots
@@ -32,6 +33,7 @@ from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
+from specvla_ros.progress import terminal_bar
 
 DECODERS = ('ar', 'strict', 'relaxed')
 MAX_RATE = 100.0  # times the recording's speed
@@ -175,7 +177,7 @@ def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
 
 
 def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
-    """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(args.bag.resolve()),
         'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
@@ -187,8 +189,8 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
-                    TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    return terminal_bar(console, BarColumn(), MofNCompleteColumn(), TextColumn('frames, left'),
+                        TimeRemainingColumn())
 
 
 def _tell_missing(bag: Bag, told: str, console: Console) -> None:
@@ -222,7 +224,7 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
 
 
 def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:
-    """Return what the report says about its input."""
+    """Return the facts about the bag for the report."""
     bag = reader.bag
     seconds = (frames[-1].received - frames[0].received) * 1e-9
     return {

@@ -7,17 +7,22 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 import sys
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specvla_ros.benchmark.bag_replay.offline import Replayed, with_deviations
+from specvla_ros.benchmark.records import ActionRecord, rounded_risk
 from specvla_ros.benchmark.session import DemoSession
+
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.decoding.trace import DecodeTrace
 
 MODULE = 'specvla_ros.nodes.sessions.replay'
 # Of a frame's stages; its age is that of the bag.
 _NOT_THE_POLICYS = ('queue_age', 'publish')
+_OF_THE_TRACE = ('target_passes', 'drafted', 'accepted', 'acceptance_lengths', 'sources')
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,16 @@ class PlayedFrame:
     received: int
     segment: int
     instruction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the session tells of a node's action; see `policy.Action`."""
+
+    tokens: list[int]
+    normalized: NDArray[np.float64]
+    si: NDArray[np.float64]
+    trace: DecodeTrace
 
 
 def play_live(specification: dict[str, Any], folder: Path, decoders: Sequence[str],
@@ -60,15 +75,22 @@ def _replayed(frame: PlayedFrame, answers: dict[str, dict[str, Any]], decoders: 
               ) -> Replayed:
     actions = {name: _action(answers[name]) for name in decoders if name in answers}
     replayed = with_deviations(frame, actions)
-    records = {name: dataclasses.replace(record, ros_ms=round(answers[name]['ros_ms'], 3))
+    records = {name: _completed(record, answers[name])
                for name, record in replayed.actions.items()}
     return dataclasses.replace(replayed, actions=records)
 
 
-def _action(answer: dict[str, Any]) -> SimpleNamespace:
-    """Return what is used of a `policy.Action`."""
+def _completed(record: ActionRecord, answer: dict[str, Any]) -> ActionRecord:
+    """Return a record with what a session tells of an action beside its trace."""
+    return dataclasses.replace(
+        record, ros_ms=round(answer['ros_ms'], 3), risk=rounded_risk(answer.get('risk')),
+        forbidden=answer.get('forbidden', 0), unverified=answer.get('unverified', 0))
+
+
+def _action(answer: dict[str, Any]) -> Answer:
+    from specvla_ros.decoding.trace import DecodeTrace  # heavy
+
     stages = {name: ms for name, ms in answer['stage_ms'].items() if name not in _NOT_THE_POLICYS}
-    return SimpleNamespace(
-        tokens=answer['tokens'], si=np.array(answer['si']),
-        normalized=np.array(answer['normalized']),
-        trace=SimpleNamespace(**{**answer, 'stage_ms': stages}))
+    trace = DecodeTrace(**{name: answer[name] for name in _OF_THE_TRACE}, stage_ms=stages)
+    return Answer(
+        answer['tokens'], np.array(answer['normalized']), np.array(answer['si']), trace)

@@ -3,7 +3,7 @@
 
 A real policy node, in a process and a ROS domain of its own, gets one image after the other over
 real topics, the next as soon as the one before has been answered: the session of `specvla replay
---live`, on a bag of made-up frames. Inference is what the node measured from the image taken to
+--live`, on a bag of made-up frames. The node measures inference itself, from the image taken to
 the action decoded; the rest is ROS: two messages through DDS, executors, the envelope, Python.
 """
 
@@ -24,21 +24,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 import tyro
 
+from specvla_ros import files
 from specvla_ros.bags.frames import IMAGE
 from specvla_ros.bags.writer import BagWriter, offered_qos
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import live as live_replay
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.progress import terminal_bar
 
 DECODER = 'relaxed'
 WARM_UP = 20  # actions that aren't counted: discovery, caches, the first of everything
 SIDES = (16, 4096)  # pixels
 _TIMEOUT_S, _START_TIMEOUT_S = 60.0, 300.0
-_FRAMES = 20  # different ones: `observations.made_up` begins again after so many
+_FRAMES = 20  # different ones, then `observations.made_up` begins again
 _INTERVAL = 50_000_000  # ns between two stamps in the bag; what counts is when they are played
 _COLUMNS = {'image_to_action_ms': 'image to action', 'ms_per_action': 'inference',
             'ros_ms_per_action': 'ROS around it'}
@@ -132,7 +134,7 @@ def _measure(args: OverheadArgs, decoders: dict[str, DecoderConfig], folder: Pat
 
 
 def _write_bag(path: Path, count: int, side: int) -> None:
-    """Write a bag of so many images, each under a stamp of its own."""
+    """Write a bag of `count` images, each under a stamp of its own."""
     from specvla_ros.benchmark import observations
 
     frames = observations.made_up(_FRAMES, side).frames
@@ -151,7 +153,7 @@ def _write_bag(path: Path, count: int, side: int) -> None:
 
 
 def _specification(args: OverheadArgs, bag: Path, decoders: list[str]) -> dict[str, Any]:
-    """Return what the session is to play; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(bag), 'decoders': decoders, 'image_topic': '/image',
         'instruction_topic': '', 'instruction': args.instruction, 'rate': 0.0,
@@ -161,9 +163,8 @@ def _specification(args: OverheadArgs, bag: Path, decoders: list[str]) -> dict[s
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TextColumn('actions, left'),
-                    TimeRemainingColumn(), console=console, transient=True,
-                    disable=not console.is_terminal)
+    return terminal_bar(console, BarColumn(), MofNCompleteColumn(), TextColumn('actions, left'),
+                        TimeRemainingColumn(), transient=True)
 
 
 def _config(args: OverheadArgs, decoders: dict[str, DecoderConfig]) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _table(document: report.Report) -> Table:
 
 def _write_plot(path: Path, document: report.Report) -> None:
     """
-    Draw how often ROS took how long; what is beyond the 99th percentile is drawn at its place.
+    Draw a histogram of the time that ROS took; times beyond the 99th percentile stand there.
 
     :raises SpecVLAError: the file cannot be written
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from specvla_ros.benchmark import files
+from specvla_ros import files
 from specvla_ros.benchmark.report import provenance, Report, shown_lines
 
 _HEIGHT = 180  # of the pictures, pixels

@@ -1,27 +1,30 @@
-"""A replayed bag over time: milliseconds, tokens and errors of every frame, and what was seen."""
+"""A replayed bag over time: milliseconds, tokens and errors of every frame, and some pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.bag_replay.offline import Replayed
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.benchmark.plots import decoder_colour, STYLE
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.files import whole_file
+
+if TYPE_CHECKING:  # heavy
+    from matplotlib.axes import Axes
 
 _PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """What a decoder did; seconds: since the first frame, one for each action."""
+    """The line of one decoder; seconds: since the first frame, one for each action."""
 
     name: str
     colour: str
@@ -72,7 +75,7 @@ def _line(name: str, colour: str, frames: Sequence[Replayed]) -> _Line:
                  [frame.actions[name] for frame in acted])
 
 
-def _times(axis: Any, lines: Sequence[_Line], frames: Sequence[Replayed]) -> None:
+def _times(axis: Axes, lines: Sequence[_Line], frames: Sequence[Replayed]) -> None:
     for line in lines:
         axis.plot(line.seconds, [action.stage_ms['total'] for action in line.actions],
                   color=line.colour, label=line.name, linewidth=1.6)
@@ -84,14 +87,14 @@ def _times(axis: Any, lines: Sequence[_Line], frames: Sequence[Replayed]) -> Non
     axis.legend(frameon=False, ncols=len(lines) + 1, loc='upper right', bbox_to_anchor=(1, 1.2))
 
 
-def _passes(axis: Any, lines: Sequence[_Line]) -> None:
+def _passes(axis: Axes, lines: Sequence[_Line]) -> None:
     for line in lines:
         axis.step(line.seconds, [action.target_passes for action in line.actions],
                   color=line.colour, where='mid', linewidth=1.6)
     axis.set_title('Passes of the target, the prefill counted')
 
 
-def _errors(axis: Any, lines: Sequence[_Line]) -> None:
+def _errors(axis: Axes, lines: Sequence[_Line]) -> None:
     for line in lines:
         compared = [(seconds, action.deviation.mm)
                     for seconds, action in zip(line.seconds, line.actions)

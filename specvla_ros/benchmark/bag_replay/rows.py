@@ -20,7 +20,7 @@ from specvla_ros.benchmark.report import (
     Row,
 )
 
-_FIRST = 10  # frames that differ are named up to so many
+_FIRST = 10  # frames that differ: at most this many are named
 _NOTES = ('Passes count the prefill; acceptance length = tokens per pass after it, bonus\n'
           'included. Equal actions and errors: on the same frame. Missed frames: what a\n'
           'policy that acts on the newest one only would not have seen. Ceiling: what a free\n'
@@ -77,10 +77,10 @@ def _equality(frames: Sequence[Replayed], actions: Sequence[ActionRecord],
 
 def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
     """
-    Count the frames that a policy acting on the newest only would not have acted on.
+    Count the frames that a policy would miss because it acts on the newest one only.
 
-    It takes the newest frame when it is free, waits for the next one if it has had that, and is
-    busy for as long as this frame's action took in the replay.
+    When the policy is free it takes the newest frame; if it has acted on that, it waits for the
+    next. It is then busy for as long as the action took in the replay.
 
     :param received: when each frame came, ns, ascending; latencies: of its action, ms
     """
@@ -99,6 +99,6 @@ def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
 
 
 def print_table(document: Report, title: str, console: Console) -> None:
-    """Print a replay's rows, and on what they were got."""
+    """Print a replay's rows, and the machine and versions below."""
     print_figures(title, document['rows'], console)
     console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)

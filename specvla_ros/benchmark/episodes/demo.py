@@ -2,7 +2,7 @@
 `specvla demo`: the main job end to end, over ROS 2, with everything to look at afterwards.
 
 Policy and simulator run as two ROS 2 nodes in processes of their own; the same initial states are
-played under each decoder. What is left: report.json, a table, a video and a plot.
+played under each decoder. The results are report.json, a table, a video and a plot.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,15 @@ import sys
 from typing import Annotated, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, plots, preflight, report
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes import video
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.films import PlayedEpisode, read_episode
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeRecord
@@ -29,6 +30,7 @@ from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.progress import terminal_bar
 
 MAX_COLUMNS = 4  # of the video, side by side
 
@@ -63,7 +65,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     """
     Play the demo and leave its report, video and plot.
 
-    :param make_session: what plays, from a specification and a folder
+    :param make_session: makes the session that plays, from a specification and a folder
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
@@ -119,7 +121,7 @@ def _check(args: DemoArgs) -> dict[str, DecoderConfig]:
 
 
 def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
-    """Return what the demo session is to play; the keys are its own."""
+    """Return the session's specification; `SessionSpec` defines the keys."""
     return {
         **args.source(checks.DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
         'decoders': [checks.place_of(name) for name in args.decoder or checks.DECODERS],
@@ -219,8 +221,8 @@ def make_scenes(episodes: list[PlayedEpisode]) -> list[video.Scene]:
 
 def _draw(path: Path, scenes: list[video.Scene], console: Console) -> None:
     total = sum(video.count_pictures(scene) for scene in scenes)
-    bar = Progress(TextColumn('drawing the video'), BarColumn(), TimeRemainingColumn(),
-                   console=console, transient=True, disable=not console.is_terminal)
+    bar = terminal_bar(console, TextColumn('drawing the video'), BarColumn(),
+                       TimeRemainingColumn(), transient=True)
     with bar:
         task = bar.add_task('', total=total)
         video.write_video(path, scenes, on_picture=lambda: bar.advance(task))

@@ -2,7 +2,7 @@
 `specvla eval`: LIBERO success, acceptance length and time per action, decoders side by side.
 
 Every initial state is played under all decoders one after the other, in an order that rotates from
-state to state, on the same weights: what the machine does meanwhile hits them alike. Finished
+state to state, on the same weights: other load on the machine hits them alike. Finished
 episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
 """
 
@@ -14,9 +14,11 @@ import time
 
 from rich.console import Console
 
-from specvla_ros.benchmark import files, plots, report
+from specvla_ros import files
+from specvla_ros.benchmark import plots, report
 from specvla_ros.benchmark.episodes.comparison import comparison
 from specvla_ros.benchmark.episodes.comparison_report import print_comparison, write_comparison
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.plan import (
     EvalArgs,
     make_plan,
@@ -25,7 +27,6 @@ from specvla_ros.benchmark.episodes.plan import (
     read_safety,
 )
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
@@ -47,14 +48,14 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every,
-                              args.safety and read_safety(args.safety)))
+                              None if args.safety is None else read_safety(args.safety)))
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     """
     Evaluate, print the tables and write report.json and plot.png.
 
-    :param make_player: what plays in each worker; the default is LIBERO with the policy
+    :param make_player: makes the player in each worker; the default is LIBERO with the policy
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
@@ -99,7 +100,7 @@ def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], consol
     pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in pool.run(plan.jobs(log.episodes)):
+        for event in pool.run(plan.matches(log.episodes)):
             if isinstance(event, EpisodeRecord):
                 with files.writing(log.path):
                     log.append(event)

@@ -1,4 +1,4 @@
-"""What the demo session leaves of an episode, read back as a record and as a film."""
+"""Read an episode that the demo session wrote, as a record and as a film."""
 
 from dataclasses import dataclass
 import json

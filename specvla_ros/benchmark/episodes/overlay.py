@@ -1,5 +1,5 @@
 """
-The picture of one moment: what the robot sees, and how its action was decoded.
+The picture of one moment: the camera frame, and how the action was decoded.
 
 A decoder's column holds its name, the camera frame, the action's tokens as chips and the counts.
 Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts
@@ -204,7 +204,7 @@ def draw_canvas(columns: Sequence[Image.Image], title: str, subtitle: str, clock
     pen.text((MARGIN, 30), _fit(pen, title, 26, room), TEXT, font(26, bold=True), anchor='lm')
     pen.text((width - MARGIN, 30), clock, TEXT, font(22, bold=True), anchor='rm')
     pen.text((MARGIN, 68), subtitle, DIM, font(16), anchor='lm')
-    x = width - MARGIN
+    x: float = width - MARGIN
     for text, colour in (('unverified', UNVERIFIED), ('accepted draft', DRAFT),
                          ("target's own token", TARGET)):
         x -= pen.textlength(text, font(16))

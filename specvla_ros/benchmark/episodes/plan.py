@@ -1,4 +1,4 @@
-"""A checked evaluation: its arguments, what is played in which order, and where it is kept."""
+"""A checked evaluation: its arguments, the order of play, and the folder of the run."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.fence import settings_for_json
-from specvla_ros.benchmark.episodes.workers import Job
+from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import shown, SpecVLAError
@@ -66,7 +67,7 @@ class EvalArgs(PolicyArgs):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    A checked evaluation: what is played, with what, and where it is written.
+    A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite.
     """
@@ -82,7 +83,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """
-        Return what must be the same for a run to be continued.
+        Return the settings that must stay the same to continue a run.
 
         More or fewer trials of the same tasks are the same run.
         """
@@ -100,18 +101,18 @@ class Plan:
         """How many episodes there are in all, over all decoders."""
         return len(self.places()) * len(self.decoders)
 
-    def jobs(self, finished: Sequence[EpisodeRecord]) -> list[Job]:
-        """Return what is left to play. The order of the decoders rotates with the state."""
+    def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
+        """Return the matches that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        jobs = []
+        matches = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
             left = tuple(name for name in order if (*place, name) not in done)
             if left:
-                jobs.append(Job(*place, left))
-        return jobs
+                matches.append(Match(*place, left))
+        return matches
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
         """Return those of the episodes that belong to the plan."""
@@ -141,7 +142,9 @@ def make_plan(args: EvalArgs) -> Plan:
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
         'trials': trials,
-        'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
+        # As it is read back: JSON has no tuples.
+        'decoders': json.loads(json.dumps({
+            name: dataclasses.asdict(decoder) for name, decoder in decoders.items()})),
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
@@ -176,8 +179,8 @@ def open_run(plan: Plan) -> Iterator[EpisodeLog]:
     """
     Make the run's folder, or take up the one that is there, and keep other processes out of it.
 
-    A run in which no episode was finished leaves nothing that could stand in another one's way;
-    one that was refused leaves nothing at all.
+    A run without a finished episode leaves nothing that hinders the next one. A run that was
+    refused leaves nothing at all.
 
     :raises SpecVLAError: the folder holds a run of another configuration, or another process
         is at it
@@ -224,7 +227,7 @@ def _log_of(plan: Plan) -> EpisodeLog:
         raise SpecVLAError(f'--out {plan.folder} is not empty and holds no evaluation; '
                            'give a new folder')
     log = EpisodeLog(episodes)
-    if not log.episodes:  # of a start that failed: it stands in nobody's way
+    if not log.episodes:  # left by a start that failed: an empty log does no harm
         return log
     try:
         differences = _differences(read_json(path), plan.identity())

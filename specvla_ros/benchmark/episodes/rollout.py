@@ -1,39 +1,24 @@
 """
 One episode: a policy plays a stored initial state of a task and everything is written down.
 
-Only the policy's own time counts. Where `ar` is run beside another decoder, for the deviation on
-the same observation, that time is left out.
+Only the policy's own time counts. `ar` may run beside another decoder, for the deviation on the
+same observation; its time is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from specvla_ros.benchmark.deviation import deviation
+from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.episodes.fence import Fence
-from specvla_ros.benchmark.policy_like import EpisodePolicy, WARM_UP_ACTIONS
+from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.safety import SafetySettings
 
-
-class Environment(Protocol):
-    """What is asked of `libero.environment.LiberoEnv`."""
-
-    suite: str
-    task_id: int
-    instruction: str
-    max_steps: int
-
-    def reset(self, state_index: int) -> Any:
-        """Return the first observation of a stored initial state."""
-
-    def step(self, action: np.ndarray) -> Any:
-        """Apply [7] SI values (m, rotation vector in rad, gripper 1 = open)."""
-
-    def close(self) -> None:
-        """Free the simulator."""
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.libero.environment import Observation
+    from specvla_ros.policy import Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +36,12 @@ class RolloutConfig:
     safety: SafetySettings | None = None
 
 
-def warm_up(environment: Environment, actors: list[EpisodePolicy], state: int) -> None:
+def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
     """Let each decoder act a few times, so that the first timed action is like the others."""
     observation = environment.reset(state)
     for actor in actors:
         for _ in range(WARM_UP_ACTIONS):
-            actor.act(observation.image, environment.instruction)
+            actor.act(image_of(observation), environment.instruction)
         actor.reset()
 
 
@@ -81,10 +66,11 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
         observation = environment.reset(state)
         while steps < limit and not success:
             action = _act(actor, observation, environment.instruction, fence)
-            compare = reference is not None and config.reference_every > 0 \
-                and len(actions) % config.reference_every == 0
-            difference = deviation(action, _act(
-                reference, observation, environment.instruction, fence)) if compare else None
+            difference = None
+            if reference is not None and config.reference_every > 0 \
+                    and len(actions) % config.reference_every == 0:
+                difference = deviation(action, _act(
+                    reference, observation, environment.instruction, fence))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             deltas = action.si if fence is None else fence.fit(
                 action.si, observation.eef_position)
@@ -96,17 +82,18 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
                 if success := bool(observation.success):
                     break
             on_action(steps)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded as a crash
+    except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
     return EpisodeRecord(
         suite=environment.suite, task=environment.task_id, state=state, decoder=decoder,
         success=success and crash is None, steps=steps, crash=crash, actions=tuple(actions))
 
 
-def _act(actor: EpisodePolicy, observation: Any, instruction: str, fence: Fence | None) -> Any:
+def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
+         fence: Fence | None) -> 'Action':
     """Return what an actor says to an observation, of what the envelope leaves."""
     if fence is None:
-        return actor.act(observation.image, instruction)
-    position = observation.eef_position
-    return actor.act(observation.image, instruction, None, tuple(position.tolist()),
-                     fence.limits(position))
+        return actor.act(image_of(observation), instruction)
+    x, y, z = observation.eef_position.tolist()
+    return actor.act(image_of(observation), instruction, None, (x, y, z),
+                     fence.limits(observation.eef_position))

@@ -1,8 +1,8 @@
 """
 demo.mp4: the same initial state under each decoder, side by side.
 
-Every column runs on its own clock, the time its decoder needed for each action, the simulator not
-counted: who decides faster is seen to finish earlier. The first action is shown in slow motion,
+Every column runs on its own clock: the time its decoder needed for each action, without the
+simulator. So a faster decoder finishes earlier. The first action is shown in slow motion,
 pass by pass.
 """
 
@@ -23,8 +23,8 @@ from specvla_ros.benchmark.episodes.overlay import (
     Moment,
     tokens_per_pass,
 )
-from specvla_ros.benchmark.files import whole_file
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 
 FPS = 20
 SLOW_MOTION_S = 5.0  # for the slowest decoder's first action
@@ -52,7 +52,7 @@ def slowdown(films: Sequence[EpisodeFilm]) -> float:
 
 def moment_at(film: EpisodeFilm, clock_s: float, pass_by_pass: bool) -> Moment:
     """
-    Return what a film shows at a time of its own clock.
+    Return the moment of a film at a time of its own clock.
 
     :param clock_s: seconds of decoding since the start of the episode
     :param pass_by_pass: show only the passes that are done by then
@@ -158,6 +158,7 @@ def _encode(temporary: Path, size: tuple[int, int], pictures: Iterator[Image.Ima
         '-f', 'mp4', str(temporary)]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors)
+        assert process.stdin is not None  # a pipe
         broken = False
         try:
             for picture in pictures:

@@ -11,11 +11,12 @@ import contextlib
 from dataclasses import dataclass, field
 import multiprocessing
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 import os
 from pathlib import Path
 import signal
 import sys
-from typing import Any, Protocol
+from typing import Protocol
 
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.errors import SpecVLAError
@@ -25,7 +26,7 @@ MAX_DEATHS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Match:
     """An initial state and the decoders that are to play it, in this order."""
 
     suite: str
@@ -68,25 +69,25 @@ class WorkersDied(RuntimeError):
 
 
 class Player(Protocol):
-    """What a worker drives; made inside it."""
+    """Plays episodes inside a worker."""
 
-    def play(self, job: Job, on_progress: Callable[[Playing], None]
+    def play(self, match: Match, on_progress: Callable[[Playing], None]
              ) -> Iterator[EpisodeRecord]:
-        """Play a job's episodes one after the other."""
+        """Play a match's episodes one after the other."""
 
 
 def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
           log: Path | None) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    # Ctrl-C reaches the whole process group; the parent alone acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if log is not None:
         _redirect_output(log)
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: nothing to tell
         try:
             player = make_player()
-            pipe.send(None)  # ready for a job
-            while (job := pipe.recv()) is not None:
-                for episode in player.play(job, pipe.send):
+            pipe.send(None)  # ready for a match
+            while (match := pipe.recv()) is not None:
+                for episode in player.play(match, pipe.send):
                     pipe.send(episode)
                 pipe.send(None)
         except (BrokenPipeError, EOFError):
@@ -98,7 +99,7 @@ def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
 
 
 def _failed(error: Exception) -> Failed:
-    """Our own errors and what the command line takes for bad input speak for themselves."""
+    """Errors of bad input carry their own message; others get their type and a look at the log."""
     text = ' '.join(str(error).split())
     ours = isinstance(error, (ValueError, FileNotFoundError)) or \
         type(error).__module__.startswith('specvla_ros')
@@ -117,16 +118,16 @@ def _redirect_output(log: Path) -> None:
 @dataclass(slots=True)
 class _Worker:
     number: int
-    process: Any
+    process: BaseProcess
     pipe: Connection
-    job: Job | None = None
+    match: Match | None = None
     playing: Playing | None = None
     done: list[str] = field(default_factory=list)
     place: tuple[str, int] | None = None  # the suite and task its environment is made for
 
 
 class WorkerPool:
-    """Plays jobs on several processes and hands back what happens, as it happens."""
+    """Plays matches on several processes and hands back episodes as they proceed and end."""
 
     def __init__(self, make_player: Callable[[], Player], workers: int,
                  logs: Path | None = None) -> None:
@@ -139,24 +140,24 @@ class WorkerPool:
         self._make_player, self._size, self._logs = make_player, workers, logs
         self._context = multiprocessing.get_context('spawn')  # a forked renderer hangs
         self._workers: list[_Worker] = []
-        self._queue: list[Job] = []
+        self._queue: list[Match] = []
         self._deaths = 0
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[EpisodeRecord | Playing]:
+    def run(self, matches: Sequence[Match]) -> Iterator[EpisodeRecord | Playing]:
         """
-        Play all jobs.
+        Play all matches.
 
         :returns: episodes as they finish and, in between, how far those under way are
         :raises SpecVLAError: a worker couldn't start and the user can put it right
         :raises WorkersDied: workers keep dying, or one met an unforeseen error
         """
-        self._queue = list(jobs)
+        self._queue = list(matches)
         try:
-            for number in range(min(self._size, len(jobs))):
+            for number in range(min(self._size, len(matches))):
                 self._start(number)
             while self._workers:
-                by_pipe = {worker.pipe: worker for worker in self._workers}
-                for pipe in wait(list(by_pipe)):
+                by_pipe: dict[object, _Worker] = {it.pipe: it for it in self._workers}
+                for pipe in wait([worker.pipe for worker in self._workers]):
                     yield from self._receive(by_pipe[pipe])
         finally:
             self._stop()
@@ -181,9 +182,9 @@ class WorkerPool:
                 raise SpecVLAError(message.message)
             raise WorkersDied(f'{message.message}{self._see_log(worker)}')
         if message is None:
-            worker.job, worker.playing, worker.done = self._next_job(worker), None, []
-            worker.pipe.send(worker.job)
-            if worker.job is None:
+            worker.match, worker.playing, worker.done = self._next_match(worker), None, []
+            worker.pipe.send(worker.match)
+            if worker.match is None:
                 worker.process.join()
                 self._workers.remove(worker)
         elif isinstance(message, Playing):
@@ -195,16 +196,16 @@ class WorkerPool:
             worker.done.append(message.decoder)
             yield message
 
-    def _next_job(self, worker: _Worker) -> Job | None:
-        """Take a job of the worker's task, else of one nobody plays: an environment costs 8 s."""
+    def _next_match(self, worker: _Worker) -> Match | None:
+        """Take a match of the worker's task, else of an idle one: an environment costs 8 s."""
         if not self._queue:
             return None
         busy = {other.place for other in self._workers if other is not worker}
-        job = min(self._queue, key=lambda job: (
-            (job.suite, job.task) != worker.place, (job.suite, job.task) in busy))
-        self._queue.remove(job)
-        worker.place = job.suite, job.task
-        return job
+        match = min(self._queue, key=lambda match: (
+            (match.suite, match.task) != worker.place, (match.suite, match.task) in busy))
+        self._queue.remove(match)
+        worker.place = match.suite, match.task
+        return match
 
     def _bury(self, worker: _Worker) -> Iterator[EpisodeRecord]:
         worker.process.join()
@@ -212,18 +213,18 @@ class WorkerPool:
         self._deaths += 1
         code = worker.process.exitcode
         reason = signal.Signals(-code).name if code and code < 0 else f'exit code {code}'
-        if worker.job is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
+        if worker.match is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
             raise WorkersDied(f'a worker process died with {reason}{self._see_log(worker)}')
-        job, playing = worker.job, worker.playing
+        match, playing = worker.match, worker.playing
         done = list(worker.done)
         if playing is not None:
             done.append(playing.decoder)
             yield EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
                                 success=False, steps=playing.steps,
                                 crash=f'the worker process died with {reason}')
-        rest = tuple(name for name in job.decoders if name not in done)
+        rest = tuple(name for name in match.decoders if name not in done)
         if rest:
-            self._queue.insert(0, Job(job.suite, job.task, job.state, rest))
+            self._queue.insert(0, Match(match.suite, match.task, match.state, rest))
         if self._queue:
             self._start(worker.number)
 

@@ -1,8 +1,8 @@
 """
 `specvla bench`: latency per action and stage, decoders and peers side by side in one run.
 
-Each observation goes to all of them in a random order. What comes out is held against plain
-autoregression, and against the floor that bytes, operations and this device's measured ceilings
+Each observation goes to all of them in a random order. The figures are compared with plain
+autoregression, and with the floor that bytes, operations and this device's measured ceilings
 give. Without a checkpoint, random weights of any size show what a device would do.
 """
 
@@ -24,7 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from specvla_ros.benchmark import checks, files, machine, preflight
+from specvla_ros import files
+from specvla_ros.benchmark import checks, machine, preflight
 from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
@@ -32,6 +33,7 @@ from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.progress import terminal_bar
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def run(args: BenchArgs) -> int:
                       highlight=False)
         task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
         samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
-                          field.replayed)
+                          field.drawn)
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples,
         decoders)
@@ -140,7 +142,7 @@ def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
 
 
 def _unnorm_key(args: BenchArgs) -> str:
-    """Return whose statistics are meant: the suite's where it is looked at."""
+    """Return the key of the statistics: the suite's own if the frames are LIBERO's."""
     keys = preflight.statistics_of(args)
     if args.frames is not None:
         return preflight.check_key(keys, args.unnorm_key)
@@ -148,7 +150,7 @@ def _unnorm_key(args: BenchArgs) -> str:
 
 
 def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footage]':
-    """Return what is looked at."""
+    """Return the observations, by episode."""
     from specvla_ros.benchmark import observations
 
     if args.random_weights:
@@ -165,7 +167,8 @@ def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footag
 
 def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrants'
             ) -> dict[str, Any]:
-    model, config = field.checkpoint.model, {}
+    model = field.checkpoint.model
+    config: dict[str, Any] = {}
     if args.random_weights:
         config = {'shape': args.shape, 'acceptance': f'{projection.SOURCE}, {args.accept_from}'}
     elif args.frames is None:
@@ -198,9 +201,8 @@ def _folder(wanted: Path | None) -> Path:
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     """Bars with an estimate, on a terminal."""
-    with Progress(
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
+    with terminal_bar(
+        console, TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(), transient=True,
     ) as bar:
         yield bar

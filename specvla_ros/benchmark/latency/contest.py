@@ -1,7 +1,7 @@
 """
 Decoders and peers side by side: each observation goes to all of them, in a random order.
 
-What the machine does meanwhile hits them alike, and the times of one observation are a pair. The
+Other load on the machine hits them alike, and the times of one observation are a pair. The
 frames of an episode stay in their order for each of them, so drafters that remember the last
 action work as they do on a robot.
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.observations import Footage
-from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
+from specvla_ros.benchmark.policy_like import ActionLike, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
 
@@ -42,14 +41,14 @@ class Sample:
 
 def contest(
     actors: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
-    on_action: Callable[[], None] = lambda: None, replayed: Collection[str] = (),
+    on_action: Callable[[], None] = lambda: None, drawn: Collection[str] = (),
 ) -> list[Sample]:
     """
     Let all act on all observations, `repeats` times; samples come in the order of acting.
 
     :param actors: by name; the baseline must be one of them
     :param seed: of the order in which they get each observation
-    :param replayed: names of those whose tokens mean nothing: they aren't compared with `ar`'s
+    :param drawn: names of those whose acceptance is drawn: their tokens aren't compared
     """
     random, names = np.random.default_rng(seed), list(actors)
     samples: list[Sample] = []
@@ -65,7 +64,7 @@ def contest(
                     on_action()
                 place = (repeat, number, frame)
                 for turn, name in enumerate(order):
-                    compared = name != BASELINE and name not in replayed
+                    compared = name != BASELINE and name not in drawn
                     reference = actions[BASELINE] if compared else None
                     samples.append(_sample(name, place, turn, actions[name], reference))
     return samples
@@ -79,7 +78,8 @@ def warm_up(actor: PolicyLike, episode: Footage) -> None:
 
 
 def _sample(
-    name: str, place: tuple[int, int, int], turn: int, action: Any, reference: Any | None
+    name: str, place: tuple[int, int, int], turn: int, action: ActionLike,
+    reference: ActionLike | None,
 ) -> Sample:
     difference = None if reference is None else deviation(action, reference)
     record = ActionRecord.of(action.tokens, action.trace, difference)

@@ -1,9 +1,9 @@
 """
-What a pass must cost: bytes to move and operations to do, from the model's own tensors.
+The least that a pass can cost: bytes and operations, from the model's own tensors.
 
 Weights are read once a pass, cached keys and values once, activations are negligible beside them.
 A multiplication and an addition are two operations: two per weight and row. These are lower
-bounds; what a kernel moves or computes beyond them is its own loss.
+bounds: a real kernel moves and computes more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from specvla_ros.openvla.config import ViTConfig
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.quantization import stored_bytes
 
@@ -99,8 +100,9 @@ def _vision(model: OpenVLA) -> Work:
     """Work of the towers and the projector for one image."""
     config, vision = model.config.vision_config, model.vision
     patches = config.n_patches
-    towers = [(vision.dino, vision.dino.encoder.layer, config.dino, 1 + config.registers)]
-    if vision.siglip is not None:
+    towers: list[tuple[nn.Module, nn.ModuleList, ViTConfig, int]] = [
+        (vision.dino, vision.dino.encoder.layer, config.dino, 1 + config.registers)]
+    if vision.siglip is not None and config.siglip is not None:
         towers.append((vision.siglip, vision.siglip.encoder.layers, config.siglip, 0))
     flops = 2 * patches * _matrix_weights(model.projector)
     for tower, blocks, vit, extra in towers:

@@ -1,4 +1,4 @@
-"""Who takes part in a bench: the decoders and peers on one checkpoint, and what is known of it."""
+"""The contestants of a bench: decoders and peers on one checkpoint, and their costs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entrants:
     The field of a bench.
 
     :param actors: decoders and peers by name, all on the checkpoint's weights
-    :param costs: what a pass of each must cost
+    :param costs: the least that a pass of each can cost
     :param peers: names of those that are peers
     :param left_out: why a peer doesn't take part, by its name
     """
@@ -44,8 +44,8 @@ class Entrants:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
-    def replayed(self) -> set[str]:
-        """Names of those whose acceptance is replayed, so that their tokens mean nothing."""
+    def drawn(self) -> set[str]:
+        """Names of those whose acceptance is drawn, so that their tokens mean nothing."""
         if not isinstance(self.checkpoint, RandomCheckpoint):
             return set()
         return set(self.actors) - {BASELINE, *self.peers}
@@ -53,7 +53,7 @@ class Entrants:
 
 def enter(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Entrants:
     """
-    Load or make the weights and put everybody on them; measure the device's ceilings.
+    Load or make the weights, make all contestants on them, and measure the device's ceilings.
 
     :raises ValueError: a checkpoint or a device that can't be used
     """
@@ -75,7 +75,7 @@ def warm(entrants: Entrants, episode: Footage) -> dict[str, PolicyLike]:
     """
     Let all act a few times, untimed; return those that can.
 
-    A peer that fails is left out with its reason: what transformers can do here is not ours.
+    A peer that fails is left out with its reason: it depends on transformers, not on us.
     """
     for name, actor in list(entrants.actors.items()):
         try:

@@ -16,8 +16,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig
 from transformers.generation.configuration_utils import CompileConfig
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.openvla.model import OpenVLA
@@ -26,7 +27,7 @@ from specvla_ros.policy import Action, Checkpoint, to_si
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How a peer generates: its attention, and what it asks of `generate` besides."""
+    """How a peer generates: its attention, and further arguments of `generate`."""
 
     attention: str
     options: Callable[[], dict]
@@ -34,12 +35,12 @@ class Generation:
 
 def _compiled() -> dict:
     """
-    Return what makes `generate` compile its decoding passes.
+    Return the arguments that make `generate` compile its decoding passes.
 
     By itself it compiles on GPUs only. `reduce-overhead` is CUDA graphs, its own default there.
     """
     settings = CompileConfig(mode='reduce-overhead' if torch.cuda.is_available() else 'default')
-    settings._compile_all_devices = True
+    settings._compile_all_devices = True  # type: ignore[assignment]  # declared as None only
     return {'cache_implementation': 'static', 'compile_config': settings}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from specvla_ros.benchmark.plots import (
     stage_bars,
 )
 from specvla_ros.benchmark.report import Report
+
+if TYPE_CHECKING:  # heavy
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _MARKERS = {'vision': 'o', 'prefill': 's', 'verify': '^', 'generate': 'D'}
 
@@ -51,7 +56,7 @@ def write_roofline(path: Path, document: Report) -> None:
         _frame(figure, document)
 
 
-def _roof(axis: Any, document: Report) -> None:
+def _roof(axis: Axes, document: Report) -> None:
     """Draw the measured ceilings over the range of the points, and a little beyond."""
     bandwidth, rate = (document['ceilings'][key] for key in ('bytes_per_s', 'flops_per_s'))
     places = [own['flops_per_byte'] for row in document['rows'] for own in row['passes'].values()]
@@ -64,8 +69,8 @@ def _roof(axis: Any, document: Report) -> None:
               va='top', color='#555555', fontsize=10)
 
 
-def _points(axis: Any, document: Report) -> list[Any]:
-    """Draw a point for each kind of pass; return what the legend explains: colours, marks."""
+def _points(axis: Axes, document: Report) -> list[Line2D]:
+    """Draw a point for each kind of pass; return the entries of the legend: colours, marks."""
     from matplotlib.lines import Line2D
 
     handles, marks = [], {}
@@ -81,11 +86,11 @@ def _points(axis: Any, document: Report) -> list[Any]:
     return [*handles, *marks.values()]
 
 
-def _frame(figure: Any, document: Report) -> None:
-    """Write what was looked at above, and what it was got on below."""
+def _frame(figure: Figure, document: Report) -> None:
+    """Write the observations above, and machine and versions below."""
     config, actions = document['config'], document['rows'][0]['actions']
     if config['random_weights']:
-        said = f'acceptance replayed, speed projected: random weights ({config["shape"]})'
+        said = f'acceptance drawn, speed projected: random weights ({config["shape"]})'
     else:
         said = config.get('suite') or config['frames']
     figure.suptitle(f'{said}, {actions} actions each, {config["dtype"]}', fontsize=12, x=0.01,

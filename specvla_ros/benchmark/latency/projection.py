@@ -1,9 +1,9 @@
 """
 Speed without weights: a random model of a given shape, whose drafts are accepted by a table.
 
-Every pass does its real work: towers, prefill, drafter, verification. Only how many drafts of a
-pass are kept is drawn from a published distribution instead of being decided by the tokens, which
-mean nothing here. So the times are real and the speed-up is a projection.
+Every pass does its real work: towers, prefill, drafter, verification. The tokens of a random model
+mean nothing, so a published distribution decides how many drafts of a pass are accepted. The
+times are therefore real, and the speed-up is a projection.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_shape(name: str) -> OpenVLAConfig:
 
 
 def check_memory(needed: int, device: torch.device) -> None:
-    """Raise SpecVLAError if weights of so many bytes don't fit."""
+    """Raise SpecVLAError unless the device has room for the weights, in bytes."""
     there = _free_bytes(device)
     if needed > there:
         raise SpecVLAError(f'the weights need {needed / 1e9:.1f} GB, {device} has '

@@ -1,8 +1,8 @@
 """
-Random weights under replayed acceptance: the parts of a projection that compute.
+Random weights under a drawn acceptance: the parts of a projection that compute.
 
-What is replayed are the drafts EAGLE had accepted in the paper, so decoders with another drafter
-are refused, except for plain autoregression, which has none.
+The published distribution counts EAGLE's accepted drafts. So decoders with another drafter are
+refused, except for plain autoregression, which has none.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ReplayedRule:
 
 @lru_cache
 def _deep_tree(nodes: int, depth: int, device: torch.device) -> TokenTree:
-    """Tree of so many nodes: one path of this depth, the others beside its end; made once."""
+    """Make a tree: one path of this depth, the other nodes beside its end; made once."""
     parents = [*range(-1, depth - 1), *[max(depth - 2, -1)] * (nodes - depth)]
     return TokenTree.of(parents, parents, '').to(device)
 
@@ -100,7 +100,7 @@ class DeepDrafter(Drafter):
 
 
 class RandomCheckpoint(Checkpoint):
-    """A random model and a random EAGLE drafter, whose decoders replay an acceptance."""
+    """A random model and a random EAGLE drafter, whose decoders draw their acceptance."""
 
     def __init__(
         self, model: OpenVLA, acceptance: projection.Acceptance, seed: int, chunk: int = 1
@@ -116,7 +116,7 @@ class RandomCheckpoint(Checkpoint):
         """
         Decoder on these weights.
 
-        :raises SpecVLAError: its drafter is one that nothing is published of
+        :raises SpecVLAError: nothing is published of its drafter
         """
         if config.completion is not None:
             raise SpecVLAError(
@@ -124,8 +124,8 @@ class RandomCheckpoint(Checkpoint):
                 'not published; give decoders without a completion')
         if config.drafter.name not in ('none', 'eagle'):
             raise SpecVLAError(
-                f'decoder {config.name} drafts with {config.drafter.name}; what is replayed are '
-                'the drafts of eagle, so give decoders of eagle or none')
+                f'decoder {config.name} drafts with {config.drafter.name}; the table counts '
+                'the accepted drafts of eagle, so give decoders of eagle or none')
         settings = config.drafter.settings_on(self.model.device.type)
         drafter = make_drafter(config.drafter.name, settings, {'eagle': lambda: self._head})
         shares = self._acceptance.of(config)

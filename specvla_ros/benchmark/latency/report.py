@@ -38,7 +38,7 @@ def make_report(
     entrants: Entrants, episodes: Sequence[Footage], samples: Sequence[Sample],
     decoders: Mapping[str, DecoderConfig],
 ) -> Report:
-    """Return the JSON document: the shape all commands write, and what the device can do."""
+    """Return the JSON document: the shape all commands write, and the device's ceilings."""
     prompts = [_prompt_rows(entrants, episode) for episode in episodes]
     made = [_row(name, samples, entrants, prompts) | {'suite': config.get('suite')}
             for name in entrants.actors]
@@ -99,11 +99,11 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     passes: dict[str, list[Work]] = {}
     for sample in own:
         for stage, work in entrants.costs[name].action(prompts[sample.place[1]], sample.drafts):
-            # From outside, generate is one: nobody sees where its prefill ends.
+            # `generate` is one call: from outside its prefill has no visible end.
             stage = 'generate' if peer and stage != 'vision' else stage
             passes.setdefault(stage, []).append(work)
     row['passes'] = {
-        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants, peer)
+        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants)
         for stage, works in passes.items()}
     floors = {stage: entrants.ceilings.floor_ms(works) / len(own)
               for stage, works in passes.items()}
@@ -118,15 +118,15 @@ def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequ
     return row
 
 
-def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants, peer: bool) -> Row:
-    """Return the mean pass of a stage, of passes that took so many ms together."""
+def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants) -> Row:
+    """Return the mean pass of a stage; ms: what all its passes took together."""
     whole, n = total(works), len(works)
     return {'passes': n, 'bytes': whole.n_bytes / n, 'flops': whole.flops / n, 'ms': ms / n,
             'floor_ms': entrants.ceilings.floor_ms(works) / n,
             'flops_per_byte': whole.intensity, 'flops_per_s': whole.flops / (1e-3 * ms)}
 
 
-def _compare(rows: Sequence[Row], samples: Sequence[Sample], seed: int) -> None:
+def _compare(rows: list[Row], samples: Sequence[Sample], seed: int) -> None:
     """Add to each row how it stands against the baseline."""
     tokens = {sample.place: sample.record.tokens for sample in samples
               if sample.contestant == BASELINE}
@@ -153,7 +153,7 @@ def _times(name: str, samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 
 def print_tables(document: Report, console: Console | None = None) -> None:
-    """Print a bench: times, stages, passes against their floor, and what they were got on."""
+    """Print a bench: times, stages, passes against their floor, machine and versions."""
     console = console or Console(file=sys.stdout)
     rows = document['rows']
     for table in (_times_table(rows), _stages_table(rows), _tokens_table(rows),
@@ -166,7 +166,7 @@ def print_tables(document: Report, console: Console | None = None) -> None:
     for name, reason in document['left_out'].items():
         console.print(f'{name} is left out: {reason}', markup=False, highlight=False)
     if document['config']['random_weights']:
-        console.print('[bold]acceptance replayed, speed projected[/bold]: random weights '
+        console.print('[bold]acceptance drawn, speed projected[/bold]: random weights '
                       f'({document["config"]["shape"]}), drafts accepted as in '
                       f'{document["config"]["acceptance"]}', highlight=False)
     ceilings, config = document['ceilings'], document['config']

@@ -1,5 +1,5 @@
 """
-What this device can do at best, measured: copy speed and matrix products, and the floor they give.
+Measure what this device can do at best: copies and matrix products; the floor follows from them.
 
 The floor of a pass is the longer of moving its bytes and doing its operations (S. Williams et al.,
 "Roofline", CACM 52(4), 2009). The copy is of as many bytes as the model reads in a pass, so a
@@ -25,7 +25,7 @@ _SECONDS = 0.5  # of each measurement; the best single run counts
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """
-    What the device reaches.
+    The best that the device reaches.
 
     :param bandwidth: bytes/s of a copy, each byte counted as read and as written
     :param rate: operations/s of a matrix product in the working data type

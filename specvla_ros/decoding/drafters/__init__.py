@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.errors import shown, SpecVLAError
 
-from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings
+from .drafter import DraftContext, Drafter, DRAFTERS, DrafterSettings, LearnedSettings
 from .eagle import DynamicTree, EagleConfig, EagleDrafter, EagleHead
 from .glance import Glance, GlanceConfig, GlanceDrafter, GlanceHead
 from .history import Held, HistoryDrafter, Motion
@@ -46,6 +46,8 @@ __all__ = [
     'Kalman',
     'KalmanDrafter',
     'KinematicSwitch',
+    'learned',
+    'LearnedSettings',
     'make_drafter',
     'Motion',
     'NoDrafter',
@@ -74,9 +76,15 @@ def make_drafter(name: str, settings: Mapping[str, object], weights: Weights) ->
         settings = {key: value for key, value in settings.items() if key != _NODES}
         return RelayDrafter(
             [make_drafter(part, _settings_of(part, names, settings), weights) for part in names],
-            nodes)
+            cast('int | None', nodes))  # a relay checks it
     made = DRAFTERS.make(name, settings)
     return made.drafter(weights[made.weights]() if made.weights else None)
+
+
+def learned() -> dict[str, type[LearnedSettings]]:
+    """Settings of the drafters that have weights, by the name of the weights' folder."""
+    return {it.weights: cast('type[LearnedSettings]', it)
+            for it in DRAFTERS.values() if it.weights}
 
 
 def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
@@ -90,7 +98,7 @@ def check_drafter(config: DecoderConfig, folder: Path | None) -> None:
         names += config.completion.drafter.name.split('+')
     for name in names:
         settings = DRAFTERS.get(name)
-        weights = settings and settings.weights
+        weights = None if settings is None else settings.weights
         if weights is None or getattr(settings, 'may_lack_weights', False):
             continue
         if folder is not None and weights_folder(folder, weights):

@@ -68,6 +68,11 @@ class MemoryShape:
 class Descriptor(nn.Module):
     """What is seen and asked as ``size + text`` numbers; its tensors are buffers in float32."""
 
+    channels: Tensor
+    mean: Tensor
+    directions: Tensor
+    text: Tensor
+
     def __init__(self, shape: MemoryShape) -> None:
         super().__init__()
         self.shape = shape

@@ -113,18 +113,25 @@ class DrafterSettings(Protocol):
     What a preset says of a drafter.
 
     weights: name of the folder of its weights, see ``drafter_folders``; None = it has none.
-    may_lack_weights: whether it can do without: then ``read`` is asked with None for the folder.
     """
 
     weights: ClassVar[str | None]
-    may_lack_weights: ClassVar[bool] = False
+
+    def drafter(self, weights: Any) -> Drafter:
+        """Make a drafter, with caches of its own; weights: what ``read`` gives, or None."""
+
+
+class LearnedSettings(DrafterSettings, Protocol):
+    """
+    What a preset says of a drafter that has weights.
+
+    It may say ``may_lack_weights = True``: it can do without, and then ``read`` is asked with None
+    for the folder.
+    """
 
     @staticmethod
     def read(folder: Path | None, target: OpenVLA) -> Any:
         """Read weights for a target; asked only if there are some, once for all decoders."""
-
-    def drafter(self, weights: Any) -> Drafter:
-        """Make a drafter, with caches of its own; weights: what ``read`` gives, or None."""
 
 
 DRAFTERS: Registry[DrafterSettings] = Registry('drafter', __name__.rpartition('.')[0])

@@ -3,8 +3,8 @@ EAGLE-2: a dynamic draft tree from a one-layer network (arXiv 2406.16858; Spec-V
 
 Each level expands the ``top_k`` most probable nodes by cumulative log-probability to ``top_k``
 children each; of everything guessed the most probable ``max_nodes`` are verified. The network's
-keys and values of committed positions are kept from pass to pass: what it made of its own
-guesses is dropped, and the target's features take their place.
+keys and values of committed positions stay from pass to pass. Those of its own guesses are
+dropped, and the target's features take their place.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ['DynamicTree', 'EagleConfig', 'EagleDrafter', 'EagleHead']
 @dataclass(frozen=True, slots=True)
 class DynamicTree:
     """
-    Budget of a draft tree.
+    Settings of the drafter ``eagle``: the budget of its draft tree.
 
     top_k: nodes expanded per level, and children of each; depth: levels; max_nodes: nodes
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
     """
 
-    weights: ClassVar[str] = 'eagle'
+    weights: ClassVar[str | None] = 'eagle'
 
     top_k: int = 8
     depth: int = 5
@@ -65,7 +65,11 @@ class DynamicTree:
 
 
 class EagleDrafter(Drafter):
-    """Draft with an EAGLE network; guesses nothing before the prefill: there are no features."""
+    """
+    Guess a tree with an EAGLE network, which reads the target's features.
+
+    Before the prefill there are no features, so it guesses nothing then.
+    """
 
     reads_features = True
 
@@ -95,8 +99,9 @@ class EagleDrafter(Drafter):
         feature = target.runner.run(self._absorb, features, embeds, start, count)
         grown = target.runner.run(
             self._expand, feature, cache.length, target=target, depth=depth)
-        *nodes, finite = map(target.runner.kept, grown)  # read after the pass that verifies them
-        return TokenTree(*nodes, ('eagle',) * len(nodes[0]), finite)
+        # Read after the pass that verifies them.
+        tokens, parents, depths, mask, finite = map(target.runner.kept, grown)
+        return TokenTree(tokens, parents, depths, mask, ('eagle',) * len(tokens), finite)
 
     def _absorb(
         self, features: Tensor, embeds: Tensor, start: int | Tensor, count: int | Tensor
@@ -154,8 +159,8 @@ class EagleDrafter(Drafter):
             columns, features = levels[-1][0][best], guessed[row]
             frontier = best + (k + level * k * k)
             seen = torch.cat((seen[row], itself), dim=1)
-        candidates = map(torch.cat, zip(*levels, strict=True))
-        return self._best(*candidates, depth, target.first_id)
+        columns, scores, parents = map(torch.cat, zip(*levels, strict=True))
+        return self._best(columns, scores, parents, depth, target.first_id)
 
     def _best(
         self, columns: Tensor, scores: Tensor, parents: Tensor, depth: int, first_id: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn, Tensor
@@ -28,7 +28,7 @@ from specvla_ros.openvla.json_file import Fields
 from specvla_ros.openvla.lazy import lazy_property
 from specvla_ros.openvla.llama_config import check_plain, MOST_HEADS, MOST_WIDTH, rotary_base
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.openvla.small_operations import rotate
+from specvla_ros.openvla.small_operations import Place, rotate
 
 from .head_files import load_head, save_head
 
@@ -50,7 +50,7 @@ _KEYS = frozenset("""
 
 @dataclass(frozen=True, slots=True)
 class EagleConfig:
-    """Dimensions of a drafter, in the names of a Llama's ``config.json``."""
+    """Dimensions of an EAGLE network, in the names of a Llama's ``config.json``."""
 
     hidden_size: int
     intermediate_size: int
@@ -206,7 +206,7 @@ class _Layer(nn.Module):
 
 class EagleHead(nn.Module):
     """
-    Guess the next features; random until trained or loaded.
+    The EAGLE network: guesses the target's next features; random until trained or loaded.
 
     It has no embedding and no ``lm_head``: both are the target's.
     """
@@ -222,6 +222,8 @@ class EagleHead(nn.Module):
             config.rope_theta**-half,
         )
         cos, sin = angles.cos().float(), angles.sin().float()
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer('cos', torch.cat((cos, cos), -1), persistent=False)
         self.register_buffer('sin', torch.cat((-sin, sin), -1), persistent=False)
 
@@ -293,13 +295,13 @@ class EagleHead(nn.Module):
 
 
 class FusedEagle:
-    """The network as drafting runs it, on views of the same weights."""
+    """The EAGLE network in fewer operations, for drafting; its weights are views of the same."""
 
     def __init__(self, head: EagleHead) -> None:
         with torch.inference_mode(False), torch.no_grad():
             self._fc = joined(head.fc, column_major=True)
         cos, sin = head.cos.unsqueeze(1), head.sin.unsqueeze(1)
-        self._layers = FusedLayers(head.layers, head.config, cos, sin)
+        self._layers = FusedLayers(cast('list[_Layer]', head.layers), head.config, cos, sin)
 
     def __call__(
         self,
@@ -307,7 +309,7 @@ class FusedEagle:
         embeds: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KeyValueCache,
+        cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
         """

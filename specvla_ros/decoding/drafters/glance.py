@@ -1,9 +1,8 @@
 """
 A guess at first glance: from the image's patches, before the target has read them.
 
-The prefill has to run anyway; a guess that stands in it costs its rows and nothing else, and
-where it holds, an action is one pass. What is left after that pass is guessed from the same
-glance.
+The prefill has to run anyway, and a guess in it costs only its rows. If the whole guess holds, the
+action takes one pass. Otherwise the same glance guesses the rest.
 """
 
 from __future__ import annotations
@@ -37,14 +36,15 @@ __all__ = ['Glance', 'GlanceConfig', 'GlanceDrafter', 'GlanceHead']
 @dataclass(frozen=True, slots=True)
 class Glance:
     """
-    How a glance is made a tree.
+    Settings of the drafter ``glance``: how its guess becomes a tree.
 
     within: guess the middle of the most probable stretch of 2 · within + 1 bins, of equal ones the
     likeliest bin; 0 = the most probable bin. A rule of r bins is served best by within = r.
-    branches: so many guesses at the action's first token, in the prefill; each goes on alike.
+    branches: number of guesses at the action's first token, in the prefill; the tokens behind
+    them are the same.
     """
 
-    weights: ClassVar[str] = 'glance'
+    weights: ClassVar[str | None] = 'glance'
 
     within: int = 0
     branches: int = 1
@@ -69,12 +69,12 @@ class Glance:
 
 
 class GlanceDrafter(Drafter):
-    """Guess a whole action from what the towers see."""
+    """Guess a whole action from the image's patches, before the target has read them."""
 
     def __init__(self, head: GlanceHead, settings: Glance) -> None:
         self.head = head
         self.settings = settings
-        self._guessed: Tensor | None = None  # int64 [branches, L]
+        self._guessed = torch.zeros((0, 0), dtype=torch.int64)  # [branches, L]
         self._finite: Tensor | None = None
 
     def guess(self, context: DraftContext) -> TokenTree:
@@ -86,11 +86,11 @@ class GlanceDrafter(Drafter):
         return self._tree(context, self.settings.branches)
 
     def propose(self, context: DraftContext) -> TokenTree:
-        """Guess the tokens after those known, whatever these are."""
+        """Guess the tokens after those known; the guess doesn't depend on these."""
         return self._tree(context, 1)
 
     def _tree(self, context: DraftContext, branches: int) -> TokenTree:
-        """So many guesses at the next token, each with the same guesses behind it."""
+        """Make a tree: some guesses at the next token, each with the same guesses behind it."""
         known, (most, length) = len(context.tokens), self._guessed.shape
         end = min(known + context.max_depth, length)
         if known >= end:

@@ -2,8 +2,8 @@
 The glance network: an action from the image's patches at once, before the target has read them.
 
 The towers' projected patches are there before the prefill, and in a trained model they say where
-arm and objects are. A few matrix products, of a size that nobody notices beside a pass, make of
-them and of the instruction a guess at all L tokens. It is no policy: what it says is verified.
+arm and objects are. A few matrix products, small beside a pass, turn them and the
+instruction into a guess at all L tokens. It is no policy: the target verifies every guess.
 Source: ours; distilled from the target's own actions by ``specvla train glance``.
 """
 
@@ -89,7 +89,7 @@ class GlanceConfig:
 
 
 class GlanceHead(nn.Module):
-    """Guess an action from patches and instruction; random until trained or loaded."""
+    """The glance network: guesses an action from patches and instruction; random until trained."""
 
     def __init__(self, config: GlanceConfig) -> None:
         super().__init__()

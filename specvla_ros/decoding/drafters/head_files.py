@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 import json
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,19 +25,7 @@ from specvla_ros.openvla.model import OpenVLA
 _UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
 
 
-class HeadConfig(Protocol):
-    """What is asked of a network's configuration."""
-
-    hidden_size: int
-
-
-class Head(Protocol):
-    """A network with a configuration; an ``nn.Module``."""
-
-    config: HeadConfig
-
-
-Made = TypeVar('Made', bound=Head)
+Made = TypeVar('Made', bound=nn.Module)
 
 
 def load_head(

@@ -29,7 +29,7 @@ class Motion(ABC):
 
     __slots__ = ()
     name: ClassVar[str]
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     @abstractmethod
     def ahead(self, steps: NDArray[np.int64], count: int, space: ActionSpace) -> NDArray:

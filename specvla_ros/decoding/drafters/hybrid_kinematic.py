@@ -43,7 +43,7 @@ class HybridKinematic:
     threshold: F from which on the drafters before the switch play, 0 to 1.
     """
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     window: int = 15
     alpha: float = 0.5

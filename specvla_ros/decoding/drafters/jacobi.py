@@ -34,13 +34,13 @@ _NEVER = 2**62
 @dataclass(frozen=True, slots=True)
 class Jacobi:
     """
-    What it says of tokens about which the target has said nothing.
+    Settings of the drafter ``jacobi``: its guess while the target has said nothing.
 
     start: 'last', the last action's, or the middle bin where there was none; or 'middle', always
     the middle bin. The drafter alone guesses these in the prefill.
     """
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     start: str = 'last'
 
@@ -55,7 +55,7 @@ class Jacobi:
 
 
 class JacobiDrafter(Drafter):
-    """Guess what the last verification said behind the rejected draft."""
+    """Guess the tokens that the target itself said behind the rejected draft in the last pass."""
 
     only_continues = True
 
@@ -92,7 +92,7 @@ class JacobiDrafter(Drafter):
             self._tokens, self._start = (), None
 
     def _at_start(self, context: DraftContext) -> Tensor:
-        """Return the tokens of nobody's words, on the target's device; copied once an action."""
+        """Return the guess where the target said nothing, on its device; copied once an action."""
         if self._start is None:
             tokens = self._tokens or (_middle(context.space),) * context.space.length
             self._start = torch.tensor((*tokens, 0)).to(context.target.device, non_blocking=True)

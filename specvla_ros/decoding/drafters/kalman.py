@@ -40,7 +40,7 @@ class Kalman:
     what a prediction may be smoothed by.
     """
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     window: int = 10
     noise: float = 5.0
@@ -66,8 +66,8 @@ class KalmanDrafter(PredictingDrafter):
         self.settings = settings
         self._filter: VelocityFilter | None = None
         self._new: list[int] = []  # tokens not filtered yet: what they mean, a context knows
-        self._last: NDArray[np.int64] | None = None  # tokens of the last step [D]
-        self._still: NDArray[np.bool_] | None = None  # dimensions that stood still in it [D]
+        self._last = np.zeros(0, np.int64)  # tokens of the last step [D]
+        self._still = np.zeros(0, np.bool_)  # dimensions that stood still in it [D]
 
     def predict(self, space: ActionSpace) -> list[int]:
         """Return the L tokens after those remembered: as many steps ahead as a chunk has."""
@@ -87,7 +87,7 @@ class KalmanDrafter(PredictingDrafter):
     def reset(self) -> None:
         """Forget all actions."""
         super().reset()
-        self._filter, self._new, self._last = None, [], None
+        self._filter, self._new = None, []
 
     def _take_in(self, space: ActionSpace) -> None:
         """Filter the steps that are new; the gripper and what stands still are held."""

@@ -114,7 +114,7 @@ class _Candidates:
     def tree(self, most: int | None) -> TokenTree:
         """Return the tree of the likeliest nodes."""
         if most is None or len(self._places) <= most:
-            kept = range(len(self._places))
+            kept: Sequence[int] = range(len(self._places))
         else:
             kept = self._likeliest(most)
         place = {-1: -1} | {node: index for index, node in enumerate(kept)}
@@ -126,8 +126,8 @@ class _Candidates:
                       None)
         if device is None:
             drafts = [tree.tokens.tolist() for tree in self._trees]
-            tokens = [drafts[tree][node] for tree, node in places]
-            return replace(TokenTree.of(tokens, parents, sources), finite=finite)
+            return replace(TokenTree.of(
+                [drafts[tree][node] for tree, node in places], parents, sources), finite=finite)
         starts = [0]
         for tree in self._trees:
             starts.append(starts[-1] + len(tree))
@@ -135,8 +135,8 @@ class _Candidates:
         layout = tuple(parents)
         chosen = [starts[tree] + node for tree, node in places]
         if chosen != list(range(len(tokens))):
-            chosen = torch.tensor(chosen).to(device, non_blocking=True)
-            tokens = tokens.index_select(0, chosen)
+            tokens = tokens.index_select(
+                0, torch.tensor(chosen).to(device, non_blocking=True))
         return TokenTree(tokens, *structure_on(layout, device), sources, finite, layout)
 
     def _likeliest(self, most: int) -> list[int]:

@@ -15,7 +15,7 @@ from .drafter import DraftContext, Drafter, DRAFTERS
 class NoDrafter(Drafter):
     """Never guesses, so each pass is of one token and gains one; has no settings."""
 
-    weights: ClassVar[None] = None
+    weights: ClassVar[str | None] = None
 
     def drafter(self, weights: None) -> NoDrafter:
         """Return itself: nothing is remembered."""

@@ -45,7 +45,7 @@ class Retrieval:
     effector's position is known now and of all entries, a metre counts as so much of a descriptor.
     """
 
-    weights: ClassVar[str] = 'retrieval'
+    weights: ClassVar[str | None] = 'retrieval'
     may_lack_weights: ClassVar[bool] = True
 
     neighbours: int = 4
@@ -88,8 +88,8 @@ class RetrievalDrafter(Drafter):
         self.settings = settings
         self._memory = memory
         self._entries = self._next = len(memory)  # filled slots; the one to fill next
-        self._keys: Tensor | None = None
-        self._tokens: Tensor | None = None  # int64 [slots, L]
+        self._keys = torch.zeros((0, 0))  # no slots before the first action
+        self._tokens = torch.zeros((0, 0), dtype=torch.int64)  # [slots, L]
         self._located = memory.positions is not None or not len(memory)  # all entries
         self._seen: Tensor | None = None  # key [size + 3] of what the action is decoded for
         self._knows_position = False
@@ -97,14 +97,15 @@ class RetrievalDrafter(Drafter):
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Look up the prompt; guess the nearest actions from their first tokens on."""
-        if self._keys is None:
+        if not len(self._keys):
             self._allocate(context)
         prompt, runner, place = context.prompt, context.target.runner, context.situation.position
         scaled = [self.settings.position_scale * it for it in place or (0.0,) * 3]
         position = torch.tensor(scaled).to(prompt.device, non_blocking=True)
-        seen = runner.run(self._look, Padded(prompt, (1,)), prompt.shape[1], position)
-        self._seen, self._knows_position = runner.kept(seen), place is not None
-        self._guessed = self._nearest(runner) if self._entries else None
+        seen = runner.kept(
+            runner.run(self._look, Padded(prompt, (1,)), prompt.shape[1], position))
+        self._seen, self._knows_position = seen, place is not None
+        self._guessed = self._nearest(runner, seen) if self._entries else None
         return self._tree(context, self.settings.neighbours)
 
     def propose(self, context: DraftContext) -> TokenTree:
@@ -124,7 +125,7 @@ class RetrievalDrafter(Drafter):
         if self.settings.memory and self._seen is not None:
             # Slots allocated in inference mode may be written in no other.
             with torch.inference_mode(self._keys.is_inference()):
-                self._store(tokens)
+                self._store(tokens, self._seen)
             self._seen = None
 
     def reset(self) -> None:
@@ -147,12 +148,12 @@ class RetrievalDrafter(Drafter):
         tokens = tokens + context.space.tokenizer.first_id
         self._tokens = torch.cat((tokens, tokens.new_zeros((more, tokens.shape[1]))))
 
-    def _store(self, tokens: Sequence[int]) -> None:
+    def _store(self, tokens: Sequence[int], seen: Tensor) -> None:
         """Fill the next slot, for good or until all others are younger."""
         if self._located and not self._knows_position:
             self._keys[:, -3:].zero_()  # a position counts only where all have one
             self._located = False
-        self._keys[self._next].copy_(self._seen)
+        self._keys[self._next].copy_(seen)
         if not self._located:
             self._keys[self._next, -3:].zero_()
         self._tokens[self._next].copy_(torch.tensor(tokens), non_blocking=True)
@@ -161,19 +162,19 @@ class RetrievalDrafter(Drafter):
         if self._next == len(self._keys):
             self._next = len(self._memory)  # the oldest of those that are not the database's
 
-    def _nearest(self, runner: Runner) -> Tensor:
+    def _nearest(self, runner: Runner, seen: Tensor) -> Tensor:
         """Tokens of the nearest entries, int64 [neighbours, L]; on the host by faiss."""
         counts = self._located and self._knows_position
         if self._keys.device.type != 'cpu':
             return runner.kept(runner.run(
-                self._search, self._seen, self._entries, int(counts),
+                self._search, seen, self._entries, int(counts),
                 neighbours=self.settings.neighbours))
         import faiss
 
         width = self._keys.shape[1] if counts else self._keys.shape[1] - 3
         keys = np.ascontiguousarray(self._keys[: self._entries, :width].numpy())
         most = min(self.settings.neighbours, self._entries)
-        _, nearest = faiss.knn(self._seen[None, :width].numpy(), keys, most)
+        _, nearest = faiss.knn(seen[None, :width].numpy(), keys, most)
         return self._tokens[torch.from_numpy(nearest[0])]
 
     def _look(self, prompt: Tensor, rows: int | Tensor, position: Tensor) -> Tensor:

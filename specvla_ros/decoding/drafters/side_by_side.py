@@ -28,13 +28,16 @@ def chains(paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTre
 @lru_cache(maxsize=64)
 def _structure(
     branches: int, depth: int, device: torch.device
-) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
+) -> tuple[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]:
     """Parents on the host; parents, depth and ancestor mask on the device."""
     layout = tuple(node - 1 if node % depth else -1 for node in range(branches * depth))
     return layout, structure_on(layout, device)
 
 
 @lru_cache(maxsize=1024)
-def structure_on(layout: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+def structure_on(
+    layout: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Parents, depth and ancestor mask on a device, copied there once."""
-    return tuple(part.to(device, non_blocking=True) for part in structure(layout))
+    parents, depth, mask = (it.to(device, non_blocking=True) for it in structure(layout))
+    return parents, depth, mask

@@ -17,7 +17,7 @@ from .history import Motion
 @DRAFTERS.register('velocity')
 @dataclass(frozen=True, slots=True)
 class ConstantVelocity(Motion):
-    """Each dimension changes as it did last, in normalised space; the gripper is held."""
+    """Guess that each dimension goes on changing as last, normalised; the gripper is held."""
 
     name: ClassVar[str] = 'velocity'
 

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-# Far more than a lockstep policy sends; what nobody asked for falls out at the other end.
+# Far more than a lockstep policy sends; when it is full, the oldest action is dropped.
 _CAPACITY = 64
 
 

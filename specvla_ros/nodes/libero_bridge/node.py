@@ -31,7 +31,7 @@ from specvla_ros.nodes.libero_bridge.action_inbox import ActionInbox
 from specvla_ros.nodes.libero_bridge.observation_topics import ObservationTopics
 from specvla_ros.nodes.messages import deltas_of
 from specvla_ros.nodes.parameters import declare, Parameter
-from specvla_ros.nodes.play_list import Episode, read_play_list
+from specvla_ros.nodes.play_list import EpisodeStart, read_play_list
 from specvla_ros.nodes.runtime import run
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class LiberoBridgeNode(Node):
             self._environment.close()
             self._environment = None
 
-    def _play(self, index: int, episode: Episode) -> str:
+    def _play(self, index: int, episode: EpisodeStart) -> str:
         """Play one episode; return 'success', 'failure' or 'crash'."""
         environment = self._environment_of(episode.task)
         if self._values['wait_for_start']:
@@ -221,7 +221,7 @@ class LiberoBridgeNode(Node):
     def _wait_for_policy(self) -> None:
         while not (self._topics.n_viewers
                    and self.count_publishers(self.resolve_topic_name('action'))):
-            self.get_logger().info('waiting for a policy: nobody subscribes to image and '
+            self.get_logger().info('waiting for a policy: no node subscribes to image and '
                                    'publishes action', throttle_duration_sec=_LOG_PERIOD)
             time.sleep(0.05)
 

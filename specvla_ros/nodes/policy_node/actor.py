@@ -1,10 +1,10 @@
 """
-What a policy node is while it is active: topics, inference on the newest image, and safety.
+The active part of a policy node: topics, inference on the newest image, and safety.
 
-Callbacks only leave what arrives in `Pilot`, which decides what is acted on and when; `_act` runs
-in the main thread. What is never done: acting before there are an image and an instruction, acting
-on the same image twice or on a stale one, publishing an action whose instruction has been replaced
-meanwhile, one that the safety envelope refuses, and more than one control step a control period.
+Callbacks hand messages to `Pilot`, which decides what is acted on and when; `_act` runs in the
+main thread. The node never acts before it has an image and an instruction, on the same image twice
+or on a stale one. It never publishes an action whose instruction has been replaced meanwhile or
+that the safety envelope refuses, and never more than one control step a control period.
 """
 
 from collections.abc import Callable
@@ -41,14 +41,14 @@ from specvla_ros.safety import SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
-_LOG_LENGTH = 300  # characters of what somebody said or sent
+_LOG_LENGTH = 300  # characters of an instruction or an error
 
 
 class Actor:
     """
     Subscribes a camera, publishes `action`, `decode_report` and other outputs.
 
-    Topics are there while it is: whoever sees them can expect an answer.
+    Its topics exist as long as it does: a node that sees them can expect an answer.
 
     :param main: runs inference
     """

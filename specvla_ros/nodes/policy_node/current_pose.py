@@ -1,9 +1,9 @@
 """
-Where the end effector is, as far as anybody says so.
+Where the end effector is, by the topic `current_pose`.
 
-A source that breaks must not take the walls away: what is no number is handed on as the position,
-for the envelope to refuse every action, but never as a pose that something is made of. A source
-that falls silent leaves the walls where they were.
+A broken source must not take the walls of the workspace away. A position that is no number is
+handed on, so that the envelope refuses every action; no target pose is made of it. If the source
+falls silent, the walls stay where they were.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class CurrentPose:
 
     @property
     def pose(self) -> Pose | None:
-        """The present pose; None if it is unknown or what is said is none."""
+        """The present pose; None if it is unknown, too old or no valid pose."""
         known = self._known
         if known is None or time.monotonic() - known[1] > self.patience:
             return None
@@ -51,7 +51,7 @@ class CurrentPose:
 
     @property
     def fault(self) -> str:
-        """Who was heard and is not any more; '' where nothing is wrong."""
+        """Which source fell silent; '' if nothing is wrong."""
         return '' if self._silence is None else self._silence.fault
 
     def _hear(self, message: PoseStamped) -> None:

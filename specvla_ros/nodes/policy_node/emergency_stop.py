@@ -15,10 +15,9 @@ class EmergencyStop:
     """
     `true` on `emergency_stop` stops, and only the service `~/reset_emergency_stop` ends that.
 
-    `false` does nothing: a publisher that repeats what a button says must not let an arm go on
-    when the button is let go. A stop said before the node came up counts, if it was latched. It is
-    heard from publishers of every quality of service; a publisher of another type can't be heard,
-    and `GraphWatch` objects to it.
+    `false` does nothing: an arm must not go on because a button is let go. A stop from before the
+    node came up counts, if it was latched. The node hears publishers of every quality of service.
+    It can't hear a publisher of another type, and `GraphWatch` objects to that.
 
     :param topics: with a group of callbacks that never waits for something slow
     :param group: that group
@@ -41,8 +40,8 @@ class EmergencyStop:
             return
         self.is_on = True
         self._on_stop()
-        self._logger.error('EMERGENCY STOP: no action any more, until somebody calls '
-                           '~/reset_emergency_stop')
+        self._logger.error('EMERGENCY STOP: no action any more, until the service '
+                           '~/reset_emergency_stop is called')
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self.is_on

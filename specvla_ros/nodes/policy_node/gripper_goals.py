@@ -145,8 +145,8 @@ class GripperGoals:
                 or time.monotonic() < self._not_before):
             return
         if not self._servers or not self._client.server_is_ready():
-            self.fault = f'nobody serves {self._name}'
-            self._logger.warning(f'{self.fault}: the gripper is told once somebody does',
+            self.fault = f'no node serves {self._name}'
+            self._logger.warning(f'{self.fault}: the gripper is told once a node does',
                                  throttle_duration_sec=_LOG_PERIOD)
             return
         self._tries += 1

@@ -1,4 +1,4 @@
-"""What the robot is told, by topic or as a goal, whether the node acts at present or not."""
+"""The instruction that holds, by topic or as a goal, also while the node does not act."""
 
 from collections.abc import Callable
 import time
@@ -12,11 +12,11 @@ from specvla_ros.nodes.policy_node.words import Heard, PAUSE, Word, Words
 from specvla_ros.nodes.topics import Origin, Topics
 
 _LOG_PERIOD = 5.0
-_LOG_LENGTH = 100  # characters of what somebody said
+_LOG_LENGTH = 100  # characters of an instruction
 
 
 class Follower(Protocol):
-    """What acts on instructions."""
+    """Acts on instructions."""
 
     def follow(self, instruction: str) -> None:
         """Act on an instruction from now on; '' is none."""

@@ -82,7 +82,7 @@ class InstructionGoals:
                 acceptance_length=_mean(lengths), total_time=report.total_time))
 
     def succeed(self, instruction: str) -> None:
-        """End the goal, if it is this instruction: somebody saw that the task is done."""
+        """End the goal, if it is this instruction's: the task is done, an `EpisodeStatus` says."""
         goal = self._goal
         if goal is not None and goal.instruction == instruction:
             self.stop(Reason.SUCCESS)

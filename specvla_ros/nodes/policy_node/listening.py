@@ -11,7 +11,7 @@ class Listening:
     A clock that goes only while callbacks run.
 
     A callback that loads a checkpoint takes seconds, and nothing is heard meanwhile. Those seconds
-    are no silence of anybody.
+    don't count as silence of a publisher.
 
     """
 

@@ -1,4 +1,4 @@
-"""Sees that what should come from one node does come from one."""
+"""Sees whether a topic has more than the one publisher it should have."""
 
 from rclpy.node import Node
 
@@ -38,5 +38,5 @@ class LonePublisher:
         self._names = names
         if self.fault:
             self._node.get_logger().error(
-                f'{self.fault}. Each image is acted on as it comes, whoever sends it: stop all '
+                f'{self.fault}. Each image is acted on as it comes, from every sender: stop all '
                 'but one, or remap it')

@@ -3,9 +3,9 @@
 import numpy as np
 
 
-class Motion:
+class LastStep:
     """
-    What the arm was told last, and when; all times are s of a clock that never jumps.
+    The control step that was published last, and when; times are s of a clock that never jumps.
 
     :param deadline: seconds after which the next action is late, and the arm stands still
     """

@@ -40,7 +40,7 @@ class Newest:
     """
 
     def __init__(self, settings: Any = None) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
         self._settings = settings
         self._image: Any = None
         self._under_way: Any = None
@@ -52,12 +52,11 @@ class Newest:
 
     def put_image(self, image: Any, stamp: int = 0) -> bool:
         """Make `image` the newest; False if it is a copy of an earlier one, or while paused."""
-        with self._condition:
+        with self._lock:
             if self._paused or (stamp and (stamp == self._last_stamp
                                            or stamp in self._taken_stamps)):
                 return False
             self._image, self._last_stamp = image, stamp
-            self._condition.notify()
             return True
 
     def put_instruction(self, instruction: str) -> bool:
@@ -66,27 +65,24 @@ class Newest:
 
         Returns False if it is the one that holds already: that cancels nothing.
         """
-        with self._condition:
+        with self._lock:
             if instruction == self._instruction:
                 return False
             self._instruction, self._revision = instruction, self._revision + 1
             if self._image is None:
                 self._image = self._under_way
             self._under_way = None
-            self._condition.notify()
             return True
 
     def set_settings(self, settings: Any) -> None:
         """Jobs taken from now on carry these settings; the one under way keeps its own."""
-        with self._condition:
+        with self._lock:
             self._settings = settings
 
-    def take(self, timeout: float | None = None) -> Job | None:
-        """Wait for an image and an instruction, and take them; None after `timeout` seconds."""
-        with self._condition:
-            ready = self._condition.wait_for(
-                lambda: self._image is not None and self._instruction, timeout)
-            if not ready:
+    def take(self) -> Job | None:
+        """Take the image and the instruction; None unless both are there."""
+        with self._lock:
+            if self._image is None or not self._instruction:
                 return None
             self._under_way, self._image = self._image, None
             if self._last_stamp:
@@ -96,12 +92,12 @@ class Newest:
     @property
     def waiting(self) -> Any:
         """The image that `take` would take now; None where there is none."""
-        with self._condition:
+        with self._lock:
             return self._image if self._instruction else None
 
     def holds(self, job: Job) -> bool:
         """Whether an answer would count now."""
-        with self._condition:
+        with self._lock:
             return job.revision == self._revision
 
     def answer(self, job: Job, publish: Callable[[], None]) -> bool:
@@ -111,7 +107,7 @@ class Newest:
         Instructions wait while `publish` runs: none can slip in between check and publishing. An
         answer of several control steps is given step by step.
         """
-        with self._condition:
+        with self._lock:
             if job.revision != self._revision:
                 return False
             self._forget(job)
@@ -120,18 +116,18 @@ class Newest:
 
     def pause(self) -> None:
         """Let nothing count any more; when this returns, no `publish` runs and none will."""
-        with self._condition:
+        with self._lock:
             self._paused, self._revision = True, self._revision + 1
             self._image = self._under_way = None
 
     def resume(self) -> None:
         """Go on with the next image."""
-        with self._condition:
+        with self._lock:
             self._paused = False
 
     def drop(self, job: Job) -> None:
         """Give up on a job (a bad image, say): its image will not be taken again."""
-        with self._condition:
+        with self._lock:
             if job.revision == self._revision:
                 self._forget(job)
 

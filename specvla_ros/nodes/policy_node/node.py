@@ -169,7 +169,7 @@ class PolicyNode(LifecycleNode):
             raise
         if self._stop.is_on:
             self.get_logger().error('active, but the emergency stop is on: no action until '
-                                    'somebody calls ~/reset_emergency_stop')
+                                    'the service ~/reset_emergency_stop is called')
         self._actor = actor
         self._watch.look()  # a second master may be there already
         self._let_act()

@@ -1,4 +1,4 @@
-"""What controllers listen to besides `action`; each output can be switched on alone."""
+"""The outputs for controllers besides `action`; each can be switched on alone."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class Outputs:
         self._publish_twist(delta, stamp)
         if self._targets is not None:
             if pose is None:
-                self._logger.warning('no target_pose: nobody says on current_pose where the end '
+                self._logger.warning('no target_pose: nothing on current_pose says where the end '
                                      'effector is', throttle_duration_sec=_LOG_PERIOD)
             else:
                 self._publish_target(target_of(pose, delta), stamp)

@@ -2,7 +2,7 @@
 What is acted on, when, and what of the answers reaches the arm; no ROS in it.
 
 `Newest` says which image and instruction count, `StepQueue` when a control step is due,
-`safety.fit` how far it may go. This puts them together; whoever has the topics calls it from
+`safety.fit` how far it may go. This puts them together; the owner of the topics calls it from
 callbacks (`see`, `follow`, `pause`, …), from the thread that infers (`take`, `answer`), and
 whenever `next_at` has come (`carry_out`).
 
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.policy_node.motion import Motion, Place
+from specvla_ros.nodes.policy_node.motion import LastStep, Place
 from specvla_ros.nodes.policy_node.newest import Job, Newest
 from specvla_ros.nodes.policy_node.tasks import Arm, Command, Sight, StaleImage, Task
 from specvla_ros.safety import fit, refusal, SafetySettings, step_limits
@@ -59,7 +59,7 @@ class Pilot:
         self._queue = StepQueue(period_s)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
-        self._motion, self._place = Motion(0.0), Place()
+        self._motion, self._place = LastStep(0.0), Place()
         self.set_safety(safety)
         self._stamp = 0  # ns, of the last image that came
         self._stamp_since = -math.inf  # s, when the first image of this stamp came
@@ -161,7 +161,7 @@ class Pilot:
         with self._lock:
             if not self.may_take:
                 return None
-            job, now = self._newest.take(timeout=0), self._clock()
+            job, now = self._newest.take(), self._clock()
             sight, age = job.image, math.nan
             if sight.stamp:
                 age = (self._camera_clock() - sight.stamp) * 1e-9

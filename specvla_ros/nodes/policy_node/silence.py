@@ -1,4 +1,4 @@
-"""Says it when nothing comes on a topic that acting hangs on, and what is there instead."""
+"""Says so when nothing comes on a topic that acting needs, and what is there instead."""
 
 import time
 
@@ -48,7 +48,7 @@ class Silence:
     def _reason(self) -> str:
         publishers = self._node.get_publishers_info_by_topic(self._topic)
         if not publishers:
-            return (f'nobody publishes on {self._topic}, expected is {self._kind}'
+            return (f'no node publishes on {self._topic}, expected is {self._kind}'
                     f'{self._elsewhere()}')
         found = ', '.join(sorted({end.topic_type for end in publishers}))
         who = f'{", ".join(full_names(publishers))}: {found} on {self._topic}'

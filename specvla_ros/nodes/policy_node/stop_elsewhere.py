@@ -29,8 +29,8 @@ class StopElsewhere:
         found = [] if self._node.count_publishers(self._topic) else self._buttons()
         if found and found != self._told:
             self._node.get_logger().warning(
-                f'nobody publishes on {self._topic}, and {", ".join(found)} is not heard here: if '
-                f'that button is to stop this arm as well, remap {_NAME} to it')
+                f'no node publishes on {self._topic}, and {", ".join(found)} is not heard here: '
+                f'if that button is to stop this arm as well, remap {_NAME} to it')
         self._told = found
 
     def _buttons(self) -> list[str]:

@@ -94,7 +94,7 @@ class NodeProcess:
 
 def free_domain() -> int:
     """
-    Return a ROS domain nobody on this machine uses, so that a session meets no other nodes.
+    Return a ROS domain that is free on this machine, so that a session meets no other nodes.
 
     A domain is in use where the UDP port of its first participant is taken.
     """

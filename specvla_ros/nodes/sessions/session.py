@@ -30,7 +30,7 @@ def play(name: str, make: Callable[[], Session], emit: Emit, domain_id: int | No
     Play a session; return the exit code. Initialises and shuts down rclpy.
 
     :param emit: called with an error, or with the interruption, as the last event
-    :param domain_id: ROS domain; None: one that nobody uses
+    :param domain_id: ROS domain; None: a free one
     """
     os.environ['ROS_DOMAIN_ID'] = str(free_domain() if domain_id is None else domain_id)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'

@@ -10,7 +10,7 @@ from typing import Any
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.libero import suites
-from specvla_ros.nodes.play_list import Episode
+from specvla_ros.nodes.play_list import EpisodeStart
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.typed_files import naming, read_json, typed, value_of
 
@@ -24,7 +24,7 @@ class Round:
     """
 
     index: int
-    episode: Episode
+    episode: EpisodeStart
     decoder: str
     config: DecoderConfig
 
@@ -39,7 +39,7 @@ class SessionSpec:
     """A session's settings; the names, units and defaults of the JSON file."""
 
     decoders: tuple[str, ...]
-    episodes: tuple[Episode, ...]
+    episodes: tuple[EpisodeStart, ...]
     source: PolicySource = PolicySource()
     suite: str = 'libero_object'
     max_steps: int = 0
@@ -108,13 +108,13 @@ class SessionSpec:
         except SpecVLAError as error:
             raise SpecVLAError(
                 f'{error}: episodes must be a list of [task, state]') from error
-        return typed(cls, content | {'episodes': [Episode(*episode) for episode in episodes],
+        return typed(cls, content | {'episodes': [EpisodeStart(*episode) for episode in episodes],
                                      'source': source}, 'specification')
 
     @property
     def rounds(self) -> list[Round]:
         """Everything to play, in order: by task, then state, then decoder."""
-        by_task: dict[int, list[Episode]] = {}
+        by_task: dict[int, list[EpisodeStart]] = {}
         for episode in self.episodes:
             by_task.setdefault(episode.task, []).append(episode)
         played = [(episode, decoder) for group in by_task.values() for episode in group

@@ -14,7 +14,7 @@ from specvla_ros.benchmark.episodes.evaluation import EvalArgs, run
 from specvla_ros.benchmark.episodes.plan import make_plan
 from specvla_ros.benchmark.episodes.player import Cast, TaskPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
-from specvla_ros.benchmark.episodes.workers import Job
+from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog
 from specvla_ros.policy import Policy
 
@@ -53,8 +53,8 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_made(args, change, 
 
 
 def test_all_decoders_play_each_state_in_rotating_order(args):
-    jobs = make_plan(args).jobs([])
-    assert [(job.task, job.state, job.decoders) for job in jobs] == [
+    matches = make_plan(args).matches([])
+    assert [(match.task, match.state, match.decoders) for match in matches] == [
         (0, 0, ('ar', 'strict')), (0, 1, ('strict', 'ar')),
         (1, 0, ('strict', 'ar')), (1, 1, ('ar', 'strict'))]
 
@@ -77,8 +77,8 @@ def test_the_same_command_goes_on_where_it_was_interrupted(args, tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(''.join(lines[:3]))
     # Of the second state one decoder is left, of the others both.
-    left = make_plan(args).jobs(EpisodeLog(path).episodes)
-    assert [len(job.decoders) for job in left] == [1, 2, 2]
+    left = make_plan(args).matches(EpisodeLog(path).episodes)
+    assert [len(match.decoders) for match in left] == [1, 2, 2]
     run(args, FakePlayer())
     assert sorted(path.read_text().splitlines()) == sorted(line.strip() for line in lines)
 
@@ -210,7 +210,7 @@ def test_a_player_changes_its_cast_with_the_suite(make):
     player = TaskPlayer(Scene, cast, RolloutConfig(None, 0), first='a')
     for suite, task in (('a', 0), ('a', 1), ('b', 0), ('b', 0)):
         acted.clear()
-        episode, = player.play(Job(suite, task, 0, ('ar',)), lambda _: None)
+        episode, = player.play(Match(suite, task, 0, ('ar',)), lambda _: None)
         assert episode.success and set(acted) == {suite}
     assert casts == ['a', 'b']
 

@@ -83,7 +83,7 @@ def test_frames_that_are_not_there_are_refused(args, tmp_path):
 @pytest.mark.parametrize('change, message', [
     ({'accept_from': 'libero_moon'}, 'must be one of libero_goal'),
     ({'shape': '8b'}, '--shape 8b: must be 7b or embedded'),
-    ({'decoder': ('history',)}, r'history drafts with velocity\+history\+jacobi; what is'),
+    ({'decoder': ('history',)}, r'history drafts with velocity\+history\+jacobi; the table'),
 ])
 def test_random_weights_refuse_what_they_cannot_be(random, change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -151,10 +151,10 @@ def test_random_weights_are_a_projection_and_say_so(random, tmp_path, capsys):
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert report['config']['acceptance'].startswith('Spec-VLA, arXiv 2507.22424, Table 2')
     assert report['checkpoint']['target_sha256'] is None
-    assert 'acceptance replayed, speed projected' in capsys.readouterr().out
+    assert 'acceptance drawn, speed projected' in capsys.readouterr().out
     rows = {row['decoder']: row for row in report['rows']}
     assert rows['ar']['acceptance_length'] == 1 and rows['relaxed']['acceptance_length'] > 1
-    # What a replayed decoder says means nothing; generate must say what ar says.
+    # The tokens of a drawn acceptance mean nothing; generate must say what ar says.
     assert 'tokens_equal_ar' not in rows['relaxed'] and 'max_bin_error' not in rows['relaxed']
     assert rows['generate']['tokens_equal_ar'] == {'actions': 4, 'actions_equal': 4}
     assert rows['generate']['actions_with_text_tokens'] == 0

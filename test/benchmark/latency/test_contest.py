@@ -82,7 +82,7 @@ def test_actions_are_compared_with_the_baselines_on_the_same_observation(actors,
 
 
 def test_whose_tokens_mean_nothing_is_not_compared(actors, episodes):
-    samples = contest(actors, episodes, repeats=1, seed=0, replayed={'b'})
+    samples = contest(actors, episodes, repeats=1, seed=0, drawn={'b'})
     compared = {s.contestant for s in samples if s.record.deviation is not None}
     assert compared == {'c'}
 

@@ -1,4 +1,4 @@
-"""Replayed acceptance: its table, its distribution, and decoders on random weights."""
+"""Drawn acceptance: its table, its distribution, and decoders on random weights."""
 
 from collections import Counter
 

@@ -48,6 +48,7 @@ class Published:
 
 
 class World:
+    """One arm, one camera and a clock: events in, what was published and refused out."""
 
     def __init__(self, safety, period, max_age=5.0, pacing='realtime', late=0.0):
         self.now, self.offset = START, 1_700_000_000 * 10**9  # ns between this and camera clock

@@ -16,7 +16,7 @@ from specvla_ros.nodes.policy_node import gripper_goals
 from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, GripperGoals
 
 NODE = 'fake_policy_node.py'
-STAND_IN = Path(__file__).parent / 'stand_in'
+STAND_IN = Path(__file__).parents[1] / 'stand_in'
 OPENED, CLOSED = (0.04, 20.0), (0.0, 20.0)
 NAME = '/left/gripper_cmd'
 
@@ -148,20 +148,20 @@ def test_each_change_is_one_goal(goals, client, run, world):
     assert world.log == []
 
 
-def test_what_nobody_heard_is_said_once_somebody_does(goals, client, run, world):
+def test_the_gripper_is_told_once_a_server_comes(goals, client, run, world):
     world.servers = []
     goals.put(1.0)
     goals.put(0.0)
     run(3.0)
     assert client.sent == []
-    assert goals.fault == f'nobody serves {NAME}'
+    assert goals.fault == f'no node serves {NAME}'
     world.servers = ['first']
     run(1.0)  # without another action
     client.answer()
     goals.put(None)
     run(5.0)
     assert client.sent == [CLOSED]
-    assert f'nobody serves {NAME}' in world.log[0]
+    assert f'no node serves {NAME}' in world.log[0]
     assert goals.fault == ''
 
 
@@ -357,7 +357,7 @@ def test_a_controller_that_was_killed_is_told_again_and_a_stop_cancels_opening(
     probe.wait_for_subscribers(button)
     robot.say('pick up')
     robot.see(1, 1, 3)  # open
-    node.says('nobody serves /hand/gripper_cmd')
+    node.says('no node serves /hand/gripper_cmd')
     for _ in range(2):
         hand = start('fake_gripper_node.py', PYTHONPATH=path)
         hand.says('go to 0.04 with 20.0')

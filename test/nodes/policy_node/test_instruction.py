@@ -38,7 +38,7 @@ class Robot:
             self._hear(String(data=text), Origin(self.now, number, is_kept))
 
 
-class Actor:
+class Follower:
     """Keeps what it is told."""
 
     def __init__(self):
@@ -57,7 +57,7 @@ def robot():
 
 
 def test_the_newest_word_holds_over_a_deactivation(robot):
-    first, second, third = Actor(), Actor(), Actor()
+    first, second, third = Follower(), Follower(), Follower()
     robot.instruction.set_follower(first)
     assert first.told == []
     robot.say('pick up', 1)
@@ -72,7 +72,7 @@ def test_the_newest_word_holds_over_a_deactivation(robot):
 
 
 def test_what_was_withdrawn_stays_so_over_a_deactivation(robot):
-    first, second = Actor(), Actor()
+    first, second = Follower(), Follower()
     robot.instruction.set_follower(first)
     robot.say('pick up', 7)
     robot.instruction.follow('open')
@@ -85,56 +85,56 @@ def test_what_was_withdrawn_stays_so_over_a_deactivation(robot):
 
 
 def test_a_text_that_is_only_repeated_is_passed_over_with_one_line(robot):
-    actor = Actor()
-    robot.instruction.set_follower(actor)
+    follower = Follower()
+    robot.instruction.set_follower(follower)
     robot.say('pick up', 7)
     robot.instruction.follow('open')
     robot.instruction.withdraw()
     for number in range(8, 30):
         robot.say('pick up', number)
-    assert actor.told == ['pick up', 'open', None]
+    assert follower.told == ['pick up', 'open', None]
     assert robot.replaced == 1
     line, = robot.log
     assert line.startswith("/instruction: 'pick up' is not followed: it was said before")
     robot.say('put down', 30)
-    assert actor.told[3:] == ['put down']
+    assert follower.told[3:] == ['put down']
 
 
 def test_what_could_not_be_heard_while_a_callback_took_long_was_no_pause(robot, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(time, 'monotonic', lambda: clock.now)
     robot = Robot()
-    actor = Actor()
-    robot.instruction.set_follower(actor)
+    follower = Follower()
+    robot.instruction.set_follower(follower)
     robot.say('pick up', 7)
     robot.instruction.withdraw()
     clock.now = 30.0  # a checkpoint was loaded; the words of the first seconds are lost
     robot.listen()
     for number in range(200, 300):
         robot.say('pick up', number)
-    assert actor.told == ['pick up', None]
+    assert follower.told == ['pick up', None]
     for _ in range(10):
         clock.now += 0.5
         robot.listen()
     robot.say('pick up', 300)  # after a pause in which it would have been heard
-    assert actor.told == ['pick up', None, 'pick up']
+    assert follower.told == ['pick up', None, 'pick up']
 
 
 def test_an_empty_text_withdraws(robot):
-    actor = Actor()
-    robot.instruction.set_follower(actor)
+    follower = Follower()
+    robot.instruction.set_follower(follower)
     robot.say('pick up', 1)
     robot.say('  ', 2)
-    assert actor.told == ['pick up', '']
+    assert follower.told == ['pick up', '']
     assert 'the instruction is empty' in robot.log[0]
 
 
 def test_a_kept_text_that_is_older_than_what_holds_is_passed_over_with_one_line(robot):
-    actor = Actor()
-    robot.instruction.set_follower(actor)
+    follower = Follower()
+    robot.instruction.set_follower(follower)
     robot.say('pick up', 7)
     for _ in range(3):
         robot._hear(String(data='old'), Origin(robot.now - 5, 1, True))
-    assert actor.told == ['pick up']
+    assert follower.told == ['pick up']
     line, = robot.log
     assert line.startswith("/instruction: 'old' is not followed: by its publisher's clock it was")

@@ -7,17 +7,13 @@ import pytest
 from specvla_ros.nodes.policy_node.newest import Newest
 
 
-def take(newest):
-    return newest.take(timeout=0)
-
-
 def test_nothing_to_take_before_image_and_instruction():
     newest = Newest()
-    assert take(newest) is None
+    assert newest.take() is None
     newest.put_image('a', 1)
-    assert take(newest) is None
+    assert newest.take() is None
     newest.put_instruction('go')
-    assert take(newest).image == 'a'
+    assert newest.take().image == 'a'
 
 
 def test_only_the_newest_image_is_taken_and_only_once():
@@ -25,19 +21,19 @@ def test_only_the_newest_image_is_taken_and_only_once():
     newest.put_instruction('go')
     for stamp, image in enumerate('abc', start=1):
         newest.put_image(image, stamp)
-    assert take(newest).image == 'c'
-    assert take(newest) is None
+    assert newest.take().image == 'c'
+    assert newest.take() is None
 
 
 def test_a_copy_of_the_image_before_is_no_new_image():
     newest = Newest()
     newest.put_instruction('go')
     assert newest.put_image('a', 7)
-    job = take(newest)
+    job = newest.take()
     assert not newest.put_image('a', 7)
     assert newest.answer(job, lambda: None)
     assert not newest.put_image('a', 7)
-    assert take(newest) is None
+    assert newest.take() is None
     assert newest.put_image('b', 0)
     assert newest.put_image('c', 0)
 
@@ -46,33 +42,33 @@ def test_an_answer_for_a_replaced_instruction_is_refused_and_its_image_taken_aga
     newest, published = Newest(), []
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    job = take(newest)
+    job = newest.take()
     newest.put_instruction('stop')
     assert not newest.answer(job, lambda: published.append('go'))
-    again = take(newest)
+    again = newest.take()
     assert (again.image, again.instruction) == ('a', 'stop')
     assert newest.answer(again, lambda: published.append('stop'))
     assert published == ['stop']
     newest.put_instruction('go')
-    assert take(newest) is None
+    assert newest.take() is None
 
 
 def test_a_newer_image_goes_before_the_one_to_be_taken_again():
     newest = Newest()
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    take(newest)
+    newest.take()
     newest.put_image('b', 2)
     newest.put_instruction('stop')
-    assert take(newest).image == 'b'
-    assert take(newest) is None
+    assert newest.take().image == 'b'
+    assert newest.take() is None
 
 
 def test_the_same_instruction_cancels_nothing():
     newest = Newest()
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    job = take(newest)
+    job = newest.take()
     assert not newest.put_instruction('go')
     assert newest.answer(job, lambda: None)
 
@@ -82,26 +78,26 @@ def test_no_instruction_no_job():
     newest.put_instruction('go')
     newest.put_instruction('')
     newest.put_image('a', 1)
-    assert take(newest) is None
+    assert newest.take() is None
 
 
 def test_a_dropped_image_is_not_taken_again():
     newest = Newest()
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    newest.drop(take(newest))
+    newest.drop(newest.take())
     newest.put_instruction('stop')
-    assert take(newest) is None
+    assert newest.take() is None
 
 
 def test_settings_hold_from_the_next_job_on():
     newest = Newest('old')
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    job = take(newest)
+    job = newest.take()
     newest.set_settings('new')
     newest.put_image('b', 2)
-    assert (job.settings, take(newest).settings) == ('old', 'new')
+    assert (job.settings, newest.take().settings) == ('old', 'new')
 
 
 @pytest.mark.parametrize('interrupt', [
@@ -110,7 +106,7 @@ def test_nothing_slips_in_between_the_check_and_publishing(interrupt):
     newest, order = Newest(), []
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    job = take(newest)
+    job = newest.take()
 
     def publish():
         thread.start()
@@ -123,28 +119,18 @@ def test_nothing_slips_in_between_the_check_and_publishing(interrupt):
     assert order == ['published', 'interrupted']
 
 
-def test_a_worker_that_waits_is_woken():
-    newest, jobs = Newest(), []
-    worker = threading.Thread(target=lambda: jobs.append(newest.take(timeout=10)))
-    worker.start()
-    newest.put_image('a', 1)
-    newest.put_instruction('go')
-    worker.join(5)
-    assert jobs[0].image == 'a'
-
-
 def test_nothing_counts_while_paused_and_the_next_image_does_afterwards():
     newest = Newest()
     newest.put_instruction('go')
     newest.put_image('a', 1)
-    job = take(newest)
+    job = newest.take()
     newest.pause()
     assert not newest.answer(job, lambda: None)
     assert not newest.put_image('b', 2)
     newest.put_instruction('stop')
-    assert take(newest) is None
+    assert newest.take() is None
     newest.resume()
-    assert take(newest) is None
+    assert newest.take() is None
     newest.put_image('c', 3)
-    assert (take(newest).image, job.revision) == ('c', 1)
+    assert (newest.take().image, job.revision) == ('c', 1)
     assert not newest.answer(job, lambda: None)

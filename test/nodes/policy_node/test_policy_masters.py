@@ -143,11 +143,11 @@ def test_silence_is_said_with_topic_and_type_until_it_ends(
         probe, other_node, make_image, start, flood, state):
     elsewhere = probe.node.create_publisher(Image, 'camera/image_raw', 1)
     node = start(NODE)
-    node.says('no image for more than 5 s: nobody publishes on /image, expected is '
+    node.says('no image for more than 5 s: no node publishes on /image, expected is '
               'sensor_msgs/msg/Image; that is on /camera/image_raw: remap /image to it')
-    node.says('no instruction for more than 5 s: nobody publishes on /instruction, expected is '
+    node.says('no instruction for more than 5 s: no node publishes on /instruction, expected is '
               'std_msgs/msg/String')
-    state(DiagnosticStatus.WARN, 'no image for more than 5 s: nobody publishes on /image')
+    state(DiagnosticStatus.WARN, 'no image for more than 5 s: no node publishes on /image')
     probe.node.destroy_publisher(elsewhere)
     wrong = other_node.create_publisher(String, 'image', 1)
     node.says('no image for more than 5 s: /other: std_msgs/msg/String on /image, expected is '

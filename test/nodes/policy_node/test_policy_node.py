@@ -279,4 +279,4 @@ def test_bad_parameters_end_it_with_one_line_and_code_2(start, parameters, reaso
 
 def test_a_misspelt_parameter_is_named(robot, start, until):
     node = start(NODE, dict(decodre='ar'))
-    node.says("nobody knows parameter 'decodre'")
+    node.says("there is no parameter 'decodre'")

@@ -59,6 +59,7 @@ def record(probe, tmp_path):
 
 @pytest.mark.soak
 def test_memory_stays_flat_and_nothing_is_lost_or_repeated(probe, start, until, record, tmp_path):
+    """Act and record while the bridge is killed and started again, several times."""
     probe.hear(ActionDelta, 'action', qos.STREAM)
     actions = probe.heard['action']
     policy = start('specvla_ros.nodes.policy_node.node')

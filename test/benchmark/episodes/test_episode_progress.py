@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from specvla_ros.benchmark.episodes.progress import EpisodeProgress
+from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.workers import Playing
 
 

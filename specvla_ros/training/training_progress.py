@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 import time
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 from torch import Tensor
+
+from specvla_ros.progress import LiveProgress, terminal_bar
 
 _SHOW_EVERY = 1.0  # seconds
 
@@ -18,31 +19,15 @@ class HasTokens(Protocol):
     tokens: Tensor
 
 
-class TrainingProgress:
+class TrainingProgress(LiveProgress):
     """A progress bar over the share that is done, with loss, frames/s and time left."""
 
     def __init__(self, title: str, console: Console) -> None:
-        self.console = console
-        self._bar = Progress(
-            TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.1f} %'),
-            TextColumn('{task.fields[note]}'), console=console,
-            disable=not console.is_terminal)
+        super().__init__(terminal_bar(
+            console, TextColumn('{task.description}'), BarColumn(),
+            TextColumn('{task.percentage:.1f} %'), TextColumn('{task.fields[note]}')))
         self._task = self._bar.add_task(title, total=1.0, note='')
         self._shown = 0.0
-
-    def __enter__(self) -> 'TrainingProgress':
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def loading(self, done: int, total: int) -> None:
         """Tell about episodes being read."""

@@ -1,8 +1,6 @@
 """Live progress of episodes: a bar with an estimate on a terminal, a line each elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -15,21 +13,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.progress import LiveProgress, terminal_bar
 
 # The estimate looks back over the whole run: episodes differ by a factor of three.
 ESTIMATE_WINDOW_S = 24 * 3600.0
 USUAL_STEPS = 100.0  # of an episode, before one has been seen
-
-
-class UnderWay(Protocol):
-    """An episode that is being played."""
-
-    task: int
-    state: int
-    decoder: str
-    steps: int
-    note: str
 
 
 class _Bar(Progress):
@@ -43,7 +33,7 @@ class _Bar(Progress):
             yield text
 
 
-class EpisodeProgress:
+class EpisodeProgress(LiveProgress):
     """Shows how many episodes are done, how they ended and what is being played."""
 
     def __init__(self, console: Console, total: int, finished: Sequence[EpisodeRecord],
@@ -58,28 +48,17 @@ class EpisodeProgress:
         self._ended = dict.fromkeys(decoders, 0)
         self._crashes = 0
         self._steps: list[int] = []  # of the episodes that are done
-        self._under_way: dict[tuple[int, int, str], UnderWay] = {}
+        self._under_way: dict[tuple[int, int, str], Playing] = {}
         for episode in finished:
             self._count(episode)
-        self._bar = _Bar(
-            BarColumn(), MofNCompleteColumn(), TextColumn('episodes'), TimeElapsedColumn(),
-            TextColumn('left'), TimeRemainingColumn(),
-            console=console, speed_estimate_period=ESTIMATE_WINDOW_S,
-            disable=not console.is_terminal)
+        super().__init__(terminal_bar(
+            console, BarColumn(), MofNCompleteColumn(), TextColumn('episodes'),
+            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(), kind=_Bar,
+            speed_estimate_period=ESTIMATE_WINDOW_S))
         self._task = self._bar.add_task(
             self._summary(), total=total, completed=len(finished), now='loading')
 
-    def __enter__(self) -> 'EpisodeProgress':
-        """Start drawing."""
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        """Stop drawing."""
-        self._bar.__exit__(kind, error, trace)
-
-    def playing(self, episode: UnderWay) -> None:
+    def playing(self, episode: Playing) -> None:
         """Show how far an episode is."""
         self._under_way[episode.task, episode.state, episode.decoder] = episode
         self._update()
@@ -92,10 +71,9 @@ class EpisodeProgress:
             'solved' if episode.success else 'not solved'
         if not self._console.is_terminal or episode.crash is not None:
             done = sum(self._ended.values()) + self._crashes
-            self._bar.console.print(
+            self.say(
                 f'{done}/{self._total}  {episode.suite} task {episode.task} state '
-                f'{episode.state}  {episode.decoder}: {outcome} ({episode.steps} steps)',
-                highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
+                f'{episode.state}  {episode.decoder}: {outcome} ({episode.steps} steps)')
         self._update()
 
     def _count(self, episode: EpisodeRecord) -> None:

@@ -1,6 +1,8 @@
 """Results are written whole or not at all: under a temporary name, renamed when done."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
 import contextlib
 import json
 import os
@@ -121,10 +123,40 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     :raises SpecVLAError: the disk is full or not writable
     """
-    temporary = path.with_name(f'.{path.name}.part')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
+    """
+    Give an empty folder to fill; it becomes `folder` if nothing is raised.
+
+    The former content of `folder` is gone then, but for the folders in it that `keep` names: they
+    belong to others. The swap is two renames: between them, for an instant, there is no folder,
+    never half of one.
+
+    :raises SpecVLAError: the disk is full or not writable
+    """
+    temporary = folder.with_name(f'{folder.name}.{os.getpid()}.part')
+    old = folder.with_name(f'{folder.name}.{os.getpid()}.old')
+    try:
+        with writing(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for other in keep:
+                if (folder / other).is_dir():
+                    shutil.copytree(folder / other, temporary / other)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
