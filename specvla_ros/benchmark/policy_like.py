@@ -50,7 +50,10 @@ class PolicyLike(Protocol):
 class EpisodePolicy(PolicyLike, Protocol):
     """What an episode asks of `policy.Policy`; only under an envelope more than of the others."""
 
-    dataset: DatasetConfig
+    @property
+    def dataset(self) -> DatasetConfig:
+        """What the actions mean on a robot."""
+        ...
 
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
             position: tuple[float, float, float] | None = None,
