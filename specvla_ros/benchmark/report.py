@@ -33,7 +33,8 @@ _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; a
           'never saw some.')
 _LABEL_WIDTH, _COLUMN_WIDTH = 38, 14  # of a table, characters: three decoders fit 80
 # Lines that are left out where all decoders have 0 of it.
-_ONLY_IF_ANY = {'tokens it never saw', 'actions without a pass', 'its tokens that were forbidden'}
+_ONLY_IF_ANY = {
+    'tokens the target never saw', 'actions without a pass', 'forbidden tokens it wanted'}
 Row = dict[str, Any]
 Report = dict[str, Any]
 
@@ -339,8 +340,8 @@ def figure_lines(row: Row) -> dict[str, str]:
         'target passes per action': _number(row.get('target_passes_per_action'), '.2f'),
         'actions without a pass': _number(row.get('actions_without_pass'), 'd'),
         'acceptance length': _number(row.get('acceptance_length'), '.2f'),
-        'tokens it never saw': _share(row.get('unverified'), row.get('tokens')),
-        'its tokens that were forbidden': _number(row.get('forbidden'), 'd'),
+        'tokens the target never saw': _share(row.get('unverified'), row.get('tokens')),
+        'forbidden tokens it wanted': _number(row.get('forbidden'), 'd'),
         'ms per action, mean': _number(times.get('mean'), '.1f'),
         '  median': _number(times.get('p50'), '.1f'),
         '  95th percentile': _number(times.get('p95'), '.1f'),

@@ -167,7 +167,7 @@ def _per_action(own: Mapping[Place, EpisodeRecord], seed: int) -> Row:
     for column, (key, name) in enumerate((('ms', 'ms_per_action'),
                                           ('passes', 'passes_per_action')), start=1):
         row[name] = {'mean': totals[key] / totals['actions'],
-                     'interval': _middle(drawn[:, column] / drawn[:, 0])}
+                     'interval': _middle(drawn[:, column] / drawn[:, 0], places)}
     return row
 
 
@@ -186,10 +186,13 @@ def _speedup(own: Mapping[Place, EpisodeRecord], baseline: Mapping[Place, Episod
         (sums[usable, 1], sums[usable, 0]) for sums in drawn)
     ratio = (theirs[:, 1].sum() / theirs[:, 0].sum()) / (mine[:, 1].sum() / mine[:, 0].sum())
     return {'speedup_vs_ar': float(ratio),
-            'speedup_interval': _middle((times / counts) / (own_times / own_counts))}
+            'speedup_interval': _middle((times / counts) / (own_times / own_counts), places)}
 
 
-def _middle(values: NDArray[np.float64]) -> list[float]:
+def _middle(values: NDArray[np.float64], places: Sequence[Place]) -> list[float] | None:
+    """Return where 95 % of the draws lie; None of one initial state, of which all are alike."""
+    if len(places) < 2:
+        return None
     return np.percentile(values, (2.5, 97.5)).tolist()
 
 

@@ -20,8 +20,8 @@ _NOTES = (
     'Under each figure its 95 % interval: of success Wilson; of Δ to ar (percentage\n'
     'points, the same initial states) Newcombe; of times and passes a bootstrap over\n'
     'initial states. "*": of the decoders that promise as much or more none is better\n'
-    "in success or time and no worse in the other. Lossless: each token is the target's\n"
-    'own choice; relaxed: it accepted near ones; unverified: it never saw some.')
+    'in success or time and no worse in the other. Lossless: each token is the\n'
+    "target's own choice; relaxed: it accepted near ones; unverified: it never saw some.")
 
 
 def print_comparison(document: Report, console: Console) -> None:
@@ -53,10 +53,10 @@ def _cells(row: Row) -> dict[str, str]:
     """Return a row's figures, each with its interval under it, by the headings of the table."""
     time, passes = row.get('ms_per_action'), row.get('passes_per_action')
     return _success_cells(row) | {
-        'ms/action': f'{time["mean"]:.1f}\n{_span(time["interval"], ".1f")}' if time else '',
-        '× ar': f'{row["speedup_vs_ar"]:.2f}\n{_span(row["speedup_interval"], ".2f")}'
+        'ms/action': _cell(time['mean'], time['interval'], '.1f') if time else '',
+        '× ar': _cell(row['speedup_vs_ar'], row['speedup_interval'], '.2f')
         if 'speedup_vs_ar' in row else '',
-        'passes': f'{passes["mean"]:.2f}\n{_span(passes["interval"], ".2f")}' if passes else ''}
+        'passes': _cell(passes['mean'], passes['interval'], '.2f') if passes else ''}
 
 
 def _success_cells(row: Row) -> dict[str, str]:
@@ -71,8 +71,10 @@ def _success_cells(row: Row) -> dict[str, str]:
     return {'solved': f'{success}\n{low:.0f}–{high:.0f} %', 'Δ to ar': delta}
 
 
-def _span(interval: Sequence[float], form: str) -> str:
-    return '–'.join(f'{end:{form}}' for end in interval)
+def _cell(value: float, interval: Sequence[float] | None, form: str) -> str:
+    """Return a figure and under it its interval, if there is one."""
+    ends = '' if interval is None else '\n' + '–'.join(f'{end:{form}}' for end in interval)
+    return f'{value:{form}}{ends}'
 
 
 def write_comparison(path: Path, document: Report) -> None:
@@ -110,12 +112,18 @@ def _mark(row: Row) -> tuple[str, str]:
 def _point(row: Row) -> Point:
     low, high = row['success_interval']
     return Point(row['ms_per_action']['mean'], 100 * row['success_rate'], row['decoder'],
-                 _mark(row)[1], tuple(row['ms_per_action']['interval']), (100 * low, 100 * high))
+                 _mark(row)[1], _ends(row['ms_per_action']), (100 * low, 100 * high))
+
+
+def _ends(figure: Row) -> tuple[float, float]:
+    """Return the ends of a mean's interval; the mean itself where there is none."""
+    low, high = figure['interval'] or (figure['mean'], figure['mean'])
+    return low, high
 
 
 def _errors(figure: Row) -> list[list[float]]:
     """Return how far the interval of a mean reaches to both sides, as errorbar takes it."""
-    low, high = figure['interval']
+    low, high = _ends(figure)
     return [[max(0.0, figure['mean'] - low)], [max(0.0, high - figure['mean'])]]
 
 

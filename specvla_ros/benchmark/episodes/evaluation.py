@@ -60,11 +60,11 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     :raises ValueError: bad input, in one line
     """
     plan = make_plan(args)
-    if make_player is None:
-        check_simulator(plan.tasks)
     console = Console()
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))
+        if missing and make_player is None:
+            check_simulator(plan.tasks)
         if missing < plan.n_episodes:
             console.print(f'{plan.n_episodes - missing} of {plan.n_episodes} episodes are in '
                           f'{plan.folder} already')

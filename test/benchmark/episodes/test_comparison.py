@@ -110,6 +110,19 @@ def test_times_have_intervals_from_initial_states_and_ratios_come_from_pairs(mak
     assert figures == comparison([*slow, *fast], decoders)  # the same draws again
 
 
+def test_one_initial_state_has_no_interval(make, tmp_path):
+    """Draws of one state are all alike: an interval of no width would promise what isn't known."""
+    document = document_of(make, ['ar', 'auto'], states=1)
+    for row in document['comparison']['rows']:
+        if row['actions']:
+            assert row['ms_per_action']['interval'] is row['passes_per_action']['interval'] is None
+            assert row.get('speedup_interval') is None
+    screen = io.StringIO()
+    print_comparison(document, Console(file=screen, width=80))
+    write_comparison(tmp_path / 'x.png', document)
+    assert 'nan' not in screen.getvalue() and (tmp_path / 'x.png').exists()
+
+
 def test_successful_episodes_stand_apart(make):
     episodes = [make.episode('ar', 0, 0, actions=[make.action(ms=50.0)]),
                 make.episode('ar', 0, 1, False, actions=[make.action(ms=10.0)] * 9)]
@@ -131,14 +144,14 @@ def test_an_unverified_decoder_takes_no_other_off_the_front(make):
     assert [row['on_front'] for row in rows] == [False, True, False, True, True]
 
 
-def document_of(make, names, seed=0):
+def document_of(make, names, seed=0, states=20):
     """Return a report of episodes as they may be, of decoders that are close to each other."""
     rng = random.Random(seed)
     decoders = decoders_of(*names)
     episodes = [make.episode(
         name, 0, state, rng.random() < 0.95,
         actions=[make.action((2, 3), 20 + 0.3 * number % 3 + rng.random())] * 4)
-        for number, name in enumerate(decoders) for state in range(20)]
+        for number, name in enumerate(decoders) for state in range(states)]
     document = report.report(['specvla', 'eval'], {}, {'target_sha256': 'ab' * 32},
                              report.rows(episodes, list(decoders)), decoders)
     document['comparison'] = comparison(episodes, decoders)

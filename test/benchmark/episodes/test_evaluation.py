@@ -232,6 +232,22 @@ def test_a_refused_start_leaves_nothing_and_the_right_command_goes_through(
     assert run(dataclasses.replace(args, reference_every=0), FakePlayer()) == 0
 
 
+def test_a_simulator_is_asked_for_only_where_there_is_something_to_play(
+        args, tmp_path, monkeypatch):
+    """So a run can be compared where there is no simulator; without one nothing is made."""
+    def none_here(tasks):
+        raise ValueError('no simulator here')
+
+    args = dataclasses.replace(args, out=tmp_path / 'deep' / 'mine')
+    monkeypatch.setattr(evaluation, 'check_simulator', none_here)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match='no simulator here'):
+        run(args)
+    assert files_of(tmp_path) == before
+    run(args, FakePlayer())
+    assert run(args) == 0
+
+
 def test_a_failed_start_leaves_its_log_and_does_not_stand_in_the_way(args, tmp_path):
     args = dataclasses.replace(args, out=tmp_path / 'mine')
     assert run(args, FakePlayer(raises=((0, 0, 'ar'),))) == 1
