@@ -40,6 +40,8 @@ COMMANDS = {
                     'success, acceptance length and time per action, without ROS'),
     'bench': Command('specvla_ros.benchmark.latency.bench', 'BenchArgs',
                      'latency per stage, decoders and peers side by side in one run'),
+    'calibrate': Command('specvla_ros.benchmark.calibration.command', 'CalibrateArgs',
+                         'a preset that keeps within mm and degrees of the target, as promised'),
     'overhead': Command('specvla_ros.benchmark.bag_replay.overhead', 'OverheadArgs',
                         'what ROS adds to an action: image published to action received'),
     'record': Command('specvla_ros.tools.record', 'RecordArgs',

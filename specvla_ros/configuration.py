@@ -92,6 +92,8 @@ class DecoderConfig:
     completion: tokens that the target never sees; None = there are none.
     candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
     is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
+    calibrated: hashes of the weights that a promise was measured on, see ``calibrated``; empty =
+        nothing was promised.
     """
 
     name: str
@@ -100,11 +102,16 @@ class DecoderConfig:
     strict_above_risk: float = 1.0
     completion: CompletionConfig | None = None
     candidates: tuple[DecoderConfig, ...] = ()
+    calibrated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        risk = self.strict_above_risk
+        risk, hashes = self.strict_above_risk, self.calibrated
         if not (is_number(risk) and 0 <= risk <= 1):
             raise SpecVLAError(f'strict_above_risk is {shown(risk)}, must be a number from 0 to 1')
+        if not isinstance(hashes, Mapping) or hashes and 'target' not in hashes or not all(
+                isinstance(value, str) for value in (*hashes, *hashes.values())):
+            raise SpecVLAError(f'calibrated is {shown(hashes)}, must be a mapping of names to '
+                               'texts, target among them')
 
     @property
     def members(self) -> tuple[DecoderConfig, ...]:
@@ -118,7 +125,8 @@ class DecoderConfig:
     def with_rule(self, rule: Component) -> DecoderConfig:
         """Return it under another rule; of candidates those that are strict stay so."""
         candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
-        return replace(self, rule=rule, candidates=candidates)
+        # What was promised hangs on the thresholds.
+        return replace(self, rule=rule, candidates=candidates, calibrated={})
 
     def with_risk(self, strict_above_risk: float) -> DecoderConfig:
         """Return it with another ``strict_above_risk``, its candidates' too."""
@@ -308,7 +316,8 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     if 'candidates' in content:
         return _auto(path, content)
     parts = ('drafter', 'rule')
-    check_keys(path, content, required=set(parts), optional={'strict_above_risk', 'completion'})
+    check_keys(path, content, required=set(parts),
+               optional={'strict_above_risk', 'completion', 'calibrated'})
     made = {part: _component(path, part, content.pop(part)) for part in parts}
     completion = content.pop('completion', None)
     with naming(path):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.bin_limits import BinValues, can_forbid
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import (
     Component,
     DatasetConfig,
@@ -38,8 +39,10 @@ from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import beside, check_given, weights_folder
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
+from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy_source import PolicySource
@@ -48,7 +51,6 @@ from specvla_ros.safety import NO_LIMITS, StepLimits
 from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
 from specvla_ros.situation import Situation, UNKNOWN
 
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / 'checkpoints' / 'libero_object'
 # What the robot did longer ago says nothing about what it does now: 0.5 s at LIBERO's 20 Hz.
 _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
@@ -86,8 +88,10 @@ class Checkpoint:
     unnorm_key: data set whose statistics hold; None takes the only one there is.
     drafters: folder of the drafters' weights, see ``drafter_folders``; they are read when the
         first decoder needs them. None = there are none.
-    chunk: control steps per action.
-    Raises ValueError if the key is unknown or the data set's actions are not of 7 dimensions.
+    chunk: control steps per action; None = as many as the checkpoint says, else one.
+    folder: of the target's files, by which a calibrated decoder is known; None = there is none.
+    Raises ValueError if the key is unknown, the data set's actions are not of 7 dimensions, or the
+    checkpoint says actions of another chunk.
     """
 
     def __init__(
@@ -95,17 +99,19 @@ class Checkpoint:
         model: OpenVLA,
         unnorm_key: str | None = None,
         drafters: Path | None = None,
-        chunk: int = 1,
+        chunk: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.drafters = drafters
+        self.folder = folder
         self._drafter_weights: dict[str, object] = {}
         self.statistics: ActionStatistics = model.action_statistics(unnorm_key)
         self.dataset: DatasetConfig = load_dataset(unnorm_key or next(iter(model.norm_stats)))
         check_dimensions(self.statistics, self.dataset.unnorm_key)
         tokenizer = model.action_tokenizer
         self.space = ActionSpace(
-            tokenizer, _SI_DIMENSIONS, chunk,
+            tokenizer, _SI_DIMENSIONS, action_chunk(model.config, chunk),
             bin_si(self.statistics, self.dataset, tokenizer.n_bins))
         self.bin_values = bin_values(self.statistics, self.dataset, tokenizer)
         self.preparation = image_preparation(model, self.dataset)
@@ -113,9 +119,15 @@ class Checkpoint:
             jpeg=self.preparation.jpeg, crop_area=self.preparation.crop_area)
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
 
+    @property
+    def execute_steps(self) -> int:
+        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        return self.model.config.execute_steps or self.space.chunk
+
     def of_dataset(self, unnorm_key: str) -> Checkpoint:
         """Return the same weights, the drafters' too, under another data set's statistics."""
-        other = Checkpoint(self.model, unnorm_key, self.drafters, self.space.chunk)
+        other = Checkpoint(
+            self.model, unnorm_key, self.drafters, self.space.chunk, self.folder)
         other._drafter_weights = self._drafter_weights
         return other
 
@@ -135,6 +147,8 @@ class Checkpoint:
         Of a decoder with candidates those without weights are left out.
         """
         members, missing = able(config, self.drafters)
+        for member in members:
+            check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
         target = Target(self.model)
         decoders = {it.name: self._on(target, it, guard) for it in members}
         return AutoDecoder(decoders, missing) if config.candidates else decoders[config.name]
@@ -194,6 +208,8 @@ class Policy:
         self._fenced = self._decoder.guarded(envelope)
         self._instruction: str | None = None
         self._situation = UNKNOWN
+        # Before the last action, and its steps [chunk, 7], SI.
+        self._last: tuple[Situation, NDArray[np.float32]] | None = None
         if checkpoint.model.device.type == 'cuda':
             self.warm_up()
 
@@ -208,19 +224,20 @@ class Policy:
         device: str | torch.device = 'auto',
         dtype: str | torch.dtype | None = None,
         quantization: str = 'none',
-        chunk: int = 1,
+        chunk: int | None = None,
         guard: Guard | None = None,
     ) -> Policy:
         """
         Load a checkpoint folder.
 
-        checkpoint: None is the embedded one. decoder: preset name, path of a preset, or its
-        content. drafter: folder of the drafters' weights (see ``drafter_folders``); None is the
-        checkpoint's ``drafters``. unnorm_key: None takes the only data set there is. device:
-        'auto' is CUDA where there is one. dtype: 'float32', 'bfloat16' or 'float16'; None is
-        float32 on the CPU, elsewhere what the checkpoint says. quantization: of the Llama's
-        weights, 'none', 'int8' or 'int4'; int4 means bfloat16. chunk: control steps per action.
-        guard: forbids bins; None forbids none.
+        checkpoint: folder, or the name of an embedded one; None is the default one. decoder:
+        preset name, path of a preset, or its content. drafter: folder of the drafters' weights
+        (see ``drafter_folders``); None is the checkpoint's ``drafters``. unnorm_key: None takes
+        the only data set there is. device: 'auto' is CUDA where there is one. dtype: 'float32',
+        'bfloat16' or 'float16'; None is float32 on the CPU, elsewhere what the checkpoint says.
+        quantization: of the Llama's weights, 'none', 'int8' or 'int4'; int4 means bfloat16.
+        chunk: control steps per action; None is what the checkpoint says. guard: forbids bins;
+        None forbids none.
 
         Raises ValueError or FileNotFoundError with one clear line.
         """
@@ -235,7 +252,7 @@ class Policy:
     @classmethod
     def of(cls, source: PolicySource, guard: Guard | None = None) -> Policy:
         """Load a source; see ``load``."""
-        config, folder = _config(source.decoder), source.checkpoint or DEFAULT_CHECKPOINT
+        config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
         for member in config.members:
@@ -246,7 +263,8 @@ class Policy:
         model = OpenVLA.from_pretrained(
             folder, resolve_device(source.device), resolve_dtype(source.dtype),
             source.quantization)
-        return cls(Checkpoint(model, source.unnorm_key, drafters, source.chunk), config, guard)
+        return cls(Checkpoint(
+            model, source.unnorm_key, drafters, source.chunk, folder), config, guard)
 
     def with_decoder(self, decoder: str | Path | DecoderConfig) -> Policy:
         """Return the same weights and guard under another decoder."""
@@ -286,11 +304,12 @@ class Policy:
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins, or the last action was not carried out."""
         self._decoder.reset()
-        self._instruction, self._situation = None, UNKNOWN
+        self._instruction, self._situation, self._last = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
         position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        carried: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -302,6 +321,7 @@ class Policy:
         position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         limits: of the next control step, see ``safety.step_limits``: bins outside are neither
         accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
+        carried: of the last action's steps, how many were carried out; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -310,7 +330,8 @@ class Policy:
         if not self._goes_on(instruction, stamp):
             self.reset()
         self._instruction = instruction
-        self._situation = replace(self._situation, stamp=stamp, position=position)
+        self._situation = replace(
+            self._carried_out(carried), stamp=stamp, position=position, carried=carried)
         decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
@@ -324,12 +345,20 @@ class Policy:
         }
         action = self._action(tokens, trace)
         self._decoder.remember(tokens)
-        self._situation = replace(
-            self._situation, previous=tuple(action.si[-1].tolist()),
-            steps=self._situation.steps + self.checkpoint.space.chunk,
-            recent=(*self._situation.recent, *map(tuple, action.si.tolist()))[-_RECENT:],
-            risk=trace.risk)
+        self._last = replace(self._situation, risk=trace.risk), action.si
+        self._situation = _after(*self._last)
         return action
+
+    def _carried_out(self, carried: int | None) -> Situation:
+        """Return the situation if of the last action only so many steps were carried out."""
+        most = self.checkpoint.space.chunk
+        if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
+            raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
+                               'the steps of an action')
+        if carried is None or self._last is None:
+            return self._situation
+        before, said = self._last
+        return _after(before, said[:carried])
 
     def _within(self, limits: StepLimits | None) -> tuple[Decoder | AutoDecoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""
@@ -365,6 +394,15 @@ class Policy:
         return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
 
 
+def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
+    """Return the situation once these steps [n, 7] were carried out."""
+    done = tuple(map(tuple, steps.tolist()))
+    if not done:
+        return before
+    return replace(before, previous=done[-1], steps=before.steps + len(done),
+                   recent=(*before.recent, *done)[-_RECENT:])
+
+
 def to_si(values: NDArray[np.float32], dataset: DatasetConfig) -> NDArray[np.float32]:
     """
     Data-set units [chunk, 7] → m, rotation vector (rad), gripper 0 (closed) … 1 (open).
@@ -397,6 +435,20 @@ def image_preparation(model: OpenVLA, dataset: DatasetConfig) -> ImagePreparatio
     """How this model's frames were prepared: what the checkpoint says, else what the data set."""
     stated = model.config.image_preparation
     return dataset.image if stated is None else ImagePreparation.of(stated)
+
+
+def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
+    """
+    Return the control steps of a checkpoint's actions: what it says; else what is wanted, or one.
+
+    Raises SpecVLAError if both say something and not the same.
+    """
+    said = config.chunk
+    if said is not None and wanted is not None and said != wanted:
+        raise SpecVLAError(
+            f'chunk is {wanted}, but this checkpoint says actions of {said} control '
+            f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
+    return (said or 1) if wanted is None else wanted
 
 
 def check_dimensions(statistics: ActionStatistics, key: str) -> None:

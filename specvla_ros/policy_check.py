@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.decoding.drafters import able, learned, make_drafter
 from specvla_ros.decoding.rules import make_rule
@@ -24,23 +25,25 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
 from specvla_ros.openvla.quantization import check_quantization
-from specvla_ros.policy import check_dimensions, resolve_device, resolve_dtype
+from specvla_ros.policy import action_chunk, check_dimensions, resolve_device, resolve_dtype
 
 
 def check_policy(
     folder: Path, drafters: Path, decoders: Iterable[DecoderConfig], device: str = 'auto',
-    dtype: str | None = None, quantization: str = 'none',
+    dtype: str | None = None, quantization: str = 'none', chunk: int | None = None,
 ) -> frozenset[str]:
     """
     Check a checkpoint, its drafters, and how they are to be used; return its statistics' keys.
 
     :param drafters: folder of the drafters' weights, which only some decoders need
+    :param chunk: control steps that an action is to have; None = as the checkpoint says
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """
     where = resolve_device(device)
     check_quantization(quantization, where, resolve_dtype(dtype))
     content = read_config(folder)
     config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
+    action_chunk(config, chunk)
     statistics = read_norm_stats(folder, content)
     if len(statistics) == 1:  # of several, the user chooses one by its name
         (key, of_key), = statistics.items()
@@ -56,5 +59,6 @@ def check_policy(
         for member in decoder.members:
             make_rule(member.rule.name, member.rule.settings)
         for member in able(decoder, drafters)[0]:
+            check_calibrated(member, folder, drafters)
             make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)

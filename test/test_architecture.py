@@ -16,7 +16,7 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'files', 'progress'}
+          'policy_source', 'embedded', 'files', 'progress', 'calibrated'}
 ENGINE = LEAVES | {'action_space', 'bin_limits', 'safety_guard', 'policy', 'policy_check',
                    'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -48,7 +48,9 @@ MAY_IMPORT = {
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),
-    'policy_source': {'configuration', 'typed_files'},
+    'policy_source': {'configuration', 'typed_files', 'embedded'},
+    'embedded': {'errors'},
+    'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},
     'rotation': set(),
     'writable': {'errors'},
     '__init__': set(),
@@ -64,7 +66,7 @@ ONLY_IN = {
 }
 # Rooms within a room: they share what lies beside them, and none knows another.
 SEPARATE = [('nodes', ('policy_node', 'libero_bridge')),
-            ('benchmark', ('latency', 'episodes', 'bag_replay'))]
+            ('benchmark', ('latency', 'episodes', 'bag_replay', 'calibration'))]
 HEAVY = {'torch', 'transformers', 'rclpy', 'mujoco', 'robosuite', 'libero'}
 
 

@@ -84,8 +84,8 @@ def test_every_command_is_implemented(name, capsys):
     assert callable(importlib.import_module(command.module).run)
 
 
-@pytest.mark.parametrize('name', ['doctor', 'demo', 'eval', 'bench', 'overhead', 'collect',
-                                  'record', 'replay'])
+@pytest.mark.parametrize('name', ['doctor', 'demo', 'eval', 'bench', 'overhead', 'calibrate',
+                                  'collect', 'record', 'replay'])
 def test_its_help_needs_neither_torch_nor_ros(name):
     probe = ('import sys; from specvla_ros import cli; code = cli.main(sys.argv[1:]); '
              'sys.exit(code or 10 * bool({"torch", "rclpy", "robosuite"} & set(sys.modules)))')

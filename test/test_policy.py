@@ -16,6 +16,7 @@ from specvla_ros.configuration import Component, DecoderConfig, load_dataset, lo
 from specvla_ros.decoding import drafters, rules
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
 from specvla_ros.decoding.graphs import GraphRunner
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
@@ -410,6 +411,57 @@ def test_a_chunk_is_several_steps(folder):
     action = policy.act(fake_frame(), INSTRUCTION)
     assert policy.action_length == len(action.tokens) == 21
     assert action.si.shape == action.values.shape == action.normalized.shape == (3, 7)
+
+
+def test_a_chunk_of_which_some_steps_were_carried_out(folder):
+    policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
+    seen = Seen([])
+    policy._decoder = replace(policy._decoder, acceptance=replace(
+        policy._decoder.acceptance, rule=seen))
+    first = policy.act(fake_frame(0), INSTRUCTION, carried=2)  # there was none yet
+    second = policy.act(fake_frame(1), INSTRUCTION, carried=2)
+    policy.act(fake_frame(2), INSTRUCTION, carried=0)
+    policy.act(fake_frame(3), INSTRUCTION)
+    done = tuple(first.si[1].tolist())
+    assert [(it.carried, it.steps, it.previous) for it in seen.situations[:3]] == [
+        (2, 0, None), (2, 2, done), (0, 2, done)]
+    assert seen.situations[3].steps == 5  # nothing said: all of them
+    for wrong in (-1, 4, 1.0, True):
+        with pytest.raises(SpecVLAError, match=f'carried is {wrong!r}, must be .* from 0 to 3'):
+            policy.act(fake_frame(), INSTRUCTION, carried=wrong)
+    assert second.si.shape == (3, 7)
+
+
+@pytest.mark.parametrize('said', [{'chunk': 3}, {'chunk': 3, 'execute_steps': 2}])
+def test_a_folder_says_itself_how_many_steps_an_action_has(folder, tmp_path, said):
+    shutil.copytree(folder, tmp_path / 'chunks')
+    path = tmp_path / 'chunks' / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    for chunk in (None, 3):
+        policy = Policy.load(tmp_path / 'chunks', decoder='ar', device='cpu', chunk=chunk)
+        assert policy.action_length == 21
+        assert policy.checkpoint.execute_steps == said.get('execute_steps', 3)
+        assert policy.with_dataset(KEY).action_length == 21
+    for chunk in (1, 2, 8):
+        with pytest.raises(SpecVLAError, match=f'chunk is {chunk}, but this checkpoint says .* 3'):
+            Policy.load(tmp_path / 'chunks', decoder='ar', device='cpu', chunk=chunk)
+    # And goes on saying so where it is saved again.
+    policy.checkpoint.model.save_pretrained(tmp_path / 'again')
+    content = json.loads((tmp_path / 'again' / 'config.json').read_text())
+    assert {key: content.get(key) for key in said} == said
+
+
+@pytest.mark.parametrize(('said', 'message'), [
+    ({'chunk': 0}, 'chunk is 0, must be'), ({'chunk': 65}, 'chunk is 65, must be'),
+    ({'chunk': 8.0}, 'chunk is 8.0, must be'), ({'chunk': '8'}, "chunk is '8', must be"),
+    ({'chunk': 4, 'execute_steps': 5}, 'execute_steps is 5, must be at most chunk, 4'),
+    ({'execute_steps': 2}, 'execute_steps is 2, must be at most chunk, 1')])
+def test_a_folder_whose_chunk_can_not_be_is_refused(folder, tmp_path, said, message):
+    shutil.copytree(folder, tmp_path / 'chunks')
+    path = tmp_path / 'chunks' / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    with pytest.raises(ValueError, match=message):
+        Policy.load(tmp_path / 'chunks', decoder='ar', device='cpu')
 
 
 def test_the_frame_is_mirrored_where_the_data_set_was(policy):

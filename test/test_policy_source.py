@@ -53,7 +53,7 @@ def test_flags_parameters_and_fields_say_the_same(given, parameters):
 
 
 def test_what_is_left_out_is_a_default_in_every_form():
-    assert PolicyArgs().source('relaxed') == PolicySource()
+    assert PolicyArgs().source('auto_relaxed') == PolicySource()
     defaults = {it.name: it.default for it in policy_node.PARAMETERS}
     assert PolicySource().parameters == {name: defaults[name] for name in PolicySource.names()}
     for content in ({}, PolicySource().parameters, dict.fromkeys(PolicySource.names())):

@@ -20,10 +20,10 @@ from specvla_ros.benchmark.records import ActionRecord, Deviation, EpisodeLog, E
 from specvla_ros.configuration import config_folder, load_dataset, load_preset
 from specvla_ros.decoding.drafters import EagleHead, GlanceHead, make_drafter
 from specvla_ros.decoding.rules import make_rule
+from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla import model as model_module
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import DEFAULT_CHECKPOINT
 from specvla_ros.safety import SafetySettings
 from specvla_ros.training.regenerated import Manifest
 from specvla_ros.typed_files import typed, value_of

@@ -14,7 +14,7 @@ class PolicyArgs:
     """Which weights act, and where."""
 
     checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
+    """Folder of an OpenVLA checkpoint, or the name of an embedded one. Default: libero_object."""
     drafter: Path | None = None
     """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     unnorm_key: str | None = None
@@ -26,8 +26,8 @@ class PolicyArgs:
     """Floating-point type of the model, e.g. float32 or bfloat16. Default: the device's."""
     quantization: Literal['none', 'int8', 'int4'] = 'none'
     """Of the Llama's weights, by torchao: for small GPUs. int4 computes in bfloat16."""
-    chunk: int = 1
-    """Control steps of an action, at least 1: as many as the checkpoint was trained for."""
+    chunk: int | None = None
+    """Control steps of an action, 1 to 64. Default: what the checkpoint says, else 1."""
 
     def source(self, decoder: str | DecoderConfig) -> PolicySource:
         """

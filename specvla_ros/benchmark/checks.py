@@ -70,9 +70,9 @@ def check_states(trials: int) -> int:
     return trials
 
 
-def check_chunk(chunk: int) -> None:
+def check_chunk(chunk: int | None) -> None:
     """Raise a SpecVLAError for a number of control steps that no action has."""
-    if not 1 <= chunk <= MOST_STEPS:
+    if chunk is not None and not 1 <= chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {chunk}: give 1 to {MOST_STEPS} control steps')
 
 

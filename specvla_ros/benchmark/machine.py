@@ -9,6 +9,7 @@ from typing import Any
 
 from specvla_ros.benchmark import image_preparation
 from specvla_ros.drafter_folders import all_weights, beside
+from specvla_ros.embedded import checkpoint_folder, embedded_names
 from specvla_ros.hashing import folder_sha256
 
 PACKAGES = ('torch', 'transformers', 'torchao', 'safetensors', 'numpy', 'mujoco', 'robosuite',
@@ -66,12 +67,11 @@ def checkpoint_folders(
 
     :raises FileNotFoundError: a folder that was named, or the embedded checkpoint, isn't there
     """
-    from specvla_ros.policy import DEFAULT_CHECKPOINT  # imports torch
-
-    target = Path(checkpoint) if checkpoint is not None else DEFAULT_CHECKPOINT
+    target = checkpoint_folder(checkpoint)
     if not target.is_dir():
-        raise FileNotFoundError(f'no checkpoint folder {target}; give --checkpoint the folder '
-                                'that holds config.json and the weights')
+        raise FileNotFoundError(
+            f'no checkpoint folder {target}; give --checkpoint the folder that holds config.json '
+            f'and the weights, or the name of an embedded one: {", ".join(embedded_names())}')
     if drafter is not None and not Path(drafter).is_dir():
         raise FileNotFoundError(f'no drafter folder {drafter}; give --drafter the folder that '
                                 'holds its config.json and weights')

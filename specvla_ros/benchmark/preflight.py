@@ -22,7 +22,7 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
 
     folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
     return policy_check.check_policy(folder, args.drafter or beside(folder), decoders,
-                                     args.device, args.dtype, args.quantization)
+                                     args.device, args.dtype, args.quantization, args.chunk)
 
 
 def statistics_of(args: PolicyArgs) -> frozenset[str]:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any, ClassVar, Generic, Protocol, TYPE_CHECKING, TypeVar
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.typed_files import typed, value_of
@@ -182,7 +182,17 @@ def _action_from_dict(record: dict[str, Any]) -> ActionRecord:
         **record, 'deviation': None if deviation is None else Deviation(*deviation)}, 'action')
 
 
-class EpisodeLog:
+class Line(Protocol):
+    """What is kept as a line of a file."""
+
+    def to_json(self) -> str:
+        """Return one line of JSON, without the newline."""
+
+
+T = TypeVar('T', bound=Line)
+
+
+class RecordLog(Generic[T]):
     """
     The file finished episodes are appended to.
 
@@ -191,6 +201,8 @@ class EpisodeLog:
     again.
     """
 
+    record: ClassVar[Any]  # class of what a line holds: `to_json`, `from_json`
+
     def __init__(self, path: Path) -> None:
         """
         Read what is there.
@@ -198,7 +210,7 @@ class EpisodeLog:
         :raises SpecVLAError: a line other than the last is damaged
         """
         self.path = path
-        self.episodes: list[EpisodeRecord] = []
+        self.episodes: list[T] = []
         self._length = 0
         if path.exists():
             self._read()
@@ -208,13 +220,13 @@ class EpisodeLog:
         whole = content.rfind(b'\n') + 1
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                self.episodes.append(EpisodeRecord.from_json(line.decode()))
+                self.episodes.append(self.record.from_json(line.decode()))
             except ValueError as error:
                 raise SpecVLAError(f'{self.path}, line {number}: {error}; remove the line to '
                                    'play that episode again') from error
         self._length = whole
 
-    def append(self, episode: EpisodeRecord) -> None:
+    def append(self, episode: T) -> None:
         """
         Write an episode.
 
@@ -234,3 +246,9 @@ class EpisodeLog:
                 raise
         self._length += len(line)
         self.episodes.append(episode)
+
+
+class EpisodeLog(RecordLog[EpisodeRecord]):
+    """The file of finished episodes."""
+
+    record = EpisodeRecord

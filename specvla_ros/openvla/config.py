@@ -30,9 +30,10 @@ from .published_keys import (
     is_fused,
 )
 
-__all__ = ['llama_config', 'OpenVLAConfig', 'VisionConfig', 'ViTConfig']
+__all__ = ['llama_config', 'MOST_STEPS', 'OpenVLAConfig', 'VisionConfig', 'ViTConfig']
 
 _MOST_PIXELS, _MOST_REGISTERS = 4096, 256
+MOST_STEPS = 64  # of an action, as `policy_node`'s parameter `chunk`
 _LEAST_TEXT = 32  # positions that a prompt and its action take, at least
 _MOST_OF_A_TOWER = {'hidden_size': MOST_WIDTH, 'depth': MOST_LAYERS, 'num_heads': MOST_HEADS,
                     'mlp_size': MOST_WIDTH}
@@ -134,6 +135,9 @@ class OpenVLAConfig:
     the embedding; the action tokens are the last ``n_action_bins`` ids before them.
     ``image_preparation`` says how frames were prepared in training, {'jpeg': bool, 'crop_area':
     float}; None = the data set's configuration knows.
+    ``chunk``: control steps of an action, H, that it was trained to say; None = the file says
+    nothing, as published ones do. ``execute_steps``: how many of them, E, its makers recommend to
+    carry out before the next action; None = no recommendation.
     """
 
     vision_config: VisionConfig
@@ -144,8 +148,14 @@ class OpenVLAConfig:
     llm_backbone_id: str = 'llama2-7b-pure'
     dtype: str = 'float32'
     image_preparation: Mapping[str, Any] | None = None
+    chunk: int | None = None
+    execute_steps: int | None = None
 
     def __post_init__(self) -> None:
+        if self.execute_steps is not None and self.execute_steps > (self.chunk or 1):
+            raise CheckpointError(
+                f'execute_steps is {self.execute_steps}, must be at most chunk, '
+                f'{self.chunk or 1}: no more steps are carried out than an action has')
         positions = self.text_config.max_position_embeddings
         if self.n_patches + _LEAST_TEXT > positions:
             raise CheckpointError(
@@ -204,6 +214,8 @@ class OpenVLAConfig:
                 llm_backbone_id=fields.text('llm_backbone_id', 'llama2-7b-pure'),
                 dtype=dtype_name(fields),
                 image_preparation=image_preparation(fields),
+                chunk=fields.integer('chunk', None, most=MOST_STEPS),
+                execute_steps=fields.integer('execute_steps', None, most=MOST_STEPS),
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,6 +248,8 @@ class OpenVLAConfig:
             'torch_dtype': self.dtype,
             **({'image_preparation': dict(self.image_preparation)} if self.image_preparation
                else {}),
+            **{key: value for key in ('chunk', 'execute_steps')
+               if (value := getattr(self, key)) is not None},
         }
 
 

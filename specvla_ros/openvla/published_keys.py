@@ -21,8 +21,8 @@ _OTHERS = {
     'vla': 'a training run of Prismatic before its conversion to the Hugging Face layout',
 }
 _READ = frozenset("""
-    arch_specifier hf_llm_id image_preparation image_resize_strategy image_sizes
-    is_composition llm_backbone_id llm_max_length model_type n_action_bins norm_stats
+    arch_specifier chunk execute_steps hf_llm_id image_preparation image_resize_strategy
+    image_sizes is_composition llm_backbone_id llm_max_length model_type n_action_bins norm_stats
     output_projector_states pad_to_multiple_of pad_token_id quantization_config text_config
     tie_word_embeddings timm_model_ids timm_override_act_layers use_fused_vision_backbone
     vision_backbone_id vision_config

@@ -57,7 +57,7 @@ class DoctorArgs:
     """Say what works on this machine and what to do about what doesn't."""
 
     checkpoint: Path | None = None
-    """Folder of an OpenVLA checkpoint. Default: the embedded one."""
+    """Folder of an OpenVLA checkpoint, or the name of an embedded one. Default: libero_object."""
     drafter: Path | None = None
     """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     json: Path | None = None

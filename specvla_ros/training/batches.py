@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from specvla_ros.action_space import ActionSpace
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode, Frames
@@ -51,14 +52,16 @@ class BatchMaker:
     """
     Make batches of frames for one model.
 
-    `instructions` numbers the instructions for the regression heads; others get number 0.
+    `instructions` numbers the instructions for the regression heads; others get number 0. chunk:
+    control steps of a label.
     """
 
     def __init__(
         self, model: OpenVLA, statistics: ActionStatistics, scale: StateScale,
-        instructions: list[str],
+        instructions: list[str], chunk: int = 1,
     ) -> None:
         self.statistics, self.scale = statistics, scale
+        self.space = ActionSpace(model.action_tokenizer, statistics.action_dim, chunk)
         self.tokenizer = model.action_tokenizer
         self.transform = model.image_transform(device='cpu')  # only to normalise
         self._numbers = {text: number for number, text in enumerate(instructions)}
@@ -68,7 +71,7 @@ class BatchMaker:
     @property
     def action_length(self) -> int:
         """Tokens of an action, L."""
-        return self.statistics.action_dim
+        return self.space.length
 
     def prompt(self, instruction: str) -> list[int]:
         """Ids of the prompt, BOS first: those that inference uses."""
@@ -83,7 +86,8 @@ class BatchMaker:
         """Frames at running indices [B] as a batch on the CPU."""
         located = [frames.locate(int(index)) for index in indices]
         labels = self.tokenizer.encode(self.statistics.normalize(
-            np.stack([episode.action[frame] for episode, frame in located])))
+            np.stack([episode.labels[frame] for episode, frame in located])))
+        labels = labels.reshape(len(located), self.action_length)  # step by step
         read = self._jitter(labels, random, augmentation.jitter)
         prompts = [self.prompt(episode.instruction) for episode, _ in located]
         ids = np.zeros((len(located), max(map(len, prompts)) + self.action_length - 1), np.int64)
@@ -106,7 +110,8 @@ class BatchMaker:
         """Action ids [B, L] moved by up to `jitter` bins, except the gripper's."""
         moved = labels + random.integers(-jitter, jitter + 1, labels.shape)
         moved = moved.clip(self.tokenizer.first_id, self.tokenizer.last_id)
-        moved[:, -1] = labels[:, -1]
+        gripper = self.space.is_gripper(np.arange(self.action_length))
+        moved[:, gripper] = labels[:, gripper]
         return moved
 
     def _pixel_values(

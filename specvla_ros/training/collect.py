@@ -13,18 +13,21 @@ int32 [T] (its step in the episode), instruction, success.
 """
 
 from concurrent.futures import as_completed, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import multiprocessing
 import os
 from pathlib import Path
 import time
 from typing import Annotated, TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import tyro
 
 from specvla_ros.configuration import load_dataset, load_preset
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
@@ -57,11 +60,17 @@ class CollectArgs:
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     checkpoint: Annotated[Path | None, tyro.conf.arg(
-        help='policy that drives part of each episode (DAgger)')] = None
+        help='folder, or name of an embedded policy, that drives part of each episode (DAgger)')
+        ] = None
     decoder: Annotated[str, tyro.conf.arg(
         help='preset it decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
-        help='share of the stretches that the policy drives')] = 0.7
+        help='share of the stretches (with --chunk: of the bursts) that the policy drives')] = 0.7
+    chunk: Annotated[int, tyro.conf.arg(
+        help='steps that each frame is labelled with; above 1 the expert plays clean stretches '
+             'that are at least as long')] = 1
+    execute_steps: Annotated[int, tyro.conf.arg(
+        help='steps of each answer of a --checkpoint that says chunks which are carried out')] = 4
 
 
 def data_folder(out: Path | None) -> Path:
@@ -72,10 +81,14 @@ def data_folder(out: Path | None) -> Path:
 def run(args: CollectArgs) -> int:
     """Collect what isn't there yet; episodes already on disk are kept. Returns an exit code."""
     _check(args)
+    if args.checkpoint is not None:
+        args = replace(args, checkpoint=checkpoint_folder(args.checkpoint))
     tasks = list(args.tasks) or [task.task_id for task in suites.tasks(args.suite)]
     for task in tasks:
         suites.task(args.suite, task)
     check_writable('--out', data_folder(args.out))
+    if args.chunk > 1:
+        _check_there(args, tasks)
     if args.checkpoint is not None:
         from specvla_ros.policy_check import check_policy  # imports torch
         keys = check_policy(args.checkpoint, beside(args.checkpoint),
@@ -94,9 +107,31 @@ def _check(args: CollectArgs) -> None:
         raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
                          f'{args.episodes}, {args.workers}, {args.keep}')
     for name, low, high in (('seed', 0, 2**31), ('resolution', 16, 4096), ('noise', 0, 10),
-                            ('policy_share', 0, 1)):
+                            ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
+
+
+def _check_there(args: CollectArgs, tasks: list[int]) -> None:
+    """Refuse to go on with episodes in which nothing says what was carried out."""
+    for task in tasks:
+        for seed in range(args.seed, args.seed + args.episodes):
+            path = _path(args, task, seed)
+            if not path.exists():
+                continue
+            try:
+                with np.load(path) as episode:
+                    known = 'executed' in episode
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
+                raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
+                                   ) from error
+            if not known:
+                raise SpecVLAError(f'{path} was collected without --chunk and teaches no chunks: '
+                                   'give another --out, or another --seed')
+
+
+def _path(args: CollectArgs, task: int, seed: int) -> Path:
+    return data_folder(args.out) / args.suite / f'task{task}' / f'seed{seed}.npz'
 
 
 def _run_batches(args: CollectArgs, batches: list) -> int:
@@ -137,13 +172,12 @@ _open: dict = {}  # this process's environment and expert: making one takes 9 s,
 
 def _collect_batch(args: CollectArgs, task: int, seeds: range) -> tuple[int, int]:
     """Collect one task's seeds in this process; return (solved, episodes)."""
-    folder = data_folder(args.out) / args.suite / f'task{task}'
-    folder.mkdir(parents=True, exist_ok=True)
     solved = 0
     for seed in seeds:
-        path = folder / f'seed{seed}.npz'
+        path = _path(args, task, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            episode = _collect_episode(_environment(args, task), args, seed)
+            episode = _episode(_environment(args, task), args, seed)
             temporary = path.with_suffix('.part')
             with temporary.open('wb') as file:
                 np.savez(file, **episode)
@@ -176,6 +210,15 @@ def _policy(args: CollectArgs) -> 'Policy | None':
         _open['policy'] = Policy.load(folder, decoder=args.decoder,
                                       unnorm_key=suites.statistics_key(args.suite, keys))
     return _open['policy']
+
+
+def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
+    if args.chunk == 1:
+        return _collect_episode(env, args, seed)
+    from specvla_ros.training.chunk_play import play
+    return play(env, _policy(args), np.random.default_rng([SEED_BASE, seed, env.task_id]),
+                chunk=args.chunk, execute=args.execute_steps, policy_share=args.policy_share,
+                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed)
 
 
 def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:

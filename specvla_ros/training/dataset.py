@@ -6,12 +6,13 @@ the data (`pixels_<settings>`, one .npy an episode, opened as a memory map). Col
 meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from zipfile import BadZipFile
 import zlib
 
@@ -38,9 +39,15 @@ class Episode:
     action: NDArray[np.float32]  # [T, D], data-set units
     state: NDArray[np.float32]  # [T, S], privileged
     pixels: NDArray[np.uint8]  # [T, size, size, 3], a memory map
+    following: NDArray[np.float32] | None = None  # [T, H, D], the action and the next ones
 
     def __len__(self) -> int:
         return len(self.action)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """Steps that each frame is labelled with, [T, H, D]."""
+        return self.action[:, None] if self.following is None else self.following
 
     def is_held_out(self, share: float) -> bool:
         """Whether this episode is for measuring only: decided by its name, for good."""
@@ -53,14 +60,15 @@ class Dataset:
 
     size: side of the network's input in pixels; mirror: flip frames left-right before the
     network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
-    how frames are prepared (`image` of the data set's configuration).
+    how frames are prepared (`image` of the data set's configuration); chunk: steps of a label, H.
+    Above 1 a frame counts only if the H steps from it on were carried out, all of the expert's.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
 
     def __init__(
         self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = (),
-        image: ImagePreparation = AUGMENTED,
+        image: ImagePreparation = AUGMENTED, chunk: int = 1,
     ) -> None:
         if not image.jpeg:
             raise SpecVLAError(
@@ -68,6 +76,7 @@ class Dataset:
                 'collected frames are stored as JPEG')
         self.folder = data / suite
         self.size, self.mirror, self.tasks, self.image = size, mirror, tasks, image
+        self.chunk = chunk
         self.episodes: list[Episode] = []
         self._seen: set[str] = set()
         crop = '' if image == AUGMENTED else f'_area{image.crop_area!r}'
@@ -116,8 +125,11 @@ class Dataset:
                     return None
                 action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
                 instruction, jpegs = str(file['instruction']), list(file['jpeg'])
+                played = Played.of(file) if 'executed' in file else None
+            if played is not None and not jpegs:  # of a short episode with many bursts
+                return None
             _check(action, state, instruction, jpegs)
-            return Episode(name, instruction, action, state, self._pixels(name, jpegs))
+            pixels = self._pixels(name, jpegs)
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
@@ -125,6 +137,19 @@ class Dataset:
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({" ".join(str(error).split())}): delete it '
                                'and collect again') from error
+        if self.chunk == 1:
+            return Episode(name, instruction, action, state, pixels)
+        if played is None:
+            raise SpecVLAError(
+                f'{path} was collected without --chunk: nothing says what was carried out after '
+                f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
+                'with --chunk 1')
+        kept, following = played.chunks(self.chunk)
+        if not len(kept):
+            return None
+        if len(kept) < len(pixels):  # else the memory map needs no copy
+            action, state, pixels = action[kept], state[kept], pixels[kept]
+        return Episode(name, instruction, action, state, pixels, following)
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
@@ -141,6 +166,45 @@ class Dataset:
                 np.save(file, np.ascontiguousarray(pixels))
             temporary.replace(path)
         return np.load(path, mmap_mode='r')
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """
+    What was carried out in an episode that teaches chunks, see `chunk_play.py`.
+
+    executed: float32 [S, D], data-set units; clean: bool [S], whether it was the expert's action
+    unchanged; frame: int [T], the step of each frame.
+    """
+
+    executed: NDArray[np.float32]
+    clean: NDArray[np.bool_]
+    frame: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, file: Mapping[str, Any]) -> 'Played':
+        """Read an episode's file; raise ValueError or KeyError if its parts don't belong."""
+        executed, clean = np.asarray(file['executed'], np.float32), np.asarray(file['clean'], bool)
+        frame = np.asarray(file['frame'], np.int64)
+        steps = len(executed)
+        if executed.ndim != 2 or clean.shape != (steps,) or not np.isfinite(executed).all():
+            raise ValueError(f'{steps} steps carried out, {clean.shape} said to be clean or not: '
+                             'must be as many of each, of finite numbers')
+        if len(frame) and not (0 <= frame.min() and frame.max() < steps):
+            raise ValueError(f'frames of steps {frame.min()} to {frame.max()}, must be 0 to '
+                             f'{steps - 1}')
+        return cls(executed, clean, frame)
+
+    def chunks(self, chunk: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the frames that count, [N] indices, and what they are labelled with [N, H, D]."""
+        kept = np.flatnonzero([counts(self.clean, step, chunk) for step in self.frame])
+        steps = self.frame[kept, None] + np.arange(chunk)
+        return kept, self.executed[steps]
+
+
+def counts(clean: NDArray[np.bool_], step: int, chunk: int) -> bool:
+    """Whether the `chunk` steps from `step` on were all carried out, and all the expert's."""
+    return step + chunk <= len(clean) and bool(clean[step:step + chunk].all())
 
 
 def _check(

@@ -9,6 +9,7 @@ held-out frames, which neither the target nor the drafter was trained on.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+import copy
 from dataclasses import dataclass
 import json
 import math
@@ -45,7 +46,9 @@ Help = tyro.conf.arg
 class DrafterTrainingArgs:
     """Arguments of every drafter's training."""
 
-    target: Annotated[Path, Help(help='checkpoint folder of the target')] = Path('runs/target')
+    target: Annotated[Path, Help(
+        help='checkpoint of the target: a folder, or the name of an embedded one')
+        ] = Path('runs/target')
     suite: Annotated[str, Help(help='suite the data are of')] = 'libero_object'
     regenerated: Annotated[Path | None, Help(
         help='folder that `specvla regenerate` wrote; default in the cache')] = None
@@ -56,6 +59,9 @@ class DrafterTrainingArgs:
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'float32'
+    store: Annotated[str, Help(
+        help='bfloat16 or float32: what the weights are written in; half the size in bfloat16')
+        ] = 'float32'
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of weights, order, paths and noise')] = 0
     resume: Annotated[bool, Help(help='go on with an interrupted training')] = False
@@ -219,7 +225,8 @@ class DrafterTraining(ABC):
     def _save(self, point: dict) -> None:
         """Write the averaged weights as a drafter, and the state to resume from."""
         with whole_folder(self.out, self.keep) as folder:
-            self.optimizer.averaged.save_pretrained(folder)
+            written = copy.deepcopy(self.optimizer.averaged).to(getattr(torch, self.args.store))
+            written.save_pretrained(folder)
             (folder / 'training.json').write_text(json.dumps(
                 {'target_sha256': self.target_sha256, 'measured': point}, indent=1) + '\n')
         state = {'settings': self._settings(), 'optimizer': self.optimizer.state_dict(),

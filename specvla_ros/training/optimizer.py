@@ -149,6 +149,7 @@ class Schedule(Protocol):
     batch: int
     lanes: int
     dtype: str
+    store: str
     minutes: float
     epochs: float
 
@@ -160,7 +161,9 @@ def check_schedule(args: Schedule) -> None:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
     if args.batch % args.lanes:
         raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
-    if args.dtype not in ('bfloat16', 'float32'):
-        raise SpecVLAError(f'dtype is {args.dtype!r}, must be bfloat16 or float32')
+    for name in ('dtype', 'store'):
+        if getattr(args, name) not in ('bfloat16', 'float32'):
+            raise SpecVLAError(
+                f'{name} is {getattr(args, name)!r}, must be bfloat16 or float32')
     if args.minutes <= 0 and args.epochs <= 0:
         raise SpecVLAError('minutes and epochs are both 0: one must be positive')

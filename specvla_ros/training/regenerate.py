@@ -28,12 +28,13 @@ import tyro
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.configuration import load_dataset
 from specvla_ros.decoding.target import Target
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import image_preparation
+from specvla_ros.policy import action_chunk, image_preparation
 from specvla_ros.progress import terminal_bar
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
@@ -48,7 +49,9 @@ _SAY_EVERY = 10.0  # seconds between lines where there is no terminal
 class RegenerateArgs:
     """Let a target label the data that its drafter learns from; goes on where it was stopped."""
 
-    target: Annotated[Path, Help(help='checkpoint folder of the target')] = Path('runs/target')
+    target: Annotated[Path, Help(
+        help='checkpoint of the target: a folder, or the name of an embedded one')
+        ] = Path('runs/target')
     suite: Annotated[str, Help(help='suite the episodes are of')] = 'libero_object'
     tasks: Annotated[tuple[int, ...], Help(help='task numbers; none = all')] = ()
     data: Annotated[Path | None, Help(help='data folder; default in the cache')] = None
@@ -70,13 +73,15 @@ def run(args: RegenerateArgs) -> int:
     :raises SpecVLAError: no data, settings that can't be, or other settings' data in the way
     """
     _check(args)
+    args = replace(args, target=checkpoint_folder(args.target))
     key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     sha256 = folder_sha256(args.target)
     check_writable('--out', args.out or default_folder(args.suite, sha256))
     # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
     model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
     settings = load_dataset(key)
-    space = ActionSpace(model.action_tokenizer, model.action_dim(key))
+    space = ActionSpace(
+        model.action_tokenizer, model.action_dim(key), action_chunk(model.config, None))
     folder = args.out or default_folder(args.suite, sha256)
     manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,

@@ -18,6 +18,7 @@ import tyro
 from specvla_ros.decoding.drafters import DRAFTERS
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation
@@ -55,7 +56,7 @@ def run(args: TrainDrafterArgs) -> int:
     :raises SpecVLAError: no data of this target, settings that can't be, or an unfinished training
         in the way
     """
-    training = EagleTraining(args)
+    training = EagleTraining(replace(args, target=checkpoint_folder(args.target)))
     with training.progress:
         training.run()
     return 0

@@ -7,7 +7,7 @@ bin off costs less than one that is far off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ import tyro
 
 from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import beside
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Checkpoint
 from specvla_ros.training.dataset import Episode
@@ -64,7 +65,7 @@ def run(args: TrainGlanceArgs) -> int:
         in the way
     """
     _check(args)
-    training = GlanceTraining(args)
+    training = GlanceTraining(replace(args, target=checkpoint_folder(args.target)))
     with training.progress:
         training.run()
     return 0
@@ -119,8 +120,11 @@ class GlanceTraining(DrafterTraining):
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the passes an action takes, each frame on its own: no action before it is known."""
+        # A chunk's held step guesses nothing, and costs a row a token.
+        presets = ('glance', 'glance_relaxed') if (self.model.config.chunk or 1) == 1 else (
+            'glance_jacobi', 'glance_jacobi_relaxed')
         found = passes(Checkpoint(self.model, self.unnorm_key, self.drafters), episodes,
-                       self.args.decode_frames, ('glance', 'glance_relaxed'))
+                       self.args.decode_frames, presets)
         return 'held-out passes an action, each frame on its own: ' + ', '.join(
             f'{name} {mean:.2f}' for name, mean in found.items())
 

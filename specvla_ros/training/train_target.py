@@ -21,11 +21,13 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.configuration import load_dataset
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file, whole_folder
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
+from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import resolve_device
 from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
@@ -62,15 +64,23 @@ class TrainTargetArgs:
     tasks: Annotated[tuple[int, ...], Help(help='task numbers; none = all')] = ()
     data: Annotated[Path | None, Help(help='data folder; default in the cache')] = None
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
+    chunk: Annotated[int, Help(
+        help='control steps of an action; above 1 the data must be collected with --chunk')] = 1
+    execute_steps: Annotated[int | None, Help(
+        help='of these, how many to recommend to carry out; default: half of them')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'bfloat16'
+    store: Annotated[str, Help(
+        help='bfloat16 or float32: what the weights are written in; half the size in bfloat16')
+        ] = 'float32'
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of weights, order and augmentation')] = 0
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
-    init: Annotated[Path | None, Help(help='checkpoint to start from')] = None
+    init: Annotated[Path | None, Help(
+        help='checkpoint to start from: a folder, or the name of an embedded one')] = None
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -94,6 +104,8 @@ def run(args: TrainTargetArgs) -> int:
 
     :raises SpecVLAError: no data, settings that can't be, or an unfinished training in the way
     """
+    if args.init is not None:
+        args = replace(args, init=checkpoint_folder(args.init))
     _check(args)
     training = Training(args)
     with training.progress:
@@ -112,7 +124,7 @@ class Training:
         settings = load_dataset(args.unnorm_key or args.suite)
         self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
                                self._image_size(), settings.mirror_image, args.tasks,
-                               settings.image)
+                               settings.image, args.chunk)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'],
                              on_progress=self.progress.loading)
         if not self.dataset.episodes:
@@ -128,7 +140,8 @@ class Training:
         self.model: OpenVLA = self.module['model']
         self.optimizer = Optimizer(self.module, args.optimizer, args.lanes,
                                    getattr(torch, args.dtype))
-        self.maker = BatchMaker(self.model, self.statistics, self.scale, self.instructions)
+        self.maker = BatchMaker(
+            self.model, self.statistics, self.scale, self.instructions, args.chunk)
         self.sampler = Sampler(args.seed, args.batch)
         self.elapsed = 0.0  # seconds, over all resumed runs
         self.samples = 0
@@ -209,7 +222,7 @@ class Training:
         last[:_TRANSLATION] = args.sigma_end
         sigma = args.sigma_start + (last - args.sigma_start) * done
         sigma[-1] = 0
-        return sigma
+        return sigma.repeat(args.chunk)
 
     def _evaluate_and_save(self, losses: list[Loss], speed: float) -> None:
         """Measure the averaged weights on held-out frames; write curve, state, checkpoint."""
@@ -223,7 +236,7 @@ class Training:
             'state_loss': _mean([loss.state for loss in losses]),
             'held_out_exact': exact, 'held_out_within_9': near,
         }
-        self.progress.point(point)
+        self.progress.point(point, self.args.chunk)
         self.state_folder.mkdir(parents=True, exist_ok=True)
         with (self.state_folder / 'curve.jsonl').open('a') as file:
             file.write(json.dumps(point) + '\n')
@@ -260,7 +273,7 @@ class Training:
             'num_transitions': self.dataset.n_frames,
             'num_trajectories': len(self.dataset.episodes)}}
         with whole_folder(self.args.out) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, getattr(torch, self.args.store))
             (folder / 'dataset_statistics.json').write_text(
                 json.dumps(model.norm_stats, indent=2) + '\n')
         state = {
@@ -332,7 +345,9 @@ class Training:
             tokenizer = build_tokenizer(prompts, args.text_tokens)
             model = new_target(args.shape, tokenizer, args.text_tokens, args.seed).to(args.device)
         # So that it is deployed as it was trained, whatever the data set's file says by then.
-        model.config = replace(model.config, image_preparation=asdict(self.dataset.image))
+        model.config = replace(
+            model.config, image_preparation=asdict(self.dataset.image), chunk=args.chunk,
+            execute_steps=args.execute_steps or -(-args.chunk // 2))
         if args.device == 'cpu':
             # The fused attention's backward takes 40 % of a step on a CPU, the plain one's 8 %.
             for part in (model.language_model, model.vision.dino, model.vision.siglip):
@@ -353,14 +368,19 @@ def _check(args: TrainTargetArgs) -> None:
     check_place('--out', args.out)
     if args.init is not None:
         check_target(args.init, args.suite, args.unnorm_key, args.device)
+    if not 1 <= args.chunk <= MOST_STEPS:
+        raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
+    if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
+        raise SpecVLAError(f'--execute-steps {args.execute_steps}: give 1 to {args.chunk}, the '
+                           'steps of an action (--chunk)')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 
 
 def _settings(args: TrainTargetArgs) -> dict:
     """What a resumed training must have in common with the interrupted one."""
-    names = ('suite', 'tasks', 'unnorm_key', 'batch', 'lanes', 'dtype', 'seed', 'freeze_vision',
-             'vision_only', 'holdout', 'text_tokens')
+    names = ('suite', 'tasks', 'unnorm_key', 'chunk', 'execute_steps', 'batch', 'lanes', 'dtype',
+             'seed', 'freeze_vision', 'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)}
 

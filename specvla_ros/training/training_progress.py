@@ -47,8 +47,8 @@ class TrainingProgress(LiveProgress):
         self._bar.update(self._task, completed=done, note=(
             f'loss {loss:.3f}  {speed:.0f} frames/s  {left / 60:.0f} min left'))
 
-    def point(self, point: dict) -> None:
-        """Print one measurement."""
+    def point(self, point: dict, chunk: int = 1) -> None:
+        """Print one measurement; of a chunk's shares of tokens a line for each step."""
         loss = point.get('loss')
         words = [f'{point["minutes"]:6.1f} min', f'step {point["step"]}',
                  f'epoch {point["epoch"]:.2f}', f'{point["frames"]} frames',
@@ -58,6 +58,10 @@ class TrainingProgress(LiveProgress):
         words.append(f'{point["samples_per_s"]:.0f}/s')
         for key, label in (('held_out_exact', 'exact'), ('held_out_within_9', 'within 9')):
             if point.get(key):
-                shares = ' '.join(f'{100 * share:.0f}' for share in point[key])
-                words.append(f'{label} % {shares}')
+                shares = [f'{100 * share:.0f}' for share in point[key]]
+                size = len(shares) // chunk
+                for step in range(chunk):
+                    of_step = f'\n    step {step}  ' if chunk > 1 else ''
+                    said = ' '.join(shares[step * size:(step + 1) * size])
+                    words.append(f'{of_step}{label} % {said}')
         self.say('  '.join(words))

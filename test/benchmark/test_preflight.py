@@ -18,6 +18,7 @@ COMMANDS = {
     'demo': ['demo', '--tasks', '0'],
     'bench': ['bench', '--tasks', '0'],
     'overhead': ['overhead'],
+    'calibrate': ['calibrate', '--tasks', '0', '--decoder', 'relaxed'],
     'replay': ['replay', str(EXAMPLE)],
     'replay live': ['replay', str(EXAMPLE), '--live'],
 }
@@ -125,13 +126,13 @@ def test_options_that_cannot_be(refused, command, options, reason):
     refused(command, reason, *options)
 
 
-@pytest.mark.parametrize('command', ['eval', 'demo', 'bench'])
+@pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])
 def test_a_renderer_that_is_not_there(refused, command, monkeypatch):
     monkeypatch.setenv('MUJOCO_GL', 'vulkan')
     refused(command, "MUJOCO_GL is 'vulkan', must be one of osmesa")
 
 
-@pytest.mark.parametrize('command', ['eval', 'demo', 'bench'])
+@pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])
 def test_a_damaged_file_of_initial_states(refused, command, monkeypatch, tmp_path):
     path = tmp_path / 'states.pruned_init'
     path.write_bytes(b'junk')
@@ -139,7 +140,7 @@ def test_a_damaged_file_of_initial_states(refused, command, monkeypatch, tmp_pat
     refused(command, f'the initial states {path} are damaged')
 
 
-@pytest.mark.parametrize('command', ['eval', 'demo', 'bench'])
+@pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])
 def test_a_suite_the_checkpoint_was_not_trained_on(refused, command):
     refused(command, 'has no statistics of libero_spatial (libero_spatial or '
                      'libero_spatial_no_noops), only of libero_object', '--suite',

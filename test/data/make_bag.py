@@ -10,12 +10,15 @@ from pathlib import Path
 import sys
 
 import numpy as np
+from rclpy.serialization import serialize_message
+from rclpy.time import Time
 import simplejpeg
 
 from specvla_ros.bags import frames
 from specvla_ros.bags.writer import BagWriter, offered_qos
 from specvla_ros.camera import compressed_to_rgb
 from specvla_ros.libero.environment import LiberoEnv, PERIOD
+from specvla_ros.nodes.messages import action_message, report_message
 from specvla_ros.policy import Policy
 
 SUITE, TASK, STATE, DECODER = 'libero_object', 2, 0, 'relaxed'
@@ -25,6 +28,10 @@ TOPICS = {
     '/instruction': (frames.STRING, True), '/episode': (frames.EPISODE, True),
     '/image/compressed': (frames.COMPRESSED, False), '/action': (frames.ACTION, False),
     '/decode_report': (frames.REPORT, False)}
+
+
+def ros_time(nanoseconds):
+    return Time(nanoseconds=nanoseconds)
 
 
 class Recorder:
@@ -48,10 +55,6 @@ class Recorder:
         return self.bag.types.make(
             'std_msgs/msg/Header', stamp=self.stamp(nanoseconds), frame_id=frame)
 
-    def vectors(self, values):
-        return [self.bag.types.make('geometry_msgs/msg/Vector3', x=float(x), y=float(y),
-                                    z=float(z)) for x, y, z in values]
-
     def status(self, now, environment, step, success, done):
         self.write('/episode', now, header=self.header(now), suite=SUITE, task=TASK,
                    instruction=environment.instruction, episode=0, initial_state=STATE, step=step,
@@ -67,24 +70,16 @@ class Recorder:
         return compressed_to_rgb(self.bag.types.make(frames.COMPRESSED, **fields))
 
     def action(self, image_stamp, number, action, policy):
-        trace, config, dataset = action.trace, policy.decoder_config, policy.dataset
+        trace, config = action.trace, policy.decoder_config
         now = image_stamp + int(1e6 * trace.stage_ms['total'])
-        common = dict(image_stamp=self.stamp(image_stamp), sequence=number)
-        self.write('/action', now, header=self.header(now, dataset.frame_id), **common,
-                   step_period=dataset.period_s, translation=self.vectors(action.si[:, :3]),
-                   rotation=self.vectors(action.si[:, 3:6]), gripper=action.si[:, 6],
-                   normalized=action.normalized.ravel(),
-                   token_ids=np.array(action.tokens, np.uint32), limited=False)
-        lengths = trace.acceptance_lengths
-        stages = {f'{name}_time': trace.stage_ms.get(name, np.nan) / 1e3 for name in (
-            'preprocess', 'vision', 'prefill', 'draft', 'verify', 'publish', 'total')}
-        self.write('/decode_report', now, header=self.header(now), **common, decoder=config.name,
-                   drafter=config.drafter.name, rule=config.rule.name,
-                   threshold=float(config.threshold), target_passes=trace.target_passes,
-                   drafted=trace.drafted, accepted=trace.accepted,
-                   acceptance_histogram=np.bincount(lengths).astype(np.uint32),
-                   acceptance_length=float(np.mean(lengths)), token_sources=trace.sources,
-                   queue_age=0.0, **stages)
+        message = action_message(
+            action, policy.dataset, ros_time(image_stamp).to_msg(), number)
+        report = report_message(trace, config, message)
+        report.queue_age, report.publish_time = 0.0, float('nan')
+        report.total_time = trace.stage_ms['total'] / 1e3
+        for topic, sent in (('/action', message), ('/decode_report', report)):
+            sent.header.stamp = ros_time(now).to_msg()
+            self.bag.write(topic, now, serialize_message(sent))
 
 
 def main(path):

@@ -1,29 +1,25 @@
 """A checked evaluation: its arguments, the order of play, and the folder of the run."""
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 import dataclasses
 from dataclasses import dataclass
-import fcntl
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from specvla_ros import files
-from specvla_ros.benchmark import checks, machine, preflight
+from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.safety import SafetySettings
-from specvla_ros.typed_files import read_json
-from specvla_ros.writable import check_writable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,93 +170,6 @@ def read_safety(name: str) -> SafetySettings:
                            'or the path of a YAML file') from error
 
 
-@contextlib.contextmanager
-def open_run(plan: Plan) -> Iterator[EpisodeLog]:
-    """
-    Make the run's folder, or take up the one that is there, and keep other processes out of it.
-
-    A run without a finished episode leaves nothing that hinders the next one. A run that was
-    refused leaves nothing at all.
-
-    :raises SpecVLAError: the folder holds a run of another configuration, or another process
-        is at it
-    """
-    if plan.folder.exists() and not plan.folder.is_dir():
-        raise SpecVLAError(f'--out {plan.folder} is a file; give a folder')
-    check_writable('--out', plan.folder)
-    folder = files.NewFolder(plan.folder)
-    path, log = plan.folder / 'run.json', None
-    try:
-        with _locked(plan.folder):
-            log = _log_of(plan)
-            files.write_json(path, plan.identity())
-            yield log
-    except (ValueError, OSError):
-        if log is not None and not log.episodes:
-            _clear(plan.folder)
-        raise
-    finally:
-        if log is not None and not log.episodes:
-            path.unlink(missing_ok=True)
-        folder.remove_if_empty()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the kernel ends it with this process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
-                           'give --out another folder') from None
-    finally:
-        os.close(handle)
-
-
-def _log_of(plan: Plan) -> EpisodeLog:
-    """Return the episodes a folder holds: of this very run, or none at all."""
-    path, episodes = plan.folder / 'run.json', plan.folder / 'episodes.jsonl'
-    if not path.exists() and any(found for found in plan.folder.iterdir()
-                                 if not _is_ours(found.name)):
-        raise SpecVLAError(f'--out {plan.folder} is not empty and holds no evaluation; '
-                           'give a new folder')
-    log = EpisodeLog(episodes)
-    if not log.episodes:  # left by a start that failed: an empty log does no harm
-        return log
-    try:
-        differences = _differences(read_json(path), plan.identity())
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
-                           f'beside it are of ({error}); give --out another folder') from error
-    if differences:
-        raise SpecVLAError(f'{plan.folder} holds a run with another {differences}; '
-                           'give --out another folder, or leave it out')
-    return log
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a start that failed leaves a file of that name."""
-    return name == 'run.json' or name.startswith('worker-') and name.endswith('.log')
-
-
-def _clear(folder: Path) -> None:
-    for found in folder.iterdir():
-        if _is_ours(found.name):
-            found.unlink()
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Name what differs, e.g. `config.device (cpu, now cuda)`."""
-    wanted = json.loads(json.dumps(wanted))
-    names = []
-    for part in wanted:
-        before, now = found.get(part, {}), wanted[part]
-        if not isinstance(before, dict):
-            names.append(f'{part} ({shown(before)}, must be an object)')
-            continue
-        for key in {**before, **now}:
-            if before.get(key) != now.get(key):
-                names.append(f'{part}.{key} ({before.get(key)}, now {now.get(key)})')
-    return ', '.join(names)
+def open_run(plan: Plan) -> AbstractContextManager[EpisodeLog]:
+    """Open the plan's folder; see `run_folder.open_run`."""
+    return run_folder.open_run(plan.folder, plan.identity(), EpisodeLog)

@@ -180,8 +180,8 @@ def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrant
         'peers': list(args.peer), 'observations': args.observations, 'repeats': args.repeats,
         'seed': args.seed, 'device': str(model.device),
         'dtype': str(model.dtype).removeprefix('torch.'), 'quantization': args.quantization,
-        'unnorm_key': args.unnorm_key, 'chunk': args.chunk, 'threads': field.threads,
-        'random_weights': args.random_weights,
+        'unnorm_key': args.unnorm_key, 'chunk': field.checkpoint.space.chunk,
+        'threads': field.threads, 'random_weights': args.random_weights,
     }
 
 

@@ -73,9 +73,9 @@ def read_shape(name: str) -> OpenVLAConfig:
 
     :raises ValueError: neither of them, or no OpenVLA
     """
+    from specvla_ros.embedded import DEFAULT_CHECKPOINT
     from specvla_ros.openvla.checkpoint import read_config
     from specvla_ros.openvla.config import OpenVLAConfig
-    from specvla_ros.policy import DEFAULT_CHECKPOINT
 
     if name == '7b':  # what the published config.json names; the rest are its defaults
         return OpenVLAConfig.from_dict({

@@ -103,7 +103,8 @@ class RandomCheckpoint(Checkpoint):
     """A random model and a random EAGLE drafter, whose decoders draw their acceptance."""
 
     def __init__(
-        self, model: OpenVLA, acceptance: projection.Acceptance, seed: int, chunk: int = 1
+        self, model: OpenVLA, acceptance: projection.Acceptance, seed: int,
+        chunk: int | None = None,
     ) -> None:
         super().__init__(model, chunk=chunk)
         self._acceptance, self._seed = acceptance, seed
@@ -137,7 +138,8 @@ class RandomCheckpoint(Checkpoint):
 
 def random_checkpoint(
     config: OpenVLAConfig, acceptance: projection.Acceptance, instruction: str,
-    device: torch.device, dtype: torch.dtype, quantization: str, seed: int, chunk: int = 1,
+    device: torch.device, dtype: torch.dtype, quantization: str, seed: int,
+    chunk: int | None = None,
 ) -> RandomCheckpoint:
     """
     Make a random model of these dimensions on the device.

@@ -62,6 +62,7 @@ class PredictingDrafter(Drafter):
     def __init__(self, source: str) -> None:
         self.source = source
         self._ahead: list[int] | None = None  # of the next action; None = not predicted yet
+        self._said: tuple[int, ...] = ()  # the last action
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess the action from its first token on; nothing before the first action."""
@@ -70,7 +71,7 @@ class PredictingDrafter(Drafter):
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess the tokens after those known, whatever these are."""
         if self._ahead is None:
-            self._ahead = self.predict(context.space)
+            self._ahead = self._next(context)
         known = len(context.tokens)
         return TokenTree.chain(self._ahead[known : known + context.max_depth], self.source)
 
@@ -80,11 +81,24 @@ class PredictingDrafter(Drafter):
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens: what was predicted is over."""
-        self._ahead = None
+        self._ahead, self._said = None, tuple(tokens)
 
     def reset(self) -> None:
         """Forget all actions."""
-        self._ahead = None
+        self._ahead, self._said = None, ()
+
+    def _next(self, context: DraftContext) -> list[int]:
+        """
+        Return the tokens of the action that comes now, [L].
+
+        Of a chunk those not carried out were said of the steps that come now: they are said again,
+        and the prediction goes on behind them.
+        """
+        ahead, carried = self.predict(context.space), context.situation.carried
+        if not ahead or carried is None:
+            return ahead
+        done = carried * context.space.action_dim
+        return [*self._said[done:], *ahead[:done]]
 
 
 class HistoryDrafter(PredictingDrafter):

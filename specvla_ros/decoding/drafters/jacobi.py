@@ -36,8 +36,9 @@ class Jacobi:
     """
     Settings of the drafter ``jacobi``: its guess while the target has said nothing.
 
-    start: 'last', the last action's, or the middle bin where there was none; or 'middle', always
-    the middle bin. The drafter alone guesses these in the prefill.
+    start: 'last', the last action's, of a chunk first what was not carried out, or the middle bin
+    where there was none; or 'middle', always the middle bin. The drafter alone guesses these in
+    the prefill.
     """
 
     weights: ClassVar[str | None] = None
@@ -95,6 +96,11 @@ class JacobiDrafter(Drafter):
         """Return the guess where the target said nothing, on its device; copied once an action."""
         if self._start is None:
             tokens = self._tokens or (_middle(context.space),) * context.space.length
+            if self._tokens and context.situation.carried is not None:
+                # What is left of the last chunk, and its last step again behind it.
+                size = context.space.action_dim
+                done = min(context.situation.carried, context.space.chunk - 1) * size
+                tokens = (*tokens[done:], *(tokens[-size:] * (done // size)))
             self._start = torch.tensor((*tokens, 0)).to(context.target.device, non_blocking=True)
         return self._start
 

@@ -33,8 +33,8 @@ class MergedGuesses:
     """
     Merge guesses at an action's first tokens, and learn from what became of them.
 
-    nodes: how many the tree may have; None = as many as there are guesses. rates: what was
-    measured; None until the first merge.
+    nodes: how many the tree may have; None = as many as there are guesses, and nothing has to be
+    measured. rates: what was measured; None until the first merge.
     """
 
     def __init__(self, nodes: int | None = None) -> None:
@@ -47,15 +47,17 @@ class MergedGuesses:
 
     def merge(self, trees: Sequence[TokenTree], length: int) -> TokenTree:
         """Return one tree of guesses at an action of ``length`` tokens."""
+        trees = [tree for tree in trees if len(tree)]
+        if self.nodes is None and (
+                len(trees) < 2 or all(tree.tokens.device.type == 'cpu' for tree in trees)):
+            return TokenTree.merge(trees)
         if self.rates is None:
             self.rates = HitRates(length)
-        self._trees = [tree for tree in trees if len(tree)]
-        if not self._trees:
-            return TokenTree.empty()
+        self._trees = trees if self.nodes is not None else []
         candidates = _Candidates()
-        for tree in self._trees:
+        for tree in trees:
             candidates.add(tree, self.rates)
-        return candidates.tree(self.nodes)
+        return candidates.tree(self.nodes) if trees else TokenTree.empty()
 
     def judge(self, tokens: Sequence[int], judged: int) -> None:
         """

@@ -25,7 +25,7 @@ def chains(paths: Tensor, source: str, finite: Tensor | None = None) -> TokenTre
     return TokenTree(paths.flatten(), *parts, (source,) * paths.numel(), finite, layout)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # a chunk's chain is shorter each pass
 def _structure(
     branches: int, depth: int, device: torch.device
 ) -> tuple[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]:

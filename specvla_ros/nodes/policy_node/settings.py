@@ -15,8 +15,8 @@ from specvla_ros.policy_source import PolicySource
 from specvla_ros.safety import SafetySettings, StepLimits
 
 MODEL_PARAMETERS = (
-    Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint; empty: the embedded default',
-              reloadable=True),
+    Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint, or name of an embedded one; '
+              'empty: libero_object', reloadable=True),
     Parameter('drafter', '', "folder of the drafters' weights; empty: the checkpoint's own "
               '`drafters` folder', reloadable=True),
     Parameter('decoder', 'auto_relaxed', 'preset (auto, ar or another in config/decoders) '
@@ -35,8 +35,8 @@ MODEL_PARAMETERS = (
               choices=('auto', 'float32', 'bfloat16', 'float16'), reloadable=True),
     Parameter('quantization', 'none', "of the Llama's weights, by torchao, for small GPUs; int4 "
               'computes in bfloat16', choices=('none', 'int8', 'int4'), reloadable=True),
-    Parameter('chunk', 1, 'control steps of an action: as many as the checkpoint was trained for',
-              low=1, high=64, reloadable=True),
+    Parameter('chunk', 0, 'control steps of an action; 0: as many as the checkpoint says, or one '
+              'where it says nothing', low=0, high=64, reloadable=True),
     Parameter('threads', 0, 'CPU threads of the model; 0: one less than there are cores',
               low=0, high=1024, reloadable=True),
 )
@@ -153,6 +153,10 @@ class PolicySettings:
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
+        if any(member.calibrated for member in config.members):
+            raise SpecVLAError(
+                f'threshold is {self.threshold}, but the decoder {config.name} is calibrated: its '
+                'promise holds for its own threshold; set it to 0')
         settings = {**config.rule.settings, 'r': self.threshold}
         return config.with_rule(Component('bins', settings, config.rule.by_device))
 

@@ -8,10 +8,10 @@ video are made by `benchmark/episodes/demo.py` from the events and files below. 
 not import rclpy, hence the process boundary.)
 
 Specification, one JSON object; everything but `decoders` has the default shown:
-    {"checkpoint": null,            # folder; null = the embedded default
+    {"checkpoint": null,            # folder or embedded name; null = libero_object
      "drafter": null,               # folder; null = <checkpoint>/drafters
      "unnorm_key": null,            # null = the checkpoint's only key
-     "device": "auto", "dtype": null, "quantization": "none", "chunk": 1,
+     "device": "auto", "dtype": null, "quantization": "none", "chunk": null,
      "decoders": ["ar", "strict", "relaxed"],   # preset names or files, one round each
      "suite": "libero_object",
      "episodes": [[task, state], ...],          # in place of this: "tasks": [0], "states": [0]

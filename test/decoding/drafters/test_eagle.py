@@ -159,7 +159,7 @@ def test_a_drafter_that_is_not_finite_is_an_error(lab):
 @pytest.mark.parametrize(
     ('name', 'given', 'message'),
     [
-        ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'glance', 'history', 'j"),
+        ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'glance', 'history'"),
         ('none', {'depth': 3}, 'drafter none has no setting depth; it has none'),
         ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_n'),
         ('eagle', {'top_k': 0}, 'top_k of the drafter eagle is 0, must be a whole number >= 1'),

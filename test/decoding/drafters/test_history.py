@@ -1,5 +1,7 @@
 """Drafters that guess from earlier actions: what they guess, when, and that it is lossless."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -18,6 +20,7 @@ from specvla_ros.decoding.drafters import (
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.situation import Situation
 
 
 def ids(layout, *values):
@@ -66,6 +69,33 @@ def test_a_chunk_goes_on_step_by_step_with_the_gripper_held(lab):
     drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
     guessed = values(it.space, drafter.guess(context(it)).tokens)
     assert guessed == pytest.approx([-0.2, -1.0, -0.1, -1.0, 0.0], abs=3 / 255)
+
+
+@pytest.mark.parametrize(('carried', 'expected'), [
+    (1, [-0.4, 1.0, -0.3, -1.0, -0.2]),  # what is left of the last chunk, then as it went on
+    (2, [-0.3, -1.0, -0.2, -1.0, -0.1]), (3, [-0.2, -1.0, -0.1, -1.0, 0.0]),
+    (None, [-0.2, -1.0, -0.1, -1.0, 0.0]), (0, [-0.9, 1.0, -0.4, 1.0, -0.3])])
+def test_the_last_chunk_is_guessed_again_shifted_by_what_was_carried_out(lab, carried, expected):
+    it = lab(0, 2, 3)
+    for before in ((), (0.3, 1.0, 0.4, 1.0, 0.5, 1.0)):  # older ones are no part of it
+        drafter = HistoryDrafter(ConstantVelocity())
+        if before:
+            drafter.remember(ids(it.space, *before))
+        drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
+        now = replace(context(it), situation=Situation(carried=carried))
+        guessed = values(it.space, drafter.guess(now).tokens)
+        assert guessed == pytest.approx(expected, abs=3 / 255)
+
+
+def test_every_drafter_that_predicts_says_the_tail_of_a_chunk_again(lab):
+    it = lab(0, 2, 3)
+    for name in ('history', 'velocity', 'kalman'):
+        drafter = make_drafter(name, {}, {})
+        drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
+        now = replace(context(it), situation=Situation(carried=1))
+        guessed = values(it.space, drafter.guess(now).tokens)
+        assert guessed[:4] == pytest.approx([-0.4, 1.0, -0.3, -1.0], abs=2 / 255), name
+        assert len(guessed) == 5
 
 
 def test_what_stood_still_keeps_its_token_even_where_two_ids_mean_the_same(lab):

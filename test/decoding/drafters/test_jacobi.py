@@ -24,6 +24,7 @@ from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target, Verified
 from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.situation import Situation
 
 
 def after(it, tree, said, nodes, known, runner='plain', start=()):
@@ -124,6 +125,19 @@ def test_alone_it_starts_from_the_last_action_or_the_middle(lab):
     assert constant.guess(context).tokens.tolist() == middle
     last.reset()
     assert last.guess(context).tokens.tolist() == middle
+
+
+@pytest.mark.parametrize(('carried', 'expected'), [
+    (None, [290, 291, 292, 293, 294]), (0, [290, 291, 292, 293, 294]),
+    (1, [292, 293, 294, 295, 294]), (2, [294, 295, 294, 295, 294]),
+    (3, [294, 295, 294, 295, 294])])
+def test_of_a_chunk_it_starts_from_what_was_not_carried_out(lab, carried, expected):
+    it, drafter = lab(0, 2, 3), Jacobi().drafter(None)
+    drafter.remember([290, 291, 292, 293, 294, 295])
+    now = DraftContext(Target(it.model), it.space, None, [], Situation(carried=carried))
+    assert drafter.guess(now).tokens.tolist() == expected
+    drafter.reset()
+    assert len(set(drafter.guess(now).tokens.tolist())) == 1  # the middle
 
 
 def test_alone_it_is_jacobi_decoding(lab):

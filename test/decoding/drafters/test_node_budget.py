@@ -114,7 +114,7 @@ class Fixed(Drafter):
 
 def test_a_relay_judges_by_what_the_prefill_decided(lab):
     it = lab(0, 4, 1)
-    relay = RelayDrafter([Fixed([110, 120, 130], 'fixed')])
+    relay = RelayDrafter([Fixed([110, 120, 130], 'fixed')], nodes=8)
     context = DraftContext(None, it.space, None, [])
     for _ in range(20):
         relay.guess(context)
@@ -130,7 +130,7 @@ def test_a_relay_judges_by_what_the_prefill_decided(lab):
 
 def test_an_action_of_one_pass_is_judged_to_its_end(lab):
     it = lab(0, 4, 1)
-    relay = RelayDrafter([Fixed([110, 120, 130], 'fixed')])
+    relay = RelayDrafter([Fixed([110, 120, 130], 'fixed')], nodes=8)
     for _ in range(20):
         relay.guess(DraftContext(None, it.space, None, []))
         relay.remember([110, 120, 130, 140])

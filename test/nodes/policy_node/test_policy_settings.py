@@ -1,11 +1,14 @@
 """Loading a policy, and the self-check of one that has just been loaded."""
 import importlib.abc
+import json
+import shutil
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node.settings import (
     load_policy,
@@ -50,6 +53,17 @@ def test_a_risk_that_is_given_is_the_decoders():
         assert settings.decoder_config.strict_above_risk == found
 
 
+def test_a_calibrated_preset_keeps_its_own_threshold(tmp_path):
+    path = tmp_path / 'mine.yaml'
+    path.write_text('drafter: {name: none}\nrule: {name: bins, r: 4}\n'
+                    'calibrated: {target: abc}\n')
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    given = defaults | {'decoder': str(path)}
+    assert pick(PolicySettings, given).decoder_config.threshold == 4
+    with pytest.raises(SpecVLAError, match='threshold is 9, but the decoder mine is calibrated'):
+        pick(PolicySettings, given | {'threshold': 9}).decoder_config  # noqa: B018
+
+
 def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     """OpenCV was built for another numpy, say."""
     class Broken(importlib.abc.MetaPathFinder):
@@ -63,6 +77,17 @@ def test_a_library_that_cannot_be_loaded_is_one_line(monkeypatch):
     settings = pick(PolicySettings, defaults | {'decoder': 'ar'})
     with pytest.raises(SpecVLAError, match='multiarray failed to import.*specvla doctor'):
         load_policy(settings)
+
+
+def test_the_chunk_is_what_the_folder_says_and_no_other(tmp_path):
+    shutil.copytree(DEFAULT_CHECKPOINT, tmp_path / 'chunks')
+    path = tmp_path / 'chunks' / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'chunk': 3}))
+    defaults = {parameter.name: parameter.default for parameter in MODEL_PARAMETERS}
+    given = {**defaults, 'checkpoint': str(tmp_path / 'chunks'), 'decoder': 'ar', 'device': 'cpu'}
+    assert load_policy(pick(PolicySettings, given)).action_length == 21
+    with pytest.raises(SpecVLAError, match='chunk is 2, but this checkpoint says actions of 3'):
+        load_policy(pick(PolicySettings, {**given, 'chunk': 2}))
 
 
 def test_the_risk_holds_for_all_candidates():

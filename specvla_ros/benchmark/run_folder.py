@@ -1,0 +1,112 @@
+"""A run's folder: what is finished is kept there, and the same command goes on from there."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from specvla_ros import files
+from specvla_ros.benchmark.records import RecordLog
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.typed_files import read_json
+from specvla_ros.writable import check_writable
+
+L = TypeVar('L', bound=RecordLog)
+EPISODES = 'episodes.jsonl'  # what is finished, a line each
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, identity: dict[str, Any], kind: type[L]) -> Iterator[L]:
+    """
+    Make the run's folder, or take up the one that is there, and keep other processes out of it.
+
+    A run without a finished episode leaves nothing that hinders the next one. A run that was
+    refused leaves nothing at all.
+
+    :param identity: what must be the same for the run to be continued, by parts
+    :param kind: of the log of what is finished
+    :raises SpecVLAError: the folder holds a run of another configuration, or another process
+        is at it
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SpecVLAError(f'--out {folder} is a file; give a folder')
+    check_writable('--out', folder)
+    made = files.NewFolder(folder)
+    path, log = folder / 'run.json', None
+    try:
+        with _locked(folder):
+            log = _log_of(folder, identity, kind)
+            files.write_json(path, identity)
+            yield log
+    except (ValueError, OSError):
+        if log is not None and not log.episodes:
+            _clear(folder)
+        raise
+    finally:
+        if log is not None and not log.episodes:
+            path.unlink(missing_ok=True)
+        made.remove_if_empty()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the kernel ends it with this process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
+                           'give --out another folder') from None
+    finally:
+        os.close(handle)
+
+
+def _log_of(folder: Path, identity: dict[str, Any], kind: type[L]) -> L:
+    """Return the episodes a folder holds: of this very run, or none at all."""
+    path, episodes = folder / 'run.json', folder / EPISODES
+    if not path.exists() and any(found for found in folder.iterdir()
+                                 if not _is_ours(found.name)):
+        raise SpecVLAError(f'--out {folder} is not empty and holds no evaluation or '
+                           'calibration; give a new folder')
+    log = kind(episodes)
+    if not log.episodes:  # left by a start that failed: an empty log does no harm
+        return log
+    try:
+        differences = _differences(read_json(path), identity)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
+                           f'beside it are of ({error}); give --out another folder') from error
+    if differences:
+        raise SpecVLAError(f'{folder} holds a run with another {differences}; '
+                           'give --out another folder, or leave it out')
+    return log
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a start that failed leaves a file of that name."""
+    return name == 'run.json' or name.startswith('worker-') and name.endswith('.log')
+
+
+def _clear(folder: Path) -> None:
+    for found in folder.iterdir():
+        if _is_ours(found.name):
+            found.unlink()
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Name what differs, e.g. `config.device (cpu, now cuda)`."""
+    wanted = json.loads(json.dumps(wanted))
+    names = []
+    for part in wanted:
+        before, now = found.get(part, {}), wanted[part]
+        if not isinstance(before, dict):
+            names.append(f'{part} ({shown(before)}, must be an object)')
+            continue
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                names.append(f'{part}.{key} ({before.get(key)}, now {now.get(key)})')
+    return ', '.join(names)

@@ -1,0 +1,215 @@
+"""
+Episodes that teach chunks: bursts that lead astray alternate with stretches of the expert alone.
+
+In a burst the arm is pushed, or the policy drives. In a clean stretch the expert's actions are
+carried out unchanged. A frame is kept only where the H steps from it on lie in one clean stretch,
+so the label of a frame is what was carried out. After success the expert goes on for H steps: no
+label is padded.
+
+Added to what `collect.py` says of an episode's file: executed float32 [S, 7], the actions carried
+out at all S steps in the data set's units; clean bool [S], whether the expert's was, unchanged;
+chunk int, H. `action[i]` equals `executed[frame[i]]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
+from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.training.dataset import counts
+
+if TYPE_CHECKING:  # torch and the simulator take seconds
+    from specvla_ros.libero.environment import LiberoEnv
+    from specvla_ros.policy import Policy
+
+SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
+BURSTS_UNTIL = 110  # steps; after them the expert brings the episode to its end
+MAX_STEPS = 200  # longer episodes are stuck and teach nothing
+_LONGEST_SPARE = 16  # frames that a clean stretch gives beyond the first
+_PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
+
+
+@dataclass(slots=True)
+class Burst:
+    """One burst of pushes; `policy`: the policy drives instead."""
+
+    policy: bool
+    left: int
+    push: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
+    shuts: bool = False  # open fingers close: a policy that did so in mid-air must know a way on
+
+    def pushed(self, action: NDArray[np.float64], random: np.random.Generator) -> NDArray:
+        """Return the action [7] as it is carried out under this burst."""
+        executed = action.copy()
+        executed[:6] += self.push
+        executed[:3] += 0.1 * random.normal(size=3)
+        executed[:6] = np.clip(executed[:6], -1, 1)
+        if self.shuts:
+            executed[6] = 0.0
+        return executed
+
+
+class Stretches:
+    """
+    Whose turn it is, step by step.
+
+    chunk: H; policy_share: share of the bursts that the policy drives; strength: of the pushes.
+    """
+
+    def __init__(
+        self, random: np.random.Generator, chunk: int, policy_share: float, strength: float
+    ) -> None:
+        self._random, self._chunk = random, chunk
+        self._policy_share, self._strength = policy_share, strength
+        self._clean_left = 0  # steps of the expert alone that are still to come
+        # Half of the episodes start elsewhere: a long push away from the usual first pose.
+        first = random.random() < 0.5
+        self._burst: Burst | None = self._push(_FIRST_PUSH, 1.2) if first else None
+        if not first:
+            self._begin_clean()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the step at hand begins H steps of the expert alone."""
+        return self._clean_left >= self._chunk - 1
+
+    def advance(self, step: int) -> Burst | None:
+        """Return the burst of this step; None = the expert's action is carried out."""
+        if self._burst is not None and self._burst.left == 0:
+            self._burst = None
+            self._begin_clean()
+        if self._burst is None and self._clean_left == 0:
+            self._burst = self._next_burst()
+        if step >= BURSTS_UNTIL:
+            self.calm()
+        if self._burst is None:
+            self._clean_left -= 1
+        else:
+            self._burst.left -= 1
+        return self._burst
+
+    def calm(self, steps: int = MAX_STEPS) -> None:
+        """No more bursts for so many steps."""
+        self._burst, self._clean_left = None, max(self._clean_left, steps)
+
+    def _begin_clean(self) -> None:
+        self._clean_left = self._chunk + int(self._random.integers(0, _LONGEST_SPARE + 1))
+
+    def _next_burst(self) -> Burst:
+        if self._random.random() < self._policy_share:
+            return Burst(True, int(self._random.integers(*_DRIVE)))
+        return self._push(_PUSH, 1.4)
+
+    def _push(self, steps: tuple[int, int], strength: float) -> Burst:
+        random = self._random
+        twist = random.normal(size=3) * (0.25 if random.random() < 0.2 else 0.0)
+        push = self._strength * np.concatenate([random.normal(size=3) * strength, twist])
+        return Burst(False, int(random.integers(*steps)), push,
+                     bool(self._strength) and random.random() < 0.2)
+
+
+@dataclass(slots=True)
+class Record:
+    """What an episode's file holds, as it grows."""
+
+    jpegs: list[bytes] = field(default_factory=list)
+    states: list[NDArray] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    executed: list[NDArray] = field(default_factory=list)
+    clean: list[bool] = field(default_factory=list)
+
+    def look(self, env: LiberoEnv, expert: PickAndPlace, step: int) -> None:
+        """Keep the frame before a step."""
+        import cv2
+        _, jpeg = cv2.imencode('.jpg', env.frame()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        self.jpegs.append(jpeg.tobytes())
+        self.states.append(expert.state())
+        self.frames.append(step)
+
+    def arrays(self, chunk: int) -> dict:
+        """Return the arrays of the file; frames whose H steps weren't all clean are left out."""
+        executed, clean = np.array(self.executed, np.float32), np.array(self.clean)
+        kept = [i for i, frame in enumerate(self.frames) if counts(clean, frame, chunk)]
+        boxed = np.empty(len(kept), dtype=object)
+        boxed[:] = [self.jpegs[i] for i in kept]
+        frames = np.array([self.frames[i] for i in kept], np.int32)
+        return dict(jpeg=boxed, action=executed[frames],
+                    state=np.array([self.states[i] for i in kept], np.float32).reshape(
+                        len(kept), -1),
+                    frame=frames, executed=executed, clean=clean, chunk=chunk)
+
+
+class Driver:
+    """The policy at the wheel: `execute` steps of each answer are carried out."""
+
+    def __init__(self, policy: Policy, instruction: str, execute: int) -> None:
+        self._policy, self._instruction, self._execute = policy, instruction, execute
+        self._steps: list[NDArray] = []
+        self._carried: int | None = None
+
+    def begin(self) -> None:
+        """Forget what was said before: a new burst begins."""
+        self._policy.reset()
+        self._steps, self._carried = [], None
+
+    def act(self, env: LiberoEnv) -> NDArray[np.float64]:
+        """Return the next action [7] in the data set's units."""
+        if not self._steps:
+            action = self._policy.act(env.frame(), self._instruction, carried=self._carried)
+            self._steps = list(action.si[:self._execute].astype(np.float64) / SCALE)
+            self._carried = len(self._steps)
+        return self._steps.pop(0)
+
+
+def play(
+    env: LiberoEnv, policy: Policy | None, random: np.random.Generator, *, chunk: int,
+    execute: int, policy_share: float, strength: float, keep: float, start_seed: int,
+) -> dict:
+    """
+    Play one episode; return the arrays of its file.
+
+    chunk: H; execute: steps of each answer that the policy carries out; keep: share of the frames
+    in steady motion that is rendered; strength: of the pushes, 1 = full.
+    """
+    env.reset_random(start_seed)
+    expert, record = PickAndPlace(env), Record()
+    driver = Driver(policy, env.instruction, execute) if policy else None
+    stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength)
+    last, burst, success, policy_steps = MAX_STEPS, None, False, 0
+    for step in range(MAX_STEPS + chunk):
+        if step == last:
+            break
+        before, burst = burst, stretches.advance(step)
+        label = expert.act() / SCALE
+        if burst is None and stretches.is_whole:
+            # Motion at full speed tells little that is new: some of it isn't rendered.
+            steady = np.abs(label[:3]).max() > 0.999 and step > 0
+            if not steady or random.random() < keep:
+                record.look(env, expert, step)
+        elif burst is not None and burst.policy and burst is not before:
+            driver.begin()
+        executed = _carried_out(label, burst, driver, env, random)
+        observation = env.step(executed * SCALE, render=False)
+        record.executed.append(executed)
+        record.clean.append(burst is None)
+        policy_steps += burst is not None and burst.policy
+        if observation.success and not success:
+            success, last = True, step + 1 + chunk
+            stretches.calm()
+    return dict(record.arrays(chunk), instruction=env.instruction, success=success,
+                steps=len(record.executed), policy_steps=policy_steps)
+
+
+def _carried_out(
+    label: NDArray[np.float64], burst: Burst | None, driver: Driver | None, env: LiberoEnv,
+    random: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the action [7] of a step: the expert's, pushed in a burst, or the policy's."""
+    if burst is None:
+        return label
+    return driver.act(env) if burst.policy else burst.pushed(label, random)

@@ -1,0 +1,45 @@
+"""Checkpoints by name, wherever one is asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from specvla_ros.benchmark import machine
+from specvla_ros.embedded import checkpoint_folder, DEFAULT_CHECKPOINT, embedded_names
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.policy import Policy
+from specvla_ros.policy_source import PolicySource
+
+
+def test_a_name_is_the_embedded_checkpoint_in_whatever_folder_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert 'libero_object' in embedded_names()
+    for name in embedded_names():
+        assert checkpoint_folder(Path(name)) == DEFAULT_CHECKPOINT.parent / name
+        assert machine.checkpoint_folders(Path(name), None)[0].name == name
+        # The node runs somewhere else: it is given the folder.
+        said = PolicySource(checkpoint=Path(name)).parameters['checkpoint']
+        assert said == str(DEFAULT_CHECKPOINT.parent / name)
+    assert checkpoint_folder(None) == DEFAULT_CHECKPOINT
+    assert checkpoint_folder('runs/target') == Path('runs/target')
+
+
+def test_a_policy_is_loaded_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = Policy.load('libero_object', decoder='ar', device='cpu')
+    assert policy.dataset.unnorm_key == 'libero_object' and policy.action_length == 7
+
+
+def test_a_folder_of_an_embedded_checkpoints_name_is_never_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('libero_object').mkdir()
+    with pytest.raises(SpecVLAError, match=f'and a folder here as well: .*give {tmp_path}'):
+        checkpoint_folder('libero_object')
+    assert checkpoint_folder(tmp_path / 'libero_object') == tmp_path / 'libero_object'
+    monkeypatch.chdir(DEFAULT_CHECKPOINT.parent)
+    assert checkpoint_folder('libero_object') == DEFAULT_CHECKPOINT
+
+
+def test_a_name_that_is_none_is_answered_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match='or the name of an embedded one: .*libero_object'):
+        machine.checkpoint_folders(Path('libero_objekt'), None)
