@@ -291,6 +291,20 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (config_folder() / 'decoders').glob('*.yaml'))
 
 
+def decoder_name(path: Path) -> str:
+    """
+    Return the name that a preset's file gives its decoder; what it promises says its content.
+
+    :raises SpecVLAError: it would be something else than a name where it is shown
+    """
+    name = path.stem.removesuffix(_UNVERIFIED_SUFFIX)
+    if not _NAME.fullmatch(name):
+        raise SpecVLAError(
+            f'{path}: the decoder would be called {shown(name)}, as its file; rename the file: a '
+            'letter or digit first, then letters, digits, blanks and . _ - + ( ) only')
+    return name
+
+
 def load_preset(preset: str | Path) -> DecoderConfig:
     """
     Read a decoder preset by name ('ar', 'strict', 'relaxed') or from a YAML file of that form.
@@ -308,11 +322,7 @@ def load_preset(preset: str | Path) -> DecoderConfig:
                 '.yaml file'
             )
     content = read_yaml(path)
-    name = path.stem.removesuffix(_UNVERIFIED_SUFFIX)  # it says so by what is in it
-    if not _NAME.fullmatch(name):
-        raise SpecVLAError(
-            f'{path}: the decoder would be called {shown(name)}, as its file; rename the file: a '
-            'letter or digit first, then letters, digits, blanks and . _ - + ( ) only')
+    name = decoder_name(path)
     if 'candidates' in content:
         return _auto(path, content)
     parts = ('drafter', 'rule')
@@ -341,8 +351,7 @@ def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
     names = names if BASELINE in names else [BASELINE, *names]
     candidates = tuple(_candidate(path, name) for name in names)
     rules = [it.rule for it in candidates if not it.is_strict]
-    name = path.stem.removesuffix(_UNVERIFIED_SUFFIX)
-    made = DecoderConfig(name, Component(AUTO), (*rules, Component('strict'))[0],
+    made = DecoderConfig(decoder_name(path), Component(AUTO), (*rules, Component('strict'))[0],
                          candidates=candidates)
     if 'strict_above_risk' in content:
         with naming(path):

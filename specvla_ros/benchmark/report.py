@@ -7,6 +7,7 @@ Rates are over episodes that ran to an end; crashes are counted beside them. Tim
 
 from collections.abc import Iterable, Mapping, Sequence
 import math
+import re
 import sys
 from types import MappingProxyType
 from typing import Any
@@ -240,7 +241,7 @@ def report(command: Sequence[str], config: dict[str, Any], checkpoint: dict[str,
     :param decoders: by the names that rows have; rows say what they promise, `verification`
     """
     for row in rows:
-        row['verification'] = verification_of(row['decoder'], decoders)
+        row.setdefault('verification', verification_of(row['decoder'], decoders))
     return {'specvla': __version__, 'command': list(command), 'machine': machine(),
             'versions': versions(), 'config': config, 'checkpoint': checkpoint, 'rows': rows}
 
@@ -293,6 +294,16 @@ def _parts(rows: Sequence[Row], width: int) -> list[list[Row]]:
     most = max(1, (width - _LABEL_WIDTH) // _COLUMN_WIDTH)
     return [[row for name in decoders[first:first + most] for row in rows
              if row['decoder'] == name] for first in range(0, len(decoders), most)]
+
+
+def broken(name: str, most: int) -> str:
+    """Break a decoder's name behind blanks, hyphens or underscores, as far as lines are longer."""
+    lines = ['']
+    for part in re.split(r'(?<=[ _-])', name):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > most:
+            lines.append('')
+        lines[-1] += part
+    return '\n'.join(line.rstrip(' ') for line in lines)
 
 
 def figures_table(title: str, rows: Sequence[Row]) -> Table:

@@ -126,3 +126,12 @@ def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
     assert (lines['its ceiling here'], lines['share of the ceiling']) == ('2.00×', '80 %')
     alone = report.rows([make.episode('relaxed', actions=[fast])], ['relaxed'])
     assert alone[0]['speedup_ceiling'] is alone[0]['ceiling_share'] is None
+
+
+@pytest.mark.parametrize('name, most, lines', [
+    ('glance_jacobi_relaxed', 18, ['glance_jacobi_', 'relaxed']), ('ar', 2, ['ar']),
+    ('heisd (unverified)', 18, ['heisd (unverified)']),
+    ('heisd (unverified)', 12, ['heisd', '(unverified)']),
+    ('generate-compiled', 12, ['generate-', 'compiled']), ('unbreakable', 3, ['unbreakable'])])
+def test_long_names_are_broken_where_they_have_a_joint(name, most, lines):
+    assert report.broken(name, most).split('\n') == lines

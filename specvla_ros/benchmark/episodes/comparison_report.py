@@ -11,7 +11,7 @@ from rich.table import Table
 
 from specvla_ros.benchmark.labels import place_labels, Point
 from specvla_ros.benchmark.plots import figure_file, footnote
-from specvla_ros.benchmark.report import grouped, Report, Row
+from specvla_ros.benchmark.report import broken, grouped, Report, Row
 
 # By promise: told apart by colour-blind readers, and by shape in black and white.
 _MARKS = {'lossless': ('o', '#0072b2'), 'relaxed': ('s', '#e69f00'),
@@ -45,7 +45,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         table.add_section()
         table.add_row(heading, style='italic')
         for row in of_group:
-            table.add_row(row['decoder'], *_cells(row).values())
+            table.add_row(broken(row['decoder'], 18), *_cells(row).values())
     return table
 
 

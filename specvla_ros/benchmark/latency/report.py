@@ -213,11 +213,6 @@ def _by_promise(rows: Sequence[Row], table: Table) -> Iterator[Row]:
         yield from of_group
 
 
-def _broken(name: str) -> str:
-    """Break a long name of a decoder or peer into lines."""
-    return name.replace('-', '-\n').replace(' ', '\n')
-
-
 def _times_table(rows: Sequence[Row]) -> Table:
     limit = rows[0]['speedup_ceiling']
     title = f'ms per action, {rows[0]["actions"]} actions each'
@@ -228,7 +223,8 @@ def _times_table(rows: Sequence[Row]) -> Table:
     for row in _by_promise(rows, table):
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
-            row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            report.broken(row['decoder'], 18),
+            *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
             f'{row["speedup_vs_ar"]:.2f}',
             f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
             '' if row['ceiling_share'] is None else f'{100 * row["ceiling_share"]:.0f} %',
@@ -241,7 +237,7 @@ def _stages_table(rows: Sequence[Row]) -> Table:
     table = _table('of it, ms, mean', '', *shown)
     for row in _by_promise(rows, table):
         # Broken, the longest names leave room for all stages in 80 columns.
-        table.add_row(_broken(row['decoder']), *(
+        table.add_row(report.broken(row['decoder'], 16), *(
             f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
     return table
 
@@ -252,7 +248,7 @@ def _tokens_table(rows: Sequence[Row]) -> Table:
     for row in _by_promise(rows, table):
         equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
         table.add_row(
-            row['decoder'], f'{row["target_passes_per_action"]:.2f}',
+            report.broken(row['decoder'], 18), f'{row["target_passes_per_action"]:.2f}',
             f'{length:.2f}' if length else '',
             f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
             str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')),
@@ -264,10 +260,10 @@ def _passes_table(rows: Sequence[Row]) -> Table:
     table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
                    'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
-        name = _broken(row['decoder']).replace('_', '_\n')
+        name = report.broken(row['decoder'], 11)
         for stage, own in row['passes'].items():
             table.add_row(
-                name, stage, *(f'{value:.{3 if value >= 0.01 else 2}g}' for value in (
+                name, stage, *(f'{value:.{3 if value >= 1 else 2}g}' for value in (
                     own['bytes'] / 1e6, own['flops'] / 1e9, own['flops_per_byte'],
                     own['floor_ms'], own['ms'], own['flops_per_s'] / 1e9)))
             name = ''
