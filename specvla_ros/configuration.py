@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 import math
 from pathlib import Path
+import re
 import sys
 from typing import Any, cast, TypeVar
 
@@ -22,8 +23,16 @@ PACKAGE = 'specvla_ros'
 DEVICES = ('cpu', 'cuda')
 AUTO = 'auto'  # drafter of a preset that has candidates
 BASELINE = 'ar'  # plain autoregression: what others are held against
+LOSSLESS, RELAXED, UNVERIFIED = VERIFICATIONS = ('lossless', 'relaxed', 'unverified')
 # What three numbers of an action can mean as a rotation; `rotation` computes with them.
 ROTATIONS = ('rotation_vector', 'euler_xyz')
+
+# Every table, message and plot names the decoder: nobody shall take tokens that the target never
+# saw for tokens that it has verified.
+_UNVERIFIED_SUFFIX = f' ({UNVERIFIED})'
+# A decoder's name stands in tables, legends and file names: square brackets, $ and the like mean
+# something else there.
+_NAME = re.compile(r'[^\W_][\w .()+-]*')
 
 T = TypeVar('T')
 
@@ -128,6 +137,28 @@ class DecoderConfig:
     def is_strict(self) -> bool:
         """Whether only the target's own tokens may stay."""
         return all(it.rule.name == 'strict' and it.completion is None for it in self.members)
+
+    @property
+    def verification(self) -> str:
+        """
+        What the target has to do with its tokens, the weakest that may happen.
+
+        'lossless': each is the target's own choice, as under `ar`. 'relaxed': it may be near that
+        choice, as far as the rule lets it. 'unverified': the target may never have seen it.
+        """
+        if any(it.completion is not None for it in self.members):
+            return UNVERIFIED
+        return LOSSLESS if all(it._is_exact for it in self.members) else RELAXED
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether its rule lets no draft be off; r bounds every rule that has one."""
+        return self.is_strict or self.rule.settings.get('r') == 0
+
+    @property
+    def file_name(self) -> str:
+        """The name without blanks and brackets, as a part of a file's name."""
+        return re.sub(r'[^\w.+-]+', '-', self.name).strip('-')
 
     @property
     def threshold(self) -> int:
@@ -260,21 +291,38 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (config_folder() / 'decoders').glob('*.yaml'))
 
 
+def decoder_name(path: Path) -> str:
+    """
+    Return the name that a preset's file gives its decoder; what it promises says its content.
+
+    :raises SpecVLAError: it would be something else than a name where it is shown
+    """
+    name = path.stem.removesuffix(_UNVERIFIED_SUFFIX)
+    if not _NAME.fullmatch(name):
+        raise SpecVLAError(
+            f'{path}: the decoder would be called {shown(name)}, as its file; rename the file: a '
+            'letter or digit first, then letters, digits, blanks and . _ - + ( ) only')
+    return name
+
+
 def load_preset(preset: str | Path) -> DecoderConfig:
     """
     Read a decoder preset by name ('ar', 'strict', 'relaxed') or from a YAML file of that form.
 
-    Raises SpecVLAError for a name there is no preset of, or a file that isn't of the form.
+    A name may be as tables have it, `kerv (unverified)`. Raises SpecVLAError for a name there is
+    no preset of, or a file that isn't of the form or can't give a decoder its name.
     """
     path = Path(preset)
     if path.suffix not in ('.yaml', '.yml'):
-        path = config_folder() / 'decoders' / f'{preset}.yaml'
-        if str(preset) not in preset_names():
+        name = str(preset).removesuffix(_UNVERIFIED_SUFFIX)
+        path = config_folder() / 'decoders' / f'{name}.yaml'
+        if name not in preset_names():
             raise SpecVLAError(
                 f'decoder is {str(preset)!r}, must be one of {preset_names()} or the path of a '
                 '.yaml file'
             )
     content = read_yaml(path)
+    name = decoder_name(path)
     if 'candidates' in content:
         return _auto(path, content)
     parts = ('drafter', 'rule')
@@ -284,10 +332,8 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     completion = content.pop('completion', None)
     with naming(path):
         if completion is None:
-            return DecoderConfig(path.stem, made['drafter'], made['rule'], **content)
-        # Every table, message and plot names the decoder: nobody shall take these tokens for
-        # tokens that the target has verified.
-        return DecoderConfig(f'{path.stem} (unverified)', made['drafter'], made['rule'], **content,
+            return DecoderConfig(name, made['drafter'], made['rule'], **content)
+        return DecoderConfig(name + _UNVERIFIED_SUFFIX, made['drafter'], made['rule'], **content,
                              completion=_completion(path, completion))
 
 
@@ -305,7 +351,7 @@ def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
     names = names if BASELINE in names else [BASELINE, *names]
     candidates = tuple(_candidate(path, name) for name in names)
     rules = [it.rule for it in candidates if not it.is_strict]
-    made = DecoderConfig(path.stem, Component(AUTO), (*rules, Component('strict'))[0],
+    made = DecoderConfig(decoder_name(path), Component(AUTO), (*rules, Component('strict'))[0],
                          candidates=candidates)
     if 'strict_above_risk' in content:
         with naming(path):

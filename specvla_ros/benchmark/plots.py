@@ -10,6 +10,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from specvla_ros.benchmark.report import Report, Row
+from specvla_ros.configuration import RELAXED, UNVERIFIED
 from specvla_ros.files import whole_file
 
 if TYPE_CHECKING:  # heavy
@@ -25,6 +26,8 @@ STYLE: dict[Any, Any] = {  # matplotlib's names of its settings have a type sinc
     'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left'}
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
                    '#e69f00')
+_SHADES = ((0.0, 0.0), (0.5, 1.0), (0.5, 0.0))  # of colours: mixed with white, with black
+_MOST_LEVEL_LABELS = 5  # bars of one axis whose labels fit side by side
 
 
 def write_plot(path: Path, document: Report, title: str = '') -> None:
@@ -39,14 +42,38 @@ def write_plot(path: Path, document: Report, title: str = '') -> None:
     if not overall:
         return
     named = len({row['suite'] for row in overall}) > 1
-    labels = [f'{row["decoder"]}\n{row["suite"]}' if named else row['decoder']
-              for row in overall]
-    with figure_file(path, (15, 5.2), (3, 4, 5)) as (figure, axes):
+    labels = [decoder_label(row) + (f'\n{row["suite"]}' if named else '') for row in overall]
+    width = max(15, 5 + 2.1 * len(overall))  # inches: bars and their labels
+    with figure_file(path, (width, 5.2), (3, 4, 5)) as (figure, axes):
         _passes(axes[0], overall, labels)
         stage_bars(axes[1], overall, labels)
         _histogram(axes[2], overall, labels)
         figure.suptitle(title or _title(overall), fontsize=13, x=0.01, ha='left')
         figure.supxlabel(footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
+
+
+def decoder_label(row: Row) -> str:
+    """Return a decoder's name and, under it, what it promises if that is less than lossless."""
+    name, kind = row['decoder'].removesuffix(f' ({UNVERIFIED})'), row.get('verification')
+    return f'{name}\n({kind})' if kind in (RELAXED, UNVERIFIED) else row['decoder']
+
+
+def decoder_colour(number: int) -> str:
+    """Return the colour of a row by its place; after the last one lighter, then darker ones."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    share, towards = _SHADES[number // len(DECODER_COLOURS) % len(_SHADES)]
+    red, green, blue = (part + share * (towards - part) for part in
+                        to_rgb(DECODER_COLOURS[number % len(DECODER_COLOURS)]))
+    return to_hex((red, green, blue))
+
+
+def _name_bars(axis: Any, places: Any, labels: Sequence[str]) -> None:
+    """Write labels under bars, at an angle where they would meet."""
+    axis.set_xticks(places, labels)
+    if len(labels) > _MOST_LEVEL_LABELS:
+        for text in axis.get_xticklabels():
+            text.set(rotation=40, ha='right', rotation_mode='anchor', fontsize=9)
 
 
 @contextlib.contextmanager
@@ -76,15 +103,17 @@ def figure_file(path: Path, size: tuple[float, float], widths: Sequence[float]
 
 def _passes(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     places = np.arange(len(rows))
-    after = [row['target_passes_per_action'] - 1 for row in rows]
-    axis.bar(places, 1, 0.6, color=STAGE_COLOURS['prefill'], label='prefill')
-    axis.bar(places, after, 0.6, bottom=1, color=STAGE_COLOURS['verify'], label='after it')
+    # An action that is completed without a pass has no prefill either.
+    first = np.array([1 - row['actions_without_pass'] / row['actions'] for row in rows])
+    after = [row['target_passes_per_action'] for row in rows] - first
+    axis.bar(places, first, 0.6, color=STAGE_COLOURS['prefill'], label='prefill')
+    axis.bar(places, after, 0.6, bottom=first, color=STAGE_COLOURS['verify'], label='after it')
     for place, row in enumerate(rows):
         axis.text(place, row['target_passes_per_action'], ' '
                   f'{row["target_passes_per_action"]:.2f}', ha='center', va='bottom')
     axis.set_title('Passes of the target per action')
-    axis.set_xticks(places, labels)
-    _legend_below(axis)
+    _name_bars(axis, places, labels)
+    _legend_below(axis, len(labels))
 
 
 def stage_bars(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
@@ -108,8 +137,8 @@ def stage_bars(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
         axis.text(place, mean, text, ha='center', va='bottom')
     axis.set_title('Mean time per action, by stage')
     axis.set_ylabel('ms')
-    axis.set_xticks(places, labels)
-    _legend_below(axis)
+    _name_bars(axis, places, labels)
+    _legend_below(axis, len(labels))
 
 
 def _stage(row: Row, stage: str) -> float:
@@ -132,28 +161,34 @@ def _histogram(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
         counts[:len(row['acceptance_histogram'])] = row['acceptance_histogram']
         share = 100 * counts / max(counts.sum(), 1)
         places = np.arange(1, longest + 1) + (number - (len(rows) - 1) / 2) * width
-        name = label.replace('\n', ', ')
+        name = label.replace('\n(', ' (').replace('\n', ', ')
         mean = row['acceptance_length']
         legend = f'{name}: mean {mean:.2f}' if mean is not None else name
         axis.bar(places, share[1:], 0.92 * width, label=legend,
-                 color=DECODER_COLOURS[number % len(DECODER_COLOURS)])
+                 color=decoder_colour(number))
     axis.set_title('Tokens gained by a pass after the prefill')
     axis.set_xlabel('acceptance length (bonus token included)')
     axis.set_ylabel('share of passes, %')
     axis.set_xticks(np.arange(1, longest + 1))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=1 + (len(rows) > 8), fontsize=11 if len(rows) < 9 else 8)
 
 
-def _legend_below(axis: Axes) -> None:
+def _legend_below(axis: Axes, n_labels: int) -> None:
+    """Put the legend under the bars' labels; under long ones there is no room but above them."""
     axis.margins(y=0.12)
-    axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.08), ncols=3,
+    if n_labels > _MOST_LEVEL_LABELS:
+        axis.margins(y=0.3)
+        axis.legend(frameon=False, loc='upper right', ncols=3, fontsize=10)
+        return
+    axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3,
                 fontsize=10)
 
 
 def _title(rows: Sequence[Row]) -> str:
     suites = ', '.join(dict.fromkeys(row['suite'] for row in rows))
-    solved = ', '.join(f'{row["decoder"]} {row["successes"]}/{row["episodes"]}' for row in rows)
-    return f'{suites}: episodes solved: {solved}'
+    solved = [f'{row["decoder"]} {row["successes"]}/{row["episodes"]}' for row in rows]
+    lines = [', '.join(solved[first:first + 8]) for first in range(0, len(solved), 8)]
+    return f'{suites}: episodes solved: ' + ',\n'.join(lines)
 
 
 def footnote(document: Report) -> str:

@@ -8,6 +8,9 @@ from typing import Protocol, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.configuration import DatasetConfig
+from specvla_ros.safety import StepLimits
+
 if TYPE_CHECKING:  # heavy
     from specvla_ros.actions import Action
     from specvla_ros.decoding.trace import DecodeTrace
@@ -45,4 +48,19 @@ class PolicyLike(Protocol):
 
     def reset(self) -> None:
         """Forget the previous episode."""
+        ...
+
+
+class EpisodePolicy(PolicyLike, Protocol):
+    """What an episode asks of `policy.Policy`; only under an envelope more than of the others."""
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """What the actions mean on a robot."""
+        ...
+
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
+            position: tuple[float, float, float] | None = None,
+            limits: StepLimits | None = None, /, *, carried: int | None = None) -> Action:
+        """Return the action; position: of the end effector, m; limits: of the next step."""
         ...

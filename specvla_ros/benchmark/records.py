@@ -56,6 +56,8 @@ class ActionRecord:
     :param risk: how unsure the target was, 0 to 1 (see `DecodeTrace.risk`); None where unknown
     :param steps: control steps carried out from it to the next action; None where an action is
         one step, and where nothing carries it out
+    :param forbidden: tokens at which the target's own choice was a bin that the envelope forbids
+    :param unverified: tokens that the target never saw, the last ones of the action
     """
 
     tokens: tuple[int, ...]
@@ -69,6 +71,8 @@ class ActionRecord:
     ros_ms: float | None = None
     risk: float | None = None
     steps: int | None = None
+    forbidden: int = 0
+    unverified: int = 0
 
     @classmethod
     def of(cls, tokens: Iterable[int], trace: 'DecodeTrace', deviation: Deviation | None = None
@@ -83,9 +87,16 @@ class ActionRecord:
             sources=tuple(str(source) for source in trace.sources),
             stage_ms={k: round(float(ms), MS_DIGITS) for k, ms in trace.stage_ms.items()},
             deviation=deviation,
-            risk=None if trace.risk is None or math.isnan(trace.risk)
-            else round(float(trace.risk), RISK_DIGITS),
+            risk=rounded_risk(trace.risk),
+            # What answers in the place of a decoder may not count these.
+            forbidden=int(getattr(trace, 'forbidden', 0)),
+            unverified=int(getattr(trace, 'unverified', 0)),
         )
+
+
+def rounded_risk(risk: float | None) -> float | None:
+    """Return a risk as records have it: None where it is not known."""
+    return None if risk is None or math.isnan(risk) else round(float(risk), RISK_DIGITS)
 
 
 def tokens_sha256(actions: Iterable[ActionRecord]) -> str:

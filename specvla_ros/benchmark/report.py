@@ -5,9 +5,11 @@ Rates are over episodes that ran to an end; crashes are counted beside them. Tim
 (= one call of the policy), the simulator not counted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
+import re
 import sys
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,22 @@ from specvla_ros import __version__
 from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.machine import machine, versions
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
-from specvla_ros.configuration import BASELINE
+from specvla_ros.configuration import BASELINE, DecoderConfig, VERIFICATIONS
 
 BEFORE_DRAFTS = ('preprocess', 'vision', 'prefill')  # stages that no drafter shortens
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
 _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
           'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
-          'the first that differs. Errors: against ar on the same observations. Ceiling: what\n'
-          'a free drafter that is always right would reach, ar ÷ its image, vision, prefill.\n'
-          "Risk: mean entropy of the target's words, 0 to 1; its AUROC: 0.5 says nothing, 1\n"
-          'tells all failed episodes from the solved ones.')
+          'the first that differs. Errors: against ar on the same observations. Ceiling:\n'
+          'what a free drafter that is always right would reach, ar ÷ its image, vision,\n'
+          "prefill. Risk: mean entropy of the target's words, 0 to 1; its AUROC: 0.5 says\n"
+          'nothing, 1 tells all failed episodes from the solved ones. Lossless: the tokens\n'
+          "are the target's own choice; relaxed: it accepted near ones; unverified: it\n"
+          'never saw some.')
+_LABEL_WIDTH, _COLUMN_WIDTH = 38, 14  # of a table, characters: three decoders fit 80
+# Lines that are left out where all decoders have 0 of it.
+_ONLY_IF_ANY = {
+    'tokens the target never saw', 'actions without a pass', 'forbidden tokens it wanted'}
 Row = dict[str, Any]
 Report = dict[str, Any]
 
@@ -126,6 +134,10 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
     stages = list(dict.fromkeys(name for action in actions for name in action.stage_ms))
     figures: Row = {
         'actions': len(actions),
+        'actions_without_pass': sum(not action.target_passes for action in actions),
+        'tokens': sum(len(action.tokens) for action in actions),
+        'unverified': sum(action.unverified for action in actions),
+        'forbidden': sum(action.forbidden for action in actions),
         'target_passes_per_action': float(np.mean([a.target_passes for a in actions])),
         'acceptance_length': float(np.mean(lengths)) if lengths else None,
         'acceptance_histogram': np.bincount(lengths).tolist() if lengths else [],
@@ -136,6 +148,9 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
                      for name in stages},
     }
     figures |= step_figures(actions)
+    risks = [action.risk for action in actions if action.risk is not None]
+    if risks:
+        figures['mean_risk'] = float(np.mean(risks))
     around = [action.ros_ms for action in actions if action.ros_ms is not None]
     if around:
         figures['ros_ms_per_action'] = _distribution(around)
@@ -240,31 +255,80 @@ def speedup(row: Row, baseline: Row | None) -> float | None:
 
 
 def report(command: Sequence[str], config: dict[str, Any], checkpoint: dict[str, Any],
-           rows: list[Row]) -> Report:
-    """Return the JSON document every command writes (the shape stands in the design)."""
+           rows: list[Row], decoders: Mapping[str, DecoderConfig] = MappingProxyType({}),
+           ) -> Report:
+    """
+    Return the JSON document every command writes (the shape stands in the design).
+
+    :param decoders: by the names that rows have; rows say what they promise, `verification`
+    """
+    for row in rows:
+        row.setdefault('verification', verification_of(row['decoder'], decoders))
     return {'specvla': __version__, 'command': list(command), 'machine': machine(),
             'versions': versions(), 'config': config, 'checkpoint': checkpoint, 'rows': rows}
+
+
+def verification_of(decoder: str, decoders: Mapping[str, DecoderConfig]) -> str | None:
+    """Return what a decoder promises of its tokens; None of one that is none of ours."""
+    return decoders[decoder].verification if decoder in decoders else None
+
+
+def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """
+    Sort rows by what they promise: (heading, rows), the strongest promise first.
+
+    Rows that promise nothing of this kind are peers; they come last.
+    """
+    groups = [(kind or 'peers', [row for row in rows if row.get('verification') == kind])
+              for kind in (*VERIFICATIONS, None)]
+    return [(heading, of_group) for heading, of_group in groups if of_group]
 
 
 def print_tables(document: Report, console: Console | None = None) -> None:
     """
     Print a report's rows: a table per suite with a column per decoder, then one by task.
 
-    The machine and the weights they were got on stand below. It fits 80 columns with three
-    decoders.
+    The machine and the weights they were got on stand below. A table has as many decoders as fit
+    the console, three in 80 columns; the others get further ones.
     """
     console = console or Console(file=sys.stdout)
     everything = document['rows']
     for suite in dict.fromkeys(row['suite'] for row in everything):
         of_suite = [row for row in everything if row['suite'] == suite]
-        console.print(figures_table(suite, [row for row in of_suite if row['task'] is None]))
+        print_figures(suite, [row for row in of_suite if row['task'] is None], console)
         by_task = [row for row in of_suite if row['task'] is not None]
         if len({row['task'] for row in by_task}) > 1:
-            console.print(_task_table(suite, by_task))
+            for part in _parts(by_task, console.width):
+                console.print(_task_table(suite, part))
     console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
 
 
-def figures_table(title: str, rows: list[Row]) -> Table:
+def print_figures(title: str, rows: Sequence[Row], console: Console) -> None:
+    """Print `figures_table` of these rows, cut into parts that fit the console."""
+    for part in _parts(rows, console.width):
+        console.print(figures_table(title, part))
+
+
+def _parts(rows: Sequence[Row], width: int) -> list[list[Row]]:
+    """Cut rows into as many decoders as a table of this width holds, by what they promise."""
+    decoders = list(dict.fromkeys(row['decoder'] for _, of_group in grouped(rows)
+                                  for row in of_group))
+    most = max(1, (width - _LABEL_WIDTH) // _COLUMN_WIDTH)
+    return [[row for name in decoders[first:first + most] for row in rows
+             if row['decoder'] == name] for first in range(0, len(decoders), most)]
+
+
+def broken(name: str, most: int) -> str:
+    """Break a decoder's name behind blanks, hyphens or underscores, as far as lines are longer."""
+    lines = ['']
+    for part in re.split(r'(?<=[ _-])', name):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > most:
+            lines.append('')
+        lines[-1] += part
+    return '\n'.join(line.rstrip(' ') for line in lines)
+
+
+def figures_table(title: str, rows: Sequence[Row]) -> Table:
     """Return a table with a column per decoder and a line per figure that at least one has."""
     decoders = list(dict.fromkeys(row['decoder'] for row in rows))
     table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
@@ -278,12 +342,18 @@ def figures_table(title: str, rows: list[Row]) -> Table:
         if heading:
             table.add_section()
             table.add_row(heading, style='italic')
-        lines = [figure_lines(of_subset.get(decoder, {'actions': 0})) for decoder in decoders]
-        for name in lines[0]:
-            cells = [of_decoder[name] for of_decoder in lines]
-            if any(cells):
-                table.add_row(name, *cells)
+        for name, cells in shown_lines(
+                [of_subset.get(decoder, {'actions': 0}) for decoder in decoders]):
+            table.add_row(name, *cells)
     return table
+
+
+def shown_lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Return the lines of a table with a column per row, without those that say nothing."""
+    columns = [figure_lines(row) for row in rows]
+    lines = [(name, [column[name] for column in columns]) for name in columns[0]]
+    return [(name, cells) for name, cells in lines
+            if any(cell and (cell != '0' or name not in _ONLY_IF_ANY) for cell in cells)]
 
 
 def figure_lines(row: Row) -> dict[str, str]:
@@ -293,6 +363,7 @@ def figure_lines(row: Row) -> dict[str, str]:
     live, risk = row.get('tokens_equal_live'), row.get('risk', {})
     solved_only = row.get('subset') == 'successful'
     lines = {
+        'verification': '' if solved_only else row.get('verification') or '',
         'solved / ended episodes': '' if solved_only or 'episodes' not in row else
         f'{row["successes"]}/{row["episodes"]}',
         'success, 95 % interval': f'{100 * interval[0]:.0f}–{100 * interval[1]:.0f} %'
@@ -300,7 +371,10 @@ def figure_lines(row: Row) -> dict[str, str]:
         'crashes': '' if solved_only else _number(row.get('crashes'), 'd'),
         'actions': _number(row.get('actions'), 'd'),
         'target passes per action': _number(row.get('target_passes_per_action'), '.2f'),
+        'actions without a pass': _number(row.get('actions_without_pass'), 'd'),
         'acceptance length': _number(row.get('acceptance_length'), '.2f'),
+        'tokens the target never saw': _share(row.get('unverified'), row.get('tokens')),
+        'forbidden tokens it wanted': _number(row.get('forbidden'), 'd'),
         'ms per action, mean': _number(times.get('mean'), '.1f'),
         '  median': _number(times.get('p50'), '.1f'),
         '  95th percentile': _number(times.get('p95'), '.1f'),
@@ -331,6 +405,7 @@ def figure_lines(row: Row) -> dict[str, str]:
             'largest error, bins': _number(row.get('max_bin_error'), 'd'),
             'mean error, mm': _number(row.get('mean_abs_error_mm'), '.2f'),
             'mean error, deg': _number(row.get('mean_abs_error_deg'), '.2f'),
+            'risk, mean': _number(row.get('mean_risk'), '.3f'),
             'risk of failed / solved episodes': ' / '.join(
                 _number(risk[group], '.3f') or '–' for group in ('failed', 'solved'))
             if risk else '',
@@ -358,6 +433,12 @@ def _task_table(suite: str, rows: list[Row]) -> Table:
                 _number(row.get('ms_per_action', {}).get('mean'), '.0f') or '–')))
         table.add_row(str(task), *cells)
     return table
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    if not whole:
+        return ''
+    return f'{100 * part / whole:.0f} %' if part else '0'
 
 
 def _number(value: float | None, form: str, unit: str = '') -> str:

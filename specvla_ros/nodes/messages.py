@@ -130,6 +130,11 @@ def acceptance_lengths_of(report: DecodeReport) -> list[int]:
             for _ in range(count)]
 
 
+def unverified_of(report: DecodeReport) -> int:
+    """Return how many of an action's tokens the target never saw."""
+    return list(report.token_origins).count(DecodeReport.UNVERIFIED)
+
+
 def stage_ms_of(report: DecodeReport) -> dict[str, float]:
     """Return the measured stages of a report, ms, under their names without `_time`."""
     names = ('queue_age', *(f'{stage}_time' for stage in _STAGES), 'publish_time', 'total_time')

@@ -109,10 +109,18 @@ def _sum_up(reports: Sequence[DecodeReport], view: View) -> None:
     view.passes = float(np.mean([report.target_passes for report in reports]))
     lengths = [length for report in reports for length in acceptance_lengths_of(report)]
     view.acceptance_length = float(np.mean(lengths)) if lengths else None
-    view.sources = dict(Counter(name for report in reports for name in report.token_sources))
+    view.sources = dict(Counter(name for report in reports for name in _sources(report)))
     stages = [stage_ms_of(report) for report in reports]
     view.stage_ms = {name: float(np.mean([stage[name] for stage in stages if name in stage]))
                      for name in stages[-1]}
+
+
+def _sources(report: DecodeReport) -> list[str]:
+    """Return who each token is from; what the target never saw is called so."""
+    unverified = {place for place, origin in enumerate(report.token_origins)
+                  if origin == DecodeReport.UNVERIFIED}
+    return [f'{name} (unverified)' if place in unverified else name
+            for place, name in enumerate(report.token_sources)]
 
 
 class TopNode(Node):

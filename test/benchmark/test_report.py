@@ -148,3 +148,12 @@ def test_an_action_of_one_step_has_no_figures_per_step(make):
     assert report.figure_lines(row)['  ms per step, mean'] == ''
     none = [replace(make.action(), steps=0)]  # the episode ended before any came
     assert 'ms_per_step' not in report.action_figures(none)
+
+
+@pytest.mark.parametrize('name, most, lines', [
+    ('glance_jacobi_relaxed', 18, ['glance_jacobi_', 'relaxed']), ('ar', 2, ['ar']),
+    ('heisd (unverified)', 18, ['heisd (unverified)']),
+    ('heisd (unverified)', 12, ['heisd', '(unverified)']),
+    ('generate-compiled', 12, ['generate-', 'compiled']), ('unbreakable', 3, ['unbreakable'])])
+def test_long_names_are_broken_where_they_have_a_joint(name, most, lines):
+    assert report.broken(name, most).split('\n') == lines

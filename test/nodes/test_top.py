@@ -43,6 +43,18 @@ def shown(view):
     return console.file.getvalue()
 
 
+def test_tokens_that_the_target_never_saw_are_told_from_drafts_it_accepted():
+    window, chosen, accepted = Window(), DecodeReport.CHOSEN, DecodeReport.ACCEPTED
+    window.add_action(0.0, action())
+    window.add_report(0.0, DecodeReport(
+        decoder='kerv (unverified)', target_passes=1, token_sources=['target', 'kalman', 'kalman'],
+        token_origins=array.array('B', [chosen, accepted, DecodeReport.UNVERIFIED])))
+    view = window.view(0.0)
+    assert view.sources == {'target': 1, 'kalman': 1, 'kalman (unverified)': 1}
+    assert 'kerv (unverified): 1.00 passes' in shown(view)
+    assert 'kalman (unverified)' in shown(view)
+
+
 def test_rates_and_means_are_over_the_last_ten_seconds():
     window = Window()
     for second in range(20):

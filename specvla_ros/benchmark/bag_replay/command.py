@@ -99,8 +99,9 @@ def run(args: ReplayArgs) -> int:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             return 1
         _tell_missing(bag, missing, console)
+        rows = replay_rows.rows(frames, live_actions(bag), list(decoders))
         document = report.report(sys.argv, _config(args, key, image_topic, decoders), checkpoint,
-                                 replay_rows.rows(frames, live_actions(bag), list(decoders)))
+                                 rows, decoders)
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
     return 0

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.benchmark.bag_replay.offline import Replayed, with_deviations
+from specvla_ros.benchmark.records import ActionRecord, rounded_risk
 from specvla_ros.benchmark.session import DemoSession
 
 if TYPE_CHECKING:  # heavy
@@ -74,9 +75,16 @@ def _replayed(frame: PlayedFrame, answers: dict[str, dict[str, Any]], decoders: 
               ) -> Replayed:
     actions = {name: _action(answers[name]) for name in decoders if name in answers}
     replayed = with_deviations(frame, actions)
-    records = {name: dataclasses.replace(record, ros_ms=round(answers[name]['ros_ms'], 3))
+    records = {name: _completed(record, answers[name])
                for name, record in replayed.actions.items()}
     return dataclasses.replace(replayed, actions=records)
+
+
+def _completed(record: ActionRecord, answer: dict[str, Any]) -> ActionRecord:
+    """Return a record with what a session tells of an action beside its trace."""
+    return dataclasses.replace(
+        record, ros_ms=round(answer['ros_ms'], 3), risk=rounded_risk(answer.get('risk')),
+        forbidden=answer.get('forbidden', 0), unverified=answer.get('unverified', 0))
 
 
 def _action(answer: dict[str, Any]) -> Answer:

@@ -88,7 +88,7 @@ def run(args: OverheadArgs) -> int:
         Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
         return 1
     document = report.report(sys.argv, _config(args, decoders), hashes, [
-        _row(name, samples[name]) for name in decoders])
+        _row(name, samples[name]) for name in decoders], decoders)
     console.print(_table(document))
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
     written = [*filter(None, (folder / 'report.json', args.json))]
@@ -225,5 +225,4 @@ def _write_plot(path: Path, document: report.Report) -> None:
 
 
 def _colours(rows: Sequence[report.Row]) -> list[str]:
-    palette = plots.DECODER_COLOURS
-    return [palette[number % len(palette)] for number in range(len(rows))]
+    return [plots.decoder_colour(number) for number in range(len(rows))]

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from specvla_ros import files
-from specvla_ros.benchmark.report import figure_lines, provenance, Report
+from specvla_ros.benchmark.report import provenance, Report, shown_lines
 
 _HEIGHT = 180  # of the pictures, pixels
 _PAGE = """<!DOCTYPE html>
@@ -99,11 +99,10 @@ def _inline(content: bytes, kind: str) -> str:
 def _table(document: Report) -> str:
     rows = document['rows']
     head = ''.join(f'<th>{escape(row["decoder"])}</th>' for row in rows)
-    columns = [figure_lines(row) for row in rows]
     body = ''.join(
         f'<tr><td>{escape(name)}</td>'
-        + ''.join(f'<td>{escape(column[name])}</td>' for column in columns) + '</tr>'
-        for name in columns[0] if any(column[name] for column in columns))
+        + ''.join(f'<td>{escape(cell)}</td>' for cell in cells) + '</tr>'
+        for name, cells in shown_lines(rows))
     return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from specvla_ros.bags.frames import Frame
 from specvla_ros.benchmark.bag_replay.offline import Replayed
-from specvla_ros.benchmark.plots import DECODER_COLOURS, STYLE
+from specvla_ros.benchmark.plots import decoder_colour, STYLE
 from specvla_ros.benchmark.records import ActionRecord
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.files import whole_file
@@ -43,7 +43,7 @@ def write_timeline(path: Path, frames: Sequence[Replayed], decoders: Sequence[st
     import matplotlib.pyplot as plt
 
     lines = [_line(name, colour, frames)
-             for name, colour in zip(decoders, DECODER_COLOURS * len(decoders))]
+             for name, colour in zip(decoders, map(decoder_colour, range(len(decoders))))]
     compared = any(action.deviation is not None for line in lines for action in line.actions)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2 + compared, 1, figsize=(15, 7.5), sharex=True,

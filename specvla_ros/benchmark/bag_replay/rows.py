@@ -14,7 +14,7 @@ from specvla_ros.benchmark.report import (
     action_figures,
     against_baseline,
     BASELINE,
-    figures_table,
+    print_figures,
     provenance,
     Report,
     Row,
@@ -100,5 +100,5 @@ def missed_frames(received: Sequence[int], latencies: Sequence[float]) -> int:
 
 def print_table(document: Report, title: str, console: Console) -> None:
     """Print a replay's rows, and the machine and versions below."""
-    console.print(figures_table(title, document['rows']))
+    print_figures(title, document['rows'], console)
     console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)

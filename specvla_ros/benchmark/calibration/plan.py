@@ -24,7 +24,7 @@ from specvla_ros.benchmark.calibration.sources import (
     Source,
 )
 from specvla_ros.benchmark.calibration.units import Limits, Promise
-from specvla_ros.configuration import DecoderConfig
+from specvla_ros.configuration import decoder_name, DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.writable import check_writable
@@ -216,6 +216,7 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
     if args.preset is not None:
         if args.preset.suffix not in ('.yaml', '.yml') or args.preset.is_dir():
             raise SpecVLAError(f'--preset {args.preset}: give the name of a .yaml file')
+        decoder_name(args.preset)  # so that the file can be used
         check_writable('--preset', args.preset)
     (base,) = checks.check_decoders([args.decoder]).values()
     family.check_family(base)

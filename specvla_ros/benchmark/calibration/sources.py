@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TYPE_CHECKING
+from typing import Protocol, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from specvla_ros.bags.frames import FrameReader, only_camera, Skipped
 from specvla_ros.bags.reader import Bag
 from specvla_ros.benchmark.calibration.units import measured, Unit
+from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
@@ -87,7 +88,7 @@ class LiberoEpisodes:
     seed: int
     drive: float
     max_steps: int | None
-    make_environment: Callable[[str, int], Any]
+    make_environment: Callable[[str, int], Environment]
 
     @property
     def names(self) -> tuple[str, ...]:

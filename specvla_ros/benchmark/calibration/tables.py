@@ -26,6 +26,7 @@ def rows(plan: Plan, units: Sequence[Unit]) -> list[dict[str, Any]]:
     counted = control.monotone(found)
     return [{
         'decoder': f'{plan.base.name}*{scale:g}', 'scale': scale,
+        'verification': family.scaled(plan.base, scale).verification,
         'thresholds': family.thresholds(family.scaled(plan.base, scale)),
         'episodes': len(units), 'actions': sum(unit.frames for unit in units),
         'target_passes_per_action': _mean(units, column, 'passes'),

@@ -92,7 +92,8 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
         Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
         return 1
     rows = report.rows(records, list(decoders))
-    document = report.report(sys.argv, _config(args, decoders, key), checkpoint, rows)
+    document = report.report(
+        sys.argv, _config(args, decoders, key), checkpoint, rows, decoders)
     report.print_tables(document, console)
     _leave(args, folder, document, episodes, console)
     return 0

@@ -16,8 +16,16 @@ from rich.console import Console
 
 from specvla_ros import files
 from specvla_ros.benchmark import plots, report
+from specvla_ros.benchmark.episodes.comparison import comparison
+from specvla_ros.benchmark.episodes.comparison_report import print_comparison, write_comparison
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
-from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan, open_run, Plan
+from specvla_ros.benchmark.episodes.plan import (
+    EvalArgs,
+    make_plan,
+    open_run,
+    Plan,
+    read_safety,
+)
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
@@ -30,7 +38,7 @@ def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence
                 ) -> report.Report:
     """Return the report of the plan's episodes that are finished."""
     rows = report.rows(plan.select(episodes), list(plan.decoders))
-    return report.report(command, plan.config, plan.checkpoint, rows)
+    return report.report(command, plan.config, plan.checkpoint, rows, plan.decoders)
 
 
 def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
@@ -39,7 +47,8 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying))
+        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying,
+                              None if args.safety is None else read_safety(args.safety)))
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
@@ -51,11 +60,11 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     :raises ValueError: bad input, in one line
     """
     plan = make_plan(args)
-    if make_player is None:
-        check_simulator(plan.tasks)
     console = Console()
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))
+        if missing and make_player is None:
+            check_simulator(plan.tasks)
         if missing < plan.n_episodes:
             console.print(f'{plan.n_episodes - missing} of {plan.n_episodes} episodes are in '
                           f'{plan.folder} already')
@@ -74,7 +83,11 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
         if missing:
             console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
         document = make_report(plan, log.episodes, sys.argv)
+        if args.compare:
+            document['comparison'] = comparison(plan.select(log.episodes), plan.decoders)
     report.print_tables(document, console)
+    if args.compare:
+        print_comparison(document, console)
     _write(plan, document, args.json, console)
     return 0
 
@@ -100,6 +113,9 @@ def _write(plan: Plan, document: report.Report, json_path: Path | None, console:
     paths = [plan.folder / 'report.json', plan.folder / 'plot.png']
     files.write_json(paths[0], document)
     plots.write_plot(paths[1], document)
+    if 'comparison' in document:
+        paths.append(plan.folder / 'compare.png')
+        write_comparison(paths[-1], document)
     if json_path is not None:
         files.write_json(json_path, document)
         paths.append(json_path)

@@ -8,7 +8,7 @@ import numpy as np
 
 from specvla_ros.benchmark.deviation import BIN_WIDTH
 from specvla_ros.benchmark.episodes.overlay import EpisodeFilm
-from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
+from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord, rounded_risk
 from specvla_ros.errors import SpecVLAError
 
 
@@ -46,7 +46,10 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
             target_passes=int(content['target_passes'][step]),
             drafted=int(content['drafted'][step]), accepted=int(content['accepted'][step]),
             acceptance_lengths=tuple(lengths[step]), sources=tuple(sources[step]),
-            stage_ms=stages[step], ros_ms=float(content['ros_overhead_ms'][step]))
+            stage_ms=stages[step], ros_ms=float(content['ros_overhead_ms'][step]),
+            risk=rounded_risk(content['risk'][step]) if 'risk' in content else None,
+            forbidden=_count(content, 'forbidden', step),
+            unverified=_count(content, 'unverified', step))
         for step in range(len(content['tokens'])))
     success, crashed = bool(content['success']), bool(content['crashed'])
     crash = (str(content['message']) or 'crashed') if crashed else None
@@ -58,3 +61,8 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
         bins=np.rint((content['normalized'] + 1) / BIN_WIDTH - 0.5).astype(int).tolist(),
         actions=actions, success=success, crash=crash, max_steps=int(content['max_steps']))
     return PlayedEpisode(record, film, str(content['instruction']))
+
+
+def _count(content: np.lib.npyio.NpzFile, name: str, step: int) -> int:
+    """Return a count of a step; 0 in files that were written before there was one."""
+    return int(content[name][step]) if name in content else 0

@@ -3,7 +3,7 @@ The picture of one moment: the camera frame, and how the action was decoded.
 
 A decoder's column holds its name, the camera frame, the action's tokens as chips and the counts.
 Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts
-it accepted.
+it accepted. Orange ones, behind the last pass, are tokens that the target never saw.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from specvla_ros.benchmark.records import ActionRecord
 
 BACKGROUND, PANEL, LINE = '#12151a', '#1c2129', '#39424f'
 TEXT, DIM = '#eceff3', '#a3adba'
-TARGET, DRAFT, UNKNOWN = '#3d6fb4', '#2a9d63', '#2b323d'
+TARGET, DRAFT, UNVERIFIED, UNKNOWN = '#3d6fb4', '#2a9d63', '#c96a1b', '#2b323d'
 SOLVED, UNSOLVED, CRASHED = '#2a9d63', '#c96a1b', '#c0392b'
 DIMENSIONS = ('x', 'y', 'z', 'rx', 'ry', 'rz', 'grip')
 COLUMN_WIDTH, MARGIN = 448, 20
@@ -80,7 +80,8 @@ def tokens_per_pass(action: ActionRecord) -> list[int]:
     Return how many of the L tokens each pass gained, the prefill first.
 
     A pass ends with the bonus, which is the target's own. (`acceptance_lengths` may be sorted:
-    what comes over ROS is a histogram.)
+    what comes over ROS is a histogram.) Tokens that the target never saw stand behind them, as if
+    a pass of their own.
     """
     gained, since = [], 0
     for source in action.sources:
@@ -110,8 +111,11 @@ def draw_column(film: EpisodeFilm, moment: Moment) -> Image.Image:
 
 def _draw_title(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
     middle = TITLE_HEIGHT // 2
-    pen.text((14, middle), film.decoder, TEXT, font(24, bold=True), anchor='lm')
-    pen.text((COLUMN_WIDTH - 14, middle + 1), film.method, DIM, font(16), anchor='rm')
+    bold = font(24, bold=True)
+    pen.text((14, middle), film.decoder, TEXT, bold, anchor='lm')
+    room = COLUMN_WIDTH - 42 - pen.textlength(film.decoder, bold)
+    method = _fit(pen, film.method, 16, room, bold=False)
+    pen.text((COLUMN_WIDTH - 14, middle + 1), method, DIM, font(16), anchor='rm')
 
 
 def _draw_outcome(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
@@ -139,8 +143,7 @@ def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[i
             x = left + (index % per_row) * width
             y = first + (index // per_row) * height
             known = number < passes
-            colour = UNKNOWN if not known else \
-                TARGET if action.sources[index] == 'target' else DRAFT
+            colour = _colour(action, index) if known else UNKNOWN
             box = (x, y, x + width - gap, y + height - (3 if n_rows > 1 else 0))
             pen.rounded_rectangle(box, 6 if labelled else 2, colour)
             if labelled:
@@ -155,8 +158,17 @@ def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[i
             x0, x1 = left + position * width, left + (position + gained) * width - gap
             pen.line((x0, y, x1, y), DIM, 2)
             name = f'pass {number}' if number and gained > 1 else str(number or 'prefill')
+            if position >= length - action.unverified:
+                name = 'no pass' if gained > 1 else '–'
             pen.text(((x0 + x1) / 2, y + 11), name, DIM, font(13), anchor='mm')
         position += gained
+
+
+def _colour(action: ActionRecord, index: int) -> str:
+    """Return the colour of an action's token."""
+    if index >= len(action.sources) - action.unverified:
+        return UNVERIFIED
+    return TARGET if action.sources[index] == 'target' else DRAFT
 
 
 def _draw_counts(pen: ImageDraw.ImageDraw, film: EpisodeFilm, moment: Moment, top: int) -> None:
@@ -193,7 +205,8 @@ def draw_canvas(columns: Sequence[Image.Image], title: str, subtitle: str, clock
     pen.text((width - MARGIN, 30), clock, TEXT, font(22, bold=True), anchor='rm')
     pen.text((MARGIN, 68), subtitle, DIM, font(16), anchor='lm')
     x: float = width - MARGIN
-    for text, colour in (('accepted draft', DRAFT), ("target's own token", TARGET)):
+    for text, colour in (('unverified', UNVERIFIED), ('accepted draft', DRAFT),
+                         ("target's own token", TARGET)):
         x -= pen.textlength(text, font(16))
         pen.text((x, 68), text, DIM, font(16), anchor='lm')
         pen.rounded_rectangle((x - 26, 60, x - 8, 76), 4, colour)
@@ -204,10 +217,10 @@ def draw_canvas(columns: Sequence[Image.Image], title: str, subtitle: str, clock
     return canvas
 
 
-def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
+def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, room: float, bold: bool = True) -> str:
     """Shorten a text to the room there is."""
-    if pen.textlength(text, font(size, bold=True)) <= room:
+    if pen.textlength(text, font(size, bold)) <= room:
         return text
-    while text and pen.textlength(text + '…', font(size, bold=True)) > room:
+    while text and pen.textlength(text + '…', font(size, bold)) > room:
         text = text[:-1]
     return text.rstrip() + '…'

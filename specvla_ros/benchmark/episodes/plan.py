@@ -14,10 +14,13 @@ import tyro
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
+from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.carrying import Carrying
 from specvla_ros.configuration import DecoderConfig, load_dataset
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.safety import SafetySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,13 @@ class EvalArgs(PolicyArgs):
     latency_s: float = 0.0
     """Seconds that pass in the simulation before an action is there, in whole control periods:
     steps that are over by then are skipped, and older actions go on meanwhile."""
+    safety: str | None = None
+    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
+    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
+    none."""
+    compare: bool = False
+    """Also hold the decoders against each other: a table and compare.png, success against time per
+    action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
     out: Path | None = None
     """Folder of the run. Default: runs/eval-<hash of the configuration>, so that the same command
     continues an interrupted run."""
@@ -140,7 +150,9 @@ def make_plan(args: EvalArgs) -> Plan:
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
         'trials': trials,
-        'decoders': {name: dataclasses.asdict(decoder) for name, decoder in decoders.items()},
+        # As it is read back: JSON has no tuples.
+        'decoders': json.loads(json.dumps({
+            name: dataclasses.asdict(decoder) for name, decoder in decoders.items()})),
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
@@ -148,6 +160,8 @@ def make_plan(args: EvalArgs) -> Plan:
         'execute_steps': execute_steps if chunk > 1 else None,
         'latency_s': args.latency_s or None,
     }
+    if args.safety is not None:  # no key otherwise, so that runs without one go on
+        config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
                 folder=args.out or Path(), carrying=carrying)
@@ -156,6 +170,19 @@ def make_plan(args: EvalArgs) -> Plan:
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
         plan = dataclasses.replace(plan, folder=Path('runs') / name)
     return plan
+
+
+def read_safety(name: str) -> SafetySettings:
+    """
+    Read the envelope that `--safety` names.
+
+    :raises SpecVLAError: no such file, or what can't be in one
+    """
+    try:
+        return SafetySettings.read(name)
+    except OSError as error:
+        raise SpecVLAError(f'--safety {name}: {error.strerror or error}; give safety, safety_arm '
+                           'or the path of a YAML file') from error
 
 
 def open_run(plan: Plan) -> AbstractContextManager[EpisodeLog]:

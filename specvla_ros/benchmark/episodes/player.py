@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
 from specvla_ros.benchmark.episodes.workers import Match, Player, Playing
-from specvla_ros.benchmark.policy_like import PolicyLike
+from specvla_ros.benchmark.policy_like import EpisodePolicy
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
@@ -51,8 +51,8 @@ class LiberoPlayer:
 class Cast:
     """The policies that play a suite: one a decoder, and `ar` as the reference."""
 
-    policies: Mapping[str, PolicyLike]
-    reference: PolicyLike
+    policies: Mapping[str, EpisodePolicy]
+    reference: EpisodePolicy
 
 
 class TaskPlayer:

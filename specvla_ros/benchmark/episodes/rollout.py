@@ -7,14 +7,21 @@ same observation; its time is left out.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
-from specvla_ros.benchmark.policy_like import PolicyLike, WARM_UP_ACTIONS
+from specvla_ros.benchmark.episodes.fence import Fence
+from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.carrying import Carrying, StepsAhead
+from specvla_ros.safety import SafetySettings
+
+if TYPE_CHECKING:  # heavy
+    from specvla_ros.actions import Action
+    from specvla_ros.libero.environment import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +32,13 @@ class RolloutConfig:
     :param max_steps: control steps at most; None = the suite's own limit
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
     :param carrying: how many steps of an action are carried out, and how late
+    :param safety: envelope that all actions are chosen in and fit; None = there is none
     """
 
     max_steps: int | None = None
     reference_every: int = 10
     carrying: Carrying = Carrying()
+    safety: SafetySettings | None = None
 
 
 def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
@@ -41,8 +50,8 @@ def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) 
         actor.reset()
 
 
-def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
-         config: RolloutConfig, reference: PolicyLike | None = None,
+def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: int,
+         config: RolloutConfig, reference: EpisodePolicy | None = None,
          on_action: Callable[[int], None] = lambda steps: None) -> EpisodeRecord:
     """
     Play one episode.
@@ -57,20 +66,24 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
     carrying, ahead, carried = config.carrying, StepsAhead(), None
+    fence = None if config.safety is None else Fence(config.safety, actor.dataset.period_s)
     try:
         actor.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            image, difference = image_of(observation), None
-            action = actor.act(image, environment.instruction) if carried is None \
-                else actor.act(image, environment.instruction, carried=carried)
+            action = _act(actor, observation, environment.instruction, fence, carried)
+            difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
-                difference = deviation(action, reference.act(image, environment.instruction))
+                difference = deviation(action, _act(
+                    reference, observation, environment.instruction, fence))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
             for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
-                observation = environment.step(move.delta.astype(np.float32))
+                delta = move.delta.astype(np.float32)
+                if fence is not None:
+                    delta = fence.fit(delta, observation.eef_position)
+                observation = environment.step(delta)
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
@@ -84,3 +97,14 @@ def play(environment: Environment, actor: PolicyLike, decoder: str, state: int,
     return EpisodeRecord(
         suite=environment.suite, task=environment.task_id, state=state, decoder=decoder,
         success=success and crash is None, steps=steps, crash=crash, actions=tuple(actions))
+
+
+def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
+         fence: Fence | None, carried: int | None = None) -> 'Action':
+    """Return what an actor says to an observation, of what the envelope leaves."""
+    image, told = image_of(observation), {} if carried is None else {'carried': carried}
+    if fence is None:
+        return actor.act(image, instruction, **told)
+    x, y, z = observation.eef_position.tolist()
+    return actor.act(image, instruction, None, (x, y, z),
+                     fence.limits(observation.eef_position), **told)

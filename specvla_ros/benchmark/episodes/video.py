@@ -70,14 +70,19 @@ def moment_at(film: EpisodeFilm, clock_s: float, pass_by_pass: bool) -> Moment:
 
 
 def _passes_done(film: EpisodeFilm, index: int, ms: float) -> int:
-    """The prefill ends when its stages do; the passes after it share the rest evenly."""
+    """
+    The prefill ends when its stages do; the passes after it share the rest evenly.
+
+    What the target never saw comes with the last of them, or, without any, with the stages before.
+    """
     action = film.actions[index]
     first = sum(action.stage_ms.get(name, 0.0) for name in ('preprocess', 'vision', 'prefill'))
     passes = len(action.acceptance_lengths)
-    if ms < first or not passes:
-        return int(ms >= first)
-    each = (action.stage_ms['total'] - first) / passes
-    return 1 + min(passes, int((ms - first) / max(each, 1e-9)))
+    if ms < first:
+        return 0
+    each = (action.stage_ms['total'] - first) / max(passes, 1)
+    later = min(passes, int((ms - first) / max(each, 1e-9)))
+    return 1 + later if later < passes else len(tokens_per_pass(action))
 
 
 @dataclass(frozen=True, slots=True)

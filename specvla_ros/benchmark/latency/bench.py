@@ -70,7 +70,8 @@ def run(args: BenchArgs) -> int:
         samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
                           field.drawn, _execute_steps(args, field))
     document = bench_report.make_report(
-        sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples)
+        sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples,
+        decoders)
     bench_report.print_tables(document, console)
     folder = _folder(args.out)
     paths = [folder / 'report.json', folder / 'stages.png', folder / 'roofline.png']

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specvla_ros.benchmark.plots import (
-    DECODER_COLOURS,
+    decoder_colour,
+    decoder_label,
     figure_file,
     footnote,
     stage_bars,
@@ -30,8 +31,9 @@ def write_stages(path: Path, document: Report) -> None:
     :raises SpecVLAError: the file cannot be written
     """
     rows = document['rows']
-    with figure_file(path, (max(6.5, 1.6 * len(rows) + 2), 5.5), (1,)) as (figure, axes):
-        stage_bars(axes[0], rows, [row['decoder'].replace('-', '-\n') for row in rows])
+    width = max(6.5, 1.6 * min(len(rows), 5) + 0.8 * max(0, len(rows) - 5) + 2)
+    with figure_file(path, (width, 5.5), (1,)) as (figure, axes):
+        stage_bars(axes[0], rows, [decoder_label(row).replace('-', '-\n') for row in rows])
         _frame(figure, document)
 
 
@@ -41,7 +43,8 @@ def write_roofline(path: Path, document: Report) -> None:
 
     :raises SpecVLAError: the file cannot be written
     """
-    with figure_file(path, (9, 5.5), (1,)) as (figure, axes):
+    tall = 1.5 + 0.26 * (len(document['rows']) + len(_MARKERS))  # the legend's entries
+    with figure_file(path, (9, max(5.5, tall)), (1,)) as (figure, axes):
         _roof(axes[0], document)
         seen = _points(axes[0], document)
         axes[0].set_xscale('log')
@@ -72,8 +75,9 @@ def _points(axis: Axes, document: Report) -> list[Line2D]:
 
     handles, marks = [], {}
     for number, row in enumerate(document['rows']):
-        colour = DECODER_COLOURS[number % len(DECODER_COLOURS)]
-        handles.append(Line2D([], [], color=colour, lw=6, label=row['decoder']))
+        colour = decoder_colour(number)
+        handles.append(Line2D([], [], color=colour, lw=6,
+                              label=decoder_label(row).replace('\n', ' ')))
         for stage, own in row['passes'].items():
             axis.plot(own['flops_per_byte'], own['flops_per_s'] / 1e9, _MARKERS[stage],
                       color='none', markersize=10, markeredgecolor=colour, markeredgewidth=2)

@@ -119,6 +119,10 @@ class RandomCheckpoint(Checkpoint):
 
         :raises SpecVLAError: nothing is published of its drafter
         """
+        if config.completion is not None:
+            raise SpecVLAError(
+                f'decoder {config.name} takes tokens without a pass, and what it would take is '
+                'not published; give decoders without a completion')
         if config.drafter.name not in ('none', 'eagle'):
             raise SpecVLAError(
                 f'decoder {config.name} drafts with {config.drafter.name}; the table counts '

@@ -8,7 +8,7 @@ all repeats of one together, not single actions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import resource
 import sys
 from typing import Any
@@ -25,6 +25,7 @@ from specvla_ros.benchmark.latency.cost import total, Work
 from specvla_ros.benchmark.latency.entrants import Entrants
 from specvla_ros.benchmark.observations import Footage
 from specvla_ros.benchmark.report import BASELINE, Report, Row
+from specvla_ros.configuration import DecoderConfig
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.quantization import stored_bytes
 
@@ -35,6 +36,7 @@ _STAGES = (*report.STAGES, 'generate')
 def make_report(
     command: Sequence[str], config: dict[str, Any], hashes: dict[str, str | None],
     entrants: Entrants, episodes: Sequence[Footage], samples: Sequence[Sample],
+    decoders: Mapping[str, DecoderConfig],
 ) -> Report:
     """Return the JSON document: the shape all commands write, and the device's ceilings."""
     prompts = [_prompt_rows(entrants, episode) for episode in episodes]
@@ -42,7 +44,7 @@ def make_report(
             for name in entrants.actors]
     _compare(made, samples, config['seed'])
     ceilings = entrants.ceilings
-    return report.report(command, config, hashes, made) | {
+    return report.report(command, config, hashes, made, decoders) | {
         'ceilings': {'bytes_per_s': ceilings.bandwidth, 'flops_per_s': ceilings.rate},
         'peak_memory_mib': peak_memory_mib(entrants.checkpoint.model.device),
         'weights': _weights(entrants.checkpoint.model),
@@ -178,7 +180,9 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         'have none. Ceiling: a free drafter that is always right, so ar through its image, vision '
         'and prefill; share: of the ceiling. "= ar": actions equal to those of ar on the same '
         'observation; "off": the largest distance from them; "with text": actions '
-        'with a token that is no action. Floor: times the floor.',
+        'with a token that is no action; "unverified": tokens that the target never saw. '
+        "Lossless: tokens are the target's own choice; relaxed: it accepted near ones. "
+        'Floor: times the floor.',
         style='dim', highlight=False, markup=False)
     console.print(report.provenance(document), style='dim', highlight=False, markup=False)
 
@@ -199,6 +203,16 @@ def _table(title: str, *columns: str, names: int = 1) -> Table:
     return table
 
 
+def _by_promise(rows: Sequence[Row], table: Table) -> Iterator[Row]:
+    """Yield a table's rows by what they promise, with a heading each where they differ."""
+    groups = report.grouped(rows)
+    for heading, of_group in groups:
+        if len(groups) > 1:
+            table.add_section()
+            table.add_row(heading, style='italic')
+        yield from of_group
+
+
 def _times_table(rows: Sequence[Row]) -> Table:
     limit = rows[0]['speedup_ceiling']
     title = f'ms per action, {rows[0]["actions"]} actions each'
@@ -206,10 +220,11 @@ def _times_table(rows: Sequence[Row]) -> Table:
         title += f'; ceiling {limit:.2f}× ar'
     # Eighty columns hold the longest name, so headings are short.
     table = _table(title, '', 'mean', 'median', 'p95', '× ar', '95 %', 'share', 'floor')
-    for row in rows:
+    for row in _by_promise(rows, table):
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
-            row['decoder'], *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            report.broken(row['decoder'], 18),
+            *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
             f'{row["speedup_vs_ar"]:.2f}',
             f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
             '' if row['ceiling_share'] is None else f'{100 * row["ceiling_share"]:.0f} %',
@@ -233,23 +248,24 @@ def _steps_tables(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Table]
 def _stages_table(rows: Sequence[Row]) -> Table:
     shown = [name for name in _STAGES if any(name in row['stage_ms'] for row in rows)]
     table = _table('of it, ms, mean', '', *shown)
-    for row in rows:
-        # Broken at its hyphen, the longest name leaves room for all stages in 80 columns.
-        table.add_row(row['decoder'].replace('-', '-\n'), *(
+    for row in _by_promise(rows, table):
+        # Broken, the longest names leave room for all stages in 80 columns.
+        table.add_row(report.broken(row['decoder'], 16), *(
             f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
     return table
 
 
 def _tokens_table(rows: Sequence[Row]) -> Table:
-    table = _table('what it says, per action', '', 'passes', 'tokens a pass', '= ar', 'with text',
-                   'off, bins')
-    for row in rows:
+    table = _table('what it says, per action', '', 'passes', 'tokens\na pass', '= ar',
+                   'with\ntext', 'off,\nbins', 'un-\nverified')
+    for row in _by_promise(rows, table):
         equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
         table.add_row(
-            row['decoder'], f'{row["target_passes_per_action"]:.2f}',
+            report.broken(row['decoder'], 18), f'{row["target_passes_per_action"]:.2f}',
             f'{length:.2f}' if length else '',
             f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
-            str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')))
+            str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')),
+            f'{100 * row["unverified"] / row["tokens"]:.0f} %' if row['unverified'] else '')
     return table
 
 
@@ -257,10 +273,10 @@ def _passes_table(rows: Sequence[Row]) -> Table:
     table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
                    'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
-        name = row['decoder'].replace('-', '-\n').replace('_', '_\n')
+        name = report.broken(row['decoder'], 11)
         for stage, own in row['passes'].items():
             table.add_row(
-                name, stage, *(f'{value:.3g}' for value in (
+                name, stage, *(f'{value:.{3 if value >= 1 else 2}g}' for value in (
                     own['bytes'] / 1e6, own['flops'] / 1e9, own['flops_per_byte'],
                     own['floor_ms'], own['ms'], own['flops_per_s'] / 1e9)))
             name = ''

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import threading
 from typing import Any
 
-# Number of stamps to remember: 12 s of images at one each 50 ms. `Pilot.take` refuses older images.
+# Number of stamps to remember: 12 s of images, one each 50 ms. `Pilot.take` refuses older images.
 _STAMPS = 256
 
 

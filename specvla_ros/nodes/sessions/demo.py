@@ -40,8 +40,9 @@ The exit code is 0 when the list was played through (failed and crashed episodes
 bad input (specification, checkpoint, suite; one clear message in the `error` event), 1 when a
 process died or never came up, 130 on Ctrl-C or SIGTERM. Children are gone in every case.
 
-FOLDER/episodes/<decoder>_<task>_<state>.npz, written whole or not at all; T = actions taken. Load
-with `numpy.load(path, allow_pickle=True)`:
+FOLDER/episodes/<decoder>_<task>_<state>.npz, written whole or not at all, the decoder's name
+without blanks and brackets (`kerv-unverified`); T = actions taken. Load with
+`numpy.load(path, allow_pickle=True)`:
     frames             object [T]        JPEG bytes (RGB, upright, as published on `image`)
     tokens             int64 [T, L]      action tokens
     action_si          float32 [T, 7]    m, rotation vector in rad, gripper (1 = open); the first
@@ -52,6 +53,9 @@ with `numpy.load(path, allow_pickle=True)`:
     image_stamp        int64 [T]         ns, the stamp of the image acted on
     ros_latency_ms     float64 [T]       image stamped -> action received by this process
     ros_overhead_ms    float64 [T]       the same, minus the policy's own total time
+    forbidden          int64 [T]         tokens at which the target wanted a forbidden bin
+    unverified         int64 [T]         tokens that the target never saw
+    risk               float64 [T]       how unsure the target was, 0 to 1; NaN = not known
     sources            str (JSON)        [T][L] where each token came from ('target', 'eagle', ...)
     acceptance_lengths str (JSON)        [T][passes after the prefill], bonus included, ascending
     stage_ms           str (JSON)        [T] {stage name: ms}: queue_age, preprocess, vision,
@@ -83,7 +87,12 @@ from specvla_ros.msg import ActionDelta, DecodeReport, EpisodeStatus
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds, to_rgb
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
-from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
+from specvla_ros.nodes.messages import (
+    acceptance_lengths_of,
+    deltas_of,
+    stage_ms_of,
+    unverified_of,
+)
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.sessions.processes import NodeProcess
 from specvla_ros.nodes.sessions.recording import Answer, Cost, Recording
@@ -159,14 +168,14 @@ class SessionNode(Node):
         facts |= {'success': status.success, 'crashed': status.crashed,
                   'message': self._processes[1].last_line('ERROR') if status.crashed else ''}
         self._emit({'event': 'episode_end', 'index': round_.index, **facts, 'steps': status.step,
-                    'npz': self._save(recording, facts)})
+                    'npz': self._save(round_, recording, facts)})
         return 'crash' if status.crashed else 'success' if status.success else 'failure'
 
     def _emit_steps(self, round_: Round, recording: Recording, is_over: bool) -> None:
         for step in recording.new_steps(is_over):
-            if step.cost.decoder != Path(round_.decoder).stem:
+            if step.cost.decoder != round_.config.name:
                 raise RuntimeError(f'the policy decoded with {step.cost.decoder} where '
-                                   f'{round_.decoder} was asked for')
+                                   f'{round_.config.name} was asked for')
             self._emit({'event': 'step', 'index': round_.index, 'step': step.number,
                         'passes': step.cost.target_passes, 'accepted': step.cost.accepted,
                         'drafted': step.cost.drafted,
@@ -181,11 +190,10 @@ class SessionNode(Node):
             _record(recording, message, received)
             self._emit_steps(round_, recording, is_over=True)
 
-    def _save(self, recording: Recording, facts: dict[str, Any]) -> str | None:
+    def _save(self, round_: Round, recording: Recording, facts: dict[str, Any]) -> str | None:
         if not recording.steps:
             return None
-        name = f'{Path(facts["decoder"]).stem}_{facts["task"]}_{facts["state"]}.npz'
-        path = self._folder / 'episodes' / name
+        path = self._folder / 'episodes' / round_.file_name
         try:
             recording.save(path, **facts)
         except OSError as error:
@@ -255,7 +263,7 @@ def _record(recording: Recording, message: Any, received: float) -> None:
         recording.add_cost(to_nanoseconds(message.image_stamp), Cost(
             message.decoder, message.target_passes, message.drafted, message.accepted,
             tuple(acceptance_lengths_of(message)), tuple(message.token_sources),
-            stage_ms_of(message)))
+            stage_ms_of(message), message.forbidden, unverified_of(message), message.risk))
 
 
 def main(arguments: list[str] | None = None) -> int:

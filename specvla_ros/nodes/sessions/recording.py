@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 import json
+import math
 import os
 from pathlib import Path
 import tempfile
@@ -46,6 +47,9 @@ class Cost:
     acceptance_lengths: tuple[int, ...]
     sources: tuple[str, ...]
     stage_ms: dict[str, float]
+    forbidden: int = 0
+    unverified: int = 0
+    risk: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,9 @@ class Recording:
             'target_passes': np.array([step.cost.target_passes for step in steps], np.int64),
             'drafted': np.array([step.cost.drafted for step in steps], np.int64),
             'accepted': np.array([step.cost.accepted for step in steps], np.int64),
+            'forbidden': np.array([step.cost.forbidden for step in steps], np.int64),
+            'unverified': np.array([step.cost.unverified for step in steps], np.int64),
+            'risk': np.array([step.cost.risk for step in steps]),
             'image_stamp': np.array([step.stamp for step in steps], np.int64),
             'ros_latency_ms': np.array([step.ros_latency_ms for step in steps]),
             'ros_overhead_ms': np.array([step.ros_overhead_ms for step in steps]),

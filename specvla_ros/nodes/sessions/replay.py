@@ -11,7 +11,8 @@ Events, one JSON object a line on stdout, flushed:
     {"event": "ready", "domain_id", "pids": {"policy"}, "logs": {"policy"}}
     {"event": "frame", "decoder", "number", "stamp", "received", "segment", "instruction"}
     {"event": "answer", "decoder", "number", "tokens", "normalized", "si", "target_passes",
-              "drafted", "accepted", "acceptance_lengths", "sources", "stage_ms", "ros_ms"}
+              "drafted", "accepted", "acceptance_lengths", "sources", "forbidden", "unverified",
+              "risk", "stage_ms", "ros_ms"}        # risk: NaN where it is not known
               # ros_ms: from the image's publishing to the action's arrival, less the policy's time
     {"event": "done"}
     {"event": "error", "message"}                       # the last line; the exit code is not 0
@@ -41,7 +42,12 @@ from specvla_ros.nodes import qos
 from specvla_ros.nodes.bag_player import BagPlayer
 from specvla_ros.nodes.conversions import to_nanoseconds
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
-from specvla_ros.nodes.messages import acceptance_lengths_of, deltas_of, stage_ms_of
+from specvla_ros.nodes.messages import (
+    acceptance_lengths_of,
+    deltas_of,
+    stage_ms_of,
+    unverified_of,
+)
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.sessions.processes import NodeProcess
 from specvla_ros.nodes.sessions.session import play, set_decoder
@@ -182,7 +188,9 @@ def _answer(decoder: str, number: int, stamp: int, action: ActionDelta, received
         'si': deltas_of(action).tolist(), 'target_passes': report.target_passes,
         'drafted': report.drafted, 'accepted': report.accepted,
         'acceptance_lengths': acceptance_lengths_of(report),
-        'sources': list(report.token_sources), 'stage_ms': stages, 'ros_ms': ros_ms}
+        'sources': list(report.token_sources), 'forbidden': report.forbidden,
+        'unverified': unverified_of(report), 'risk': report.risk, 'stage_ms': stages,
+        'ros_ms': ros_ms}
 
 
 def run_session(spec: ReplaySpec, folder: Path, emit: Emit) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from specvla_ros.configuration import load_preset
+from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.nodes.play_list import EpisodeStart
@@ -17,11 +17,21 @@ from specvla_ros.typed_files import naming, read_json, typed, value_of
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One episode under one decoder; index counts the rounds of a session from 0."""
+    """
+    One episode under one decoder; index counts the rounds of a session from 0.
+
+    decoder: as it is asked for; config: what that is, under the name that reports carry.
+    """
 
     index: int
     episode: EpisodeStart
     decoder: str
+    config: DecoderConfig
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that its record is written to."""
+        return f'{self.config.file_name}_{self.episode.task}_{self.episode.state}.npz'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,11 @@ class SessionSpec:
             raise SpecVLAError(f'a decoder is named twice: {", ".join(self.decoders)}')
         if len(set(self.episodes)) < len(self.episodes):
             raise SpecVLAError('an episode is listed twice; each is played once per decoder')
-        for decoder in self.decoders:
-            load_preset(decoder)
+        names = [load_preset(decoder).file_name for decoder in self.decoders]
+        if len(set(names)) < len(names):
+            raise SpecVLAError(
+                f'the decoders {", ".join(self.decoders)} would be written to {", ".join(names)}, '
+                'which must differ; give other names to files among them')
         for episode in self.episodes:
             if not (0 <= episode.task < n_tasks and 0 <= episode.state < suites.N_INITIAL_STATES):
                 raise SpecVLAError(
@@ -106,7 +119,9 @@ class SessionSpec:
             by_task.setdefault(episode.task, []).append(episode)
         played = [(episode, decoder) for group in by_task.values() for episode in group
                   for decoder in self.decoders]
-        return [Round(index, *entry) for index, entry in enumerate(played)]
+        configs = {decoder: load_preset(decoder) for decoder in self.decoders}
+        return [Round(index, episode, decoder, configs[decoder])
+                for index, (episode, decoder) in enumerate(played)]
 
     @property
     def policy_parameters(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 """What a session tells of a node's actions becomes the same records as those of this process."""
+import math
+
 from specvla_ros.benchmark.bag_replay.live import _replayed, PlayedFrame
 
 
@@ -21,4 +23,13 @@ def test_an_answer_is_recorded():
     assert (record.target_passes, record.drafted, record.accepted) == (3, 8, 4)
     assert record.stage_ms == {'vision': 1.0, 'total': 9.0} and record.ros_ms == 2.0
     assert record.deviation.mm == 10 and made.actions['ar'].deviation is None
-    assert record.risk is None  # the report's is not in the session's events
+    assert (record.risk, record.forbidden, record.unverified) == (None, 0, 0)
+
+
+def test_what_the_report_says_beside_the_trace_is_recorded():
+    told = {**answer([1] * 7, 0.0), 'risk': 0.123456789, 'forbidden': 2, 'unverified': 5}
+    record = _replayed(PlayedFrame(3, 10, 20, 0, 'pick up'), {'ar': told}, ['ar']).actions['ar']
+    assert (record.risk, record.forbidden, record.unverified) == (0.123457, 2, 5)
+    unknown = {**told, 'risk': math.nan}
+    made = _replayed(PlayedFrame(3, 10, 20, 0, 'pick up'), {'ar': unknown}, ['ar'])
+    assert made.actions['ar'].risk is None

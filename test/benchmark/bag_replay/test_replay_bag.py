@@ -214,12 +214,17 @@ def test_decoders_alternate_and_forget_at_a_new_segment(make):
 
 @pytest.mark.alone
 def test_over_real_topics_the_tokens_are_those_of_this_process(run, short, tmp_path):
-    here = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed')
-    live = run(short, '--no-html', '--decoder', 'ar', '--decoder', 'relaxed', '--live')
+    decoders = ('--decoder', 'ar', '--decoder', 'relaxed', '--decoder', 'kerv (unverified)')
+    here = run(short, '--no-html', *decoders)
+    live = run(short, '--no-html', *decoders, '--live')
     for mine, theirs in zip(here['rows'], live['rows']):
         for name in ('decoder', 'actions', 'tokens_sha256', 'target_passes_per_action',
-                     'acceptance_histogram', 'drafted', 'accepted'):
+                     'acceptance_histogram', 'drafted', 'accepted', 'verification', 'forbidden',
+                     'unverified'):
             assert mine[name] == theirs[name], name
+        assert mine['mean_risk'] == pytest.approx(theirs['mean_risk'], abs=1e-5)
+    assert [row['verification'] for row in live['rows']] == ['lossless', 'relaxed', 'unverified']
+    assert live['rows'][2]['unverified'] > 0
     assert live['rows'][1]['tokens_equal_ar'] == here['rows'][1]['tokens_equal_ar']
     assert live['rows'][1]['mean_abs_error_mm'] == pytest.approx(
         here['rows'][1]['mean_abs_error_mm'], abs=1e-3)

@@ -169,6 +169,7 @@ def test_check_counts_what_the_half_kept_aside_loses(calibrate, tmp_path):
     (['--drive', '0.7'], '--drive 0.7: must be 0 or one of --scales'),
     (['--splits', '5'], '--splits 5: give 20 or more'),
     (['--preset', 'it.json'], '--preset it.json: give the name of a .yaml file'),
+    (['--preset', '[it].yaml'], 'rename the file: a letter or digit first'),
     (['--decoder', 'dynamic'], 'its rule is dynamic, must be one of tolerance, bins'),
 ])
 def test_what_cannot_be_is_refused_before_anything(

@@ -43,6 +43,8 @@ def args(tiny_checkpoint, tmp_path, monkeypatch):
     ({'json': 'no/such/folder/x.json'}, 'there is no folder'),
     ({'checkpoint': 'nowhere'}, 'no checkpoint folder nowhere'),
     ({'drafter': 'nowhere'}, 'no drafter folder nowhere'),
+    ({'safety': 'nowhere'}, 'nowhere.yaml'),
+    ({'safety': 'no/such/envelope.yaml'}, 'no/such/envelope.yaml'),
 ])
 def test_bad_input_is_refused_in_one_line_before_anything_is_made(args, change, message, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
@@ -128,6 +130,19 @@ def test_other_weights_are_refused_in_the_same_folder_and_get_their_own_without_
         run(dataclasses.replace(args, out=tmp_path / 'mine'), FakePlayer())
     run(args, FakePlayer())
     assert len(list((tmp_path / 'runs').iterdir())) == 2
+
+
+def test_under_an_envelope_it_is_another_run_and_the_report_says_which(args, tmp_path):
+    run(args, FakePlayer())
+    run(dataclasses.replace(args, safety='safety_arm'), FakePlayer())
+    reports = [json.loads((folder / 'report.json').read_text())['config']
+               for folder in (tmp_path / 'runs').iterdir()]
+    assert sorted('safety' in config for config in reports) == [False, True]
+    envelope, = (config['safety'] for config in reports if 'safety' in config)
+    assert envelope['step_translation_m'] > 0
+    plan = make_plan(dataclasses.replace(args, safety='safety_arm'))
+    player = evaluation.player_of(dataclasses.replace(args, safety='safety_arm'), plan)
+    assert player.rollout.safety.step_translation_m == envelope['step_translation_m']
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(args, tmp_path):
@@ -231,6 +246,22 @@ def test_a_refused_start_leaves_nothing_and_the_right_command_goes_through(
         run(args, FakePlayer(no_start='no such renderer'))
     assert files_of(tmp_path) == before
     assert run(dataclasses.replace(args, reference_every=0), FakePlayer()) == 0
+
+
+def test_a_simulator_is_asked_for_only_where_there_is_something_to_play(
+        args, tmp_path, monkeypatch):
+    """So a run can be compared where there is no simulator; without one nothing is made."""
+    def none_here(tasks):
+        raise ValueError('no simulator here')
+
+    args = dataclasses.replace(args, out=tmp_path / 'deep' / 'mine')
+    monkeypatch.setattr(evaluation, 'check_simulator', none_here)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match='no simulator here'):
+        run(args)
+    assert files_of(tmp_path) == before
+    run(args, FakePlayer())
+    assert run(args) == 0
 
 
 def test_a_failed_start_leaves_its_log_and_does_not_stand_in_the_way(args, tmp_path):

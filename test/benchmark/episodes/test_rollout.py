@@ -1,14 +1,18 @@
 """One episode: what is recorded, what a crash is, and what `ar` says on the same pictures."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
+from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.carrying import Carrying
+from specvla_ros.configuration import load_dataset
+from specvla_ros.safety import NO_LIMITS, SafetySettings, step_limits
 
 
 class Environment:
@@ -145,3 +149,88 @@ def test_no_reference_where_it_is_switched_off():
     reference = Actor()
     play(Environment(), Actor(), 'relaxed', 0, RolloutConfig(reference_every=0), reference)
     assert reference.seen == []
+
+
+class Walking(Environment):
+    """The end effector goes where it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.done = np.array([0.0, 0.0, 0.5]), []
+
+    def reset(self, state_index):
+        return self._seen(super().reset(state_index))
+
+    def step(self, action):
+        self.place = self.place + action[:3]
+        self.done.append(np.array(action))
+        return self._seen(super().step(action))
+
+    def _seen(self, observation):
+        observation.eef_position = self.place
+        return observation
+
+
+class FencedActor(Actor):
+    """Notes where it was told to be and what it may choose from; moves 50 mm along x."""
+
+    dataset = load_dataset('libero_object')
+
+    def __init__(self, chunk=1):
+        super().__init__(bins=255, chunk=chunk)
+        self.told = []
+
+    def act(self, image, instruction, stamp=None, position=None, limits=None):
+        self.told.append((position, limits))
+        action = super().act(image, instruction, stamp)
+        action.si[:, 0] = 0.05
+        return action
+
+
+WALLED = SafetySettings(
+    (-1.0, -1.0, 0.0), (0.12, 1.0, 1.0), 0.04, 0.5, 1.8, 18.0, 0.012 / 0.05**2, 360.0, 10, 'none')
+
+
+@pytest.mark.parametrize('chunk', [1, 3])
+def test_under_an_envelope_an_episode_is_played_as_the_node_would(chunk):
+    """The decoder is told the next step's limits, and what is carried out fits the envelope."""
+    world, actor, reference = Walking(), FencedActor(chunk), FencedActor(chunk)
+    episode = play(world, actor, 'relaxed', 0, RolloutConfig(None, 1, WALLED), reference)
+    assert episode.crash is None and episode.steps == 6
+    steps = [step[0] for step in world.done]
+    # 12 mm more than the step before, at most 40 mm, up to the wall at x = 120 mm.
+    assert steps == pytest.approx([0.012, 0.024, 0.036, 0.04, 0.008, 0.0])
+    assert actor.told == reference.told  # `ar` says what it would do in the same envelope
+    places = np.cumsum([0.0, *steps])
+    for number, (position, limits) in enumerate(actor.told):
+        done = number * chunk
+        assert position == pytest.approx((places[done], 0.0, 0.5))
+        previous = world.done[done - 1] if done else None
+        assert limits == step_limits(WALLED, 0.05, position_m=position, previous=previous)
+
+
+def test_without_an_envelope_nobody_is_told_of_one():
+    actor, world = FencedActor(), Walking()
+    play(world, actor, 'ar', 0, RolloutConfig())
+    assert set(actor.told) == {(None, None)}
+    assert [step[0] for step in world.done] == pytest.approx([0.05] * 6)
+
+
+def test_an_action_that_must_not_be_carried_out_is_a_crash():
+    class Broken(FencedActor):
+        def act(self, *arguments):
+            action = super().act(*arguments)
+            action.si[:, 1] = np.nan
+            return action
+
+    world = Walking()
+    episode = play(world, Broken(), 'ar', 0, RolloutConfig(safety=WALLED))
+    assert 'not finite' in episode.crash and not world.done
+
+
+def test_an_envelope_without_a_limit_can_be_written_as_json():
+    endless = SafetySettings((-float('inf'),) * 3, (float('inf'),) * 3, *[float('inf')] * 7,
+                             fallback='none')
+    text = json.dumps(settings_for_json(endless), allow_nan=False)
+    assert json.loads(text)['workspace_min_m'] == ['-inf'] * 3
+    assert step_limits(endless, 0.05) == NO_LIMITS

@@ -3,16 +3,22 @@
 import dataclasses
 import io
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
 from rich.console import Console
+import torch
 
 from specvla_ros.benchmark.latency import report as bench_report
 from specvla_ros.benchmark.latency.bench import BenchArgs, PEERS, run
 from specvla_ros.benchmark.latency.peers import GeneratePeer, GENERATIONS
 from specvla_ros.benchmark.latency.report import ratio_interval
 from specvla_ros.benchmark.observations import made_up
+from specvla_ros.configuration import load_preset, preset_names
+from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
+from specvla_ros.openvla.model import OpenVLA
 
 
 @pytest.fixture(autouse=True)
@@ -220,6 +226,67 @@ def test_the_interval_of_a_ratio_comes_from_pairs():
 
 def test_every_peer_the_help_names_is_there():
     assert set(PEERS) == set(GENERATIONS)
+
+
+@pytest.fixture(scope='module')
+def all_weights(tiny_checkpoint, tmp_path_factory):
+    """The tiny checkpoint with the weights of every drafter but a database for retrieval."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp('all') / 'checkpoint')
+    drafters = folder / 'drafters'
+    drafters.mkdir()
+    shutil.move(folder / 'drafter', drafters / 'eagle')
+    model = OpenVLA.from_pretrained(folder, torch.device('cpu'), torch.float32)
+    GlanceHead(GlanceConfig.like(model, 7, rank=2, width=4)).save_pretrained(drafters / 'glance')
+    return folder
+
+
+def test_all_presets_run_side_by_side(args, all_weights, tmp_path, capsys):
+    """Spec-VLA's settings, KERV's, HeiSD's and all others on the same frames, in one command."""
+    names = preset_names()
+    args = dataclasses.replace(args, checkpoint=all_weights, decoder=tuple(names), peer=(),
+                               repeats=2)
+    assert run(args) == 0
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    rows = {row['decoder']: row for row in report['rows']}
+    assert set(rows) == {load_preset(name).name for name in names}
+    assert {name for name, row in rows.items() if row['verification'] == 'unverified'} == {
+        'kerv (unverified)', 'heisd (unverified)'}
+    for name, row in rows.items():
+        assert row['actions'] == 6 and math.isfinite(row['times_floor'])
+        if row['verification'] == 'lossless' and name != 'ar':
+            assert row['tokens_equal_ar'] == {'actions': 6, 'actions_equal': 6}, name
+    # Frames come again in the second round: HeiSD knows them and passes the target by.
+    assert rows['heisd (unverified)']['unverified'] > 0
+    assert not any(row['unverified'] for name, row in rows.items() if 'unverified' not in name)
+    document = io.StringIO()
+    bench_report.print_tables(report, Console(file=document, width=80))
+    assert '…' not in document.getvalue()
+    assert 'heisd' in capsys.readouterr().out
+
+
+def test_a_preset_whose_weights_are_missing_is_one_line_that_says_what_to_do(args):
+    with pytest.raises(ValueError, match=r'decoder glance drafts with glance, .*`specvla train'):
+        run(dataclasses.replace(args, decoder=('strict', 'glance')))
+
+
+@pytest.mark.parametrize('name', ['kerv', 'kerv (unverified)'])
+def test_what_is_completed_is_not_projected(random, name):
+    with pytest.raises(ValueError, match='takes tokens without a pass'):
+        run(dataclasses.replace(random, decoder=(name,)))
+
+
+def test_an_action_without_a_pass_has_a_cost_and_a_floor(args, monkeypatch, tmp_path):
+    """All actions after the first: only the vision towers are left of their floor."""
+    path = tmp_path / 'skips.yaml'
+    path.write_text('drafter: {name: none}\nrule: {name: strict}\ncompletion: {drafter: '
+                    '{name: retrieval, memory: 16}, every: 1, skip_above: 0.01}\n')
+    args = dataclasses.replace(args, decoder=('ar', str(path)), peer=())
+    assert run(args) == 0
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    row = report['rows'][1]
+    assert row['decoder'] == 'skips (unverified)' and row['actions_without_pass'] > 0
+    assert row['floor_ms']['total'] < report['rows'][0]['floor_ms']['total']
+    assert row['stage_ms']['prefill'] < report['rows'][0]['stage_ms']['prefill']
 
 
 def test_with_the_real_simulator(tiny_checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+from pathlib import Path
 import signal
 import subprocess
 import sys
@@ -71,13 +72,13 @@ def is_alive(pid):
 
 
 def test_the_same_state_under_every_decoder(play, tiny_checkpoint, tmp_path):
-    session = play(checkpoint=str(tiny_checkpoint))
+    session = play(checkpoint=str(tiny_checkpoint), decoders=['ar', 'strict', 'kerv'])
     assert session.finish() == 0, session.events
     ready, *_, done = session.events
     assert (ready['event'], done['event']) == ('ready', 'done')
-    assert (done['episodes'], done['crashes']) == (2, 0)
-    assert [event['decoder'] for event in session.of('episode_start')] == ['ar', 'strict']
-    assert [event['step'] for event in session.of('step')] == [0, 1, 2, 0, 1, 2]
+    assert (done['episodes'], done['crashes']) == (3, 0)
+    assert [event['decoder'] for event in session.of('episode_start')] == ['ar', 'strict', 'kerv']
+    assert [event['step'] for event in session.of('step')] == [0, 1, 2] * 3
     assert {event['passes'] for event in session.of('step')[:3]} == {7}
     episodes = {}
     for event in session.of('episode_end'):
@@ -92,6 +93,10 @@ def test_the_same_state_under_every_decoder(play, tiny_checkpoint, tmp_path):
     assert (ar['target_passes'] == 7).all() and (ar['drafted'] == 0).all()
     assert (strict['drafted'] > 0).all()
     assert (np.diff(ar['image_stamp']) > 0).all()
+    kerv = episodes['kerv']
+    assert Path(session.of('episode_end')[2]['npz']).name == 'kerv-unverified_0_1.npz'
+    assert kerv['unverified'].sum() > 0 and ar['unverified'].sum() == 0
+    assert 0 < ar['risk'][0] <= 1 and (ar['forbidden'] == 0).all()
     for step, lengths in enumerate(json.loads(str(strict['acceptance_lengths']))):
         assert len(lengths) == strict['target_passes'][step] - 1
     stages = json.loads(str(ar['stage_ms']))[1]

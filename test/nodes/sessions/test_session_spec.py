@@ -20,6 +20,23 @@ def test_rounds_go_by_task_then_state_then_decoder():
         (4, 0, 3, 'ar'), (5, 0, 3, 'relaxed')]
 
 
+@pytest.mark.parametrize('decoder', ['kerv', 'kerv (unverified)'])
+def test_a_round_knows_the_name_reports_will_carry_and_a_file_name_without_blanks(decoder):
+    only, = spec(decoders=[decoder], episodes=[[2, 0]]).rounds
+    assert (only.decoder, only.config.name) == (decoder, 'kerv (unverified)')
+    assert only.file_name == 'kerv-unverified_2_0.npz'
+
+
+def test_no_two_decoders_are_written_to_the_same_files(tmp_path):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+    paths = [tmp_path / 'a' / 'my own.yaml', tmp_path / 'b' / 'my-own.yaml']
+    for path in paths:
+        path.write_text('drafter: {name: none}\nrule: {name: strict}\n')
+    with pytest.raises(SpecVLAError, match='written to my-own, my-own, which must differ'):
+        spec(decoders=[str(path) for path in paths])
+
+
 def test_tasks_and_states_stand_for_all_their_pairs():
     episodes = spec(tasks=[0, 2], states=[1]).episodes
     assert [(e.task, e.state) for e in episodes] == [(0, 1), (2, 1)]
