@@ -130,7 +130,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file stands where the folder should be
+            temporary.unlink()
 
 
 @contextlib.contextmanager

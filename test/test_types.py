@@ -28,8 +28,8 @@ class Forgetful:
 
 
 class Peer(Forgetful):
-    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
-            ) -> Action:
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, *,
+            carried: int | None = None) -> Action:
         raise NotImplementedError
 
 

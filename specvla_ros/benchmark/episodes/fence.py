@@ -40,8 +40,9 @@ class Fence:
                    previous=self._previous)
         if safe.deltas is None:
             raise SpecVLAError(safe.refusal)
-        self._previous = np.asarray(safe.deltas[0], np.float64)
-        return safe.deltas[0].astype(np.float32)
+        step = safe.deltas[0].astype(np.float32)
+        self._previous = step.astype(np.float64)
+        return step
 
 
 def settings_for_json(settings: SafetySettings) -> dict[str, Any]:

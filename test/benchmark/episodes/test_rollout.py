@@ -195,7 +195,7 @@ WALLED = SafetySettings(
 def test_under_an_envelope_an_episode_is_played_as_the_node_would(chunk):
     """The decoder is told the next step's limits, and what is carried out fits the envelope."""
     world, actor, reference = Walking(), FencedActor(chunk), FencedActor(chunk)
-    episode = play(world, actor, 'relaxed', 0, RolloutConfig(None, 1, WALLED), reference)
+    episode = play(world, actor, 'relaxed', 0, RolloutConfig(None, 1, safety=WALLED), reference)
     assert episode.crash is None and episode.steps == 6
     steps = [step[0] for step in world.done]
     # 12 mm more than the step before, at most 40 mm, up to the wall at x = 120 mm.
