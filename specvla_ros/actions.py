@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.bin_limits import BinValues
-from specvla_ros.configuration import DatasetConfig
+from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer

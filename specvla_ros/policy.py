@@ -20,11 +20,8 @@ import torch
 from specvla_ros.actions import Action, to_si
 from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.bin_limits import can_forbid
-from specvla_ros.configuration import (
-    DatasetConfig,
-    DecoderConfig,
-    load_preset,
-)
+from specvla_ros.configuration import DecoderConfig, load_preset
+from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.decoding.acceptance import Guard
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import able

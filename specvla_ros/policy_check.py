@@ -21,13 +21,14 @@ from specvla_ros.devices import resolve_device, resolve_dtype
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.loaded_checkpoint import action_chunk
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
-from specvla_ros.openvla.checkpoint import check_weights, read_config, read_norm_stats
+from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.layout import slots
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
 from specvla_ros.openvla.quantization import check_quantization
+from specvla_ros.openvla.weights import check_weights
 
 
 def check_policy(

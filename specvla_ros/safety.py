@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specvla_ros.configuration import check_keys, config_folder, is_number, read_yaml
+from specvla_ros.config_folder import config_folder
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.typed_files import check_keys, is_number, read_yaml
 
 FALLBACKS = ('none', 'hold', 'zero')
 _WALLS = ('workspace_min_m', 'workspace_max_m')

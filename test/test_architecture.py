@@ -16,7 +16,8 @@ PACKAGE = 'specvla_ros'
 
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
-          'policy_source', 'embedded', 'files', 'progress', 'calibrated', 'carrying'}
+          'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
+          'calibrated', 'carrying'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -46,8 +47,10 @@ MAY_IMPORT = {
     'hashing': set(),
     'progress': set(),
     'typed_files': {'errors'},
-    'configuration': {'errors', 'typed_files'},
-    'safety': {'errors', 'configuration', 'typed_files'},
+    'config_folder': {'errors'},
+    'configuration': {'config_folder', 'errors', 'typed_files'},
+    'data_sets': {'config_folder', 'errors', 'configuration', 'typed_files'},
+    'safety': {'config_folder', 'errors', 'typed_files'},
     'camera': {'errors', 'encodings', 'pictures'},
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},

@@ -5,15 +5,10 @@ import sys
 
 import pytest
 
-from specvla_ros import configuration
-from specvla_ros.configuration import (
-    Component,
-    config_folder,
-    DecoderConfig,
-    load_dataset,
-    load_preset,
-    preset_names,
-)
+from specvla_ros import data_sets
+from specvla_ros.config_folder import config_folder
+from specvla_ros.configuration import Component, DecoderConfig, load_preset, preset_names
+from specvla_ros.data_sets import load_dataset
 
 
 @pytest.fixture
@@ -169,7 +164,7 @@ def datasets(tmp_path, monkeypatch):
         (tmp_path / 'unnorm').mkdir()
         for name, text in files.items():
             (tmp_path / 'unnorm' / f'{name}.yaml').write_text(text)
-        monkeypatch.setattr(configuration, 'config_folder', lambda: tmp_path)
+        monkeypatch.setattr(data_sets, 'config_folder', lambda: tmp_path)
 
     return write
 
@@ -223,12 +218,13 @@ def test_a_data_set_s_values_are_checked(datasets, old, new, message):
 
 
 def test_the_source_root_s_files_come_first_and_installed_ones_are_found(tmp_path, monkeypatch):
-    root = Path(configuration.__file__).resolve().parents[1]
+    place = sys.modules['specvla_ros.config_folder']
+    root = Path(place.__file__).resolve().parents[1]
     assert config_folder() == root / 'config'
     # As installed by pip: the package somewhere else, its files under the prefix.
-    monkeypatch.setattr(configuration, '__file__', str(tmp_path / 'lib' / 'p' / 'c.py'))
+    monkeypatch.setattr(place, '__file__', str(tmp_path / 'lib' / 'p' / 'c.py'))
     monkeypatch.setattr(sys, 'prefix', str(tmp_path))
-    monkeypatch.setattr(configuration, '_ament_share', lambda: None)
+    monkeypatch.setattr(place, '_ament_share', lambda: None)
     with pytest.raises(FileNotFoundError, match='no configuration folder; looked in .*share'):
         config_folder()
     installed = tmp_path / 'share' / 'specvla_ros' / 'config'
@@ -241,7 +237,7 @@ def test_reading_settings_loads_nothing_heavy():
         'import sys; from specvla_ros.configuration import load_preset; load_preset("relaxed");'
         'print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))'
     )
-    root = Path(configuration.__file__).resolve().parents[1]
+    root = Path(data_sets.__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True
     )

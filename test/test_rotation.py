@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from specvla_ros.configuration import ROTATIONS
+from specvla_ros.data_sets import ROTATIONS
 from specvla_ros.rotation import rotation_vectors
 
 QUARTER = np.pi / 2

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from specvla_ros.configuration import config_folder, load_dataset
+from specvla_ros.config_folder import config_folder
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.safety import FALLBACKS, fit, SafetySettings
 

@@ -15,9 +15,11 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from specvla_ros import configuration
+from specvla_ros import data_sets
 from specvla_ros.benchmark.records import ActionRecord, Deviation, EpisodeLog, EpisodeRecord
-from specvla_ros.configuration import config_folder, load_dataset, load_preset
+from specvla_ros.config_folder import config_folder
+from specvla_ros.configuration import load_preset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.drafters import EagleHead, GlanceHead, make_drafter
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.embedded import DEFAULT_CHECKPOINT
@@ -193,7 +195,7 @@ def test_safety_files(tmp_path):
 def test_data_set_files(tmp_path, monkeypatch):
     content = yaml.safe_load((config_folder() / 'unnorm' / 'libero.yaml').read_text())
     (tmp_path / 'unnorm').mkdir()
-    monkeypatch.setattr(configuration, 'config_folder', lambda: tmp_path)
+    monkeypatch.setattr(data_sets, 'config_folder', lambda: tmp_path)
     made = vary(tmp_path / 'unnorm' / 'it.yaml', content, lambda: load_dataset('it'),
                 yaml.safe_dump)
     assert made > 150

@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 
 from specvla_ros.actions import to_si
-from specvla_ros.configuration import (
-    config_folder,
-    ImagePreparation,
-    load_dataset,
-    read_yaml,
-)
+from specvla_ros.config_folder import config_folder
+from specvla_ros.data_sets import ImagePreparation, load_dataset
+from specvla_ros.typed_files import read_yaml
 
 FILES = sorted((config_folder() / 'unnorm').glob('*.yaml'))
 # per file: period [s], frame, mirrored; and one action in its units, with what it is in SI

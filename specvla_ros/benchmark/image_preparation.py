@@ -13,7 +13,7 @@ def describe(folder: Path) -> dict[str, str]:
     refused on load.
     """
     # Here and not above: they import torch, and doctor tells when that can't be.
-    from specvla_ros.configuration import dataset_names, ImagePreparation, load_dataset
+    from specvla_ros.data_sets import dataset_names, ImagePreparation, load_dataset
     from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
     from specvla_ros.openvla.config import OpenVLAConfig
     from specvla_ros.openvla.preprocessor import read_normalisation

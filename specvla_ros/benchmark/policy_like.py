@@ -8,7 +8,7 @@ from typing import Protocol, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.configuration import DatasetConfig
+from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:  # heavy

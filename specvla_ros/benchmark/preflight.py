@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from specvla_ros.benchmark import machine
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.carrying import check_execute_steps
-from specvla_ros.configuration import DecoderConfig, load_dataset
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites

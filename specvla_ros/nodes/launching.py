@@ -24,7 +24,7 @@ from launch_ros.actions import Node
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.validate_namespace import validate_namespace
 
-from specvla_ros.configuration import config_folder, PACKAGE
+from specvla_ros.config_folder import config_folder, PACKAGE
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 

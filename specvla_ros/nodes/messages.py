@@ -15,7 +15,8 @@ from specvla_ros.msg import ActionDelta, DecodeReport
 
 if TYPE_CHECKING:
     from specvla_ros.actions import Action
-    from specvla_ros.configuration import DatasetConfig, DecoderConfig
+    from specvla_ros.configuration import DecoderConfig
+    from specvla_ros.data_sets import DatasetConfig
     from specvla_ros.decoding.trace import DecodeTrace
 
 _ORIGINS = {'chosen': DecodeReport.CHOSEN, 'accepted': DecodeReport.ACCEPTED,

@@ -23,7 +23,7 @@ from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes import bag_player_node, rerun_node
 from specvla_ros.nodes.libero_bridge import node as libero_bridge_node

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
 
 from .action_tokenizer import ActionStatistics, ActionTokenizer
-from .checkpoint import read_config, read_norm_stats, read_weights, write_config, write_weights
+from .checkpoint import read_config, read_norm_stats, write_config
 from .config import OpenVLAConfig
 from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
@@ -31,6 +31,7 @@ from .preprocessor import Normalisation, read_normalisation, write_preprocessor
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
+from .weights import read_weights, write_weights
 
 _INIT_STD = 0.02
 

@@ -24,7 +24,8 @@ from zipfile import BadZipFile
 import numpy as np
 import tyro
 
-from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.configuration import load_preset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError

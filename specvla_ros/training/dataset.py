@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from specvla_ros.configuration import ImagePreparation
+from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform

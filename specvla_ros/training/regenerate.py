@@ -26,7 +26,7 @@ from transformers import DynamicCache
 import tyro
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError

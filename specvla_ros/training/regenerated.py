@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.configuration import ImagePreparation
+from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.files import whole_file
 from specvla_ros.libero.assets import cache_folder

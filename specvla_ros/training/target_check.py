@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites

@@ -20,7 +20,7 @@ import torch
 from torch import nn, Tensor
 import tyro
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.devices import resolve_device
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError

@@ -9,7 +9,8 @@ import pytest
 
 from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.benchmark.report import figure_lines, rows
+from specvla_ros.benchmark.report import rows
+from specvla_ros.benchmark.report_tables import figure_lines
 
 
 @pytest.mark.parametrize(('failed', 'solved', 'area'), [

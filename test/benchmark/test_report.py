@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.console import Console
 
-from specvla_ros.benchmark import report
+from specvla_ros.benchmark import report, report_tables
 
 
 @pytest.mark.parametrize('successes, trials, low, high', [
@@ -101,7 +101,7 @@ def test_document_and_tables(make):
                               'rows']
     json.dumps(document, allow_nan=False)
     screen = io.StringIO()
-    report.print_tables(document, Console(file=screen, width=80))
+    report_tables.print_tables(document, Console(file=screen, width=80))
     text = screen.getvalue()
     assert '…' not in text  # nothing is cut off at 80 columns
     assert '2/2' in text and 'abababababab' in text and 'by task' in text
@@ -110,7 +110,7 @@ def test_document_and_tables(make):
 def test_rows_without_any_action_can_be_printed(make):
     rows = report.rows([make.episode(crash='x', actions=[])], ['ar'])
     document = report.report([], {}, {}, rows)
-    report.print_tables(document, Console(file=io.StringIO()))
+    report_tables.print_tables(document, Console(file=io.StringIO()))
     assert rows[0]['actions'] == 0 and rows[0]['crashes'] == 1
 
 
@@ -122,7 +122,7 @@ def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
                         make.episode('relaxed', actions=[fast])], ['ar', 'relaxed'])
     assert [row['speedup_ceiling'] for row in rows[:2]] == [2.0, 2.0]
     assert [row['ceiling_share'] for row in rows[:2]] == [0.5, pytest.approx(0.8)]
-    lines = report.figure_lines(rows[1])
+    lines = report_tables.figure_lines(rows[1])
     assert (lines['its ceiling here'], lines['share of the ceiling']) == ('2.00×', '80 %')
     alone = report.rows([make.episode('relaxed', actions=[fast])], ['relaxed'])
     assert alone[0]['speedup_ceiling'] is alone[0]['ceiling_share'] is None
@@ -136,7 +136,7 @@ def test_a_control_step_costs_its_share_of_all_actions(make):
     assert row['target_passes_per_step'] == pytest.approx(14 / 5)
     assert row['ms_per_step']['mean'] == pytest.approx(20 / 5)
     assert row['ms_per_step']['p50'] == pytest.approx((10 / 4 + 10) / 2)
-    lines = report.figure_lines(row)
+    lines = report_tables.figure_lines(row)
     assert (lines['control steps carried out'], lines['  ms per step, mean']) == ('5', '4.0')
     assert lines['  passes per step'] == '2.80'
     json.dumps(row, allow_nan=False)
@@ -145,7 +145,7 @@ def test_a_control_step_costs_its_share_of_all_actions(make):
 def test_an_action_of_one_step_has_no_figures_per_step(make):
     row = report.rows([make.episode('ar')], ['ar'])[0]
     assert not {'steps', 'ms_per_step', 'target_passes_per_step'} & set(row)
-    assert report.figure_lines(row)['  ms per step, mean'] == ''
+    assert report_tables.figure_lines(row)['  ms per step, mean'] == ''
     none = [replace(make.action(), steps=0)]  # the episode ended before any came
     assert 'ms_per_step' not in report.action_figures(none)
 
@@ -156,4 +156,4 @@ def test_an_action_of_one_step_has_no_figures_per_step(make):
     ('heisd (unverified)', 12, ['heisd', '(unverified)']),
     ('generate-compiled', 12, ['generate-', 'compiled']), ('unbreakable', 3, ['unbreakable'])])
 def test_long_names_are_broken_where_they_have_a_joint(name, most, lines):
-    assert report.broken(name, most).split('\n') == lines
+    assert report_tables.broken(name, most).split('\n') == lines

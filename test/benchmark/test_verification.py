@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from specvla_ros.benchmark import checks, plots, report
+from specvla_ros.benchmark import checks, plots, report, report_tables
 from specvla_ros.benchmark.bag_replay import rows as replay_rows
 from specvla_ros.benchmark.bag_replay.offline import Replayed
 from specvla_ros.benchmark.bag_replay.page import _table as page_table
@@ -112,11 +112,11 @@ def test_rows_with_no_pass_break_no_figure(make):
     assert row['acceptance_length'] is None and row['acceptance_histogram'] == []
     assert (row['unverified'], row['tokens']) == (21, 21)
     json.dumps(document, allow_nan=False)
-    lines = report.figure_lines(row)
+    lines = report_tables.figure_lines(row)
     assert lines['verification'] == 'unverified'
     assert lines['tokens the target never saw'] == '100 %'
     assert lines['actions without a pass'] == '3' and lines['acceptance length'] == ''
-    report.print_tables(document, Console(file=io.StringIO()))
+    report_tables.print_tables(document, Console(file=io.StringIO()))
 
 
 def bars(axis):
@@ -140,7 +140,7 @@ def test_tables_have_as_many_decoders_as_fit_and_unverified_ones_last(make):
     names = ['ar', 'kerv', 'relaxed', 'glance', 'heisd', 'auto', 'auto_relaxed']
     episodes = [make.episode(load_preset(name).name, task) for name in names for task in (0, 1)]
     screen = io.StringIO()
-    report.print_tables(document_of(make, episodes, *names), Console(file=screen, width=80))
+    report_tables.print_tables(document_of(make, episodes, *names), Console(file=screen, width=80))
     text = screen.getvalue()
     assert '…' not in text and max(map(len, text.splitlines())) <= 80
     order = [text.index(name) for name in ('glance ', 'auto ', 'auto_relaxed', 'kerv', 'heisd')]
@@ -151,7 +151,7 @@ def test_tables_have_as_many_decoders_as_fit_and_unverified_ones_last(make):
 def test_what_the_envelope_forbade_and_risk_are_shown_where_they_occur(make):
     def lines(*actions):
         document = document_of(make, [make.episode(actions=list(actions))], 'ar')
-        return dict(report.shown_lines(document['rows'][:1])), document['rows'][0]
+        return dict(report_tables.shown_lines(document['rows'][:1])), document['rows'][0]
 
     action = make.action()
     shown, row = lines(action)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node import node as policy_node
 from specvla_ros.nodes.runtime import run

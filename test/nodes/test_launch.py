@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.suites import SUITES
 from specvla_ros.nodes import bag_player_node

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from specvla_ros.msg import ActionDelta, DecodeReport
 
-from specvla_ros.configuration import load_dataset, load_preset
+from specvla_ros.configuration import load_preset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.messages import (
     acceptance_lengths_of,

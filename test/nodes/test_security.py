@@ -1,7 +1,7 @@
 """`config/security/policy.xml` allows the policy node what it has, and nothing else."""
 from xml.etree import ElementTree
 
-from specvla_ros.configuration import config_folder
+from specvla_ros.config_folder import config_folder
 from specvla_ros.nodes.reference import FOR
 
 # rclpy's own, and what the reference can't read off without control_msgs.

@@ -80,7 +80,7 @@ def test_timm_s_own_name_of_layer_scale_is_read(published, pixel_values):
 
 @pytest.mark.parametrize('max_shard_bytes', [10**9, 30_000])
 def test_saving_keeps_names_and_tensors(published, tmp_path, monkeypatch, max_shard_bytes):
-    monkeypatch.setattr('specvla_ros.openvla.checkpoint.write_weights.__defaults__',
+    monkeypatch.setattr('specvla_ros.openvla.weights.write_weights.__defaults__',
                         (max_shard_bytes,))
     OpenVLA.from_pretrained(published.folder).save_pretrained(tmp_path / 'saved')
     saved = stored(tmp_path / 'saved')

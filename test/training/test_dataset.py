@@ -5,7 +5,7 @@ import pytest
 import simplejpeg
 import torch
 
-from specvla_ros.configuration import ImagePreparation
+from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.training.dataset import action_statistics, Dataset, Episode, Frames

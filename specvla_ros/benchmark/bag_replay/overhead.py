@@ -27,7 +27,7 @@ import tyro
 from specvla_ros import files
 from specvla_ros.bags.frames import IMAGE
 from specvla_ros.bags.writer import BagWriter, offered_qos
-from specvla_ros.benchmark import checks, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report, report_tables
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import live as live_replay
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
@@ -90,7 +90,7 @@ def run(args: OverheadArgs) -> int:
     document = report.report(sys.argv, _config(args, decoders), hashes, [
         _row(name, samples[name]) for name in decoders], decoders)
     console.print(_table(document))
-    console.print(report.provenance(document), style='dim', highlight=False, markup=False)
+    console.print(report_tables.provenance(document), style='dim', highlight=False, markup=False)
     written = [*filter(None, (folder / 'report.json', args.json))]
     for path in written:
         files.write_json(path, document)

@@ -11,7 +11,8 @@ import numpy as np
 import simplejpeg
 
 from specvla_ros import files
-from specvla_ros.benchmark.report import provenance, Report, shown_lines
+from specvla_ros.benchmark.report import Report
+from specvla_ros.benchmark.report_tables import provenance, shown_lines
 
 _HEIGHT = 180  # of the pictures, pixels
 _PAGE = """<!DOCTYPE html>

@@ -10,15 +10,8 @@ from rich.console import Console
 from specvla_ros.bags.frames import LiveAction
 from specvla_ros.benchmark.bag_replay.offline import Replayed
 from specvla_ros.benchmark.records import ActionRecord, tokens_sha256
-from specvla_ros.benchmark.report import (
-    action_figures,
-    against_baseline,
-    BASELINE,
-    print_figures,
-    provenance,
-    Report,
-    Row,
-)
+from specvla_ros.benchmark.report import action_figures, against_baseline, BASELINE, Report, Row
+from specvla_ros.benchmark.report_tables import print_figures, provenance
 
 _FIRST = 10  # frames that differ: at most this many are named
 _NOTES = ('Passes count the prefill; acceptance length = tokens per pass after it, bonus\n'

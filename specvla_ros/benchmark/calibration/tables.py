@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from specvla_ros.benchmark import report
+from specvla_ros.benchmark import report, report_tables
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.control import Split
 from specvla_ros.benchmark.calibration.plan import CalibrateArgs, Plan
@@ -69,7 +69,7 @@ def print_scales(document: dict[str, Any], console: Console) -> None:
             f'{100 * row["loss"]:.1f} %', f'{100 * row["loss_monotone"]:.1f} %',
             'yes' if row['holds'] else 'no')
     console.print(table)
-    console.print(f'{report.provenance(document)}\n{_NOTES}', style='dim', highlight=False,
+    console.print(f'{report_tables.provenance(document)}\n{_NOTES}', style='dim', highlight=False,
                   markup=False)
 
 

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from specvla_ros.benchmark.labels import place_labels, Point
 from specvla_ros.benchmark.plots import figure_file, footnote
-from specvla_ros.benchmark.report import broken, grouped, Report, Row
+from specvla_ros.benchmark.report import grouped, Report, Row
+from specvla_ros.benchmark.report_tables import broken
 
 # By promise: told apart by colour-blind readers, and by shape in black and white.
 _MARKS = {'lossless': ('o', '#0072b2'), 'relaxed': ('s', '#e69f00'),

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 import tyro
 
 from specvla_ros import files
-from specvla_ros.benchmark import checks, machine, plots, preflight, report
+from specvla_ros.benchmark import checks, machine, plots, preflight, report, report_tables
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
@@ -94,7 +94,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     rows = report.rows(records, list(decoders))
     document = report.report(
         sys.argv, _config(args, decoders, key), checkpoint, rows, decoders)
-    report.print_tables(document, console)
+    report_tables.print_tables(document, console)
     _leave(args, folder, document, episodes, console)
     return 0
 

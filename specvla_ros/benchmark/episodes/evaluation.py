@@ -15,7 +15,7 @@ import time
 from rich.console import Console
 
 from specvla_ros import files
-from specvla_ros.benchmark import plots, report
+from specvla_ros.benchmark import plots, report, report_tables
 from specvla_ros.benchmark.episodes.comparison import comparison
 from specvla_ros.benchmark.episodes.comparison_report import print_comparison, write_comparison
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
@@ -85,7 +85,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
         document = make_report(plan, log.episodes, sys.argv)
         if args.compare:
             document['comparison'] = comparison(plan.select(log.episodes), plan.decoders)
-    report.print_tables(document, console)
+    report_tables.print_tables(document, console)
     if args.compare:
         print_comparison(document, console)
     _write(plan, document, args.json, console)

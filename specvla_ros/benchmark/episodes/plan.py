@@ -18,7 +18,8 @@ from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.carrying import Carrying
-from specvla_ros.configuration import DecoderConfig, load_dataset
+from specvla_ros.configuration import DecoderConfig
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.safety import SafetySettings
 

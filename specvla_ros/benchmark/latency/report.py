@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 import torch
 
-from specvla_ros.benchmark import report
+from specvla_ros.benchmark import report, report_tables
 from specvla_ros.benchmark.latency.contest import Sample
 from specvla_ros.benchmark.latency.cost import total, Work
 from specvla_ros.benchmark.latency.entrants import Entrants
@@ -184,7 +184,7 @@ def print_tables(document: Report, console: Console | None = None) -> None:
         "Lossless: tokens are the target's own choice; relaxed: it accepted near ones. "
         'Floor: times the floor.',
         style='dim', highlight=False, markup=False)
-    console.print(report.provenance(document), style='dim', highlight=False, markup=False)
+    console.print(report_tables.provenance(document), style='dim', highlight=False, markup=False)
 
 
 def _megabytes(document: Report) -> str:
@@ -223,7 +223,7 @@ def _times_table(rows: Sequence[Row]) -> Table:
     for row in _by_promise(rows, table):
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
-            report.broken(row['decoder'], 18),
+            report_tables.broken(row['decoder'], 18),
             *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
             f'{row["speedup_vs_ar"]:.2f}',
             f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
@@ -250,7 +250,7 @@ def _stages_table(rows: Sequence[Row]) -> Table:
     table = _table('of it, ms, mean', '', *shown)
     for row in _by_promise(rows, table):
         # Broken, the longest names leave room for all stages in 80 columns.
-        table.add_row(report.broken(row['decoder'], 16), *(
+        table.add_row(report_tables.broken(row['decoder'], 16), *(
             f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
     return table
 
@@ -261,7 +261,7 @@ def _tokens_table(rows: Sequence[Row]) -> Table:
     for row in _by_promise(rows, table):
         equal, length = row.get('tokens_equal_ar'), row['acceptance_length']
         table.add_row(
-            report.broken(row['decoder'], 18), f'{row["target_passes_per_action"]:.2f}',
+            report_tables.broken(row['decoder'], 18), f'{row["target_passes_per_action"]:.2f}',
             f'{length:.2f}' if length else '',
             f'{equal["actions_equal"]}/{equal["actions"]}' if equal else '',
             str(row.get('actions_with_text_tokens', '')), str(row.get('max_bin_error', '')),
@@ -273,7 +273,7 @@ def _passes_table(rows: Sequence[Row]) -> Table:
     table = _table('a pass, mean; its floor and its time in ms', '', '', 'MB', 'GFLOP', 'FLOP/B',
                    'floor', 'ms', 'GFLOP/s', names=2)
     for row in rows:
-        name = report.broken(row['decoder'], 11)
+        name = report_tables.broken(row['decoder'], 11)
         for stage, own in row['passes'].items():
             table.add_row(
                 name, stage, *(f'{value:.{3 if value >= 1 else 2}g}' for value in (

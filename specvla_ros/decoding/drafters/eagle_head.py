@@ -19,7 +19,6 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from specvla_ros.configuration import is_number
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.fused_llama import FusedLayers, KeyValueCache
@@ -29,6 +28,7 @@ from specvla_ros.openvla.lazy import lazy_property
 from specvla_ros.openvla.llama_config import check_plain, MOST_HEADS, MOST_WIDTH, rotary_base
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.small_operations import Place, rotate
+from specvla_ros.typed_files import is_number
 
 from .head_files import load_head, save_head
 

@@ -7,7 +7,7 @@ import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import Float32, Header
 
-from specvla_ros.configuration import DatasetConfig
+from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.policy_node.commands import GripperSwitch, target_of, twist_of
 from specvla_ros.nodes.policy_node.gripper_goals import GripperGoals

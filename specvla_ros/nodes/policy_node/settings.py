@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from specvla_ros.carrying import Carrying, check_execute_steps
-from specvla_ros.configuration import Component, DatasetConfig, DecoderConfig, load_preset
+from specvla_ros.configuration import Component, DecoderConfig, load_preset
+from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS

@@ -11,7 +11,7 @@ from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.carrying import Carrying
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.safety import NO_LIMITS, SafetySettings, step_limits
 
 

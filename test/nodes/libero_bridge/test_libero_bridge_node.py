@@ -12,7 +12,7 @@ from specvla_ros.msg import ActionDelta, EpisodeStatus
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from specvla_ros.configuration import load_dataset
+from specvla_ros.data_sets import load_dataset
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds, to_rgb
 

@@ -6,7 +6,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
 
-from specvla_ros.configuration import config_folder
+from specvla_ros.config_folder import config_folder
 
 NODE = 'fake_policy_node.py'
 MB = 100

@@ -10,7 +10,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 import yaml
 
-from specvla_ros.configuration import config_folder
+from specvla_ros.config_folder import config_folder
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds
 
