@@ -23,6 +23,9 @@ _WORTH = 0.97  # of ar's time at most: one that is hardly faster may as well be 
 # x more waits 1 + 10 x times as long, so looking costs x / (100 + 1000 x): less than 0.1 % each.
 # What cost twice as much or more may have changed as well: 1100 actions are the longest wait.
 LOOK_AGAIN, _PATIENCE = 100, 10
+# One that was measured fewer times than this waits a share of that. Two looks, one of them with
+# cold caches, put the best preset behind another for a whole episode of the demo.
+_WELL_KNOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def choose(costs: Mapping[str, Cost], lost_ms: float, may_lose_ms: float) -> Cho
         if cost.actions < _FIRST_LOOKS and name != BASELINE:
             return Choice(name, f'{name} is looked at: measured {cost.actions} times so far')
         dearer = min(cost.ms / costs[best].ms - 1, 1)
-        if name != best and cost.idle >= LOOK_AGAIN * (1 + _PATIENCE * dearer):
+        known = min(cost.actions / _WELL_KNOWN, 1)
+        if name != best and cost.idle >= LOOK_AGAIN * (1 + _PATIENCE * dearer) * known:
             return Choice(name, f'{name} is looked at again after {cost.idle} actions')
     shown = ', '.join(f'{name} {costs[name].ms:.1f}' for name in sorted(
         (name for name in costs if costs[name].actions), key=lambda name: costs[name].ms))
