@@ -23,7 +23,7 @@ AUTO = 'auto'  # drafter of a preset that has candidates
 BASELINE = 'ar'  # plain autoregression: what others are held against
 LOSSLESS, RELAXED, UNVERIFIED = VERIFICATIONS = ('lossless', 'relaxed', 'unverified')
 
-# Every table, message and plot names the decoder: nobody shall take tokens that the target never
+# Every table, message and plot names the decoder: a reader must not take tokens the target never
 # saw for tokens that it has verified.
 _UNVERIFIED_SUFFIX = f' ({UNVERIFIED})'
 # A decoder's name stands in tables, legends and file names: square brackets, $ and the like mean
@@ -56,9 +56,9 @@ class CompletionConfig:
     """
     When a drafter's prediction is taken without a pass of the target.
 
-    every: at most one in so many actions. after_rejection: for the rest of an action, once a draft
-    was rejected. skip_above: for a whole action, if the drafter's likeness (at most 1) of what is
-    seen is at least this; None = never.
+    every: at most one of this many actions. after_rejection: for the rest of an action, once a
+    draft was rejected. skip_above: for a whole action, if the drafter's likeness (at most 1) of
+    what is seen is at least this; None = never.
     """
 
     drafter: Component

@@ -66,12 +66,12 @@ class AutoDecoder:
     def warm_up(
         self, prompt_ids: Tensor, pixel_values: Tensor, situation: Situation = UNKNOWN
     ) -> None:
-        """Warm all candidates up: whoever is taken, its graphs are there."""
+        """Warm all candidates up: each has its graphs before it is taken."""
         for decoder in self.candidates.values():
             decoder.warm_up(prompt_ids, pixel_values, situation)
 
     def remember(self, tokens: Sequence[int]) -> None:
-        """Let all drafters see what was said, whoever decoded it."""
+        """Let the drafters of all candidates see the action."""
         for decoder in self.candidates.values():
             decoder.remember(tokens)
 

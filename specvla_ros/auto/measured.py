@@ -86,7 +86,7 @@ class Recent:
 
 
 class PassCosts:
-    """Cost of a pass by its draft tokens, whoever guessed them; more of them never cost less."""
+    """Cost of a pass by its number of draft tokens; more of them never cost less."""
 
     __slots__ = ('_by_rows', '_line')
 

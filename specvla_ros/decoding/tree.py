@@ -108,7 +108,7 @@ class TokenTree:
         return replace(cls.of(tokens, parents, sources), finite=all_finite(trees))
 
     def to(self, device: torch.device) -> TokenTree:
-        """Move the tree to a device; of an empty one nobody reads anything."""
+        """Move the tree to a device; an empty one stays, as it is never read."""
         if self.tokens.device == device or not len(self):
             return self
         parts = (self.tokens, self.parents, self.depth, self.ancestor_mask)

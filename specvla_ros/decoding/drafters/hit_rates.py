@@ -77,11 +77,6 @@ class HitRates:
         rates = (counts[:, 0] + overall * _PRIOR_TRIALS) / (counts[:, 1] + _PRIOR_TRIALS)
         return rates.tolist()
 
-    def expected(self, branch: Branch, start: int = 0, depth: int | None = None) -> float:
-        """Tokens that a guess from token ``start`` on, so many deep, is expected to gain."""
-        end = self.length if depth is None else start + depth
-        return float(np.cumprod(self.rates(branch)[start:end]).sum())
-
     def forget(self) -> None:
         """Believe as at first."""
         self._rows: dict[Branch, int] = {}

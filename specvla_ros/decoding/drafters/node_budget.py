@@ -10,7 +10,7 @@ target says behind rejected nodes, and short branches leave it fewer answers (me
 against
 2.52 without any budget, at as many nodes).
 
-A drafter on a GPU leaves its tokens there, and nobody waits for them: such a guess shares nothing
+A drafter on a GPU leaves its tokens there, and the host does not wait: such a guess shares nothing
 with others, and is chosen by its shape alone.
 """
 
@@ -144,7 +144,7 @@ class _Candidates:
 
     def _likeliest(self, most: int) -> list[int]:
         """
-        So many nodes, branch by branch: always the branch that is expected to gain most beyond
+        ``most`` nodes, branch by branch: always the branch that is expected to gain most beyond
         what is taken; of equal ones the first. Parents stand before their children.
         """
         chances: list[float] = []

@@ -39,7 +39,7 @@ class Retrieval:
     """
     Settings of the drafter `retrieval`: neighbours, memory size, weight of the position.
 
-    neighbours: so many nearest actions are guessed, as one tree. memory: actions remembered while
+    neighbours: number of nearest actions to guess, as one tree. memory: actions remembered while
     running, the oldest is forgotten first; 0 = only the database. They outlive an episode, so with
     a relaxed rule an episode's actions depend on those before it. position_scale: where the end
     effector's position is known now and of all entries, a metre counts as so much of a descriptor.
@@ -198,7 +198,7 @@ class RetrievalDrafter(Drafter):
         return self._tokens.index_select(0, nearest.where(nearest < entries, nearest[0]))
 
     def _tree(self, context: DraftContext, most: int) -> TokenTree:
-        """So many of the actions found, from the next token on."""
+        """The nearest of the actions found, from the next token on."""
         known = len(context.tokens)
         end = known + context.max_depth
         if self._guessed is None or known >= min(end, self._guessed.shape[1]):

@@ -58,12 +58,6 @@ def test_forgetting_is_beginning_again():
     assert rates.rates(HELD) == HitRates(3).rates(HELD)
 
 
-def test_expected_tokens_are_the_sum_of_the_chances_of_all_prefixes():
-    rates = HitRates(3)
-    assert rates.expected(HELD) == pytest.approx(0.5 + 0.25 + 0.125)
-    assert rates.expected(HELD, start=1, depth=1) == pytest.approx(0.5)
-
-
 @given(st.lists(st.tuples(st.sampled_from([HELD, MOVED, Branch('glance', 3)]),
                           st.lists(st.integers(0, 2), max_size=5), st.integers(0, 5)),
                 max_size=40))
