@@ -46,6 +46,20 @@ def find_files(path: Path) -> BagFiles:
     return _of_folder(path)
 
 
+def is_storage(path: Path) -> bool:
+    """Whether a file is one of a bag, or its metadata.yaml, by its name."""
+    return path.name == METADATA or path.name.removesuffix(COMPRESSED).endswith(SUFFIXES)
+
+
+def folders_with_bags(folder: Path) -> list[Path]:
+    """Return the folders with a bag's files, this one or below it, in the order of their names."""
+    def fail(error: OSError) -> None:
+        raise error
+
+    return sorted({Path(place) for place, _, names in os.walk(folder, onerror=fail)
+                   for name in names if is_storage(Path(name))})
+
+
 def _of_folder(folder: Path) -> BagFiles:
     if not (folder / METADATA).is_file():
         bag = _only_bag(folder)
@@ -116,12 +130,7 @@ def _only_bag(folder: Path) -> Path:
 
     :raises SpecVLAError: there is none, or there are several
     """
-    def fail(error: OSError) -> None:
-        raise error
-
-    bags = sorted({Path(place) for place, _, names in os.walk(folder, onerror=fail)
-                   for name in names
-                   if name == METADATA or name.removesuffix(COMPRESSED).endswith(SUFFIXES)})
+    bags = folders_with_bags(folder)
     if not bags:
         raise SpecVLAError(f'{folder} is no bag: it holds neither {METADATA} nor a file that '
                            f'ends in {" or ".join(SUFFIXES)}')

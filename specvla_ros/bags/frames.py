@@ -18,6 +18,7 @@ ACTION, REPORT = 'specvla_ros/msg/ActionDelta', 'specvla_ros/msg/DecodeReport'
 DEFAULT_CAMERA = '/image'
 EPISODE = 'specvla_ros/msg/EpisodeStatus'
 _UNREADABLE = -1  # no episode has this number
+_UNVERIFIED = 2  # of `DecodeReport.token_origins`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Frame:
 
     number: counts the frames from 0. stamp: of the camera, received: by the recorder, ns.
     image: uint8 [H, W, 3] RGB. segment: counts instructions and episodes from 0: where it
-    changes, a policy has to forget.
+    changes, a policy has to forget. position: which of the topic's images it is, from 0, those
+    that can't be used included.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Frame:
     image: np.ndarray
     instruction: str
     segment: int
+    position: int = 0
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class FrameReader:
     The frames of a bag, in order.
 
     image_topic, instruction_topic: names as recorded. instruction: in place of the recorded ones.
+    only: positions of the images to decode (see `Frame`), the others are passed over; None = all.
 
     :raises SpecVLAError: the bag lacks a topic, or it is of another type
     """
@@ -71,6 +75,7 @@ class FrameReader:
     instruction_topic: str
     instruction: str = ''
     skipped: Skipped = field(default_factory=Skipped)
+    only: range | None = None
 
     def __post_init__(self) -> None:
         _check_topic(self.bag, self.image_topic, '--image-topic', IMAGE, COMPRESSED)
@@ -93,9 +98,12 @@ class FrameReader:
         episodes = self.bag.of_kind(EPISODE)
         instruction, episode = self.instruction, None
         begun: tuple[str, int | None] | None = None
-        number, segment, last_stamp = 0, -1, 0
+        number, segment, last_stamp, position = 0, -1, 0, -1
         for message in self.bag.messages({self.image_topic, self.instruction_topic, *episodes}):
             if message.topic == self.image_topic:
+                position += 1
+                if self.only is not None and position not in self.only:
+                    continue
                 content = self._image_of(message, last_stamp)
                 if content is None:
                     continue
@@ -105,7 +113,8 @@ class FrameReader:
                     continue
                 if begun != (instruction, episode):
                     begun, segment = (instruction, episode), segment + 1
-                yield Frame(number, last_stamp, message.received, image, instruction, segment)
+                yield Frame(number, last_stamp, message.received, image, instruction, segment,
+                            position)
                 number += 1
             elif message.topic in episodes:
                 content = self._words_of(message, EPISODE)
@@ -113,6 +122,25 @@ class FrameReader:
             elif not self.instruction:
                 content = self._words_of(message, STRING)
                 instruction = '' if content is None else content.data.strip()
+
+    def why_none(self) -> str:
+        """Return why there was no frame at all, after they were read."""
+        skipped = self.skipped
+        if skipped.uninstructed and not (skipped.reason or skipped.words_reason):
+            return f'all {skipped.uninstructed} came under no instruction; give --instruction'
+        return skipped.reason or skipped.words_reason or self.bag.missing
+
+    def remarks(self) -> list[str]:
+        """Return what was left out and why, a line each, after the frames were read."""
+        skipped = self.skipped
+        lines = [f'{count} of {self.n_images} images {what}' for count, what in (
+            (skipped.uninstructed, 'came under no instruction'),
+            (skipped.repeated, 'were sent again under the same stamp'),
+            (skipped.unreadable, f'could not be read: {skipped.reason}')) if count]
+        if skipped.words:
+            lines.append(f'{skipped.words} instructions or episodes could not be read: '
+                         f'{skipped.words_reason}')
+        return lines
 
     def _image_of(self, message: Message, last_stamp: int) -> tuple[int, np.ndarray] | None:
         """Return stamp and pixels; None, counted, for what the policy would not have acted on."""
@@ -146,16 +174,23 @@ class FrameReader:
 
 @dataclass(frozen=True, slots=True)
 class LiveAction:
-    """The policy's action when the bag was recorded; decoder: '' if no report names it."""
+    """
+    The policy's action when the bag was recorded.
+
+    decoder: '' if no report names it. is_own: the report says that every token is the target's own
+    choice: a strict rule, nothing forbidden, nothing unverified, the whole action.
+    """
 
     tokens: tuple[int, ...]
     decoder: str
+    is_own: bool = False
 
 
 def live_actions(bag: Bag) -> dict[int, LiveAction]:
     """Return the recorded actions by the stamp (ns) of the image they answer."""
     tokens: dict[int, tuple[int, ...]] = {}
     decoders: dict[int, str] = {}
+    exact: set[int] = set()
     for message in bag.messages(bag.of_kind(ACTION, REPORT)):
         if message.kind not in (ACTION, REPORT):
             continue
@@ -168,7 +203,17 @@ def live_actions(bag: Bag) -> dict[int, LiveAction]:
             tokens[stamp] = tuple(int(token) for token in content.token_ids)
         else:
             decoders[stamp] = content.decoder
-    return {stamp: LiveAction(ids, decoders.get(stamp, '')) for stamp, ids in tokens.items()}
+            if _is_exact(content):
+                exact.add(stamp)
+    return {stamp: LiveAction(ids, decoders.get(stamp, ''), stamp in exact)
+            for stamp, ids in tokens.items()}
+
+
+def _is_exact(report: Any) -> bool:
+    """Whether a report says that each token is the target's own choice; an old one may not."""
+    origins = getattr(report, 'token_origins', None)
+    return report.rule == 'strict' and not getattr(report, 'forbidden', 1) \
+        and origins is not None and _UNVERIFIED not in {int(origin) for origin in origins}
 
 
 def only_camera(bag: Bag) -> str:

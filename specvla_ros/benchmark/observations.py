@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.pictures import decode_picture
+from specvla_ros.recordings.images import picture_files, read_arrays, read_picture, SUFFIXES
 
 MADE_UP_INSTRUCTION = 'pick up the milk and place it in the basket'
 _MADE_UP_SIDE = 256  # pixels, as LIBERO's cameras
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +71,17 @@ def read(path: Path, instruction: str | None, count: int, every: int = 1) -> Foo
     :raises SpecVLAError: no such frames, one that is no colour picture, or no instruction
     """
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in _SUFFIXES]
-        frames = [_image(file) for file in files[::every][:count]]
+        frames = [read_picture(file) for file in picture_files(path)[::every][:count]]
     elif path.suffix == '.npz' and path.is_file():
-        frames, instruction = _npz(path, instruction, count, every)
+        images, said = read_arrays(path, f'--frames {path}')
+        frames, instruction = list(images[::every][:count]), instruction or said
     else:
         raise SpecVLAError(f'--frames {path}: give a folder of images or an .npz file')
     if not frames:
-        raise SpecVLAError(f'--frames {path}: no images in it; {", ".join(_SUFFIXES)} are read')
+        raise SpecVLAError(f'--frames {path}: no images in it; {", ".join(SUFFIXES)} are read')
     if not instruction:
         raise SpecVLAError(f'--frames {path} has no instruction; give it with --instruction')
     return Footage(instruction, tuple(frames))
-
-
-def _image(file: Path) -> NDArray[np.uint8]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise SpecVLAError(f"{file} can't be read: {error.strerror}") from error
-    return decode_picture(data, str(file))
-
-
-def _npz(path: Path, instruction: str | None, count: int, every: int
-         ) -> tuple[list[NDArray[np.uint8]], str | None]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            images, said = content['images'], content.get('instruction')
-    except Exception as error:  # KeyError, BadZipFile, zlib.error ...: as the damage has it
-        raise SpecVLAError(f"--frames {path} can't be read as an .npz file with an array "
-                           "'images'") from error
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 \
-            or 0 in images.shape[1:]:
-        raise SpecVLAError(f'--frames {path}: images is {images.dtype} {list(images.shape)}, must '
-                           'be uint8 [N, H, W, 3]')
-    if said is not None and (said.ndim or said.dtype.kind != 'U'):
-        raise SpecVLAError(f'--frames {path}: instruction is {said.dtype} {list(said.shape)}, '
-                           'must be one text')
-    return list(images[::every][:count]), instruction or (str(said) if said is not None else None)
 
 
 def made_up(count: int, side: int = _MADE_UP_SIDE) -> Footage:

@@ -206,21 +206,10 @@ def _tell_skipped(reader: FrameReader, any_played: bool, console: Console) -> No
 
     :raises SpecVLAError: all of them
     """
-    skipped = reader.skipped
     if not any_played:
-        reason = skipped.reason or skipped.words_reason or (
-            f'all {skipped.uninstructed} came under no instruction; give --instruction'
-            if skipped.uninstructed else reader.bag.missing)
-        raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reason}')
-    for count, what in ((skipped.uninstructed, 'came under no instruction'),
-                        (skipped.repeated, 'were sent again under the same stamp'),
-                        (skipped.unreadable, f'could not be read: {skipped.reason}')):
-        if count:
-            console.print(f'{count} of {reader.n_images} images {what}', highlight=False,
-                          markup=False, soft_wrap=True)
-    if skipped.words:
-        console.print(f'{skipped.words} instructions or episodes could not be read: '
-                      f'{skipped.words_reason}', highlight=False, markup=False, soft_wrap=True)
+        raise SpecVLAError(f'no frame of {reader.bag.path} can be replayed: {reader.why_none()}')
+    for line in reader.remarks():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _bag_facts(reader: FrameReader, frames: list[Replayed]) -> dict[str, Any]:

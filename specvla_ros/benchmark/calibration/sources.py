@@ -158,11 +158,7 @@ class Recording:
             reader = FrameReader(bag, image_topic, instruction_topic, instruction)
             segments = 1 + max((frame.segment for frame in reader), default=-1)
             if not segments:
-                skipped = reader.skipped
-                raise SpecVLAError(f'no frame of {path} can be used: ' + (
-                    skipped.reason or skipped.words_reason or (
-                        f'all {skipped.uninstructed} came under no instruction; give '
-                        '--instruction' if skipped.uninstructed else bag.missing)))
+                raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
             return cls(path, image_topic, instruction_topic, instruction,
                        files_sha256(bag.files), segments, reader.skipped)
 

@@ -1,0 +1,1 @@
+"""Recordings of a robot, whatever their format, as episodes: frames under one instruction."""

@@ -1,0 +1,104 @@
+"""Episodes of a rosbag2 folder: its segments, in which instruction and episode stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.bags.frames import FrameReader, live_actions, LiveAction, only_camera
+from specvla_ros.bags.reader import Bag
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of, size_of
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Frames seen of a segment; images: which of the bag's images they are, first and last."""
+
+    instruction: str
+    first: int
+    last: int
+    stamps: list[int] = field(default_factory=list)
+
+
+def read(path: Path, choice: Choice) -> Recording:
+    """
+    Look through a bag once: every image is decoded, so what can't be read is known.
+
+    :raises SpecVLAError: it can't be read, no frame of it can be used, or the camera changes size
+    """
+    with Bag(path) as bag:
+        topic = choice.image_topic or only_camera(bag)
+        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction)
+        segments, shape = _segments(reader)
+        if not segments:
+            raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
+        recorded = live_actions(bag)
+        own = {stamp: action.tokens for stamp, action in recorded.items() if action.is_own}
+        remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [bag.missing]))
+        sign = sign_of(bag.files)
+    kind = f'bag, {size_of(shape)} from {topic}'
+    episodes = tuple(_episode(path, topic, choice, number, segment, own)
+                     for number, segment in enumerate(segments))
+    return Recording(path, kind, sign, episodes, remarks)
+
+
+def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
+    """Return the segments, and the shape that all images have."""
+    segments: list[_Segment] = []
+    shape: tuple[int, ...] = ()
+    for frame in reader:
+        shape = shape or frame.image.shape
+        if frame.image.shape != shape:
+            raise SpecVLAError(
+                f'{reader.bag.path}: {reader.image_topic} changes its size from {size_of(shape)} '
+                f'to {size_of(frame.image.shape)} at image {frame.position}: a camera keeps its '
+                'size; choose another --image-topic, or leave this bag out')
+        if frame.segment == len(segments):
+            segments.append(_Segment(frame.instruction, frame.position, frame.position))
+        segments[-1].last = frame.position
+        segments[-1].stamps.append(frame.stamp)
+    return segments, shape
+
+
+def _episode(
+    path: Path, topic: str, choice: Choice, number: int, segment: _Segment,
+    own: dict[int, tuple[int, ...]],
+) -> Episode:
+    stamps = segment.stamps
+    said = {index: own[stamp] for index, stamp in enumerate(stamps) if stamp and stamp in own}
+    known = all(stamps)  # a stamp of 0 is none
+    return Episode(
+        f'segment_{number:04d}', segment.instruction, len(stamps),
+        partial(_images, path, topic, choice, range(segment.first, segment.last + 1)),
+        stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None, said=said)
+
+
+def _images(
+    path: Path, topic: str, choice: Choice, positions: range
+) -> Iterator[NDArray[np.uint8]]:
+    with Bag(path) as bag:
+        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction,
+                             only=positions)
+        for frame in reader:
+            yield frame.image
+
+
+def _about(
+    recorded: dict[int, LiveAction], own: dict[int, tuple[int, ...]]
+) -> list[str]:
+    """Say what the recorded actions are good for."""
+    if not recorded:
+        return []
+    others = sorted({action.decoder or 'a decoder without a report' for action in
+                     recorded.values() if not action.is_own})
+    lines = [f'{len(recorded)} recorded actions, {len(own)} of them the own words of the target '
+             'that played then']
+    if others:
+        lines[0] += f'; under {", ".join(others)} they may be off them'
+    return lines

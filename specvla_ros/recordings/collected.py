@@ -1,0 +1,126 @@
+"""
+Episodes of `specvla collect`: `task<id>/seed<seed>.npz`; `training/collect.py` says what is in it.
+
+An array of JPEG files is an array of Python objects, which numpy reads with pickle, and a pickle
+may run anything. So only what such arrays are made of is let in: a file may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+import pickle
+from typing import Any, BinaryIO
+import zipfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.pictures import decode_picture
+from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of
+
+_PERIOD = 0.05  # s between the steps of an episode: LIBERO's
+# All that an array of bytes names; its module was called numpy.core before numpy 2.
+_ALLOWED = {('numpy', 'ndarray'), ('numpy', 'dtype'), ('numpy.core.multiarray', '_reconstruct'),
+            ('numpy._core.multiarray', '_reconstruct')}
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """An episode's file: frames as JPEG files, [T] each, what it was labelled with, [T, 7]."""
+
+    instruction: str
+    jpegs: tuple[bytes, ...]
+    actions: NDArray[np.float32]
+    frame: NDArray[np.int64]  # [T], the step of each
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """Return the episodes under `<data>`, `<data>/<suite>` or `<data>/<suite>/task<id>`."""
+    for pattern in ('seed*.npz', 'task*/seed*.npz', '*/task*/seed*.npz'):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def read(path: Path, choice: Choice) -> Recording:
+    """
+    Read a folder of episodes, or one episode; those that failed are as good as the others.
+
+    :raises SpecVLAError: one can't be read
+    """
+    files = [path] if path.is_file() else episode_files(path)
+    episodes = []
+    for file in files:
+        content = load(file)
+        if not content.jpegs:  # of a short one with --chunk
+            continue
+        name = f'{file.parent.name}_{file.stem}'
+        if path.is_dir() and file.parent.parent != path and file.parent != path:
+            name = f'{file.parent.parent.name}_{name}'
+        episodes.append(Episode(
+            name, choice.instruction or content.instruction, len(content.jpegs),
+            partial(_images, file), stamps=_PERIOD * content.frame.astype(np.float64), actions=content.actions))
+    return Recording(path, 'episodes of `specvla collect`', sign_of(files), tuple(episodes))
+
+
+def load(path: Path) -> Collected:
+    """
+    Read an episode's file.
+
+    :raises SpecVLAError: it is none, or is damaged
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            jpegs = _member(file, 'jpeg', _of_objects)
+            actions, frame, instruction = (_member(file, name, _of_numbers)
+                                           for name in ('action', 'frame', 'instruction'))
+        actions, said = np.asarray(actions, np.float32), str(instruction).strip()
+        if not len(jpegs) == len(actions) == len(frame):
+            raise ValueError(f'{len(jpegs)} frames, {len(actions)} actions, {len(frame)} steps: '
+                             'must be as many of each')
+        if not said or not all(isinstance(jpeg, bytes) for jpeg in jpegs):
+            raise ValueError('it has no instruction, or a frame is no bytes of a JPEG file')
+    except Exception as error:  # BadZipFile, UnpicklingError, zlib.error ...: as the damage has it
+        raise SpecVLAError(f'{path} is no episode of `specvla collect` '
+                           f'({" ".join(str(error).split())}): leave it out, or collect it again'
+                           ) from error
+    return Collected(said, tuple(jpegs), actions, np.asarray(frame, np.int64))
+
+
+def _images(path: Path) -> Iterator[NDArray[np.uint8]]:
+    for number, jpeg in enumerate(load(path).jpegs):
+        yield decode_picture(jpeg, f'{path}, frame {number}')
+
+
+def _member(file: zipfile.ZipFile, name: str, read_array: Callable[[Any], Any]) -> Any:
+    with file.open(f'{name}.npy') as member:
+        return read_array(member)
+
+
+def _of_numbers(file: BinaryIO) -> NDArray[Any]:
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _of_objects(file: BinaryIO) -> list[bytes]:
+    """Read an array of objects past its header, which says that it is one."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) \
+        else np.lib.format.read_array_header_2_0
+    _, _, kind = read_header(file)
+    if not kind.hasobject:
+        raise ValueError(f'jpeg is an array of {kind}, must be one of bytes')
+    return list(_Harmless(file).load())
+
+
+class _Harmless(pickle.Unpickler):
+    """Unpickle arrays of bytes, and nothing that could do harm."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Let in what such an array is made of."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f'it holds {shown(f"{module}.{name}")}, must hold bytes')
+        return super().find_class(module, name)

@@ -1,0 +1,125 @@
+"""What all recordings have in common: episodes of frames, and which of a recording are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.errors import SpecVLAError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """
+    What of a recording is wanted; '' = what the recording has, where it has only one.
+
+    camera: of a data set: a feature of LeRobot's, a name under `obs` of LIBERO's. image_topic,
+    instruction_topic: of a bag. instruction: in place of the recorded ones.
+    """
+
+    camera: str = ''
+    image_topic: str = ''
+    instruction_topic: str = '/instruction'
+    instruction: str = ''
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """
+    Frames of one camera under one instruction, in order.
+
+    name: no other episode of its recording has it; a part of a file's name. length: T, frames.
+    read: gives the frames from the first on, uint8 [H, W, 3] RGB, top row first. stamps: when each
+    was taken, s from any moment, float64 [T]; None = not known. poses: of the end effector, as
+    recorded, float32 [T, P]. actions: what was done at each frame, in the recording's own units,
+    float32 [T, D]. said: the target's own words that are recorded, by the number of their frame:
+    L token ids each.
+    """
+
+    name: str
+    instruction: str
+    length: int
+    read: Callable[[], Iterator[NDArray[np.uint8]]]
+    stamps: NDArray[np.float64] | None = None
+    poses: NDArray[np.float32] | None = None
+    actions: NDArray[np.float32] | None = None
+    said: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """
+    What one folder or file holds.
+
+    kind: of what format it is, in words. sign: names its content, see `sign_of`. remarks: what was
+    left out, or taken to be so, a line each.
+    """
+
+    path: Path
+    kind: str
+    sign: str
+    episodes: tuple[Episode, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Frames of all episodes."""
+        return sum(map(len, self.episodes))
+
+    def images(self, episode: Episode) -> Iterator[NDArray[np.uint8]]:
+        """
+        Read the frames of an episode.
+
+        :raises SpecVLAError: one is no colour picture or of another size than the first, or there
+            are more or fewer than the recording says
+        """
+        place, first, count = f'{self.path}, {episode.name}', None, 0
+        for image in episode.read():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise SpecVLAError(f'{place}: frame {count} is {image.dtype} {list(image.shape)}, '
+                                   'must be uint8 [height, width, 3], RGB')
+            first = image.shape if first is None else first
+            if image.shape != first:
+                raise SpecVLAError(f'{place}: frame {count} is {size_of(image.shape)}, the first '
+                                   f'was {size_of(first)}: a camera keeps its size; choose one '
+                                   'camera, or leave this recording out')
+            count += 1
+            if count > len(episode):
+                break
+            yield image
+        if count != len(episode):
+            more = 'more' if count > len(episode) else f'only {count}'
+            raise SpecVLAError(f'{place}: {more} frames can be read, {len(episode)} are '
+                               'announced: it is damaged or was changed; leave it out')
+
+
+def size_of(shape: tuple[int, ...]) -> str:
+    """Return the size of a frame [H, W, …] as people say it: width x height."""
+    return f'{shape[1]} x {shape[0]}'
+
+
+def sign_of(files: Iterable[Path]) -> str:
+    """
+    Return 16 hexadecimal digits that name files by their names, sizes and times of change.
+
+    Not by what they hold: to read some GB of video for that would take minutes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        status = path.stat()
+        digest.update(f'{path.name}\t{status.st_size}\t{status.st_mtime_ns}\n'.encode())
+    return digest.hexdigest()[:16]
+
+
+def missing_module(module: str, what: str) -> SpecVLAError:
+    """Return the refusal of a format whose reader isn't installed."""
+    return SpecVLAError(f'{what} are read with the Python module {module}, which is not '
+                        "installed: pip install 'specvla_ros[recordings]'")

@@ -1,0 +1,68 @@
+"""Which format a folder or file is of, by what stands in it; read by that format's reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from specvla_ros.bags.folder import folders_with_bags, is_storage
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.recordings import bag, collected, images, lerobot, libero_hdf5
+from specvla_ros.recordings.episode import Choice, Recording
+from specvla_ros.recordings.lerobot_files import INFO
+
+_RLDS = ('features.json', 'dataset_info.json', '*.tfrecord*')
+FORMATS = ('rosbag2 folders', 'LeRobot data sets (v2.1, v3.0)', "LIBERO's HDF5 demonstrations",
+           'folders of `specvla collect`', 'folders of PNG or JPEG pictures')
+
+
+def open_recordings(paths: Sequence[Path], choice: Choice) -> list[Recording]:
+    """
+    Read what the paths hold: of a folder of several recordings, each.
+
+    :raises SpecVLAError: one is not there, of no known format or damaged, or is given twice
+    """
+    found: dict[Path, Recording] = {}
+    for path in paths:
+        for recording in _read(path, choice):
+            if recording.path.resolve() in found:
+                raise SpecVLAError(f'{recording.path} is given twice: leave one out')
+            found[recording.path.resolve()] = recording
+    empty = [str(recording.path) for recording in found.values() if not recording.frames]
+    if empty:
+        raise SpecVLAError(f'there is no frame in {", ".join(empty)}: leave it out')
+    return list(found.values())
+
+
+def _read(path: Path, choice: Choice) -> list[Recording]:
+    """Read one path by the first format whose signs are there."""
+    if not path.exists():
+        raise SpecVLAError(f'there is no {path}')
+    if path.is_file():
+        return [_read_file(path, choice)]
+    if (path / INFO).is_file():
+        return [lerobot.read(path, choice)]
+    if any(next(path.rglob(name), None) for name in _RLDS):
+        raise SpecVLAError(f'{path} is an RLDS data set (TFRecords), which only TensorFlow reads: '
+                           'convert it to a LeRobot data set')
+    if demos := sorted(file for file in path.iterdir() if file.suffix in libero_hdf5.SUFFIXES):
+        return [libero_hdf5.read(file, choice) for file in demos]
+    if collected.episode_files(path):
+        return [collected.read(path, choice)]
+    if images.folders_of_pictures(path):
+        return [images.read(path, choice)]
+    if bags := folders_with_bags(path):
+        return [bag.read(each, choice) for each in bags]
+    raise SpecVLAError(f'{path} is no recording that can be read; these are: {", ".join(FORMATS)}')
+
+
+def _read_file(path: Path, choice: Choice) -> Recording:
+    if path.suffix in libero_hdf5.SUFFIXES:
+        return libero_hdf5.read(path, choice)
+    if path.suffix == '.npz':
+        module = collected if path.stem.startswith('seed') else images
+        return module.read(path, choice)
+    if is_storage(path):
+        return bag.read(path, choice)
+    raise SpecVLAError(f'{path} is no recording that can be read; these are: '
+                       f'{", ".join(FORMATS)}, and single .mcap, .db3, .hdf5 and .npz files')

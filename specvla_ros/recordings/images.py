@@ -1,0 +1,114 @@
+"""Episodes of pictures: folders of PNG or JPEG files, and .npz files with an array of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.pictures import decode_picture
+from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of
+
+SUFFIXES = ('.png', '.jpg', '.jpeg')
+INSTRUCTION = 'instruction.txt'
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, in the order of their names."""
+    return [file for file in sorted(folder.iterdir())
+            if file.suffix.lower() in SUFFIXES]
+
+
+def folders_of_pictures(folder: Path) -> list[Path]:
+    """Return this folder if there are pictures in it, else the folders in it that have some."""
+    if picture_files(folder):
+        return [folder]
+    return [each for each in sorted(folder.iterdir()) if each.is_dir() and picture_files(each)]
+
+
+def read_picture(file: Path) -> NDArray[np.uint8]:
+    """
+    Read a colour picture, uint8 [H, W, 3].
+
+    :raises SpecVLAError: it can't be read, or is none
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise SpecVLAError(f"{file} can't be read: {error.strerror}") from error
+    return decode_picture(data, str(file))
+
+
+def read_arrays(path: Path, name: str = '') -> tuple[NDArray[np.uint8], str | None]:
+    """
+    Read an .npz file: `images`, uint8 [N, H, W, 3] RGB, and `instruction` if there is one.
+
+    :param name: of the file, for messages
+    :raises SpecVLAError: it is none such
+    """
+    name = name or str(path)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            images, said = content['images'], content.get('instruction')
+    except Exception as error:  # KeyError, BadZipFile, zlib.error ...: as the damage has it
+        raise SpecVLAError(f"{name} can't be read as an .npz file with an array "
+                           "'images'") from error
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 \
+            or 0 in images.shape[1:]:
+        raise SpecVLAError(f'{name}: images is {images.dtype} {list(images.shape)}, must '
+                           'be uint8 [N, H, W, 3]')
+    if said is not None and (said.ndim or said.dtype.kind != 'U'):
+        raise SpecVLAError(f'{name}: instruction is {said.dtype} {list(said.shape)}, '
+                           'must be one text')
+    return images, None if said is None else str(said)
+
+
+def read(path: Path, choice: Choice) -> Recording:
+    """
+    Read a folder of pictures, one of such folders (an episode each), or an .npz file.
+
+    What the robot was told stands in `instruction.txt` in the folder or the one above it, unless
+    it is given.
+
+    :raises SpecVLAError: there is no picture, or no instruction
+    """
+    if path.is_file():
+        images, said = read_arrays(path)
+        instruction = _instruction(choice.instruction or (said or '').strip(), path)
+        episode = Episode('frames', instruction, len(images), partial(_of_array, path))
+        return Recording(path, 'array of frames', sign_of([path]), (episode,))
+    folders = folders_of_pictures(path)
+    files = [file for folder in folders for file in picture_files(folder)]
+    episodes = tuple(_episode(folder, path, choice) for folder in folders)
+    return Recording(path, 'folder of pictures' if folders == [path] else
+                     f'{len(folders)} folders of pictures', sign_of(files), episodes)
+
+
+def _episode(folder: Path, root: Path, choice: Choice) -> Episode:
+    files = picture_files(folder)
+    said = choice.instruction or _written(folder) or (_written(root) if folder != root else '')
+    return Episode(folder.name if folder != root else 'pictures', _instruction(said, folder),
+                   len(files), partial(map, read_picture, files))
+
+
+def _written(folder: Path) -> str:
+    path = folder / INSTRUCTION
+    try:
+        return path.read_text(encoding='utf-8').strip() if path.is_file() else ''
+    except (OSError, ValueError) as error:
+        raise SpecVLAError(f"{path} can't be read as text: {error}") from error
+
+
+def _instruction(said: str, place: Path) -> str:
+    if not said:
+        raise SpecVLAError(f'{place} has no instruction; give it with --instruction, or write it '
+                           f'to {INSTRUCTION} beside the pictures')
+    return said
+
+
+def _of_array(path: Path) -> Iterator[NDArray[np.uint8]]:
+    yield from read_arrays(path)[0]

@@ -1,0 +1,167 @@
+"""
+Episodes of LIBERO's demonstrations: HDF5 files, one a task, `data/demo_0` to `demo_49`.
+
+In LIBERO's own files picture j was taken *after* action j, so the action that belongs to it is
+action j + 1, and the last picture has none: it is left out. In files made anew without the steps
+that don't move (as OpenVLA's data were) pictures are of before the action; they have no attributes,
+and the file's name is the instruction. Both have the bottom row first, unless they say otherwise.
+Source: LIBERO's `create_dataset`; OpenVLA's `regenerate_libero_dataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from functools import partial
+import json
+from pathlib import Path
+import re
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.recordings.episode import (
+    Choice,
+    Episode,
+    missing_module,
+    Recording,
+    sign_of,
+    size_of,
+)
+
+SUFFIXES = ('.hdf5', '.h5')
+_CAMERA = 'agentview_rgb'
+_CONVENTIONS = ('opengl', 'opencv')  # bottom row first, top row first
+
+
+def read(path: Path, choice: Choice) -> Recording:
+    """
+    Read the episodes of a file.
+
+    :raises SpecVLAError: it is damaged or holds no such demonstrations, the camera has to be
+        chosen, or nothing says what the robot was told
+    """
+    with _opened(path) as file:
+        data = file['data']
+        names = sorted((name for name in data if name.startswith('demo_')),
+                       key=lambda name: int(name.removeprefix('demo_')))
+        if not names:
+            raise SpecVLAError(f'{path} holds no demonstration data/demo_0, data/demo_1 …: give '
+                               "a file of LIBERO's")
+        original = 'problem_info' in data.attrs
+        turned = _bottom_first(path, data)
+        instruction = choice.instruction or _instruction(path, data)
+        camera = _camera(path, data[names[0]]['obs'], choice.camera)
+        episodes = tuple(_episode(path, name, data[name], camera, instruction, original, turned)
+                         for name in names)
+        shape = data[names[0]]['obs'][camera].shape
+    after = "of after the action, as in LIBERO's own files" if original else \
+        'of before the action, as where they were made anew'
+    remark = f'pictures are taken to be {after}; {"bottom" if turned else "top"} row first'
+    return Recording(path, f'demonstrations of LIBERO, {size_of(shape[1:])} from {camera}',
+                     sign_of([path]), episodes, (remark,))
+
+
+def _episode(
+    path: Path, name: str, demo: Any, camera: str, instruction: str, original: bool, turned: bool
+) -> Episode:
+    actions = np.asarray(demo['actions'], np.float32)
+    obs, steps = demo['obs'], len(actions)
+    if camera not in obs:
+        raise SpecVLAError(f'{path}, {name}: there is no camera {camera} as in the first '
+                           f'demonstration; there are {_cameras(obs)}')
+    pictures = obs[camera].shape
+    if len(pictures) != 4 or pictures[0] != steps or actions.ndim != 2 or steps < 2:
+        raise SpecVLAError(f'{path}, {name}: actions {list(actions.shape)} and pictures '
+                           f'{list(pictures)}: must be as many of each, at least two')
+    if not np.isfinite(actions).all():
+        raise SpecVLAError(f'{path}, {name}: an action is not a finite number')
+    count = steps - 1 if original else steps
+    poses = _poses(obs, steps)
+    return Episode(
+        name, instruction, count, partial(_images, path, name, camera, count, turned),
+        poses=None if poses is None else poses[:count], actions=actions[-count:])
+
+
+def _images(
+    path: Path, name: str, camera: str, count: int, turned: bool
+) -> Iterator[NDArray[np.uint8]]:
+    with _opened(path) as file:
+        pictures = file['data'][name]['obs'][camera]
+        for number in range(count):
+            picture = pictures[number]
+            yield np.ascontiguousarray(picture[::-1] if turned else picture)
+
+
+def _poses(obs: Any, steps: int) -> NDArray[np.float32] | None:
+    """Position and axis-angle [T, 6] of the end effector."""
+    if 'ee_pos' not in obs or 'ee_ori' not in obs:
+        return None
+    poses = np.concatenate([obs['ee_pos'], obs['ee_ori']], axis=1).astype(np.float32)
+    return poses if len(poses) == steps else None
+
+
+def _cameras(obs: Any) -> list[str]:
+    return sorted(name for name in obs if len(obs[name].shape) == 4)
+
+
+def _camera(path: Path, obs: Any, wanted: str) -> str:
+    found = _cameras(obs)
+    camera = wanted or (_CAMERA if _CAMERA in found else found[0] if len(found) == 1 else '')
+    if camera not in found:
+        raise SpecVLAError(f'{path} has the cameras {", ".join(found) or "of nothing"}'
+                           f'{f", {wanted} is none of them" if wanted else ""}: choose with '
+                           '--camera')
+    return camera
+
+
+def _bottom_first(path: Path, data: Any) -> bool:
+    said = data.attrs.get('macros_image_convention', _CONVENTIONS[0])
+    if said not in _CONVENTIONS:
+        raise SpecVLAError(f'{path}: macros_image_convention is {shown(said)}, must be one of '
+                           f'{", ".join(_CONVENTIONS)}')
+    return bool(said == _CONVENTIONS[0])
+
+
+def _instruction(path: Path, data: Any) -> str:
+    """What the file says; else its name, less the scene's: KITCHEN_SCENE3_turn_on_the_stove_…."""
+    said: Any = ''
+    if 'problem_info' in data.attrs:
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            said = json.loads(data.attrs['problem_info']).get('language_instruction', '')
+        # A list of characters in some files.
+        said = ''.join(said) if isinstance(said, list) else str(said)
+    name = re.sub(r'^.*SCENE\d*_', '', path.stem.removesuffix('_demo'))
+    instruction = said.strip().strip('"')
+    if not instruction and '_' in name:
+        instruction = name.replace('_', ' ').strip()
+    if not instruction:
+        raise SpecVLAError(f'{path}: neither its attributes nor its name say what the robot was '
+                           'told; give it with --instruction')
+    return instruction
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file; what it makes of damage becomes one line."""
+    h5py = _h5py()
+    try:
+        with h5py.File(path, 'r') as file:
+            yield file
+    except SpecVLAError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise SpecVLAError(f"{path} can't be read as demonstrations of LIBERO "
+                           f'({" ".join(str(error).split())}): it is damaged, or something else'
+                           ) from error
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise missing_module('h5py', 'HDF5 files') from error
+    return h5py
