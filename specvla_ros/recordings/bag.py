@@ -18,11 +18,10 @@ from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of, 
 
 @dataclass(slots=True)
 class _Segment:
-    """Frames seen of a segment; images: which of the bag's images they are, first and last."""
+    """Frames of a segment; positions: which of the bag's images they are; stamps: ns."""
 
     instruction: str
-    first: int
-    last: int
+    positions: list[int] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
 
 
@@ -60,8 +59,8 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
                 f'to {size_of(frame.image.shape)} at image {frame.position}: a camera keeps its '
                 'size; choose another --image-topic, or leave this bag out')
         if frame.segment == len(segments):
-            segments.append(_Segment(frame.instruction, frame.position, frame.position))
-        segments[-1].last = frame.position
+            segments.append(_Segment(frame.instruction))
+        segments[-1].positions.append(frame.position)
         segments[-1].stamps.append(frame.stamp)
     return segments, shape
 
@@ -75,16 +74,16 @@ def _episode(
     known = all(stamps)  # a stamp of 0 is none
     return Episode(
         f'segment_{number:04d}', segment.instruction, len(stamps),
-        partial(_images, path, topic, choice, range(segment.first, segment.last + 1)),
+        partial(_images, path, topic, choice, segment.positions),
         stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None, said=said)
 
 
 def _images(
-    path: Path, topic: str, choice: Choice, positions: range
+    path: Path, topic: str, choice: Choice, positions: list[int], start: int, stop: int
 ) -> Iterator[NDArray[np.uint8]]:
+    wanted = range(positions[start], positions[stop - 1] + 1)
     with Bag(path) as bag:
-        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction,
-                             only=positions)
+        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction, only=wanted)
         for frame in reader:
             yield frame.image
 

@@ -63,7 +63,8 @@ def read(path: Path, choice: Choice) -> Recording:
             name = f'{file.parent.parent.name}_{name}'
         episodes.append(Episode(
             name, choice.instruction or content.instruction, len(content.jpegs),
-            partial(_images, file), stamps=_PERIOD * content.frame.astype(np.float64), actions=content.actions))
+            partial(_images, file), stamps=_PERIOD * content.frame.astype(np.float64),
+            actions=content.actions))
     return Recording(path, 'episodes of `specvla collect`', sign_of(files), tuple(episodes))
 
 
@@ -91,8 +92,8 @@ def load(path: Path) -> Collected:
     return Collected(said, tuple(jpegs), actions, np.asarray(frame, np.int64))
 
 
-def _images(path: Path) -> Iterator[NDArray[np.uint8]]:
-    for number, jpeg in enumerate(load(path).jpegs):
+def _images(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+    for number, jpeg in enumerate(load(path).jpegs[start:stop], start):
         yield decode_picture(jpeg, f'{path}, frame {number}')
 
 

@@ -19,13 +19,15 @@ class Choice:
     What of a recording is wanted; '' = what the recording has, where it has only one.
 
     camera: of a data set: a feature of LeRobot's, a name under `obs` of LIBERO's. image_topic,
-    instruction_topic: of a bag. instruction: in place of the recorded ones.
+    instruction_topic: of a bag. instruction: in place of the recorded ones. mirrored: left and
+    right are swapped in all frames, as in data that were made ready for OpenVLA.
     """
 
     camera: str = ''
     image_topic: str = ''
     instruction_topic: str = '/instruction'
     instruction: str = ''
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,17 @@ class Episode:
     Frames of one camera under one instruction, in order.
 
     name: no other episode of its recording has it; a part of a file's name. length: T, frames.
-    read: gives the frames from the first on, uint8 [H, W, 3] RGB, top row first. stamps: when each
-    was taken, s from any moment, float64 [T]; None = not known. poses: of the end effector, as
-    recorded, float32 [T, P]. actions: what was done at each frame, in the recording's own units,
-    float32 [T, D]. said: the target's own words that are recorded, by the number of their frame:
-    L token ids each.
+    read: gives the frames from `start` to below `stop`, uint8 [H, W, 3] RGB, top row first; not to
+    be called for none. stamps: when each was taken, s from any moment, float64 [T]; None = not
+    known. poses: of the end effector, as recorded, float32 [T, P]. actions: what was done at each
+    frame, in the recording's own units, float32 [T, D]. said: recorded actions in which each token
+    was the target's own choice, by the number of their frame: L token ids each.
     """
 
     name: str
     instruction: str
     length: int
-    read: Callable[[], Iterator[NDArray[np.uint8]]]
+    read: Callable[[int, int], Iterator[NDArray[np.uint8]]]
     stamps: NDArray[np.float64] | None = None
     poses: NDArray[np.float32] | None = None
     actions: NDArray[np.float32] | None = None
@@ -60,7 +62,7 @@ class Recording:
     What one folder or file holds.
 
     kind: of what format it is, in words. sign: names its content, see `sign_of`. remarks: what was
-    left out, or taken to be so, a line each.
+    left out, or taken to be so, a line each. mirrored: its frames have left and right swapped.
     """
 
     path: Path
@@ -68,37 +70,40 @@ class Recording:
     sign: str
     episodes: tuple[Episode, ...]
     remarks: tuple[str, ...] = ()
+    mirrored: bool = False
 
     @property
     def frames(self) -> int:
         """Frames of all episodes."""
         return sum(map(len, self.episodes))
 
-    def images(self, episode: Episode) -> Iterator[NDArray[np.uint8]]:
+    def images(
+        self, episode: Episode, start: int = 0, stop: int | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
         """
-        Read the frames of an episode.
+        Read the frames of an episode, from `start` to below `stop`, not mirrored any more.
 
         :raises SpecVLAError: one is no colour picture or of another size than the first, or there
-            are more or fewer than the recording says
+            are fewer than the recording says
         """
-        place, first, count = f'{self.path}, {episode.name}', None, 0
-        for image in episode.read():
+        stop = len(episode) if stop is None else stop
+        if start >= stop:
+            return
+        place, first, number = f'{self.path}, {episode.name}', None, start
+        for number, image in enumerate(episode.read(start, stop), start):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise SpecVLAError(f'{place}: frame {count} is {image.dtype} {list(image.shape)}, '
-                                   'must be uint8 [height, width, 3], RGB')
+                raise SpecVLAError(f'{place}: frame {number} is {image.dtype} '
+                                   f'{list(image.shape)}, must be uint8 [height, width, 3], RGB')
             first = image.shape if first is None else first
             if image.shape != first:
-                raise SpecVLAError(f'{place}: frame {count} is {size_of(image.shape)}, the first '
+                raise SpecVLAError(f'{place}: frame {number} is {size_of(image.shape)}, the first '
                                    f'was {size_of(first)}: a camera keeps its size; choose one '
                                    'camera, or leave this recording out')
-            count += 1
-            if count > len(episode):
-                break
-            yield image
-        if count != len(episode):
-            more = 'more' if count > len(episode) else f'only {count}'
-            raise SpecVLAError(f'{place}: {more} frames can be read, {len(episode)} are '
-                               'announced: it is damaged or was changed; leave it out')
+            yield image[:, ::-1].copy() if self.mirrored else image
+        if first is None or number != stop - 1:
+            raise SpecVLAError(f'{place}: frames {start} to {stop - 1} are announced, and '
+                               f'{number if first else "none"} is the last that can be '
+                               'read: it is damaged or was changed; leave it out')
 
 
 def size_of(shape: tuple[int, ...]) -> str:

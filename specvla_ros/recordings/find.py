@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from specvla_ros.bags.folder import folders_with_bags, is_storage
@@ -27,7 +28,7 @@ def open_recordings(paths: Sequence[Path], choice: Choice) -> list[Recording]:
         for recording in _read(path, choice):
             if recording.path.resolve() in found:
                 raise SpecVLAError(f'{recording.path} is given twice: leave one out')
-            found[recording.path.resolve()] = recording
+            found[recording.path.resolve()] = replace(recording, mirrored=choice.mirrored)
     empty = [str(recording.path) for recording in found.values() if not recording.frames]
     if empty:
         raise SpecVLAError(f'there is no frame in {", ".join(empty)}: leave it out')

@@ -92,7 +92,7 @@ def _episode(folder: Path, root: Path, choice: Choice) -> Episode:
     files = picture_files(folder)
     said = choice.instruction or _written(folder) or (_written(root) if folder != root else '')
     return Episode(folder.name if folder != root else 'pictures', _instruction(said, folder),
-                   len(files), partial(map, read_picture, files))
+                   len(files), partial(_of_files, files))
 
 
 def _written(folder: Path) -> str:
@@ -110,5 +110,9 @@ def _instruction(said: str, place: Path) -> str:
     return said
 
 
-def _of_array(path: Path) -> Iterator[NDArray[np.uint8]]:
-    yield from read_arrays(path)[0]
+def _of_files(files: list[Path], start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+    return map(read_picture, files[start:stop])
+
+
+def _of_array(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+    yield from read_arrays(path)[0][start:stop]

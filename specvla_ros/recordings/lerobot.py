@@ -78,9 +78,9 @@ def _episode(
                            '--instruction')
     if camera.is_video:
         video, begins = files.video(number, camera.feature)
-        read = partial(frames_at, video, begins + stamps, 0.5 / files.fps)
+        read = partial(_frames, video, begins + stamps, 0.5 / files.fps)
     else:
-        read = partial(_pictures, file, camera.feature, start, len(stamps), place)
+        read = partial(_pictures, file, camera.feature, start, place)
     name = f'episode_{number:06d}' + (f'_from_{first}' if first else '')
     return Episode(
         name, instruction, len(stamps), read, stamps=stamps, poses=_numbers(rows, _STATE, place),
@@ -106,11 +106,18 @@ def _runs(*columns: NDArray[Any]) -> Iterator[tuple[int, int]]:
     yield from ((a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b)
 
 
-def _pictures(
-    file: Path, feature: str, start: int, count: int, place: str
+def _frames(
+    video: Path, times: NDArray[np.float64], tolerance: float, start: int, stop: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode pictures that stand in the rows themselves, as PNG or JPEG files."""
-    for number, entry in enumerate(rows_of(file, [feature], start, count)[feature]):
+    return frames_at(video, times[start:stop], tolerance)
+
+
+def _pictures(
+    file: Path, feature: str, row: int, place: str, start: int, stop: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode pictures that stand in the rows from `row` on, as PNG or JPEG files."""
+    rows = rows_of(file, [feature], row + start, stop - start)[feature]
+    for number, entry in enumerate(rows, start):
         data = entry.get('bytes') if isinstance(entry, dict) else None
         if not isinstance(data, bytes):
             raise SpecVLAError(f'{place}: frame {number} of {feature} is {shown(entry)}, must be '

@@ -3,8 +3,8 @@ Episodes of LIBERO's demonstrations: HDF5 files, one a task, `data/demo_0` to `d
 
 In LIBERO's own files picture j was taken *after* action j, so the action that belongs to it is
 action j + 1, and the last picture has none: it is left out. In files made anew without the steps
-that don't move (as OpenVLA's data were) pictures are of before the action; they have no attributes,
-and the file's name is the instruction. Both have the bottom row first, unless they say otherwise.
+that don't move (as OpenVLA's data were) pictures are of before the action; without attributes, the
+file's name is the instruction. Both have the bottom row first, unless they say otherwise.
 Source: LIBERO's `create_dataset`; OpenVLA's `regenerate_libero_dataset`.
 """
 
@@ -82,16 +82,16 @@ def _episode(
     count = steps - 1 if original else steps
     poses = _poses(obs, steps)
     return Episode(
-        name, instruction, count, partial(_images, path, name, camera, count, turned),
+        name, instruction, count, partial(_images, path, name, camera, turned),
         poses=None if poses is None else poses[:count], actions=actions[-count:])
 
 
 def _images(
-    path: Path, name: str, camera: str, count: int, turned: bool
+    path: Path, name: str, camera: str, turned: bool, start: int, stop: int
 ) -> Iterator[NDArray[np.uint8]]:
     with _opened(path) as file:
         pictures = file['data'][name]['obs'][camera]
-        for number in range(count):
+        for number in range(start, stop):
             picture = pictures[number]
             yield np.ascontiguousarray(picture[::-1] if turned else picture)
 

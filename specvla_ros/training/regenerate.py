@@ -8,12 +8,12 @@ whose tokens are off by a few bins: a tree of chains behind one prompt, as cheap
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import time
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 import zlib
 
 import numpy as np
@@ -95,7 +95,8 @@ def run(args: RegenerateArgs) -> int:
     _say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
                   f'{new} to do')
     started = time.monotonic()
-    _regenerate(Regenerator(model, space, args), folder, missing, console)
+    regenerator = Regenerator(model, space, args)
+    write_shards(regenerator.records, folder, missing, args.lanes, console)
     names = {episode.name: episode.instruction for episode in episodes}
     replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
     _say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
@@ -103,10 +104,17 @@ def run(args: RegenerateArgs) -> int:
 
 
 class Regenerator:
-    """Decodes episodes in batches, equal to what is deployed."""
+    """
+    Decodes episodes in batches, equal to what is deployed.
 
-    def __init__(self, model: OpenVLA, space: ActionSpace, args: RegenerateArgs) -> None:
+    features: whether to store the target's, see `frame_type`.
+    """
+
+    def __init__(
+        self, model: OpenVLA, space: ActionSpace, args: RegenerateArgs, features: bool = True
+    ) -> None:
         self.model, self.space, self.args = model, space, args
+        self.features = features
         self.target = Target(model)
         self.transform = model.image_transform()  # only to normalise
 
@@ -115,11 +123,43 @@ class Regenerator:
         """Records (`frame_type`) of an episode, a batch at a time."""
         prompt_ids = self.model.prompt_ids(episode.instruction)
         offsets = self._offsets(episode)
+        for part, pixel_values in self._parts(episode):
+            yield self._decode(prompt_ids, pixel_values,
+                               torch.from_numpy(offsets[part]).to(self.model.device))
+
+    @torch.inference_mode()
+    def records_of(self, episode: Episode, said: NDArray[np.int64]) -> Iterator[NDArray]:
+        """
+        Do the same where the target's own words are known, without features.
+
+        said: token ids [T, L]; a row of -1 is not known, and computed. The others cost the towers
+        alone.
+        """
+        prompt_ids, offsets = self.model.prompt_ids(episode.instruction), self._offsets(episode)
+        for part, pixel_values in self._parts(episode):
+            known = said[part, 0] >= 0
+            records = np.zeros(len(known), self.record_type(0))
+            if not known.all():
+                records[~known] = self._decode(
+                    prompt_ids, pixel_values[torch.from_numpy(~known)],
+                    torch.from_numpy(offsets[part][~known]).to(self.model.device))
+            records['patches'][known] = _half(
+                self.model.embed_patches(pixel_values[torch.from_numpy(known)]))
+            records['tokens'][known] = said[part][known][:, None]
+            yield records
+
+    def _parts(self, episode: Episode) -> Iterator[tuple[slice, Tensor]]:
+        """Cut an episode into batches: which frames, and their pixel values."""
         for start in range(0, len(episode), self.args.batch):
             part = slice(start, start + self.args.batch)
             pixels = torch.from_numpy(np.array(episode.pixels[part])).to(self.model.device)
-            yield self._decode(prompt_ids, self.transform.normalise(pixels),
-                               torch.from_numpy(offsets[part]).to(self.model.device))
+            yield part, self.transform.normalise(pixels)
+
+    def record_type(self, prompt: int) -> np.dtype:
+        """Type of a record with so many rows of the prompt."""
+        config = self.model.config
+        return frame_type(config.n_patches, prompt, config.text_config.hidden_size,
+                          self.args.paths, self.space.length, self.features)
 
     def _offsets(self, episode: Episode) -> NDArray[np.int64]:
         """
@@ -144,10 +184,10 @@ class Regenerator:
         prompt = model.embed(prompt_ids.expand(batch, -1), pixel_values)
         features = model(prompt, cache=cache)
         size = prompt.shape[1]
-        records = np.zeros(batch, frame_type(
-            model.config.n_patches, size, prompt.shape[2], paths, length))
+        records = np.zeros(batch, self.record_type(size))
         records['patches'] = _half(prompt[:, 1:1 + model.config.n_patches])
-        records['prompt'] = _half(features)
+        if self.features:
+            records['prompt'] = _half(features)
         own = features[:, -1:]
         # Each path sees the prompt and itself: tokens of a step stand side by side in the cache.
         sees = torch.ones(paths, size, dtype=torch.bool, device=model.device)
@@ -161,20 +201,37 @@ class Regenerator:
             sees = torch.cat((sees, itself), dim=1)
             position = torch.full((1, paths), size + step, device=model.device)
             own = model(target.action_embeds(said), position, sees[None, None], cache)
-            records['features'][:, :, step] = _half(own)
+            if self.features:
+                records['features'][:, :, step] = _half(own)
         raise AssertionError('unreachable: an action has at least one token')
 
 
-def _regenerate(
-    regenerator: Regenerator, folder: Path, episodes: list[Episode], console: Console
+class Named(Protocol):
+    """What a shard is made of; its name is the shard's."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+Item = TypeVar('Item', bound=Named)
+
+
+def write_shards(
+    records_of: Callable[[Item], Iterator[NDArray]], folder: Path, episodes: Sequence[Item],
+    lanes: int, console: Console,
 ) -> None:
-    """Decode episodes in the lanes; each shard appears whole or not at all."""
+    """
+    Decode episodes in lanes, threads of a core each; each shard appears whole or not at all.
+
+    records_of: gives an episode's records, a batch at a time; called in the lanes.
+    """
     total, done = sum(map(len, episodes)), 0
-    lanes = regenerator.args.lanes
     started = said = time.monotonic()
 
-    def shard(episode: Episode) -> int:
-        records = np.concatenate(list(regenerator.records(episode)))
+    def shard(episode: Item) -> int:
+        records = np.concatenate(list(records_of(episode)))
         path = folder / f'{episode.name}.npy'
         with whole_file(path) as temporary, temporary.open('wb') as file:
             np.save(file, records)

@@ -32,17 +32,21 @@ def default_folder(suite: str, target_sha256: str) -> Path:
     return cache_folder() / 'runs' / 'regenerated' / f'{suite}-{target_sha256[:12]}'
 
 
-def frame_type(patches: int, prompt: int, hidden: int, paths: int, length: int) -> np.dtype:
+def frame_type(
+    patches: int, prompt: int, hidden: int, paths: int, length: int, features: bool = True
+) -> np.dtype:
     """
     Record of a frame.
 
     patches: [P, h] the projected patches, inputs of the target behind BOS; prompt: [S, h] its
     features (hidden states after the final norm) of the prompt; tokens: [paths, L] the action
     tokens that it was fed, path 0 being its own and the others near them; features:
-    [paths, L - 1, h] its features of the first L - 1 of them.
+    [paths, L - 1, h] its features of the first L - 1 of them. Without ``features``, prompt and
+    features are empty: a glance learns nothing from them, and they are half of the bytes.
     """
+    prompt, answered = (prompt, length - 1) if features else (0, 0)
     return np.dtype([('patches', 'f2', (patches, hidden)), ('prompt', 'f2', (prompt, hidden)),
-                     ('features', 'f2', (paths, length - 1, hidden)),
+                     ('features', 'f2', (paths, answered, hidden)),
                      ('tokens', 'i4', (paths, length))])
 
 
@@ -51,7 +55,8 @@ class Manifest:
     """
     The target, the data and the settings; `episodes` maps a shard's name to its instruction.
 
-    image_size, mirror, image: how the frames were shown; length: L; the rest as `RegenerateArgs`.
+    image_size, mirror, image: how the frames were shown; length: L; features: whether the target's
+    are stored, which EAGLE learns from; the rest as `RegenerateArgs`.
     """
 
     target_sha256: str
@@ -67,6 +72,7 @@ class Manifest:
     complete: bool = False
     frames: int = 0
     episodes: dict[str, str] = field(default_factory=dict)
+    features: bool = True
 
     @property
     def preparation(self) -> ImagePreparation:

@@ -1,0 +1,1 @@
+"""`specvla adapt`: a drafter taught from recordings of the robot itself."""

@@ -1,0 +1,135 @@
+"""What a drafter is worth: passes of the target an action, old weights against new, in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specvla_ros.training.adapting.split import Part
+
+# Student's t, the 97.5th percentile, of 1 to 30 degrees of freedom; of more about the normal's.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+      2.052, 2.048, 2.045, 2.042)
+
+
+class Trace(Protocol):
+    """What is used of an action's trace."""
+
+    target_passes: int
+
+
+class Acted(Protocol):
+    """What is used of an action."""
+
+    tokens: tuple[int, ...]
+    trace: Trace
+
+
+class Actor(Protocol):
+    """What is used of a policy."""
+
+    def reset(self) -> None: ...
+
+    def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None) -> Acted: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    Passes an action before and after, means over stretches of held-out recordings.
+
+    change, low, high: of the passes, %, with a 95 % interval (Student's t over the differences of
+    the stretches; None where there are fewer than two). same: actions with the same tokens.
+    """
+
+    rule: str
+    before: float
+    after: float
+    change: float
+    low: float | None
+    high: float | None
+    actions: int
+    same: int
+
+    @classmethod
+    def of(
+        cls, rule: str, before: Sequence[Sequence[Acted]], after: Sequence[Sequence[Acted]]
+    ) -> Comparison:
+        """Compare the actions of two policies, a sequence a stretch."""
+        old, new = (np.array([np.mean([action.trace.target_passes for action in actions])
+                              for actions in each]) for each in (before, after))
+        differences, mean = new - old, float(old.mean())
+        half = None
+        if len(differences) > 1:
+            freedom = len(differences) - 1
+            spread = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+            half = spread * (_T[freedom - 1] if freedom <= len(_T) else 1.96)
+        change = float(differences.mean())
+        same = sum(a.tokens == b.tokens for x, y in zip(before, after, strict=True)
+                   for a, b in zip(x, y, strict=True))
+        bounds = (None, None) if half is None else (change - half, change + half)
+        return cls(rule, mean, float(new.mean()), 100 * change / mean,
+                   *(None if bound is None else 100 * bound / mean for bound in bounds),
+                   actions=sum(map(len, before)), same=same)
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.high is not None and self.high < 0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low is not None and self.low > 0
+
+    def __str__(self) -> str:
+        interval = 'no interval of a single stretch' if self.low is None else \
+            f'95 %: {_signed(self.low)} to {_signed(self.high or 0.0)}'
+        return (f'{self.rule}: {self.before:.2f} → {self.after:.2f} passes an action, '
+                f'{_signed(self.change)} % ({interval})')
+
+    def facts(self) -> dict[str, Any]:
+        """Return its fields, for reports."""
+        return asdict(self)
+
+
+def is_kept(comparisons: Sequence[Comparison]) -> bool:
+    """Whether new weights are worth it: better under one rule at least, worse under none."""
+    return any(it.is_better for it in comparisons) and not any(it.is_worse for it in comparisons)
+
+
+def play(
+    actors: Mapping[str, Actor], parts: Sequence[Part], frames: int,
+    on_frame: Callable[[], None] = lambda: None,
+) -> dict[str, list[list[Acted]]]:
+    """
+    Let each actor act on the same frames, in turn, one after the other as the robot would.
+
+    :param frames: in all, the same number of each part: a stretch from its middle
+    :returns: actions by actor and part
+    """
+    each = max(1, frames // len(parts))
+    acted: dict[str, list[list[Acted]]] = {name: [] for name in actors}
+    for part in parts:
+        start = max(0, (len(part) - each) // 2)
+        shown = part.within(start, min(len(part), start + each))
+        for name, actor in actors.items():
+            actor.reset()
+            acted[name].append([])
+        stamps = shown.episode.stamps
+        for number, image in enumerate(shown.images(), shown.start):
+            stamp = None if stamps is None else float(stamps[number])
+            for name, actor in actors.items():
+                acted[name][-1].append(actor.act(image, shown.episode.instruction, stamp))
+            on_frame()
+    return acted
+
+
+def _signed(percent: float) -> str:
+    return f'{percent:+.1f}'.replace('-', '−')
