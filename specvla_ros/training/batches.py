@@ -98,7 +98,7 @@ class BatchMaker:
         return Batch(
             pixel_values=self._pixel_values(located, random, augmentation),
             input_ids=torch.from_numpy(ids),
-            answers=torch.tensor([len(prompt) - 1 for prompt in prompts]),
+            prompt_ends=torch.tensor([len(prompt) - 1 for prompt in prompts]),
             labels=torch.from_numpy(labels),
             state=torch.from_numpy((state - self.scale.mean) / self.scale.deviation),
             task=torch.tensor([self._numbers.get(e.instruction, 0) for e, _ in located]),

@@ -238,6 +238,11 @@ class Frames:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def n_episodes(self) -> int:
+        """Episodes they are of."""
+        return len(self.episodes)
+
     def locate(self, index: int) -> tuple[Episode, int]:
         """Episode and frame within it of a running index."""
         number = int(np.searchsorted(self.starts, index, side='right')) - 1

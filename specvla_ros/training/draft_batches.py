@@ -40,6 +40,11 @@ class ShardFrames:
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.shards else 0
 
+    @property
+    def n_episodes(self) -> int:
+        """Episodes they are of, one a shard."""
+        return len(self.shards)
+
     def locate(self, index: int) -> tuple[Shard, int]:
         """Shard and frame within it of a running index."""
         number = int(np.searchsorted(self._ends, index, side='right'))
@@ -67,7 +72,7 @@ class DraftBatchMaker:
         records = [shard.records[frame] for shard, frame in located]
         paths = [self._path(len(record['tokens']), random, perturbation) for record in records]
         tokens = self._tensor([r['tokens'][path] for r, path in zip(records, paths, strict=True)])
-        answers = self._tensor(
+        following = self._tensor(
             [r['features'][path] for r, path in zip(records, paths, strict=True)]).float()
         fed = self._model.embed_tokens(tokens[:, :-1].long()).float()
         longest = max(len(record['prompt']) for record in records)
@@ -83,7 +88,7 @@ class DraftBatchMaker:
         real = torch.stack(real)
         # The last prompt row reads e of the first action token, the last action row the feature
         # of the last token but one.
-        features = torch.cat((torch.stack(features), answers[:, :-1]), dim=1)
+        features = torch.cat((torch.stack(features), following[:, :-1]), dim=1)
         rows = torch.arange(features.shape[1], device=self.device)
         padded = (~real).sum(dim=1, keepdim=True)
         return DraftBatch(
@@ -91,8 +96,8 @@ class DraftBatchMaker:
             embeds=torch.cat((torch.stack(embeds), fed), dim=1).to(self.dtype),
             positions=(rows - padded).clamp(min=0),
             real=real,
-            answers=answers,
-            logits=functional.linear(answers, self.action_head),
+            following=following,
+            logits=functional.linear(following, self.action_head),
         )
 
     def _path(

@@ -13,12 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import copy
 from dataclasses import dataclass
 import math
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn, Tensor
-
-from specvla_ros.errors import SpecVLAError
 
 Part = TypeVar('Part')
 Result = TypeVar('Result')
@@ -127,8 +125,8 @@ class Optimizer:
         self.averaged.load_state_dict(state['averaged'])
         self._adamw.load_state_dict(state['adamw'])
         self.steps = state['steps']
-        with torch.no_grad():
-            self._publish()
+        if self.replica is not self.module:
+            self.replica.load_state_dict(state['module'])  # what is frozen as well
 
     def _publish(self) -> None:
         """Give the lanes the master weights."""
@@ -141,29 +139,3 @@ class Optimizer:
         value, result = loss(part)
         return list(torch.autograd.grad(value, self._replicas, materialize_grads=True,
                                         allow_unused=True)), result
-
-
-class Schedule(Protocol):
-    """Arguments that every training has."""
-
-    batch: int
-    lanes: int
-    dtype: str
-    store: str
-    minutes: float
-    epochs: float
-
-
-def check_schedule(args: Schedule) -> None:
-    """Raise SpecVLAError for a batch, lanes, data type or length that can't be."""
-    for name in ('batch', 'lanes'):
-        if getattr(args, name) < 1:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
-    if args.batch % args.lanes:
-        raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
-    for name in ('dtype', 'store'):
-        if getattr(args, name) not in ('bfloat16', 'float32'):
-            raise SpecVLAError(
-                f'{name} is {getattr(args, name)!r}, must be bfloat16 or float32')
-    if args.minutes <= 0 and args.epochs <= 0:
-        raise SpecVLAError('minutes and epochs are both 0: one must be positive')

@@ -27,7 +27,7 @@ class DraftBatch:
     Rows of a batch, S = R + A of them a frame.
 
     features, embeds: [B, S, h], f_i and e_{i+1}; positions: int64 [B, S], i; real: bool [B, R],
-    false where a prompt row is padding; answers: [B, A, h], f_{i+1} of the action rows;
+    false where a prompt row is padding; following: [B, A, h], f_{i+1} of the action rows;
     logits: [B, A, action tokens], what the target makes of them.
     """
 
@@ -35,13 +35,13 @@ class DraftBatch:
     embeds: Tensor
     positions: Tensor
     real: Tensor
-    answers: Tensor
+    following: Tensor
     logits: Tensor
 
     @property
     def action_rows(self) -> int:
         """A: rows whose guess says an action token."""
-        return self.answers.shape[1]
+        return self.following.shape[1]
 
 
 class _Grown:
@@ -117,7 +117,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class LossWeights:
     """
-    Parts of the drafter's loss; Spec-VLA has features 1, tokens 0.1, and prompt as features.
+    Parts of EAGLE's loss; Spec-VLA has features 1, tokens 0.1, and prompt as features.
 
     Greedy decoding only asks for the target's favourite, and a target trained on smoothed labels
     says several bins with nearly the same probability, so its distribution is sharpened.
@@ -133,7 +133,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftLoss:
+class EagleLoss:
     """Parts of the loss, means over a batch; `total` carries the gradient."""
 
     total: Tensor
@@ -141,13 +141,13 @@ class DraftLoss:
     features: Tensor
 
 
-def drafter_loss(
+def eagle_loss(
     head: EagleHead, action_head: Tensor, batch: DraftBatch, weights: LossWeights
-) -> DraftLoss:
+) -> EagleLoss:
     """Loss of a batch; action_head: [action tokens, h], the target's rows of the action tokens."""
     depths, prompt = unroll(head, batch, prompt=weights.prompt > 0)
     guesses = torch.cat(depths, dim=1)
-    wanted = torch.cat([batch.answers[:, depth:] for depth in range(len(depths))], dim=1)
+    wanted = torch.cat([batch.following[:, depth:] for depth in range(len(depths))], dim=1)
     logits = torch.cat([batch.logits[:, depth:] for depth in range(len(depths))], dim=1)
     said = functional.log_softmax(functional.linear(guesses, action_head).float(), dim=-1)
     should = functional.log_softmax(logits.float() / weights.temperature, dim=-1)
@@ -159,7 +159,7 @@ def drafter_loss(
         after = batch.features[:, 1:1 + prompt.shape[1]]
         error = functional.smooth_l1_loss(prompt.float(), after.float(), reduction='none').mean(-1)
         total = total + weights.prompt * (error * batch.real).sum() / batch.real.sum()
-    return DraftLoss(total, tokens.detach(), features.detach())
+    return EagleLoss(total, tokens.detach(), features.detach())
 
 
 @torch.no_grad()
