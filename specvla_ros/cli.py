@@ -54,6 +54,8 @@ COMMANDS = {
                       "what works on this machine, and what to do about what doesn't"),
     'collect': Command('specvla_ros.training.collect', 'CollectArgs',
                        'record demonstrations of the scripted experts'),
+    'adapt': Command('specvla_ros.training.adapting.command', 'AdaptArgs',
+                     'teach a drafter from recordings of your robot: bags and data sets'),
     'train target': Command('specvla_ros.training.train_target', 'TrainTargetArgs',
                             'train an OpenVLA on collected demonstrations'),
     'regenerate': Command('specvla_ros.training.regenerate', 'RegenerateArgs',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 import math
 from pathlib import Path
@@ -135,6 +135,22 @@ def dataset_names() -> list[str]:
     """Names of the data sets there are configurations of."""
     files = sorted((config_folder() / 'unnorm').glob('*.yaml'))
     return [key for path in files for key in _dataset_file(path)[0]]
+
+
+def check_key(keys: Collection[str], wanted: str | None) -> str:
+    """
+    Return the statistics' key to use where no suite says which.
+
+    :raises ValueError: the checkpoint has no such key, or several of which none is named
+    """
+    if wanted is None and len(keys) == 1:
+        wanted, = keys
+    if wanted is None or wanted not in keys:
+        said = 'one has to be chosen' if wanted is None else f'{wanted} is none of them'
+        raise SpecVLAError(f'--unnorm-key: the checkpoint has the statistics '
+                           f'{", ".join(sorted(keys)) or "of nothing"}, and {said}')
+    load_dataset(wanted)
+    return wanted
 
 
 def _dataset_file(path: Path) -> tuple[list[str], dict[str, Any]]:

@@ -10,7 +10,6 @@ from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
-from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 
 
@@ -53,22 +52,6 @@ def statistics_of(args: PolicyArgs) -> frozenset[str]:
 
     folder, _ = machine.checkpoint_folders(args.checkpoint, args.drafter)
     return frozenset(read_norm_stats(folder, read_config(folder)))
-
-
-def check_key(keys: Collection[str], wanted: str | None) -> str:
-    """
-    Return the statistics' key to use where no suite says which.
-
-    :raises ValueError: the checkpoint has no such key, or several of which none is named
-    """
-    if wanted is None and len(keys) == 1:
-        wanted, = keys
-    if wanted is None or wanted not in keys:
-        said = 'one has to be chosen' if wanted is None else f'{wanted} is none of them'
-        raise SpecVLAError(f'--unnorm-key: the checkpoint has the statistics '
-                           f'{", ".join(sorted(keys)) or "of nothing"}, and {said}')
-    load_dataset(wanted)
-    return wanted
 
 
 def keys_of_suites(names: Sequence[str], keys: Collection[str], wanted: str | None

@@ -143,9 +143,10 @@ class Regenerator:
                 records[~known] = self._decode(
                     prompt_ids, pixel_values[torch.from_numpy(~known)],
                     torch.from_numpy(offsets[part][~known]).to(self.model.device))
-            records['patches'][known] = _half(
-                self.model.embed_patches(pixel_values[torch.from_numpy(known)]))
-            records['tokens'][known] = said[part][known][:, None]
+            if known.any():
+                records['patches'][known] = _half(
+                    self.model.embed_patches(pixel_values[torch.from_numpy(known)]))
+                records['tokens'][known] = said[part][known][:, None]
             yield records
 
     def _parts(self, episode: Episode) -> Iterator[tuple[slice, Tensor]]:

@@ -8,8 +8,9 @@ import pytest
 from specvla_ros import cli
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.checks import check_decoders
-from specvla_ros.benchmark.preflight import check_key, check_policy, keys_of_suites
+from specvla_ros.benchmark.preflight import check_policy, keys_of_suites
 from specvla_ros.configuration import load_preset, preset_names
+from specvla_ros.data_sets import check_key
 from specvla_ros.libero.suites import SUITES
 
 EXAMPLE = Path(__file__).parents[1] / 'data' / 'libero_object_2'

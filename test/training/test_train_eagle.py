@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from specvla_ros.training.train_drafter import run, TrainDrafterArgs
 import torch
 
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
@@ -19,7 +20,6 @@ from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, 
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.regenerated import open_shards
-from specvla_ros.training.train_drafter import run, TrainDrafterArgs
 from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
 

@@ -31,6 +31,7 @@ from specvla_ros.benchmark.bag_replay.offline import replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
 from specvla_ros.progress import terminal_bar
@@ -79,7 +80,7 @@ def run(args: ReplayArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
-    key = preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
+    key = check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
     with Bag(args.bag) as bag:

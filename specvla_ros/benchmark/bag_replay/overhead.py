@@ -33,6 +33,7 @@ from specvla_ros.benchmark.bag_replay import live as live_replay
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.progress import terminal_bar
 
@@ -74,7 +75,7 @@ def run(args: OverheadArgs) -> int:
     :raises ValueError: bad input, in one line
     """
     decoders = _check(args)
-    preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
+    check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
     hashes = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
     folder = files.folder_of(args.out, 'overhead')

@@ -25,6 +25,7 @@ from specvla_ros.benchmark.calibration.sources import (
 )
 from specvla_ros.benchmark.calibration.units import Limits, Promise
 from specvla_ros.configuration import decoder_name, DecoderConfig
+from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.writable import check_writable
@@ -139,7 +140,7 @@ def make_plan(
     source: Source
     places: dict[str, Any]
     if args.bag:
-        unnorm_key = preflight.check_key(keys, args.unnorm_key)
+        unnorm_key = check_key(keys, args.unnorm_key)
         bags = _read_bags(args)
         source = Recordings(bags)
         check_enough(args, len(source.names))

@@ -32,6 +32,7 @@ from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPL
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.progress import terminal_bar
@@ -153,7 +154,7 @@ def _unnorm_key(args: BenchArgs) -> str:
     """Return the key of the statistics: the suite's own if the frames are LIBERO's."""
     keys = preflight.statistics_of(args)
     if args.frames is not None:
-        return preflight.check_key(keys, args.unnorm_key)
+        return check_key(keys, args.unnorm_key)
     return preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
 
 

@@ -1,23 +1,31 @@
-"""The drafters that recordings can teach: with what they are trained, and by what measured."""
+"""The drafters that recordings can teach: what they are taught with, and measured by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-import shutil
+from typing import Any
 
 from torch import nn
 
-from specvla_ros.decoding.drafters import EagleHead, GlanceHead
+from specvla_ros.decoding.drafters import EagleHead, GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import weights_folder
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.openvla.json_file import read_object
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.train_drafter import EagleTraining, TrainDrafterArgs
-from specvla_ros.training.train_glance import GlanceTraining, TrainGlanceArgs
+from specvla_ros.training.recipe import Recipe
+from specvla_ros.training.saved_state import StateFolder
+from specvla_ros.training.schedule import Schedule
+from specvla_ros.training.train_eagle import EagleRecipe, TrainEagleArgs
+from specvla_ros.training.train_glance import GlanceRecipe, TrainGlanceArgs
+from specvla_ros.training.trainer import Trainer
+from specvla_ros.training.training_progress import TrainingProgress
 
-GENTLE = 0.5  # of the usual learning rate, where training begins with weights that are good
+# Of the usual learning rate, where training begins with weights that are good already.
+_GENTLE = 0.5
+_SIZES = ('rank', 'width', 'shapes')
+_AT_THE_END = 1e6  # minutes between measurements: there is nothing to measure with on the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Lesson:
     A drafter to teach.
 
     name: of the drafter and its folder. presets: a lossless decoder that drafts with it, and a
-    relaxed one. without: the ones to be better than where there are no weights yet.
+    relaxed one. without: those to be better than where there are no weights yet.
     """
 
     name: str
@@ -35,44 +43,131 @@ class Lesson:
 
 
 def lessons(chunk: int, eagle: bool) -> tuple[Lesson, ...]:
-    """Return what is taught for a checkpoint that says so many control steps."""
+    """Return what is taught to a checkpoint whose actions are of so many control steps."""
     if chunk == 1:
         glance = Lesson('glance', ('glance', 'glance_relaxed'), ('history', 'history_relaxed'))
     else:  # a chunk's held step guesses nothing, and costs a row a token
         glance = Lesson('glance', ('glance_jacobi', 'glance_jacobi_relaxed'),
                         ('jacobi', 'history_relaxed'))
-    both = (glance, Lesson('eagle', ('strict', 'relaxed'), ('history', 'history_relaxed')))
-    return both if eagle else both[:1]
+    others = (Lesson('eagle', ('strict', 'relaxed'), ('history', 'history_relaxed')),)
+    return (glance, *others) if eagle else (glance,)
 
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """How a drafter is taught: target and its words, the present weights, time and threads."""
+    """
+    How drafters are taught.
+
+    words: folder of what the target says, of so many `frames`. present: folder of the drafters
+    there are. out: folder of drafters that gets the new ones. minutes, epochs: a training ends
+    with whichever comes first.
+    """
 
     target: Path
     unnorm_key: str
     words: Path
-    present: Path | None  # folder of all drafters' weights
+    frames: int
+    present: Path
+    out: Path
     minutes: float
     epochs: float
-    frames: int
     lanes: int
     device: str
     seed: int
 
+    def train(self, lesson: Lesson, progress: TrainingProgress) -> OpenVLA:
+        """
+        Teach a drafter into `out`, beginning with the present weights if they fit.
 
-def present_head(lesson: Lesson, teaching: Teaching, model: OpenVLA) -> tuple[nn.Module | None, str]:
-    """
-    Return the present network to begin with, in float32, and what is to be said of it.
+        :returns: the target, to measure with
+        :raises SpecVLAError: what is wrong with the words or the target
+        """
+        recipe = (_glance if lesson.name == 'glance' else _eagle)(self)
+        state = StateFolder(self.out.with_name(f'{lesson.name}.training'), '--out')
+        _Limited(recipe, recipe.args, state, progress, self.minutes).run()
+        return recipe.model
 
-    None where there is none, or one that doesn't fit: '' or the reason.
-    """
-    folder = teaching.present and weights_folder(teaching.present, lesson.name)
+    def arguments(self, batch: int) -> dict[str, Any]:
+        """Return what all trainings are told; batch: what they take of many frames."""
+        lanes = min(self.lanes, self.frames)
+        batch = min(batch, self.frames) // lanes * lanes
+        return dict(
+            target=self.target, suite=self.unnorm_key, unnorm_key=self.unnorm_key,
+            regenerated=self.words, epochs=self.epochs, batch=batch, lanes=lanes,
+            device=self.device, seed=self.seed, holdout=0.0, evaluate=_AT_THE_END,
+            decode_frames=0)
+
+
+def begins_with(name: str, present: Path, model: OpenVLA) -> tuple[nn.Module | None, str]:
+    """Return the network to begin with, trainable; None: there is none that fits, and why."""
+    folder = weights_folder(present, name)
     if folder is None:
-        return None, ''
+        return None, 'there were none'
     try:
-        kind = GlanceHead if lesson.name == 'glance' else EagleHead
+        kind = GlanceHead if name == 'glance' else EagleHead
         head = kind.from_pretrained(folder, model)
-    except (SpecVLAError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         return None, str(error)
     return head.float().train().requires_grad_(True), ''
+
+
+class _Limited(Trainer):
+    """A training that ends after its epochs, or after minutes if they are over before."""
+
+    def __init__(
+        self, recipe: Recipe, schedule: Schedule, folder: StateFolder,
+        progress: TrainingProgress, minutes: float,
+    ) -> None:
+        super().__init__(recipe, schedule, folder, progress, None)
+        self._minutes = minutes
+
+    def done(self) -> float:
+        """Share of the training that is done, 0 … 1."""
+        return max(super().done(), min(1.0, self.elapsed / (60 * self._minutes)))
+
+
+class _Glance(GlanceRecipe):
+    """A glance network that goes on from the present one."""
+
+    def __init__(self, args: TrainGlanceArgs, unnorm_key: str, present: Path) -> None:
+        self._present = present
+        super().__init__(args, unnorm_key)
+
+    def new_network(self) -> nn.Module:
+        """Return the present network, or a new one."""
+        return begins_with('glance', self._present, self.model)[0] or super().new_network()
+
+
+class _Eagle(EagleRecipe):
+    """An EAGLE network that goes on from the present one."""
+
+    def __init__(self, args: TrainEagleArgs, unnorm_key: str, present: Path) -> None:
+        self._present = present
+        super().__init__(args, unnorm_key)
+
+    def new_network(self) -> nn.Module:
+        """Return the present network, or a new one."""
+        return begins_with('eagle', self._present, self.model)[0] or super().new_network()
+
+
+def _glance(teaching: Teaching) -> _Glance:
+    """Take the present network's dimensions: its weights fit no others."""
+    args = TrainGlanceArgs(**teaching.arguments(128), drafter=teaching.out)
+    folder = weights_folder(teaching.present, 'glance')
+    if folder is not None:
+        with contextlib.suppress(ValueError, OSError):  # what can't be read is not begun with
+            config = GlanceConfig.from_dict(read_object(folder / 'config.json'))
+            args = replace(args, **{name: getattr(config, name) for name in _SIZES},
+                           optimizer=_gentle(args.optimizer))
+    return _Glance(args, teaching.unnorm_key, teaching.present)
+
+
+def _eagle(teaching: Teaching) -> _Eagle:
+    args = TrainEagleArgs(**teaching.arguments(64), out=teaching.out / 'eagle')
+    if weights_folder(teaching.present, 'eagle') is not None:
+        args = replace(args, optimizer=_gentle(args.optimizer))
+    return _Eagle(args, teaching.unnorm_key, teaching.present)
+
+
+def _gentle(optimizer: OptimizerSettings) -> OptimizerSettings:
+    return replace(optimizer, learning_rate=_GENTLE * optimizer.learning_rate)
