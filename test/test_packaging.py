@@ -32,7 +32,7 @@ ROSDEP = {
 ONLY_WITH_APT = {'control_msgs', 'launch', 'launch_ros'}
 # Too big to come along for what it does; without it the node says what to install. Triton comes
 # with torch for CUDA; without it torch's own operations are taken.
-BY_HAND = {'rerun', 'triton'}
+BY_HAND = {'rerun', 'triton', 'av', 'h5py', 'pyarrow'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',

@@ -1,0 +1,171 @@
+"""LeRobot data sets: what was written comes out, of v2.1 and v3.0 alike."""
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.find import open_recordings
+from test.recordings.makers import (
+    CAMERA,
+    LeRobotMaker,
+    MODULES,
+    numbers,
+    pictures,
+    png,
+    write_parquet,
+)
+
+pytest.importorskip('pyarrow', reason=f'pyarrow: {MODULES}')
+pytest.importorskip('av', reason=f'av: {MODULES}')
+
+CODEC_ERROR = 2.0  # mean of the absolute differences, of 255: H.264 at crf 8, 4:2:0
+
+
+def episodes():
+    """Three of two tasks; the frames of each have other brightnesses than its neighbours'."""
+    return [(task, pictures(count, first), numbers(count, 7, first), numbers(count, 6, -first))
+            for task, count, first in (('open the drawer', 7, 0), ('close it', 5, 10),
+                                       ('open the drawer', 6, 20))]
+
+
+@pytest.fixture(params=['v2.1', 'v3.0'])
+def version(request):
+    return request.param
+
+
+def only(path, **choice):
+    recording, = open_recordings([path], Choice(**choice))
+    return recording
+
+
+def test_a_video_data_set_gives_its_frames_and_the_numbers_to_the_bit(tmp_path, version):
+    written = episodes()
+    LeRobotMaker(tmp_path / 'set', version, written)
+    recording = only(tmp_path / 'set')
+    assert recording.kind == f'LeRobot data set {version}, 48 x 32 from {CAMERA}'
+    assert [len(episode) for episode in recording.episodes] == [7, 5, 6]
+    for episode, (task, images, actions, states) in zip(recording.episodes, written):
+        assert episode.instruction == task
+        assert np.array_equal(episode.actions, actions)
+        assert np.array_equal(episode.poses, states)
+        assert episode.stamps == pytest.approx(np.arange(len(images)) / 10, abs=1e-6)
+        read = list(recording.images(episode))
+        assert len(read) == len(images)
+        for image, there in zip(read, images):
+            assert np.abs(image.astype(int) - there).mean() < CODEC_ERROR
+        assert all(a.mean() + 4 < b.mean() for a, b in pairwise(read))  # none twice, none left out
+
+
+def test_a_stretch_of_an_episode_begins_where_it_is_asked_for(tmp_path, version):
+    written = episodes()
+    LeRobotMaker(tmp_path / 'set', version, written)
+    recording = only(tmp_path / 'set')
+    part = list(recording.images(recording.episodes[1], 2, 4))
+    assert [np.abs(a.astype(int) - b).mean() < CODEC_ERROR
+            for a, b in zip(part, written[1][1][2:4], strict=True)] == [True, True]
+
+
+def test_pictures_in_the_rows_come_out_to_the_bit(tmp_path, version):
+    written = episodes()
+    LeRobotMaker(tmp_path / 'set', version, written, video=False)
+    recording = only(tmp_path / 'set')
+    for episode, (_, images, *_) in zip(recording.episodes, written):
+        assert np.array_equal(np.stack(list(recording.images(episode))), np.stack(images))
+
+
+def test_mirrored_frames_are_turned_back(tmp_path):
+    written = episodes()
+    LeRobotMaker(tmp_path / 'set', 'v3.0', written, video=False)
+    recording = only(tmp_path / 'set', mirrored=True)
+    first = next(recording.images(recording.episodes[0]))
+    assert np.array_equal(first, written[0][1][0][:, ::-1])
+
+
+def test_an_episode_in_which_the_task_changes_is_two(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+    written = episodes()
+    maker = LeRobotMaker(tmp_path / 'set', 'v3.0', written, video=False)
+    path = maker.root / 'data' / 'chunk-000' / 'file-000.parquet'
+    table = parquet.read_table(path)
+    tasks = table['task_index'].to_numpy().copy()
+    tasks[3:7] = 1  # of the first episode's seven
+    parquet.write_table(table.set_column(table.schema.get_field_index('task_index'), 'task_index',
+                                         pyarrow.array(tasks)), path)
+    recording = only(maker.root)
+    assert [(e.name, e.instruction, len(e)) for e in recording.episodes[:2]] == [
+        ('episode_000000', 'open the drawer', 3), ('episode_000000_from_3', 'close it', 4)]
+    second = list(recording.images(recording.episodes[1]))
+    assert np.array_equal(np.stack(second), np.stack(written[0][1][3:]))
+
+
+def damage(maker, what):
+    root, v3 = maker.root, maker.version == 'v3.0'
+    video = sorted((root / 'videos').rglob('*.mp4'))[0]
+    rows = sorted((root / 'data').rglob('*.parquet'))[0]
+    if what in ('video cut off', 'rows cut off'):
+        path = video if what == 'video cut off' else rows
+        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    elif what == 'video missing':
+        video.unlink()
+    elif what == 'rows missing':
+        rows.unlink()
+    elif what == 'tasks missing':
+        (root / 'meta' / ('tasks.parquet' if v3 else 'tasks.jsonl')).unlink()
+    else:
+        changes = {'version': {'codebase_version': 'v1.6'}, 'fps': {'fps': 0},
+                   'no camera': {'features': {}}, 'counted': {'total_frames': 99},
+                   'outside': {'video_path': '../../{video_key}.mp4'}}
+        maker.info |= changes[what]
+        maker.save_info()
+
+
+@pytest.mark.parametrize('what, message', [
+    ('video cut off', r"mp4 (can't be decoded|ends at|has no frame)"),
+    ('rows cut off', r"parquet can't be read"),
+    ('video missing', r'mp4 is missing: the video of episode 0'),
+    ('rows missing', r'rows are missing|18'),
+    ('tasks missing', r'tasks\.\w+ is missing'),
+    ('version', r"codebase_version is 'v1.6', must be one of v2.1, v3.0: convert it"),
+    ('fps', r'fps is missing or of another type'),
+    ('no camera', r'has the cameras none, and one is needed: --camera'),
+    ('counted', r'18 rows can be read, meta/info.json counts 99'),
+    ('outside', r'is missing: the video of episode 0'),
+])
+def test_damage_is_one_clear_line(tmp_path, version, what, message):
+    maker = LeRobotMaker(tmp_path / 'set', version, episodes())
+    damage(maker, what)
+    with pytest.raises(SpecVLAError, match=message) as error:
+        recording = only(maker.root)
+        for episode in recording.episodes:
+            list(recording.images(episode))
+    assert '\n' not in str(error.value)
+
+
+def test_of_several_cameras_one_has_to_be_chosen(tmp_path):
+    maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes())
+    maker.info['features']['observation.images.wrist'] = {'dtype': 'video', 'shape': [8, 8, 3]}
+    maker.save_info()
+    with pytest.raises(SpecVLAError, match='front, observation.images.wrist, and one has to be'):
+        only(maker.root)
+    with pytest.raises(SpecVLAError, match='top is none of them'):
+        only(maker.root, camera='top')
+    assert only(maker.root, camera='front').frames == 18
+    maker.info['features'][CAMERA]['shape'] = [32, 48, 1]
+    maker.save_info()
+    with pytest.raises(SpecVLAError, match=r'shape \[32, 48, 1\], must be that of colour'):
+        only(maker.root, camera='front')
+
+
+def test_a_camera_that_changes_its_size_is_refused(tmp_path):
+    from pyarrow import parquet
+    maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes(), video=False)
+    path = sorted((maker.root / 'data').rglob('*.parquet'))[0]
+    rows = parquet.read_table(path).to_pydict()
+    rows[CAMERA][3]['bytes'] = png(pictures(1, height=16)[0])
+    write_parquet(path, rows)
+    recording = only(maker.root)
+    with pytest.raises(SpecVLAError, match=r'frame 3 is 48 x 16, the first was 48 x 32'):
+        list(recording.images(recording.episodes[0]))

@@ -1,0 +1,113 @@
+"""LIBERO's demonstrations: pictures of after the action, upside down; and those made anew."""
+import numpy as np
+import pytest
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.find import open_recordings
+from test.recordings.makers import (
+    MODULES,
+    numbers,
+    original_attributes,
+    pictures,
+    write_demonstrations,
+)
+
+pytest.importorskip('h5py', reason=f'h5py: {MODULES}')
+
+
+def episodes():
+    return [(pictures(6), numbers(6, 7)), (pictures(4, 9), numbers(4, 7, 50))]
+
+
+def only(path, **choice):
+    recording, = open_recordings([path], Choice(**choice))
+    return recording
+
+
+def test_a_picture_of_after_an_action_goes_with_the_next_one(tmp_path):
+    written = episodes()
+    path = write_demonstrations(tmp_path / 'x_demo.hdf5', written, original_attributes())
+    recording = only(path)
+    assert recording.kind == 'demonstrations of LIBERO, 48 x 32 from agentview_rgb'
+    assert 'after the action' in recording.remarks[0] and 'bottom row' in recording.remarks[0]
+    for number, (episode, (images, actions)) in enumerate(zip(recording.episodes, written)):
+        assert (episode.name, episode.instruction) == (f'demo_{number}', 'pick up the milk')
+        assert np.array_equal(episode.actions, actions[1:])
+        assert np.array_equal(np.stack(list(recording.images(episode))), np.stack(images[:-1]))
+        assert np.array_equal(episode.poses[:, 3], np.full(len(images) - 1, number + 0.5))
+
+
+def test_made_anew_without_still_steps_a_picture_goes_with_its_own(tmp_path):
+    written = episodes()
+    path = write_demonstrations(
+        tmp_path / 'KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5', written)
+    recording = only(path)
+    assert 'before the action' in recording.remarks[0]
+    for episode, (images, actions) in zip(recording.episodes, written):
+        assert episode.instruction == 'turn on the stove'
+        assert np.array_equal(episode.actions, actions)
+        assert np.array_equal(np.stack(list(recording.images(episode))), np.stack(images))
+
+
+def test_the_top_row_may_come_first_and_the_camera_be_another(tmp_path):
+    images, actions = episodes()[0]
+    path = write_demonstrations(tmp_path / 'x.hdf5', [(images, actions)],
+                                original_attributes(convention='opencv'))
+    recording = only(path, camera='eye_in_hand_rgb')
+    first = next(recording.images(recording.episodes[0], 1, 2))
+    assert np.array_equal(first, images[1][::-1] // 2)
+
+
+def test_a_folder_has_a_recording_for_each_task(tmp_path):
+    for task in ('push_the_plate', 'open_the_drawer'):
+        write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes())
+    recordings = open_recordings([tmp_path], Choice())
+    assert [it.episodes[0].instruction for it in recordings] == [
+        'open the drawer', 'push the plate']
+
+
+def test_ten_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
+    written = [(pictures(2, n), numbers(2, 7)) for n in range(12)]
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', written)
+    assert [episode.name for episode in only(path).episodes] == [
+        f'demo_{number}' for number in range(12)]
+
+
+@pytest.mark.parametrize('attributes, name, choice, message', [
+    (original_attributes(convention='left'), 'x.hdf5', {}, "'left', must be one of opengl, open"),
+    (original_attributes(''), 'x.hdf5', {}, 'neither its attributes nor its name'),
+    ({'problem_info': 'not JSON'}, 'x.hdf5', {}, 'neither its attributes nor its name'),
+    (None, 'a_b_demo.hdf5', {'camera': 'top'}, 'agentview_rgb, eye_in_hand_rgb, top is none'),
+])
+def test_what_is_not_clear_is_asked_for(tmp_path, attributes, name, choice, message):
+    path = write_demonstrations(tmp_path / name, episodes(), attributes)
+    with pytest.raises(SpecVLAError, match=message):
+        only(path, **choice)
+
+
+@pytest.mark.parametrize('kept', [0.0, 0.2, 0.6, 0.95])
+def test_a_file_that_is_cut_off_is_one_clear_line(tmp_path, kept):
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', episodes(), original_attributes())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(kept * len(whole))])
+    with pytest.raises(SpecVLAError, match="can't be read as demonstrations of LIBERO") as error:
+        recording = only(path)
+        for episode in recording.episodes:
+            list(recording.images(episode))
+    assert '\n' not in str(error.value)
+
+
+def test_other_hdf5_files_are_refused(tmp_path):
+    import h5py
+    with h5py.File(tmp_path / 'empty.hdf5', 'w') as file:
+        file.create_group('data')
+    with pytest.raises(SpecVLAError, match='holds no demonstration data/demo_0'):
+        only(tmp_path / 'empty.hdf5')
+    images, actions = episodes()[0]
+    write_demonstrations(tmp_path / 'a_b.hdf5', [(images, actions[:3])])
+    with pytest.raises(SpecVLAError, match=r'actions \[3, 7\] and pictures \[6, 32, 48, 3\]'):
+        only(tmp_path / 'a_b.hdf5')
+    write_demonstrations(tmp_path / 'c_d.hdf5', [(images, actions * np.nan)])
+    with pytest.raises(SpecVLAError, match='not a finite number'):
+        only(tmp_path / 'c_d.hdf5')
