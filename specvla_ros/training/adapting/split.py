@@ -84,7 +84,7 @@ def split(recordings: Sequence[Recording]) -> Split:
     longest = max(_STRETCH, math.ceil(sum(map(len, whole)) / _STRETCHES))
     parts = [piece for part in whole for piece in _cut(part, longest)]
     if len(parts) > 1:
-        return Split(*_chosen(parts), whole=False)
+        return Split(*_chosen(parts), whole=len(parts) == len(whole))
     part, = parts
     kept = max(1, round(SHARE * len(part)))
     if kept == len(part):  # a single frame
