@@ -32,7 +32,7 @@ def args(tmp_path):
         write_episode(tmp_path / 'data', seed % 2, seed, frames=60)
     return AdaptArgs(
         (tmp_path / 'data',), checkpoint=write_target(tmp_path / 'target'), out=tmp_path / 'out',
-        epochs=40, measured=60)
+        epochs=2, measured=60)
 
 
 def kept(args):
@@ -56,7 +56,7 @@ def test_the_shipped_bag_is_too_little_and_the_old_weights_stay(tmp_path, capsys
 
 
 def test_what_is_better_is_kept_and_acts(args, capsys):
-    run(args)
+    run(replace(args, epochs=30))
     lines = capsys.readouterr().out.splitlines()
     assert 'The new weights are better' in lines[-2], lines
     made = kept(args)
@@ -77,20 +77,23 @@ def test_what_is_better_is_kept_and_acts(args, capsys):
     assert any('540 are there from an earlier run' in line for line in lines), lines
 
 
-def test_eagle_is_taught_as_well_and_what_was_not_taught_is_taken_along(args, tmp_path):
+def test_eagle_is_taught_as_well_and_what_was_not_taught_is_taken_along(
+        args, tmp_path, monkeypatch):
     present = tmp_path / 'present'
     shutil.copytree(beside(DEFAULT_CHECKPOINT) / 'eagle', present / 'other')
-    args = replace(args, eagle=True, epochs=10, drafter=present)
-    run(args)
+    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
+    run(replace(args, eagle=True, drafter=present))
     found = kept(args)
     assert set(found['comparisons']) == {'glance', 'eagle'}
-    if found['kept']:
-        assert {it.name for it in (args.out / 'drafters').iterdir()} == {'other', *found['kept']}
+    assert {it.name for it in (args.out / 'drafters').iterdir()} == {'other', 'glance', 'eagle'}
+    Policy.load(args.checkpoint, decoder='strict', drafter=args.out / 'drafters')
 
 
 def test_worse_weights_are_not_kept_and_nothing_is_replaced(args, monkeypatch):
+    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
     run(args)
     before = content(args.out / 'drafters')
+    assert Path('glance/model.safetensors') in before
     monkeypatch.setattr(command, 'is_kept', lambda comparisons: False)
     run(replace(args, epochs=1))
     assert content(args.out / 'drafters') == before and kept(args)['kept'] == []
@@ -224,8 +227,10 @@ def test_a_disk_with_too_little_room_is_told_before_it_is_full(args, monkeypatch
 
 
 def test_a_disk_that_is_full_leaves_the_drafters_as_they_were(args, monkeypatch):
+    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
     run(args)
     before = content(args.out / 'drafters')
+    assert before
     monkeypatch.setattr(torch, 'save', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space')))
     with pytest.raises(SpecVLAError, match='cannot write .*: No space'):
         run(args)
