@@ -171,7 +171,9 @@ class TargetLoss:
 
     total: Tensor
     tokens: Tensor  # cross entropy above that of the smoothed labels themselves (KL), nats
-    state: Tensor  # squared error of the standardised state, both heads
+    # Squared error of the standardised state, of both heads together: 2 where both only know its
+    # mean. None where it has no weight: nothing teaches the heads then.
+    state: Tensor | None
 
 
 def target_loss(
@@ -190,6 +192,8 @@ def target_loss(
     labels = soft_labels(batch.labels - tokenizer.first_id, sigma, tokenizer.n_bins)
     entropy = -torch.xlogy(labels, labels).sum(-1)
     tokens = (-(labels * log_probs).sum(-1) - entropy).mean()
+    if not state_weight:
+        return TargetLoss(tokens, tokens.detach(), None)
     guesses = heads(patches, hidden[:, 0], batch.task)
     state = sum(functional.mse_loss(guess.float(), batch.state) for guess in guesses)
     return TargetLoss(tokens + state_weight * state, tokens.detach(), state.detach())

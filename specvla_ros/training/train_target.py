@@ -171,7 +171,8 @@ class TargetRecipe(Recipe):
 
     def curve(self, losses: Sequence[TargetLoss]) -> dict[str, float | None]:
         """Return the mean losses of tokens and states."""
-        return super().curve(losses) | {'state_loss': mean([loss.state for loss in losses])}
+        states = [loss.state for loss in losses if loss.state is not None]
+        return super().curve(losses) | {'state_loss': mean(states)}
 
     def measured_frames(self) -> NDArray[np.int64]:
         """`--eval-frames` of the held-out frames, evenly."""

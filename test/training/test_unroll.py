@@ -14,7 +14,7 @@ from specvla_ros.training.dataset import Episode
 from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation, ShardFrames
 from specvla_ros.training.regenerate import run
 from specvla_ros.training.regenerated import open_shards
-from specvla_ros.training.unroll import distances, drafter_loss, LossWeights, unroll
+from specvla_ros.training.unroll import distances, eagle_loss, LossWeights, unroll
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -118,10 +118,10 @@ def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
     """The loss compares each guess with its feature: unsharpened, the true ones give zero."""
     def perfect(head, batch, prompt=False):
         after = batch.features[:, 1:1 + batch.real.shape[1]]
-        return [batch.answers[:, depth:] for depth in range(batch.action_rows)], after
+        return [batch.following[:, depth:] for depth in range(batch.action_rows)], after
     monkeypatch.setattr('specvla_ros.training.unroll.unroll', perfect)
     weights = LossWeights(1.0, 1.0, 1.0, temperature=1.0)
-    loss = drafter_loss(case.head, case.maker.action_head, case.batch, weights)
+    loss = eagle_loss(case.head, case.maker.action_head, case.batch, weights)
     assert float(loss.total) == pytest.approx(0, abs=1e-5)
     off = distances(case.head, case.maker.action_head, case.batch)
     assert off.shape == (4, 6, 6)
@@ -129,7 +129,7 @@ def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
 
 
 def test_the_gradient_reaches_all_weights_through_all_depths(case):
-    loss = drafter_loss(case.head, case.maker.action_head, case.batch, LossWeights(1, 1, 1))
+    loss = eagle_loss(case.head, case.maker.action_head, case.batch, LossWeights(1, 1, 1))
     loss.total.backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0
                for p in case.head.parameters())
