@@ -22,9 +22,8 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
-from specvla_ros.training.draft_batches import ShardFrames
 from specvla_ros.training.recipe import Recipe
-from specvla_ros.training.regenerated import default_folder, open_shards
+from specvla_ros.training.regenerated import default_folder, open_shards, ShardFrames
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
 from specvla_ros.training.target_check import check_place, check_target
@@ -165,7 +164,7 @@ def train(kind: type[DrafterRecipe], args: DrafterTrainingArgs) -> int:
     recipe, progress = kind(args, key), TrainingProgress(kind.command, Console())
     with progress:
         accuracy = Trainer(recipe, args, folder, progress, saved).run()
-        for line in accuracy.lines(recipe.manifest.length) if accuracy else ():
+        for line in accuracy.lines(recipe.model.action_dim(key)) if accuracy else ():
             progress.say(line)
         progress.say(f'drafter in {out}')
         if verdict := recipe.decoded():

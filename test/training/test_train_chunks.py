@@ -13,9 +13,9 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
 from specvla_ros.policy_check import check_policy
 from specvla_ros.training import train_glance
-from specvla_ros.training.batches import NONE
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
+from specvla_ros.training.target_batches import NONE
 from specvla_ros.training.train_glance import TrainGlanceArgs
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
 from specvla_ros.training.trainer import Trainer

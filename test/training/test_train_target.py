@@ -9,10 +9,10 @@ import torch
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.shape import new_target
+from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
 from specvla_ros.training.tokenizer import build_tokenizer
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
 from specvla_ros.training.trainer import Trainer
@@ -211,7 +211,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     dataset.refresh()
     frames = Frames.of(dataset.episodes)
     model = new_target(TINY, build_tokenizer(['a'], 300), 300, 0)
-    maker = BatchMaker(model, action_statistics(dataset.episodes),
+    maker = TargetBatchMaker(model, action_statistics(dataset.episodes),
                        StateScale.of(dataset.episodes), [])
     indices = np.arange(32)
     plain = maker(frames, indices, np.random.default_rng(0), NONE)
@@ -244,3 +244,8 @@ def test_an_unfinished_training_is_not_overwritten(args):
         run(args)
     with pytest.raises(SpecVLAError, match='--resume with seed 5'):
         run(replace(args, resume=True, seed=5))
+    path = args.out.with_name('target.training') / 'state.pt'
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {'recipe': {}}, path)
+    with pytest.raises(SpecVLAError, match=r"state.pt lacks \['episodes', 'instructions'"):
+        run(replace(args, resume=True))

@@ -11,9 +11,9 @@ from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation, ShardFrames
+from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
 from specvla_ros.training.regenerate import run
-from specvla_ros.training.regenerated import open_shards
+from specvla_ros.training.regenerated import open_shards, ShardFrames
 from specvla_ros.training.unroll import distances, eagle_loss, LossWeights, unroll
 from test.training.drafter_data import regenerate_args, write_target
 
@@ -29,7 +29,7 @@ def case(tmp_path, data):
     frames = ShardFrames(shards)
     torch.manual_seed(0)
     head = EagleHead(EagleConfig.like(model))
-    maker = DraftBatchMaker(model, torch.float32)
+    maker = EagleBatchMaker(model, torch.float32)
     indices = np.array([2, 70, 41, 13])
     batch = maker(frames, indices, np.random.default_rng(0), NONE)
     return SimpleNamespace(model=model, head=head, frames=frames, maker=maker, indices=indices,
@@ -118,7 +118,7 @@ def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
     """The loss compares each guess with its feature: unsharpened, the true ones give zero."""
     def perfect(head, batch, prompt=False):
         after = batch.features[:, 1:1 + batch.real.shape[1]]
-        return [batch.following[:, depth:] for depth in range(batch.action_rows)], after
+        return [batch.next_features[:, depth:] for depth in range(batch.action_rows)], after
     monkeypatch.setattr('specvla_ros.training.unroll.unroll', perfect)
     weights = LossWeights(1.0, 1.0, 1.0, temperature=1.0)
     loss = eagle_loss(case.head, case.maker.action_head, case.batch, weights)

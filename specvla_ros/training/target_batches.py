@@ -1,4 +1,4 @@
-"""Frames of a data set → batches of tensors, varied at random."""
+"""Collected frames → batches of tensors for a target, varied at random."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode, Frames
-from specvla_ros.training.objective import Batch
+from specvla_ros.training.target_loss import TargetBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class StateScale:
         return cls(state.mean(axis=0), deviation.astype(np.float32))
 
 
-class BatchMaker:
+class TargetBatchMaker:
     """
-    Make batches of frames for one model.
+    Make batches of frames for one target.
 
     `instructions` numbers the instructions for the state heads; others get number 0. chunk:
     control steps of a label.
@@ -87,7 +87,7 @@ class BatchMaker:
     def __call__(
         self, frames: Frames, indices: NDArray[np.int64], random: np.random.Generator,
         augmentation: Augmentation,
-    ) -> Batch:
+    ) -> TargetBatch:
         """Frames at running indices [B] as a batch on the CPU."""
         located = [frames.locate(int(index)) for index in indices]
         labels = self.tokenizer.encode(self.statistics.normalize(
@@ -100,7 +100,7 @@ class BatchMaker:
             row[:len(prompt)] = prompt
             row[len(prompt):len(prompt) + len(tokens) - 1] = tokens[:-1]
         state = np.stack([episode.state[frame] for episode, frame in located])
-        return Batch(
+        return TargetBatch(
             pixel_values=self._pixel_values(located, random, augmentation),
             input_ids=torch.from_numpy(ids),
             prompt_ends=torch.tensor([len(prompt) - 1 for prompt in prompts]),
