@@ -22,6 +22,7 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
+from specvla_ros.training.holdout import divide
 from specvla_ros.training.recipe import Recipe
 from specvla_ros.training.regenerated import default_folder, open_shards, ShardFrames
 from specvla_ros.training.saved_state import StateFolder
@@ -80,9 +81,7 @@ class DrafterRecipe(Recipe):
         folder = args.regenerated or default_folder(args.suite, self.target_sha256)
         self.manifest, shards = open_shards(folder, self.target_sha256)
         self.model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
-        self.frames, self.held_out = (
-            ShardFrames([shard for shard in shards if shard.is_held_out(args.holdout) is chosen])
-            for chosen in (False, True))
+        self.frames, self.held_out = map(ShardFrames, divide(shards, args.holdout))
         if len(self.frames) < args.batch:
             raise SpecVLAError(f'{folder} holds {len(self.frames)} training frames (holdout '
                                f'{args.holdout}), must be at least a batch of {args.batch}')

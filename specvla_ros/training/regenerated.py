@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, fields
 import json
 from pathlib import Path
 from typing import Any
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,10 +114,6 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def is_held_out(self, share: float) -> bool:
-        """Whether the target's training held this episode out, see `Episode.is_held_out`."""
-        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
 
 
 class ShardFrames:

@@ -29,6 +29,7 @@ from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
+from specvla_ros.training.holdout import divide
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import StateFolder
@@ -225,10 +226,8 @@ class TargetRecipe(Recipe):
 
     def _divide(self) -> None:
         """Part the episodes into those for training and those for measuring."""
-        share = self.args.holdout
         episodes = self.dataset.episodes
-        self.frames = Frames.of([e for e in episodes if not e.is_held_out(share)])
-        self.held_out = Frames.of([e for e in episodes if e.is_held_out(share)])
+        self.frames, self.held_out = map(Frames.of, divide(episodes, self.args.holdout))
         # Of all there are by now: the first episodes may be of one task, whose things never move.
         self.maker = TargetBatchMaker(self.model, self.statistics, StateScale.of(episodes),
                                 self.instructions, self.args.chunk)

@@ -108,6 +108,11 @@ def assert_same(a, b):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def in_this_thread(function, parts):
+    """Stand in for the lanes: signals are handled in the main thread, here at once."""
+    return [function(part) for part in parts]
+
+
 def signalled(monkeypatch, step: int, *numbers: int) -> None:
     """Send signals in the middle of a step."""
     plain = PlaneRecipe.loss
@@ -147,8 +152,7 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(
         signalled(patch, 7, number)
         stopped = trainer(tmp_path / 'stopped', dtype=dtype)
         stopped.recipe.trainer = stopped
-        stopped.optimizer._pool.shutdown()  # so that the signal arrives in this thread
-        stopped.optimizer.map = lambda function, parts: [function(part) for part in parts]
+        stopped.optimizer.map = in_this_thread
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
     assert signal.getsignal(number) is before
@@ -166,7 +170,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
     signalled(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
     stopped = trainer(tmp_path)
     stopped.recipe.trainer = stopped
-    stopped.optimizer.map = lambda function, parts: [function(part) for part in parts]
+    stopped.optimizer.map = in_this_thread
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert stopped.optimizer.steps == 3 and not (tmp_path / 'plane.training').exists()
@@ -177,7 +181,7 @@ def test_a_network_that_was_stopped_late_is_written_by_a_shorter_training(tmp_pa
     signalled(monkeypatch, 7, signal.SIGINT)
     stopped = trainer(tmp_path)
     stopped.recipe.trainer = stopped
-    stopped.optimizer.map = lambda function, parts: [function(part) for part in parts]
+    stopped.optimizer.map = in_this_thread
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     resumed = trainer(tmp_path, resume=True, epochs=1.0)
@@ -238,6 +242,16 @@ def test_a_state_of_another_layout_is_refused_in_one_line(tmp_path, edit, messag
         trainer(tmp_path, resume=True)
     assert '\n' not in str(error.value) and str(path) in str(error.value)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('share', [0, 0.5, 0.99])
+def test_a_damaged_state_is_named(tmp_path, share):
+    trainer(tmp_path).run()
+    path = tmp_path / 'plane.training' / 'state.pt'
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    with pytest.raises(SpecVLAError, match="state.pt can't be read .* begin again") as error:
+        trainer(tmp_path, resume=True)
+    assert '\n' not in str(error.value)
 
 
 def test_what_is_frozen_comes_back_from_the_state_in_the_lanes_too(tmp_path):
