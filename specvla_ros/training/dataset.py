@@ -49,10 +49,6 @@ class Episode:
         """Steps that each frame is labelled with, [T, H, D]."""
         return self.action[:, None] if self.following is None else self.following
 
-    def is_held_out(self, share: float) -> bool:
-        """Whether this episode is for measuring only: decided by its name, for good."""
-        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
-
 
 class Dataset:
     """

@@ -22,9 +22,9 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
-from specvla_ros.training.draft_batches import ShardFrames
+from specvla_ros.training.holdout import divide
 from specvla_ros.training.recipe import Recipe
-from specvla_ros.training.regenerated import default_folder, open_shards
+from specvla_ros.training.regenerated import default_folder, open_shards, ShardFrames
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
 from specvla_ros.training.target_check import check_place, check_target
@@ -81,9 +81,7 @@ class DrafterRecipe(Recipe):
         folder = args.regenerated or default_folder(args.suite, self.target_sha256)
         self.manifest, shards = open_shards(folder, self.target_sha256)
         self.model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
-        self.frames, self.held_out = (
-            ShardFrames([shard for shard in shards if shard.is_held_out(args.holdout) is chosen])
-            for chosen in (False, True))
+        self.frames, self.held_out = map(ShardFrames, divide(shards, args.holdout))
         if len(self.frames) < args.batch:
             raise SpecVLAError(f'{folder} holds {len(self.frames)} training frames (holdout '
                                f'{args.holdout}), must be at least a batch of {args.batch}')
@@ -165,7 +163,7 @@ def train(kind: type[DrafterRecipe], args: DrafterTrainingArgs) -> int:
     recipe, progress = kind(args, key), TrainingProgress(kind.command, Console())
     with progress:
         accuracy = Trainer(recipe, args, folder, progress, saved).run()
-        for line in accuracy.lines(recipe.manifest.length) if accuracy else ():
+        for line in accuracy.lines(recipe.model.action_dim(key)) if accuracy else ():
             progress.say(line)
         progress.say(f'drafter in {out}')
         if verdict := recipe.decoded():

@@ -34,10 +34,10 @@ class OptimizerSettings:
     clip: float = 1.0  # largest norm of the gradient
     average: float = 0.998  # decay of the averaged weights per step
 
-    def rate(self, progress: float) -> float:
-        """Learning rate at a progress of 0 … 1: a trapezium."""
-        rise = progress / self.warm_up if self.warm_up else 1.0
-        fall = (1 - progress) / self.decay if self.decay else 1.0
+    def rate(self, done: float) -> float:
+        """Learning rate when a share of the training is done, 0 … 1: a trapezium."""
+        rise = done / self.warm_up if self.warm_up else 1.0
+        fall = (1 - done) / self.decay if self.decay else 1.0
         return self.learning_rate * max(0.0, min(1.0, rise, fall))
 
 
@@ -76,11 +76,12 @@ class Optimizer:
         return list(self._pool.map(function, parts))
 
     def step(self, loss: Callable[[Part], tuple[Tensor, Result]], parts: list[Part],
-             progress: float) -> list[Result]:
+             done: float) -> list[Result]:
         """
         Take one step down the mean of a loss over equally large parts; returns the lanes' results.
 
-        loss: computes (scalar loss, anything) of a part with `replica`.
+        loss: computes (scalar loss, anything) of a part with `replica`; done: share of the
+        training, 0 … 1.
 
         :raises FloatingPointError: ten steps in a row had no finite gradient
         """
@@ -101,7 +102,7 @@ class Optimizer:
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         for group in self._adamw.param_groups:
-            group['lr'] = self.settings.rate(progress)
+            group['lr'] = self.settings.rate(done)
         for parameter, gradient in zip(self._masters, gradients, strict=True):
             parameter.grad = gradient
         self._adamw.step()
@@ -111,7 +112,7 @@ class Optimizer:
             # A short memory at first: the random start should not linger.
             keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
             torch._foreach_lerp_(self._averages, self._masters, 1 - keep)
-            self._publish()
+            self._hand_out()
         return [result for _, result in lanes]
 
     def state_dict(self) -> dict:
@@ -128,7 +129,7 @@ class Optimizer:
         if self.replica is not self.module:
             self.replica.load_state_dict(state['module'])  # what is frozen as well
 
-    def _publish(self) -> None:
+    def _hand_out(self) -> None:
         """Give the lanes the master weights."""
         if self.replica is not self.module:
             torch._foreach_copy_(self._replicas, self._masters)

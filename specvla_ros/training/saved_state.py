@@ -5,7 +5,7 @@ Both lie in a folder `….training` beside the network: `state.pt`, replaced in 
 `curve.jsonl`, one object a measurement.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 import json
 from pathlib import Path
@@ -52,9 +52,13 @@ class StateFolder:
         """The file of the state."""
         return self.path / 'state.pt'
 
-    def load(self, resume: bool, device: str) -> SavedState | None:
+    def load(
+        self, resume: bool, device: str, needs: Collection[str] = ()
+    ) -> SavedState | None:
         """
         Read the state to go on from; None where a training begins.
+
+        needs: what the recipe must find in its part.
 
         :raises SpecVLAError: there is a state and it isn't to be resumed, there is none to
             resume, or it is damaged or of another layout
@@ -68,7 +72,7 @@ class StateFolder:
         if not self.state.exists():
             raise SpecVLAError(
                 f'{self.state} does not exist: nothing to resume, leave out --resume')
-        return self._read(device)
+        return self._read(device, needs)
 
     def save(self, state: SavedState) -> None:
         """Replace the state; raise SpecVLAError if the disk is full or not writable."""
@@ -94,7 +98,7 @@ class StateFolder:
                     f'--resume with {name} {value!r}, but the training in {self.path} began with '
                     f'{saved.settings.get(name)!r}: use that, or another {self.option}')
 
-    def _read(self, device: str) -> SavedState:
+    def _read(self, device: str, needs: Collection[str]) -> SavedState:
         import torch
 
         again = f'delete {self.path} and begin again'
@@ -118,4 +122,6 @@ class StateFolder:
             if not isinstance(content.get(name), kind):
                 raise SpecVLAError(f'{self.state}: {name} is {shown(content.get(name))}, must be '
                                    f'of type {kind.__name__}: {again}')
+        if missing := sorted(set(needs) - set(content['recipe'])):
+            raise SpecVLAError(f'{self.state} lacks {missing}: {again}')
         return SavedState(**{name: content[name] for name in kinds})

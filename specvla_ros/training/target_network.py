@@ -3,7 +3,7 @@
 from torch import nn
 
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.objective import StateHeads
+from specvla_ros.training.target_loss import StateHeads
 
 
 class TargetNetwork(nn.Module):

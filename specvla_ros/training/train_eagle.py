@@ -22,9 +22,9 @@ from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation
 from specvla_ros.training.drafter_measures import acceptance_lengths, ConstantDrafter
 from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
+from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import mean
 from specvla_ros.training.unroll import distances, eagle_loss, EagleLoss, LossWeights
@@ -61,8 +61,8 @@ class EagleRecipe(DrafterRecipe):
 
     def __init__(self, args: TrainEagleArgs, unnorm_key: str) -> None:
         super().__init__(args, unnorm_key)
-        self.maker = DraftBatchMaker(self.model, self.dtype)
-        self.exact_maker = DraftBatchMaker(self.model, torch.float32)  # to measure with
+        self.maker = EagleBatchMaker(self.model, self.dtype)
+        self.exact_maker = EagleBatchMaker(self.model, torch.float32)  # to measure with
         self.action_head = self.maker.action_head.to(self.dtype)
 
     @staticmethod

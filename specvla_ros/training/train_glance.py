@@ -23,10 +23,10 @@ from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import ShardFrames
 from specvla_ros.training.drafter_measures import passes
 from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.regenerated import ShardFrames
 
 Help = tyro.conf.arg
 
@@ -97,9 +97,9 @@ class GlanceRecipe(DrafterRecipe):
     ) -> GlanceLoss:
         """Return the cross entropy of frames."""
         patches, text, columns = self._batch(self.frames, chosen)
-        kept = self._kept(len(chosen), random)
+        dropout = self._dropout(len(chosen), random)
         logits = network(
-            patches.to(self.dtype), text.to(self.dtype), kept.to(self.dtype)).float()
+            patches.to(self.dtype), text.to(self.dtype), dropout.to(self.dtype)).float()
         # Both come in the form [frames · L, bins].
         loss = functional.cross_entropy(logits.flatten(0, 1), self._blurred[columns.flatten()])
         return GlanceLoss(loss, loss.detach())
@@ -124,7 +124,7 @@ class GlanceRecipe(DrafterRecipe):
         names = ('rank', 'width', 'shapes', 'dropout', 'blur')
         return {name: getattr(self.args, name) for name in names}
 
-    def _kept(self, batch: int, random: np.random.Generator) -> Tensor:
+    def _dropout(self, batch: int, random: np.random.Generator) -> Tensor:
         """Dropout [2, B, width], drawn by numpy: which lane is first must not matter."""
         share = 1 - self.args.dropout
         drawn = random.random((2, batch, self.args.width), np.float32) < share

@@ -28,27 +28,29 @@ from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
-from specvla_ros.training.objective import (
+from specvla_ros.training.holdout import divide
+from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.recipe import mean, Recipe
+from specvla_ros.training.saved_state import StateFolder
+from specvla_ros.training.schedule import check_schedule
+from specvla_ros.training.shape import new_target, TargetShape
+from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
+from specvla_ros.training.target_check import check_place, check_target
+from specvla_ros.training.target_loss import (
     action_hidden,
     LabelWidths,
     target_loss,
     TargetLoss,
     vision_loss,
 )
-from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.recipe import mean, Recipe
-from specvla_ros.training.saved_state import StateFolder
-from specvla_ros.training.schedule import check_schedule
-from specvla_ros.training.shape import new_target, TargetShape
-from specvla_ros.training.target_check import check_place, check_target
 from specvla_ros.training.target_network import TargetNetwork
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
 
 Help = tyro.conf.arg
+_SAVED = ('instructions', 'statistics', 'episodes')  # see `TargetRecipe.state`
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def run(args: TrainTargetArgs) -> int:
 def make_trainer(args: TrainTargetArgs) -> Trainer:
     """Read data, checkpoint and state: all that a training begins, or goes on, with."""
     folder = StateFolder(args.out.with_name(args.out.name + '.training'), '--out')
-    saved = folder.load(args.resume, args.device)
+    saved = folder.load(args.resume, args.device, _SAVED)
     if saved:
         folder.check_same(_settings(args), saved)  # before data are read that are not its own
     progress = TrainingProgress('train target', Console(), args.chunk)
@@ -171,7 +173,8 @@ class TargetRecipe(Recipe):
 
     def curve(self, losses: Sequence[TargetLoss]) -> dict[str, float | None]:
         """Return the mean losses of tokens and states."""
-        return super().curve(losses) | {'state_loss': mean([loss.state for loss in losses])}
+        states = [loss.state for loss in losses if loss.state is not None]
+        return super().curve(losses) | {'state_loss': mean(states)}
 
     def measured_frames(self) -> NDArray[np.int64]:
         """`--eval-frames` of the held-out frames, evenly."""
@@ -223,12 +226,10 @@ class TargetRecipe(Recipe):
 
     def _divide(self) -> None:
         """Part the episodes into those for training and those for measuring."""
-        share = self.args.holdout
         episodes = self.dataset.episodes
-        self.frames = Frames.of([e for e in episodes if not e.is_held_out(share)])
-        self.held_out = Frames.of([e for e in episodes if e.is_held_out(share)])
+        self.frames, self.held_out = map(Frames.of, divide(episodes, self.args.holdout))
         # Of all there are by now: the first episodes may be of one task, whose things never move.
-        self.maker = BatchMaker(self.model, self.statistics, StateScale.of(episodes),
+        self.maker = TargetBatchMaker(self.model, self.statistics, StateScale.of(episodes),
                                 self.instructions, self.args.chunk)
 
     def _statistics(

@@ -22,12 +22,12 @@ from specvla_ros.decoding.drafters.eagle_head import EagleHead
 
 
 @dataclass(frozen=True, slots=True)
-class DraftBatch:
+class EagleBatch:
     """
-    Rows of a batch, S = R + A of them a frame.
+    Rows of a batch for EAGLE, S = R + A of them a frame.
 
     features, embeds: [B, S, h], f_i and e_{i+1}; positions: int64 [B, S], i; real: bool [B, R],
-    false where a prompt row is padding; following: [B, A, h], f_{i+1} of the action rows;
+    false where a prompt row is padding; next_features: [B, A, h], f_{i+1} of the action rows;
     logits: [B, A, action tokens], what the target makes of them.
     """
 
@@ -35,13 +35,13 @@ class DraftBatch:
     embeds: Tensor
     positions: Tensor
     real: Tensor
-    following: Tensor
+    next_features: Tensor
     logits: Tensor
 
     @property
     def action_rows(self) -> int:
         """A: rows whose guess says an action token."""
-        return self.following.shape[1]
+        return self.next_features.shape[1]
 
 
 class _Grown:
@@ -75,7 +75,7 @@ def _sees(rows: int, depth: int) -> Tensor:
 
 
 def unroll(
-    head: EagleHead, batch: DraftBatch, prompt: bool = False
+    head: EagleHead, batch: EagleBatch, prompt: bool = False
 ) -> tuple[list[Tensor], Tensor]:
     """
     Guesses of depths 1 … A, [B, A - d + 1, h] each, and those of the prompt rows.
@@ -99,7 +99,7 @@ def unroll(
     return depths, guessed[:, :-rows]
 
 
-def _first_mask(batch: DraftBatch, queries: int) -> Tensor:
+def _first_mask(batch: EagleBatch, queries: int) -> Tensor:
     """Causal, without the padding; padding sees itself, lest its softmax be empty."""
     size = batch.features.shape[1]
     real = functional.pad(batch.real, (0, size - batch.real.shape[1]), value=True)
@@ -117,7 +117,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class LossWeights:
     """
-    Parts of EAGLE's loss; Spec-VLA has features 1, tokens 0.1, and prompt as features.
+    Parts of the drafter's loss; Spec-VLA has features 1, tokens 0.1, and prompt as features.
 
     Greedy decoding only asks for the target's favourite, and a target trained on smoothed labels
     says several bins with nearly the same probability, so its distribution is sharpened.
@@ -142,12 +142,12 @@ class EagleLoss:
 
 
 def eagle_loss(
-    head: EagleHead, action_head: Tensor, batch: DraftBatch, weights: LossWeights
+    head: EagleHead, action_head: Tensor, batch: EagleBatch, weights: LossWeights
 ) -> EagleLoss:
     """Loss of a batch; action_head: [action tokens, h], the target's rows of the action tokens."""
     depths, prompt = unroll(head, batch, prompt=weights.prompt > 0)
     guesses = torch.cat(depths, dim=1)
-    wanted = torch.cat([batch.following[:, depth:] for depth in range(len(depths))], dim=1)
+    wanted = torch.cat([batch.next_features[:, depth:] for depth in range(len(depths))], dim=1)
     logits = torch.cat([batch.logits[:, depth:] for depth in range(len(depths))], dim=1)
     said = functional.log_softmax(functional.linear(guesses, action_head).float(), dim=-1)
     should = functional.log_softmax(logits.float() / weights.temperature, dim=-1)
@@ -164,7 +164,7 @@ def eagle_loss(
 
 @torch.no_grad()
 def distances(
-    head: EagleHead, action_head: Tensor, batch: DraftBatch
+    head: EagleHead, action_head: Tensor, batch: EagleBatch
 ) -> Tensor:
     """
     Ids between the drafter's first choice and the target's, int64 [B, A, A].

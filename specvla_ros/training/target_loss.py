@@ -1,5 +1,5 @@
 """
-The loss of the target: say the expert's action tokens, and know where things are.
+The loss of a target: say the expert's action tokens, and know where things are.
 
 One forward pass teaches all L tokens (teacher forcing): BOS, patches, prompt, the first L - 1
 action tokens. Neighbouring bins mean nearly the same motion, so the labels are smoothed over them
@@ -20,9 +20,9 @@ _TRANSLATION = 3  # dimensions; an action begins with it
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TargetBatch:
     """
-    Training frames as tensors; N may be padded on the right to the longest prompt.
+    Training frames of a target as tensors; N may be padded on the right to the longest prompt.
 
     pixel_values float [B, 6, size, size]; input_ids int64 [B, N], the prompt and the first L - 1
     action tokens; prompt_ends int64 [B], the position of the last prompt token among input_ids;
@@ -37,9 +37,9 @@ class Batch:
     state: Tensor
     task: Tensor
 
-    def to(self, device: torch.device | str) -> 'Batch':
+    def to(self, device: torch.device | str) -> 'TargetBatch':
         """Return it on the device that computes."""
-        return Batch(**{name: getattr(self, name).to(device, non_blocking=True)
+        return TargetBatch(**{name: getattr(self, name).to(device, non_blocking=True)
                         for name in self.__slots__})
 
 
@@ -155,7 +155,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
-def action_hidden(model: OpenVLA, batch: Batch) -> tuple[Tensor, Tensor]:
+def action_hidden(model: OpenVLA, batch: TargetBatch) -> tuple[Tensor, Tensor]:
     """Patch features [B, P, D] and hidden states [B, L, h] that say the action tokens."""
     patches = model.vision(batch.pixel_values.to(model.dtype))
     tokens = model.embed_tokens(batch.input_ids)
@@ -171,11 +171,13 @@ class TargetLoss:
 
     total: Tensor
     tokens: Tensor  # cross entropy above that of the smoothed labels themselves (KL), nats
-    state: Tensor  # squared error of the standardised state, both heads
+    # Squared error of the standardised state, of both heads together: 2 where both only know its
+    # mean. None where it has no weight: nothing teaches the heads then.
+    state: Tensor | None
 
 
 def target_loss(
-    model: OpenVLA, heads: StateHeads, batch: Batch, sigma: Tensor, state_weight: float
+    model: OpenVLA, heads: StateHeads, batch: TargetBatch, sigma: Tensor, state_weight: float
 ) -> TargetLoss:
     """
     Cross entropy of the action tokens, plus `state_weight` times the heads' squared error.
@@ -190,12 +192,14 @@ def target_loss(
     labels = soft_labels(batch.labels - tokenizer.first_id, sigma, tokenizer.n_bins)
     entropy = -torch.xlogy(labels, labels).sum(-1)
     tokens = (-(labels * log_probs).sum(-1) - entropy).mean()
+    if not state_weight:
+        return TargetLoss(tokens, tokens.detach(), None)
     guesses = heads(patches, hidden[:, 0], batch.task)
     state = sum(functional.mse_loss(guess.float(), batch.state) for guess in guesses)
     return TargetLoss(tokens + state_weight * state, tokens.detach(), state.detach())
 
 
-def vision_loss(model: OpenVLA, heads: StateHeads, batch: Batch) -> TargetLoss:
+def vision_loss(model: OpenVLA, heads: StateHeads, batch: TargetBatch) -> TargetLoss:
     """
     Squared error of the state that the patch head alone reads: the towers without the Llama.
 
