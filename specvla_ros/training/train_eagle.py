@@ -19,6 +19,7 @@ from specvla_ros.decoding.drafters import DRAFTERS
 from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Episode
@@ -61,6 +62,10 @@ class EagleRecipe(DrafterRecipe):
 
     def __init__(self, args: TrainEagleArgs, unnorm_key: str) -> None:
         super().__init__(args, unnorm_key)
+        if not self.manifest.features:
+            raise SpecVLAError(
+                "the words that `specvla adapt` stored without --eagle hold none of the target's "
+                'features, which EAGLE learns from: adapt with --eagle')
         self.maker = EagleBatchMaker(self.model, self.dtype)
         self.exact_maker = EagleBatchMaker(self.model, torch.float32)  # to measure with
         self.action_head = self.maker.action_head.to(self.dtype)

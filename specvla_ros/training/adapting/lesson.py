@@ -121,6 +121,9 @@ class _Limited(Trainer):
         super().__init__(recipe, schedule, folder, progress, None)
         self._minutes = minutes
 
+    def _stop(self) -> None:
+        raise KeyboardInterrupt  # teaching takes minutes and begins anew; what is slow is stored
+
     def done(self) -> float:
         """Share of the training that is done, 0 … 1."""
         return max(super().done(), min(1.0, self.elapsed / (60 * self._minutes)))

@@ -17,6 +17,8 @@ from specvla_ros.recordings.episode import Choice
 from specvla_ros.recordings.find import open_recordings
 from specvla_ros.training.adapting import command, words
 from specvla_ros.training.adapting.command import AdaptArgs, run
+from specvla_ros.training.train_eagle import run as train_eagle
+from specvla_ros.training.train_eagle import TrainEagleArgs
 from test.bags.conftest import BagMaker
 from test.recordings.test_others import action, report
 from test.training.conftest import write_episode
@@ -211,6 +213,14 @@ def test_another_robots_actions_are_refused(args, tmp_path, capsys):
                  str(args.out)]) == 2
     assert 'actions are of 6 dimensions, those of this checkpoint of 7' in capsys.readouterr().err
     assert not args.out.exists()
+
+
+def test_eagle_learns_from_no_words_that_lack_features(args):
+    run(args)
+    with pytest.raises(SpecVLAError, match='adapt with --eagle'):
+        train_eagle(TrainEagleArgs(
+            args.checkpoint, regenerated=args.out / 'words', out=args.out.with_name('eagle'),
+            holdout=0.0, decode_frames=0))
 
 
 def test_words_of_another_target_are_refused(args, tmp_path):
