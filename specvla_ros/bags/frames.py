@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,8 @@ class FrameReader:
     The frames of a bag, in order.
 
     image_topic, instruction_topic: names as recorded. instruction: in place of the recorded ones.
-    only: positions of the images to decode (see `Frame`), the others are passed over; None = all.
+    only: positions of the images to decode (see `Frame`), rising; None = all. since: ns; with an
+    indexed bag, begin with what came then, its first image being the first of `only`.
 
     :raises SpecVLAError: the bag lacks a topic, or it is of another type
     """
@@ -75,7 +76,8 @@ class FrameReader:
     instruction_topic: str
     instruction: str = ''
     skipped: Skipped = field(default_factory=Skipped)
-    only: range | None = None
+    only: Sequence[int] | None = None
+    since: int = 0
 
     def __post_init__(self) -> None:
         _check_topic(self.bag, self.image_topic, '--image-topic', IMAGE, COMPRESSED)
@@ -99,10 +101,17 @@ class FrameReader:
         instruction, episode = self.instruction, None
         begun: tuple[str, int | None] | None = None
         number, segment, last_stamp, position = 0, -1, 0, -1
-        for message in self.bag.messages({self.image_topic, self.instruction_topic, *episodes}):
+        only = self.only
+        wanted, last = (None, -1) if only is None else (set(only), only[-1])
+        if only is not None and self.since and self.bag.is_indexed:
+            position = only[0] - 1
+        topics = {self.image_topic, self.instruction_topic, *episodes}
+        for message in self.bag.messages(topics, self.since):
             if message.topic == self.image_topic:
                 position += 1
-                if self.only is not None and position not in self.only:
+                if wanted is not None and position > last:
+                    return
+                if wanted is not None and position not in wanted:
                     continue
                 content = self._image_of(message, last_stamp)
                 if content is None:

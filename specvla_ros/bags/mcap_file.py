@@ -32,9 +32,10 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Where a chunk is; start: time of its first message, ns. numbers: of its topics."""
+    """Where a chunk is; start, end: times of its messages, ns. numbers: of its topics."""
 
     start: int
+    end: int
     place: int
     size: int
     numbers: frozenset[int]
@@ -67,9 +68,9 @@ class McapFile:
         """One line on what can't be read, as far as is known by now."""
         return str(self._places)
 
-    def records(self, numbers: Collection[int]) -> Iterator[Record]:
+    def records(self, numbers: Collection[int], since: int = 0) -> Iterator[Record]:
         """Yield the records of topics by time; as written where the file was scanned."""
-        records = self._scan() if self.is_scanned else self._indexed(frozenset(numbers))
+        records = self._scan() if self.is_scanned else self._indexed(frozenset(numbers), since)
         return (record for record in records if record.topic.number in numbers)
 
     def close(self) -> None:
@@ -120,18 +121,18 @@ class McapFile:
         self.topics, self.counts = {}, {}
         self._schemas, self._chunks = {}, []
 
-    def _indexed(self, numbers: frozenset[int]) -> Iterator[Record]:
+    def _indexed(self, numbers: frozenset[int], since: int) -> Iterator[Record]:
         """Merge the chunks by time: a record is due when no later chunk can hold an earlier."""
         waiting: list[tuple[int, int, Record]] = []
         count = 0
         with open(self._path, 'rb') as file:
             for chunk in sorted(self._chunks, key=lambda chunk: chunk.start):
-                if chunk.numbers and not chunk.numbers & numbers:
+                if chunk.numbers and not chunk.numbers & numbers or chunk.end < since:
                     continue
                 while waiting and waiting[0][0] < chunk.start:
                     yield heapq.heappop(waiting)[2]
                 for record in self._chunk_at(file, chunk):
-                    if record.topic.number in numbers:
+                    if record.topic.number in numbers and record.received >= since:
                         heapq.heappush(waiting, (record.received, count, record))
                         count += 1
         while waiting:
@@ -253,9 +254,9 @@ def _frames(file: BinaryIO, end: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _chunk_index(body: bytes) -> _Chunk:
-    start, _, place, size, length = struct.unpack_from('<QQQQI', body)
+    start, end, place, size, length = struct.unpack_from('<QQQQI', body)
     numbers = frozenset(number for number, _ in struct.iter_unpack('<HQ', body[36:36 + length]))
-    return _Chunk(start, place, size, numbers)
+    return _Chunk(start, end, place, size, numbers)
 
 
 def _string(body: bytes, place: int) -> tuple[str, int]:

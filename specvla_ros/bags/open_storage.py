@@ -95,8 +95,8 @@ class _Shortened:
     def damage(self) -> str:
         return self._problem
 
-    def records(self, numbers: Collection[int]) -> Iterator[Record]:
-        return self._storage.records(numbers)
+    def records(self, numbers: Collection[int], since: int = 0) -> Iterator[Record]:
+        return self._storage.records(numbers, since)
 
     def close(self) -> None:
         self._storage.close()

@@ -80,15 +80,21 @@ class Bag:
             said.append(f'{sum(self.counts.values())} messages can be read')
         return '; '.join(said)
 
-    def messages(self, topics: Collection[str]) -> Iterator[Message]:
+    @property
+    def is_indexed(self) -> bool:
+        """Whether all files have an index that can be trusted."""
+        return not any(storage.is_scanned for storage in self._storages)
+
+    def messages(self, topics: Collection[str], since: int = 0) -> Iterator[Message]:
         """
         Yield the messages on these topics by the time they came; without an index, as written.
 
-        What is damaged is left out; `missing` says so then.
+        What is damaged is left out; `missing` says so then. since: ns; of a bag that is indexed,
+        messages that came before are left out, and cost nothing.
         """
         for storage in self._storages:
             numbers = [n for n, topic in storage.topics.items() if topic.name in topics]
-            for topic, received, data in storage.records(numbers):
+            for topic, received, data in storage.records(numbers, since):
                 yield Message(topic.name, topic.kind, received, unpack_message(data))
 
     def read(self, message: Message) -> Any:

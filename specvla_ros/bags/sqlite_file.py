@@ -63,9 +63,9 @@ class SqliteFile:
         """One line on what can't be read, as far as is known by now."""
         return str(self._places)
 
-    def records(self, numbers: Collection[int]) -> Iterator[Record]:
+    def records(self, numbers: Collection[int], since: int = 0) -> Iterator[Record]:
         """Yield the records of topics by time; as written where the file was scanned."""
-        rows = self._scan() if self.is_scanned else self._in_order(numbers)
+        rows = self._scan() if self.is_scanned else self._in_order(numbers, since)
         return (record for record in rows if record.topic.number in numbers)
 
     def close(self) -> None:
@@ -103,12 +103,13 @@ class SqliteFile:
     def _select(self, text: str) -> list[Any]:
         return self._connection.execute(text).fetchall()
 
-    def _in_order(self, numbers: Collection[int]) -> Iterator[Record]:
+    def _in_order(self, numbers: Collection[int], since: int) -> Iterator[Record]:
         # First the order, then row by row: sorting them would hold all pictures at once.
         wanted = ', '.join(str(int(number)) for number in numbers)
         try:
             rows = array('q', (row for row, in self._connection.execute(
-                f'SELECT id FROM messages WHERE topic_id IN ({wanted}) ORDER BY timestamp, id')))
+                f'SELECT id FROM messages WHERE topic_id IN ({wanted}) '
+                f'AND timestamp >= {int(since)} ORDER BY timestamp, id')))
         except _ERRORS as error:
             self._places.end = f'{self._places} has no order of time: {error}'
             yield from self._scan()

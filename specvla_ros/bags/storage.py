@@ -49,8 +49,12 @@ class Storage(Protocol):
     def damage(self) -> str:
         """One line on what can't be read, as far as is known by now; '' where nothing is."""
 
-    def records(self, numbers: Collection[int]) -> Iterator[Record]:
-        """Yield the records of topics by time; as written where the file was scanned."""
+    def records(self, numbers: Collection[int], since: int = 0) -> Iterator[Record]:
+        """
+        Yield the records of topics by time; as written where the file was scanned.
+
+        since: ns; records that came before are left out where there is an index, which is quick.
+        """
 
     def close(self) -> None:
         """Free what it holds."""

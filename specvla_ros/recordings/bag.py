@@ -18,11 +18,12 @@ from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of, 
 
 @dataclass(slots=True)
 class _Segment:
-    """Frames of a segment; positions: which of the bag's images they are; stamps: ns."""
+    """Frames of a segment; positions: which of the bag's images; stamps, received: ns."""
 
     instruction: str
     positions: list[int] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
 
 
 def read(path: Path, choice: Choice) -> Recording:
@@ -62,6 +63,7 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
             segments.append(_Segment(frame.instruction))
         segments[-1].positions.append(frame.position)
         segments[-1].stamps.append(frame.stamp)
+        segments[-1].received.append(frame.received)
     return segments, shape
 
 
@@ -74,17 +76,21 @@ def _episode(
     known = all(stamps)  # a stamp of 0 is none
     return Episode(
         f'segment_{number:04d}', segment.instruction, len(stamps),
-        partial(_images, path, topic, choice, segment.positions),
+        partial(_images, path, topic, segment),
         stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None, said=said)
 
 
 def _images(
-    path: Path, topic: str, choice: Choice, positions: list[int], start: int, stop: int
+    path: Path, topic: str, segment: _Segment, start: int, stop: int
 ) -> Iterator[NDArray[np.uint8]]:
-    wanted = range(positions[start], positions[stop - 1] + 1)
+    """Decode some frames of a segment, past all before them where the bag has an index."""
     with Bag(path) as bag:
-        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction, only=wanted)
-        for frame in reader:
+        reader = FrameReader(bag, topic, '', segment.instruction,
+                             only=segment.positions[start:stop], since=segment.received[start])
+        for number, frame in enumerate(reader, start):
+            if frame.received != segment.received[number]:
+                raise SpecVLAError(f'{path}: its order of time changed while it was read: it is '
+                                   'damaged or was changed; leave it out')
             yield frame.image
 
 

@@ -50,6 +50,17 @@ def test_what_is_written_can_be_read_by_anybody(make_bag, storage):
     assert received == [1, *range(10, 10 + N)]
 
 
+@pytest.mark.parametrize('since', [0, 10, 17, 10 + N - 1, 10 + N])
+def test_what_came_before_is_left_out_where_there_is_an_index(make_bag, storage, since):
+    maker = make_bag(storage=storage)
+    fill(maker, size=600)  # chunks of a few images each
+    maker.writer.finish()
+    with Bag(maker.path) as bag:
+        assert bag.is_indexed
+        received = [message.received for message in bag.messages({'/image'}, since)]
+    assert received == [time for time in range(10, 10 + N) if time >= since]
+
+
 def test_metadata_is_as_jazzy_writes_it(make_bag, storage):
     maker = make_bag(storage=storage)
     fill(maker)

@@ -54,6 +54,25 @@ def test_the_segments_of_a_bag_are_its_episodes(tmp_path):
     assert second.stamps == pytest.approx([0, 1e-8, 2e-8, 3e-8, 4e-8])
 
 
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_each_stretch_of_a_bag_is_what_the_whole_has_there(tmp_path, storage):
+    maker = BagMaker(tmp_path / 'bag', storage)
+    two_episodes(maker)
+    maker.instruct(85, '')
+    maker.image(90, value=9)  # in the midst of the second segment, under no instruction
+    maker.instruct(95, 'pull')
+    maker.image(100, value=10)
+    maker.writer.finish()
+    recording = only(maker.path)
+    for episode in recording.episodes:
+        whole = [image[0, 0, 0] for image in recording.images(episode)]
+        assert len(whole) == len(episode) and 9 not in whole
+        for start in range(len(whole)):
+            for stop in range(start + 1, len(whole) + 1):
+                part = recording.images(episode, start, stop)
+                assert [image[0, 0, 0] for image in part] == whole[start:stop]
+
+
 def test_only_images_that_are_asked_for_are_decoded(tmp_path, monkeypatch):
     recording = only(bag(tmp_path / 'bag', two_episodes))
     decoded = []

@@ -45,9 +45,7 @@ def card(
 ) -> str:
     """Return the model card of a drafter, Markdown."""
     rows = '\n'.join(
-        f'| {it.rule} | {it.before:.2f} | {it.after:.2f} | {it.change:+.1f} '
-        f'({it.low:+.1f} to {it.high:+.1f}) |' if it.low is not None and it.high is not None else
-        f'| {it.rule} | {it.before:.2f} | {it.after:.2f} | {it.change:+.1f} |'
+        f'| {it.rule} | {it.presets} | {it.before:.2f} | {it.after:.2f} | {it.percent} |'
         for it in comparisons)
     recordings = '\n'.join(
         f'| `{Path(each["path"]).name}` | {each["kind"]} | {each["episodes"]} | {each["frames"]} '
@@ -64,18 +62,18 @@ the target verifies: under a strict rule no token changes by it, only the time.
 |---|---|---|---|---|
 {recordings}
 
-{made['learned_frames']} frames were learned from. To {made['taken_words']} of them the recorded
-words were taken, after a spot check; the target said the others anew.
+{made['learned_frames']} frames were learned from. For {made['taken_words']} of them the target's
+recorded actions were taken, after a spot check; it said the others anew.
 
 What the robot was told:
 {told}
 
 ## What it brought
 Passes of the target an action, the prefill counted, on {comparisons[0].actions} frames that
-were not learned from ({made['held_out']}): with the weights there were before, and with these.
+were not learned from ({made['held_out']}).
 
-| rule | before | after | change, % (95 %) |
-|---|---|---|---|
+| rule | presets | before | after | change |
+|---|---|---|---|---|
 {rows}
 
 It was measured on these recordings alone. Other tasks, cameras and places may fare worse than

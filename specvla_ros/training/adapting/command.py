@@ -35,7 +35,7 @@ from specvla_ros.recordings.episode import Choice, Recording
 from specvla_ros.recordings.find import open_recordings
 from specvla_ros.training.adapting.card import card, instructions, made_of
 from specvla_ros.training.adapting.lesson import begins_with, Lesson, lessons, Teaching
-from specvla_ros.training.adapting.split import Split, split
+from specvla_ros.training.adapting.split import cut, Split, split
 from specvla_ros.training.adapting.trial import Comparison, is_kept, play
 from specvla_ros.training.adapting.words import spot_check, Thinned, Words
 from specvla_ros.training.regenerate import RegenerateArgs
@@ -45,6 +45,8 @@ from specvla_ros.writable import check_writable
 Help = tyro.conf.arg
 _OTHERS = 1  # of the frames checked that may differ: two equal logits, on another machine
 _WORK, _WORDS, _DRAFTERS = 'work', 'words', 'drafters'
+_RULES = ('strict', 'relaxed')
+_PIECE = 128  # frames that a lane holds at once: of a 7B, 2 to 6 MB each
 _EAGLE_PATHS = 4  # token paths a frame for EAGLE, as `specvla regenerate` has them
 
 
@@ -149,7 +151,8 @@ class _Adapting:
         take = not args.eagle and self._may_take(checkpoint)
         frames = sum(map(len, self.division.learned))
         every = -(-frames // args.frames)
-        thinned = [Thinned(part, every, take) for part in self.division.learned]
+        thinned = [Thinned(piece, every, take) for part in self.division.learned
+                   for piece in cut(part, every * _PIECE)]
         length = checkpoint.space.length
         self._taken = sum(int((part.said(length)[:, 0] >= 0).sum()) for part in thinned)
         missing = words.missing(thinned)
@@ -193,15 +196,16 @@ class _Adapting:
         actors = {f'{when} {rule}': Policy(checkpoint, load_preset(preset))
                   for when, checkpoint, presets in (('before', old, before),
                                                     ('after', new, lesson.presets))
-                  for rule, preset in zip(('strict', 'relaxed'), presets, strict=True)}
+                  for rule, preset in zip(_RULES, presets, strict=True)}
         parts = self.division.held_out
         columns = (TextColumn('measure'), BarColumn(), MofNCompleteColumn(),
                    TimeRemainingColumn())
         with terminal_bar(self.console, *columns) as bar:
             task = bar.add_task('', total=min(self.args.measured, sum(map(len, parts))))
             acted = play(actors, parts, self.args.measured, lambda: bar.advance(task))
-        found = [Comparison.of(rule, acted[f'before {rule}'], acted[f'after {rule}'])
-                 for rule in ('strict', 'relaxed')]
+        found = [Comparison.of(rule, presets, acted[f'before {rule}'], acted[f'after {rule}'])
+                 for rule, presets in zip(_RULES, zip(before, lesson.presets, strict=True),
+                                          strict=True)]
         kind = 'whole episodes' if self.division.whole else 'stretches of the same episodes'
         self._say(f'{lesson.name}, on {found[0].actions} frames that it did not learn from '
                   f'({kind}):')

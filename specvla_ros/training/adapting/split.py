@@ -82,7 +82,7 @@ def split(recordings: Sequence[Recording]) -> Split:
     if len(whole) >= _EPISODES:
         return Split(*_chosen(whole), whole=True)
     longest = max(_STRETCH, math.ceil(sum(map(len, whole)) / _STRETCHES))
-    parts = [piece for part in whole for piece in _cut(part, longest)]
+    parts = [piece for part in whole for piece in cut(part, longest)]
     if len(parts) > 1:
         return Split(*_chosen(parts), whole=len(parts) == len(whole))
     part, = parts
@@ -93,7 +93,8 @@ def split(recordings: Sequence[Recording]) -> Split:
                  (part.within(len(part) - kept, len(part)),), whole=False)
 
 
-def _cut(part: Part, longest: int) -> list[Part]:
+def cut(part: Part, longest: int) -> list[Part]:
+    """Cut a part into stretches of `longest` frames or a little more, all about as long."""
     count = max(1, len(part) // longest)
     bounds = [round(number * len(part) / count) for number in range(count + 1)]
     return [part.within(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.training.adapting.split import Part
 
-# Student's t, the 97.5th percentile, of 1 to 30 degrees of freedom; of more about the normal's.
+# Student's t, the 97.5th percentile, of 1 to 30 degrees of freedom; of more it is a little less.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
       2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
       2.052, 2.048, 2.045, 2.042)
@@ -44,11 +44,14 @@ class Comparison:
     """
     Passes an action before and after, means over stretches of held-out recordings.
 
-    change, low, high: of the passes, %, with a 95 % interval (Student's t over the differences of
-    the stretches; None where there are fewer than two). same: actions with the same tokens.
+    old, new: presets; the same one where only the weights differ. change, low, high: of the
+    passes, %, with a 95 % interval (Student's t over the differences of the stretches; None where
+    there are fewer than two). same: actions with the same tokens.
     """
 
     rule: str
+    old: str
+    new: str
     before: float
     after: float
     change: float
@@ -59,9 +62,10 @@ class Comparison:
 
     @classmethod
     def of(
-        cls, rule: str, before: Sequence[Sequence[Acted]], after: Sequence[Sequence[Acted]]
+        cls, rule: str, presets: tuple[str, str], before: Sequence[Sequence[Acted]],
+        after: Sequence[Sequence[Acted]],
     ) -> Comparison:
-        """Compare the actions of two policies, a sequence a stretch."""
+        """Compare the actions of two policies, by their presets; a sequence a stretch."""
         old, new = (np.array([np.mean([action.trace.target_passes for action in actions])
                               for actions in each]) for each in (before, after))
         differences, mean = new - old, float(old.mean())
@@ -69,12 +73,12 @@ class Comparison:
         if len(differences) > 1:
             freedom = len(differences) - 1
             spread = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-            half = spread * (_T[freedom - 1] if freedom <= len(_T) else 1.96)
+            half = spread * _T[min(freedom, len(_T)) - 1]
         change = float(differences.mean())
         same = sum(a.tokens == b.tokens for x, y in zip(before, after, strict=True)
                    for a, b in zip(x, y, strict=True))
         bounds = (None, None) if half is None else (change - half, change + half)
-        return cls(rule, mean, float(new.mean()), 100 * change / mean,
+        return cls(rule, *presets, mean, float(new.mean()), 100 * change / mean,
                    *(None if bound is None else 100 * bound / mean for bound in bounds),
                    actions=sum(map(len, before)), same=same)
 
@@ -88,11 +92,23 @@ class Comparison:
         """Whether the whole interval lies above zero."""
         return self.low is not None and self.low > 0
 
+    @property
+    def presets(self) -> str:
+        """Say what was compared."""
+        return f'{self.old}, old and new weights' if self.old == self.new else \
+            f'{self.old} and {self.new}'
+
+    @property
+    def percent(self) -> str:
+        """Say the change with its interval."""
+        if self.low is None or self.high is None:
+            return f'{_signed(self.change)} % (no interval of a single stretch)'
+        return (f'{_signed(self.change)} % (95 %: {_signed(self.low)} to '
+                f'{_signed(self.high)})')
+
     def __str__(self) -> str:
-        interval = 'no interval of a single stretch' if self.low is None else \
-            f'95 %: {_signed(self.low)} to {_signed(self.high or 0.0)}'
-        return (f'{self.rule}: {self.before:.2f} → {self.after:.2f} passes an action, '
-                f'{_signed(self.change)} % ({interval})')
+        return (f'{self.rule} ({self.presets}): {self.before:.2f} → {self.after:.2f} passes an '
+                f'action, {self.percent}')
 
     def facts(self) -> dict[str, Any]:
         """Return its fields, for reports."""

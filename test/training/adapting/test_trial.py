@@ -25,7 +25,7 @@ def acted(*passes):
 
 
 def compared(before, after):
-    return Comparison.of('strict', acted(*before), acted(*after))
+    return Comparison.of('strict', ('glance', 'glance'), acted(*before), acted(*after))
 
 
 def test_an_interval_is_students_over_the_differences_of_the_stretches():
@@ -50,8 +50,9 @@ def test_a_single_stretch_has_no_interval_and_decides_nothing():
 def test_stretches_count_alike_and_the_same_tokens_are_counted():
     before = acted([2, 2], [4])
     before[0][0].tokens = (9,)
-    found = Comparison.of('strict', before, acted([2, 2], [4]))
+    found = Comparison.of('strict', ('history', 'glance'), before, acted([2, 2], [4]))
     assert found.before == 3 and (found.actions, found.same) == (3, 2)
+    assert str(found).startswith('strict (history and glance): 3.00 → 3.00 passes an action')
 
 
 @pytest.mark.parametrize('strict, relaxed, kept', [
