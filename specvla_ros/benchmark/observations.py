@@ -38,7 +38,7 @@ def played(
     :param make_environment: environment of a task number
     :param count: frames in all, shared out among the tasks
     :param seed: of the starts: random placements, none of the stored states
-    :param execute_steps: control steps of each action that are carried out before the next frame
+    :param execute_steps: control steps of each action that are executed before the next frame
     """
     shares = [len(part) for part in np.array_split(np.arange(count), len(tasks))]
     for task, share in zip(tasks, shares, strict=True):

@@ -33,7 +33,7 @@ class MainThread:
         """
         Have a task run, wait for it, and return what it returns or raise what it raises.
 
-        :raises SpecVLAError: the process is ending, the task was not carried out
+        :raises SpecVLAError: the process is ending, the function was not called
         """
         if threading.current_thread() is threading.main_thread():
             return task()

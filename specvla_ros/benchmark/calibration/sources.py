@@ -78,7 +78,7 @@ class LiberoEpisodes:
     """
     Episodes from random starts, `count` in all, as many of each task as of another.
 
-    drive: scale whose actions are carried out, 0 = the target's own. max_steps: control steps;
+    drive: scale whose actions are executed, 0 = the target's own. max_steps: control steps;
     None = the suite's.
     """
 
@@ -190,7 +190,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """Bags of a robot. Nothing is carried out: the states are those of the recording."""
+    """Bags of a robot. Nothing is executed: the states are those of the recording."""
 
     bags: Sequence[Recording]
 

@@ -47,7 +47,7 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying,
+        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.execution,
                               None if args.safety is None else read_safety(args.safety)))
 
 

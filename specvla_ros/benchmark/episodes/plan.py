@@ -17,10 +17,10 @@ from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
-from specvla_ros.carrying import Carrying
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import Execution
 from specvla_ros.safety import SafetySettings
 
 
@@ -49,14 +49,14 @@ class EvalArgs(PolicyArgs):
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
     execute_steps: int | None = None
-    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
     latency_s: float = 0.0
     """Seconds that pass in the simulation before an action is there, in whole control periods:
     steps that are over by then are skipped, and older actions go on meanwhile."""
     safety: str | None = None
     """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
-    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
+    chooses among the bins it allows, and what is executed fits it, as in the node. Default:
     none."""
     compare: bool = False
     """Also hold the decoders against each other: a table and compare.png, success against time per
@@ -73,8 +73,8 @@ class Plan:
     """
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
-    unnorm_keys: whose statistics turn tokens into motion, by suite. carrying: how many steps of an
-    action are carried out, and how late.
+    unnorm_keys: whose statistics turn tokens into motion, by suite. execution: how many steps of
+    an action are executed, and how late.
     """
 
     suites: tuple[str, ...]
@@ -85,7 +85,7 @@ class Plan:
     config: dict[str, Any]
     checkpoint: dict[str, str | None]
     folder: Path
-    carrying: Carrying
+    execution: Execution
 
     def identity(self) -> dict[str, Any]:
         """
@@ -146,7 +146,7 @@ def make_plan(args: EvalArgs) -> Plan:
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
     chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
     period = load_dataset(next(iter(unnorm_keys.values()))).period_s
-    carrying = Carrying.late(execute_steps, args.latency_s, period)
+    execution = Execution.late(execute_steps, args.latency_s, period)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -165,7 +165,7 @@ def make_plan(args: EvalArgs) -> Plan:
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path(), carrying=carrying)
+                folder=args.out or Path(), execution=execution)
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'

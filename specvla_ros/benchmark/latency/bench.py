@@ -30,9 +30,9 @@ from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
 from specvla_ros.benchmark.report import BASELINE
-from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.progress import terminal_bar
 from specvla_ros.writable import check_writable

@@ -34,7 +34,7 @@ class BenchArgs(PolicyArgs):
     instruction: str | None = None
     """Instruction that belongs to --frames."""
     execute_steps: int | None = None
-    """Control steps of an action that would be carried out, 1 to the chunk: observations are so
+    """Control steps of an action that would be executed, 1 to the chunk: observations are so
     many control steps apart, also those of --frames, and figures per control step are of so many.
     Default: what the checkpoint recommends, else all."""
     observations: int = 30

@@ -77,10 +77,10 @@ def contest(
 
 def _act(actor: PolicyLike, image: NDArray[np.uint8], instruction: str,
          before: ActionLike | None, execute_steps: int) -> ActionLike:
-    """Act, and say how much of the action before was carried out where it was not all of it."""
+    """Act, and say how much of the action before was executed where it was not all of it."""
     if before is None or len(before.si) == execute_steps:
         return actor.act(image, instruction)
-    return actor.act(image, instruction, carried=execute_steps)
+    return actor.act(image, instruction, executed=execute_steps)
 
 
 def warm_up(actor: PolicyLike, episode: Footage) -> None:

@@ -236,7 +236,7 @@ def _steps_tables(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Table]
     """Return the figures of a control step; none where an action is one step."""
     if 'ms_per_step' not in rows[0]:
         return []
-    table = _table(f'per control step, {config["execute_steps"]} of {config["chunk"]} carried out',
+    table = _table(f'per control step, {config["execute_steps"]} of {config["chunk"]} executed',
                    '', 'ms, mean', 'median', 'p95', 'passes')
     for row in rows:
         table.add_row(

@@ -62,8 +62,8 @@ class ActionInbox(Generic[A]):
         """
         Return the action that answers the image shown last of all that are answered.
 
-        A policy that carries an answer out over time sends its steps one by one: they count until
-        a newer image is answered.
+        A policy that executes an answer over time sends its steps one by one. They count until a
+        newer image is answered.
         """
         with self._condition:
             taken, number = self._taken

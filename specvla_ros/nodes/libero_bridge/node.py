@@ -26,8 +26,8 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from specvla_ros.carrying import StepsAhead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import StepsAhead
 from specvla_ros.libero import suites
 from specvla_ros.msg import ActionDelta, EpisodeStatus
 from specvla_ros.nodes import qos
@@ -86,7 +86,7 @@ class Answer:
 
     @classmethod
     def of(cls, message: ActionDelta) -> 'Answer':
-        """Read a message; raise a SpecVLAError for one that can't be carried out."""
+        """Read a message; raise a SpecVLAError for one that can't be executed."""
         if message.first_step > _MOST_STEPS:
             raise SpecVLAError(f'first_step is {message.first_step}, must be at most '
                                f'{_MOST_STEPS}: no episode is longer')

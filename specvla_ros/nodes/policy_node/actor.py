@@ -33,7 +33,7 @@ from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals
 from specvla_ros.nodes.policy_node.lone_publisher import LonePublisher
 from specvla_ros.nodes.policy_node.outputs import Outputs
 from specvla_ros.nodes.policy_node.pilot import Pilot
-from specvla_ros.nodes.policy_node.settings import ActingPolicy, carrying_of, TopicSettings
+from specvla_ros.nodes.policy_node.settings import ActingPolicy, execution_of, TopicSettings
 from specvla_ros.nodes.policy_node.silence import Silence
 from specvla_ros.nodes.policy_node.tasks import Command, StaleImage
 from specvla_ros.nodes.topics import once, Topics
@@ -65,7 +65,7 @@ class Actor:
         self._sequence, self._refused = 0, ''
         self._pilot = Pilot(
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
-            time.monotonic, lambda: self._clock.now().nanoseconds, carrying_of(settings, policy))
+            time.monotonic, lambda: self._clock.now().nanoseconds, execution_of(settings, policy))
         self._topics = topics
         self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
@@ -162,7 +162,7 @@ class Actor:
 
     def _go_on(self) -> None:
         """Publish what is due, act if it is time, and be called again when it is; any thread."""
-        self._publish(self._pilot.carry_out)
+        self._publish(self._pilot.execute_due)
         with self._waking:  # the alarm shall ring when the last to look found that it should
             if self._pilot.may_take:
                 self._main.post(self._act)
@@ -183,12 +183,12 @@ class Actor:
         policy: ActingPolicy = task.job.settings
         try:
             if self._context != (policy, task.job.revision):
-                policy.reset()  # what was learnt belongs to another task, or was not carried out
+                policy.reset()  # what was learnt belongs to another task, or was not executed
                 self._context = policy, task.job.revision
             action = policy.act(
                 self._read_image(task.sight.message), task.job.instruction,
                 task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
-                task.limits if self._guards else None, task.carried)
+                task.limits if self._guards else None, task.executed)
             self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(task)
@@ -220,7 +220,7 @@ class Actor:
 
     def _refuse(self, error: ValueError) -> None:
         """Log and count an image or an action on which nothing is published."""
-        self._context = None  # what wasn't carried out says nothing about what comes next
+        self._context = None  # what wasn't executed says nothing about what comes next
         self._statistics.count('refused')
         if isinstance(error, StaleImage):
             self._statistics.count('stale_images')

@@ -44,7 +44,7 @@ class LastStep:
 
     def delta(self, now: float) -> np.ndarray | None:
         """
-        Return the last control step if the arm may still carry it out, else None: it is at rest.
+        Return the last control step if the arm may still execute it, else None: it is at rest.
 
         However long ago it was: a pause earns no more motion.
         """

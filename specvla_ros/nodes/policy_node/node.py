@@ -123,7 +123,7 @@ class PolicyNode(LifecycleNode):
         return self._go('shut down', self._clean_up)
 
     def _go(self, name: str, transition: Callable[[], None]) -> TransitionCallbackReturn:
-        """Carry out a transition; rclpy would swallow what it raises."""
+        """Do a transition; rclpy would swallow what it raises."""
         try:
             transition()
         except _BAD_INPUT as error:

@@ -4,19 +4,19 @@ What is acted on, when, and what of the answers reaches the arm; no ROS in it.
 `Newest` says which image and instruction count, `StepQueue` when a control step is due,
 `safety.fit` how far it may go. This puts them together; the owner of the topics calls it from
 callbacks (`see`, `follow`, `pause`, …), from the thread that infers (`take`, `answer`), and
-whenever `next_at` has come (`carry_out`).
+whenever `next_at` has come (`execute_due`).
 
 Pacing. On a robot (`realtime`) at most one control step is published each control period of the
 data set, by the clock of this machine that never jumps. An image that comes sooner waits, and a
 newer one takes its place. Inference begins so that its answer comes when `execute_steps` of the
-one before are carried out, on the newest image there is by then. Stamps can't change the pace:
+one before are executed, on the newest image there is by then. Stamps can't change the pace:
 they only say how old an image is.
 In a simulation or a bag that waits for each answer (`lockstep`) there is no arm whose time passes:
 every image is acted on at once, and an answer is one message with those of its control steps that
-are to be carried out (see `carrying`), each of which counts as one control period.
+are to be executed (see `execution`), each of which counts as one control period.
 
 What ends an answer at once: another instruction, a pause, a refused or stale image or answer, and
-a camera that is lost. Only its first step may be carried out without a newer image.
+a camera that is lost. Only its first step may be executed without a newer image.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from specvla_ros.carrying import Carrying
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import Execution
 from specvla_ros.nodes.policy_node.camera_rhythm import CameraRhythm
 from specvla_ros.nodes.policy_node.motion import LastStep, Place
 from specvla_ros.nodes.policy_node.newest import Job, Newest
@@ -51,21 +51,21 @@ class Pilot:
     :param pacing: one of `PACINGS`
     :param clock: s, never jumps
     :param camera_clock: ns, the clock that images are stamped by
-    :param carrying: how many steps of an answer are carried out; its latency only in lockstep
+    :param execution: how many steps of an answer are executed; its latency only in lockstep
     """
 
     def __init__(
         self, settings: Any, safety: SafetySettings, period_s: float, max_image_age: float,
         pacing: str, arm: Arm, clock: Callable[[], float], camera_clock: Callable[[], int],
-        carrying: Carrying = Carrying(),  # noqa: B008 - frozen
+        execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> None:
         self._period, self._max_age, self._arm = period_s, max_image_age, arm
         self._is_paced = pacing == 'realtime'
         self._clock, self._camera_clock = clock, camera_clock
         self._lock = threading.RLock()
         self._newest = Newest(settings)
-        self._carrying = carrying
-        self._queue = StepQueue(period_s, carrying.execute_steps)
+        self._execution = execution
+        self._queue = StepQueue(period_s, execution.execute_steps)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
         self._motion, self._place = LastStep(0.0), Place()
@@ -155,7 +155,7 @@ class Pilot:
 
     @property
     def next_at(self) -> float | None:
-        """When there is something to `take` or to `carry_out`, s; None until something comes."""
+        """When there is something to `take` or to `execute_due`, s; None until something comes."""
         with self._lock:
             times = [at for at in (self._take_at, self._queue.next_at) if at is not None]
             return min(times, default=None)
@@ -193,7 +193,7 @@ class Pilot:
             limits = step_limits(self._safety, self._period, position_m=known,
                                  previous=self._motion.delta(now))
             return Task(job, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits, self._carried)
+                        None if known is None else tuple(known.tolist()), limits, self._executed)
 
     def give_up(self, task: Task) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
@@ -221,9 +221,9 @@ class Pilot:
                 return self._say(task, action, deltas)
             self._answer = task, action, deltas
             self._is_answer_new = self._queue.put(deltas, task.taken)
-            return self.carry_out()
+            return self.execute_due()
 
-    def carry_out(self) -> bool:
+    def execute_due(self) -> bool:
         """
         Publish the control step that is due, if there is one.
 
@@ -299,18 +299,18 @@ class Pilot:
         return at
 
     @property
-    def _carried(self) -> int | None:
+    def _executed(self) -> int | None:
         """Number of steps of the last answer that were due before the newest image taken."""
         if self._said is None:
             return None
         taken, chunk = self._said
         periods = (round((self._taken - taken) / self._period) if self._is_paced
-                   else self._carrying.periods(chunk))
+                   else self._execution.periods(chunk))
         return min(max(periods, 1), chunk)
 
     def _say(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
-        """Publish what a simulation that waits is to carry out of an answer."""
-        steps, latency = self._carrying.steps(len(deltas)), self._carrying.latency
+        """Publish what a simulation that waits is to execute of an answer."""
+        steps, latency = self._execution.steps(len(deltas)), self._execution.latency
         counts = self._move(task, action, steps.start, True, deltas[steps], latency)
         self._stands = latency > steps.stop - steps.start
         return counts

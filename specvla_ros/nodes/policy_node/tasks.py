@@ -35,7 +35,7 @@ class Task:
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
     `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
-    envelope leaves of the next control step. carried: how many steps of the last answer belong to
+    envelope leaves of the next control step. executed: how many steps of the last answer belong to
     times before this image; None where there is none, or it was dropped.
     """
 
@@ -46,7 +46,7 @@ class Task:
     begun: float
     position: tuple[float, float, float] | None
     limits: StepLimits
-    carried: int | None = None
+    executed: int | None = None
 
     @property
     def sight(self) -> Sight:
@@ -62,7 +62,7 @@ class Command:
     task, action: what was acted on, and what was inferred. first: number of the first of these
     steps in the action. is_new: nothing of this action was published before. deltas: float64
     [steps, 7], SI. limited_by: the settings that changed them. period: the control period in which
-    the first of them is carried out, counted from the image's: `first`, but where a simulated
+    the first of them is executed, counted from the image's: `first`, but where a simulated
     latency is longer than the action.
     """
 

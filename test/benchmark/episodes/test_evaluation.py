@@ -16,7 +16,7 @@ from specvla_ros.benchmark.episodes.player import Cast, TaskPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog
-from specvla_ros.carrying import Carrying
+from specvla_ros.execution import Execution
 from specvla_ros.policy import Policy
 
 
@@ -60,13 +60,13 @@ def test_all_decoders_play_each_state_in_rotating_order(args):
         (1, 0, ('strict', 'ar')), (1, 1, ('ar', 'strict'))]
 
 
-def test_how_much_of_a_chunk_is_carried_out_and_how_late_is_part_of_a_run(args):
+def test_how_much_of_a_chunk_is_executed_and_how_late_is_part_of_a_run(args):
     chunks = dataclasses.replace(args, chunk=8, execute_steps=4, latency_s=0.15)
     plan = make_plan(chunks)
-    assert plan.carrying == Carrying(4, 3)
+    assert plan.execution == Execution(4, 3)
     assert (plan.config['execute_steps'], plan.config['latency_s']) == (4, 0.15)
-    assert evaluation.player_of(chunks, plan).rollout.carrying == plan.carrying
-    assert make_plan(dataclasses.replace(args, chunk=8)).carrying == Carrying(8, 0)
+    assert evaluation.player_of(chunks, plan).rollout.execution == plan.execution
+    assert make_plan(dataclasses.replace(args, chunk=8)).execution == Execution(8, 0)
     assert make_plan(dataclasses.replace(chunks, latency_s=0.0)).folder != plan.folder
     for change, message in (({'execute_steps': 9}, 'execute_steps is 9, must be from 1 to 8'),
                             ({'execute_steps': 0}, 'execute_steps is 0, must be from 1 to 8'),

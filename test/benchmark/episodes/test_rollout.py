@@ -10,8 +10,8 @@ from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
 from specvla_ros.benchmark.episodes.fence import settings_for_json
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.carrying import Carrying
 from specvla_ros.data_sets import load_dataset
+from specvla_ros.execution import Execution
 from specvla_ros.safety import NO_LIMITS, SafetySettings, step_limits
 
 
@@ -41,14 +41,14 @@ class Actor:
 
     def __init__(self, bins=0, chunk=1):
         self.bins, self.chunk, self.seen, self.resets = bins, chunk, [], 0
-        self.carried = []
+        self.executed = []
 
     def reset(self):
         self.resets += 1
 
-    def act(self, image, instruction, stamp=None, *, carried=None):
+    def act(self, image, instruction, stamp=None, *, executed=None):
         self.seen.append(int(image[0, 0, 0]))
-        self.carried.append(carried)
+        self.executed.append(executed)
         normalized = np.zeros((self.chunk, 7), np.float32)
         normalized[:, 0] = self.bins * BIN_WIDTH
         si = normalized * 0.05
@@ -98,17 +98,17 @@ class Log(Environment):
                                success=seen.success)
 
 
-@pytest.mark.parametrize('execute, latency, images, stands, carried', [
+@pytest.mark.parametrize('execute, latency, images, stands, executed', [
     (4, 0, range(0, 12, 4), 0, 4), (1, 0, range(12), 0, 1), (None, 0, [0, 8], 0, None),
     (4, 2, range(0, 12, 4), 2, 4), (8, 2, range(0, 12, 6), 2, 6), (2, 3, range(0, 12, 3), 3, 3)])
-def test_so_many_steps_of_an_answer_are_carried_out_and_then_it_is_asked_again(
-        execute, latency, images, stands, carried):
+def test_so_many_steps_of_an_answer_are_executed_and_then_it_is_asked_again(
+        execute, latency, images, stands, executed):
     environment, actor = Log(solved_after=12), Actor(bins=3, chunk=8)
     episode = play(environment, actor, 'ar', 0, RolloutConfig(
-        carrying=Carrying(execute, latency)))
+        execution=Execution(execute, latency)))
     assert episode.success and episode.crash is None and episode.steps == 12
     assert actor.seen == list(images)
-    assert actor.carried == [None] + [carried] * (len(images) - 1)
+    assert actor.executed == [None] + [executed] * (len(images) - 1)
     assert sum(not delta[:6].any() for delta in environment.told) == stands
     assert sum(action.steps for action in episode.actions) == 12 - stands
     again = EpisodeRecord.from_json(episode.to_json())
@@ -120,7 +120,7 @@ def test_an_action_of_one_step_has_no_figures_of_steps_but_with_a_latency():
     episode = play(Log(solved_after=4), Actor(), 'ar', 0, RolloutConfig())
     assert {action.steps for action in episode.actions} == {None}
     environment, actor = Log(solved_after=9), Actor(bins=3)
-    episode = play(environment, actor, 'ar', 0, RolloutConfig(carrying=Carrying(1, 4)))
+    episode = play(environment, actor, 'ar', 0, RolloutConfig(execution=Execution(1, 4)))
     assert actor.seen == [0, 4, 8]
     assert [delta[0] != 0 for delta in environment.told] == [False] * 4 + [True] + [False] * 3 + [
         True]
@@ -193,7 +193,7 @@ WALLED = SafetySettings(
 
 @pytest.mark.parametrize('chunk', [1, 3])
 def test_under_an_envelope_an_episode_is_played_as_the_node_would(chunk):
-    """The decoder is told the next step's limits, and what is carried out fits the envelope."""
+    """The decoder is told the next step's limits, and what is executed fits the envelope."""
     world, actor, reference = Walking(), FencedActor(chunk), FencedActor(chunk)
     episode = play(world, actor, 'relaxed', 0, RolloutConfig(None, 1, safety=WALLED), reference)
     assert episode.crash is None and episode.steps == 6
@@ -216,7 +216,7 @@ def test_without_an_envelope_nobody_is_told_of_one():
     assert [step[0] for step in world.done] == pytest.approx([0.05] * 6)
 
 
-def test_an_action_that_must_not_be_carried_out_is_a_crash():
+def test_an_action_that_must_not_be_executed_is_a_crash():
     class Broken(FencedActor):
         def act(self, *arguments):
             action = super().act(*arguments)

@@ -98,11 +98,11 @@ def test_warming_up_leaves_no_memory(actors, episodes, diary):
     assert len(diary) > 1 and diary[-1] == ('b', 'reset')
 
 
-def test_of_a_chunk_the_contestants_are_told_how_much_was_carried_out(episodes):
+def test_of_a_chunk_the_contestants_are_told_how_much_was_executed(episodes):
     class Chunks(Recorder):
 
-        def act(self, image, instruction, *, carried=None):
-            self.diary.append(carried)
+        def act(self, image, instruction, *, executed=None):
+            self.diary.append(executed)
             action = super().act(image, instruction)
             return replace(action, tokens=action.tokens * 4,
                            si=np.repeat(action.si, 4, axis=0))
@@ -110,6 +110,6 @@ def test_of_a_chunk_the_contestants_are_told_how_much_was_carried_out(episodes):
     for execute_steps, told in ((2, 2), (4, None)):
         diary = []
         samples = contest({'ar': Chunks('ar', diary)}, episodes, 1, 0, execute_steps=execute_steps)
-        carried = [entry for entry in diary if not isinstance(entry, tuple)]
-        assert carried == ([None] + [told] * 11) + ([None] + [told] * 7)
+        executed = [entry for entry in diary if not isinstance(entry, tuple)]
+        assert executed == ([None] + [told] * 11) + ([None] + [told] * 7)
         assert {sample.record.steps for sample in samples} == {execute_steps}

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from specvla_ros.carrying import Carrying
+from specvla_ros.execution import Execution
 from specvla_ros.nodes.policy_node.pilot import Pilot
 from specvla_ros.nodes.policy_node.tasks import Command
 
@@ -64,13 +64,13 @@ class World:
         self.n_sent = 0
         self._events, self._order = [], itertools.count()
         self._task, self._answered = None, {}
-        self.ends = 0  # of what ends the answer that is being carried out, or would
+        self.ends = 0  # of what ends the answer that is being executed, or would
         self._alive = None  # the task whose answer is the newest, and `ends` when it came
         self._new_images = []  # when they came
         self._lost = -math.inf  # when the camera was found lost
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
                            lambda: self.now, self.camera_clock,
-                           Carrying(execute_steps, latency))
+                           Execution(execute_steps, latency))
 
     def camera_clock(self):
         return self.offset + round(self.now * 1e9)
@@ -144,7 +144,7 @@ class World:
 
     def _go_on(self):
         n_stills = len(self.stills)
-        self._try(self.pilot.carry_out)
+        self._try(self.pilot.execute_due)
         if len(self.stills) > n_stills:  # the camera is lost
             self.ends, self._lost = self.ends + 1, self.now
         if self.pilot.may_take and self._task is None:
