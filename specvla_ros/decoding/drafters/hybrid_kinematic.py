@@ -103,7 +103,7 @@ class KinematicSwitch(Drafter):
 
     def _measure(self, context: DraftContext) -> float | None:
         """F of the path so far, 0 to 1; None = too few steps."""
-        space, place = context.space, context.situation.position
+        space, place = context.space, context.situation.eef_position
         per_bin = np.array(space.bin_si or (1.0,) * space.action_dim)
         axes = slice(0, min(_AXES, space.action_dim))
         unit = (space.tokenizer.n_bins - 1) / 2 * per_bin[axes]  # of a normalised 1, m

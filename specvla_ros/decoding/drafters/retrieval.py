@@ -99,7 +99,8 @@ class RetrievalDrafter(Drafter):
         """Look up the prompt; guess the nearest actions from their first tokens on."""
         if not len(self._keys):
             self._allocate(context)
-        prompt, runner, place = context.prompt, context.target.runner, context.situation.position
+        prompt, runner = context.prompt, context.target.runner
+        place = context.situation.eef_position
         scaled = [self.settings.position_scale * it for it in place or (0.0,) * 3]
         position = torch.tensor(scaled).to(prompt.device, non_blocking=True)
         seen = runner.kept(

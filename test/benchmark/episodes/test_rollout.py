@@ -180,8 +180,8 @@ class FencedActor(Actor):
         super().__init__(bins=255, chunk=chunk)
         self.told = []
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
-        self.told.append((position, limits))
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None):
+        self.told.append((eef_position, limits))
         action = super().act(image, instruction, stamp)
         action.si[:, 0] = 0.05
         return action

@@ -114,7 +114,7 @@ def test_neighbours_are_one_tree_that_shares_its_beginnings(lab):
 def test_where_known_the_position_tells_equal_images_apart(lab):
     it = lab(0, 3, 1)
     (context, _), = scenes(it, 1)
-    places = [Situation(position=(0.1 * number, 0.0, 0.3)) for number in range(4)]
+    places = [Situation(eef_position=(0.1 * number, 0.0, 0.3)) for number in range(4)]
     drafter = Retrieval(neighbours=1, memory=8).drafter(ActionMemory.empty(it.model))
     for number, place in enumerate(places):
         guess(drafter, context, place)

@@ -1,4 +1,4 @@
-"""What the arm is doing and where it is, as far as it was told; no ROS in it."""
+"""What the arm was told last, and where its end effector is; no ROS in it."""
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class LastStep:
         return None if last is None or self.is_late(now) else last[0]
 
 
-class Place:
+class EefPosition:
     """
     Where the end effector is: the position heard last, and the steps published since.
 
