@@ -66,7 +66,7 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         # The same decoder where the envelope of the next step could forbid something.
         envelope = EnvelopeGuard(checkpoint.dataset.rotation, guard)
-        self._fenced = self._decoder.guarded(envelope)
+        self._guarded = self._decoder.guarded(envelope)
         self._instruction: str | None = None
         self._situation = UNKNOWN
         # Before the last action, and its steps [chunk, 7], SI.
@@ -163,13 +163,13 @@ class Policy:
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
         shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
         lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
-        fenced = replace(UNKNOWN, limits=guard_numbers(
+        guarded = replace(UNKNOWN, limits=guard_numbers(
             NO_LIMITS, self.checkpoint.bin_values, self.checkpoint.space.chunk))
         # Twice: should a cache grow on the way, what was captured before is captured again.
         for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
-            self._fenced.warm_up(ids, image, fenced)
+            self._guarded.warm_up(ids, image, guarded)
         self.reset()
 
     def reset(self) -> None:
@@ -223,7 +223,7 @@ class Policy:
         return action
 
     def _situation_after(self, executed: int | None) -> Situation:
-        """Return the situation if of the last action only so many steps were executed."""
+        """Return the situation after the first ``executed`` steps of the last action."""
         most = self.checkpoint.space.chunk
         if executed is not None and (type(executed) is not int or not 0 <= executed <= most):
             raise SpecVLAError(f'executed is {executed!r}, must be a whole number from 0 to '
@@ -238,7 +238,7 @@ class Policy:
         bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
         if limits is None or not can_forbid(limits, bins, chunk):
             return self._decoder, self._situation
-        return self._fenced, replace(
+        return self._guarded, replace(
             self._situation, limits=guard_numbers(limits, bins, chunk))
 
     def _goes_on(self, instruction: str, stamp: float | None, executed: int) -> bool:

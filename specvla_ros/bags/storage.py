@@ -56,7 +56,7 @@ class Storage(Protocol):
         """Free what it holds."""
 
 
-class Places:
+class DamageNotes:
     """Where a file is damaged; said in one line, however many places there are."""
 
     def __init__(self, name: str) -> None:

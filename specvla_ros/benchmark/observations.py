@@ -28,7 +28,7 @@ class Footage:
 
 
 def played(
-    make_environment: Callable[[int], Environment], tasks: Sequence[int], actor: PolicyLike,
+    make_environment: Callable[[int], Environment], tasks: Sequence[int], policy: PolicyLike,
     count: int, seed: int, on_frame: Callable[[], None] = lambda: None,
     execute_steps: int = 1,
 ) -> Iterator[Footage]:
@@ -46,7 +46,7 @@ def played(
             continue
         environment = make_environment(task)
         try:
-            actor.reset()
+            policy.reset()
             observation = environment.reset_random(seed)
             frames = []
             while True:
@@ -54,7 +54,7 @@ def played(
                 on_frame()
                 if len(frames) == share:
                     break
-                action = actor.act(frames[-1], environment.instruction)
+                action = policy.act(frames[-1], environment.instruction)
                 for delta in action.si[:execute_steps]:
                     observation = environment.step(delta)
         finally:

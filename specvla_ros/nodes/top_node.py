@@ -79,7 +79,7 @@ class Window:
         self._last = now, action
 
     def add_diagnostics(self, message: DiagnosticArray) -> None:
-        """Note what a policy node says of itself; other nodes' words are passed over."""
+        """Note what a policy node says of itself; other nodes' are ignored."""
         for state, values in of_policies(message):
             self._state, self._diagnostics = state, values
 

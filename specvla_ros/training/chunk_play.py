@@ -94,7 +94,7 @@ class Stretches:
         return self._burst
 
     def calm(self, steps: int = MAX_STEPS) -> None:
-        """No more bursts for so many steps."""
+        """Begin no burst for this number of steps."""
         self._burst, self._clean_left = None, max(self._clean_left, steps)
 
     def _begin_clean(self) -> None:
@@ -114,7 +114,7 @@ class Stretches:
 
 
 @dataclass(slots=True)
-class Record:
+class EpisodeArrays:
     """What an episode's file holds, as it grows."""
 
     jpegs: list[bytes] = field(default_factory=list)
@@ -177,7 +177,7 @@ def play(
     in steady motion that is rendered; strength: of the pushes, 1 = full.
     """
     env.reset_random(start_seed)
-    expert, record = PickAndPlace(env), Record()
+    expert, record = PickAndPlace(env), EpisodeArrays()
     driver = Driver(policy, env.instruction, execute) if policy else None
     stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength)
     last, burst, success, policy_steps = MAX_STEPS, None, False, 0

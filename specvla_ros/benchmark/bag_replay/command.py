@@ -143,11 +143,11 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
     if args.threads:
         torch.set_num_threads(args.threads)
     policy = Policy.of(args.source(next(iter(decoders.values()))))
-    actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
+    policies = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
     with _bar(console) as bar:
         task = bar.add_task('', total=reader.n_images)
-        for frame in replay(reader, actors):
+        for frame in replay(reader, policies):
             played.append(frame)
             bar.advance(task)
     _tell_skipped(reader, bool(played), console)

@@ -14,8 +14,8 @@ import tyro
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.benchmark.episodes.fence import settings_for_json
-from specvla_ros.benchmark.episodes.workers import Match
+from specvla_ros.benchmark.episodes.envelope import settings_for_json
+from specvla_ros.benchmark.episodes.workers import Trial
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
@@ -69,7 +69,7 @@ class EvalArgs(PolicyArgs):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
@@ -107,18 +107,18 @@ class Plan:
         """How many episodes there are in all, over all decoders."""
         return len(self.places()) * len(self.decoders)
 
-    def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
-        """Return the matches that are left. The order of the decoders rotates with the state."""
+    def trials_left(self, finished: Sequence[EpisodeRecord]) -> list[Trial]:
+        """Return the trials that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        matches = []
+        trials = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
             left = tuple(name for name in order if (*place, name) not in done)
             if left:
-                matches.append(Match(*place, left))
-        return matches
+                trials.append(Trial(*place, left))
+        return trials
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
         """Return those of the episodes that belong to the plan."""
@@ -127,7 +127,7 @@ class Plan:
                 if (episode.suite, episode.task, episode.state) in places]
 
 
-def make_plan(args: EvalArgs) -> Plan:
+def make_plan(args: EvalArgs) -> EvaluationPlan:
     """
     Check every argument before anything heavy is loaded.
 
@@ -164,7 +164,7 @@ def make_plan(args: EvalArgs) -> Plan:
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
+    plan = EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
                 folder=args.out or Path(), execution=execution)
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
@@ -186,6 +186,6 @@ def read_safety(name: str) -> SafetySettings:
                            'or the path of a YAML file') from error
 
 
-def open_run(plan: Plan) -> AbstractContextManager[EpisodeLog]:
+def open_run(plan: EvaluationPlan) -> AbstractContextManager[EpisodeLog]:
     """Open the plan's folder; see `run_folder.open_run`."""
     return run_folder.open_run(plan.folder, plan.identity(), EpisodeLog)

@@ -32,7 +32,7 @@ class CameraRhythm:
 
         The longest of the last intervals counts: a camera may be slow, or send in pairs.
 
-        :param most: after so many seconds they should have, whatever the intervals were
+        :param most: longest patience, s, whatever the intervals were
         """
         usual = max(self._intervals, default=math.inf)
         patience = min(most, _PATIENCE * max(usual, self._period))

@@ -16,7 +16,7 @@ def twist_of(delta: np.ndarray, period: float) -> Twist:
     return Twist(linear=_vector(linear), angular=_vector(angular))
 
 
-def target_of(pose: Pose, delta: np.ndarray) -> Pose:
+def target_pose_of(pose: Pose, delta: np.ndarray) -> Pose:
     """Return where a control step, [7] (m, rad), leads from a pose: p + dp, R(dr) R."""
     target = Pose()
     place = target.position

@@ -106,7 +106,7 @@ class ActingPolicy(Protocol):
     decoder_config: DecoderConfig
     dataset: DatasetConfig
     chunk: int  # control steps of an action
-    execute_steps: int  # of them to execute, if nobody says another number
+    execute_steps: int  # of them to execute, where the parameter names no number
 
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,

@@ -307,7 +307,7 @@ def test_a_copy_that_comes_after_a_clock_was_set_back_is_not_acted_on_again(worl
     images = []
     for at in (0.1, 0.3):
         world.at(at, lambda: images.append(world.see(FAST)))
-    world.at(0.5, lambda: world.see(FAST, age=0.45))  # set back: passed over
+    world.at(0.5, lambda: world.see(FAST, age=0.45))  # set back: ignored
     world.at(0.6, lambda: world.resend(images[0]))
     world.run(1.0)
     assert [step.image.number for step in world.published] == [1, 2]

@@ -13,7 +13,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.safety import fit, SafetySettings, step_limits, StepLimits
 
 
-class Fence:
+class EpisodeEnvelope:
     """
     What an episode's actions must fit in: limits for the decoder, and `safety.fit` behind it.
 
