@@ -33,7 +33,7 @@ _ROUNDING = 1e-6
 @dataclass(frozen=True, slots=True)
 class Execution:
     """
-    Which steps of an answer are executed by a simulation that waits for it.
+    Says which steps of an answer a simulation executes that waits for it.
 
     execute_steps: E, at least 1; None = all that there are. latency: control periods that pass in
     the simulation before an answer is there.
@@ -79,7 +79,7 @@ class Move:
 
 
 class StepsAhead:
-    """What an arm in a simulation does until the next image, and what it knows beyond."""
+    """Holds the steps that an arm in a simulation has still to execute."""
 
     def __init__(self) -> None:
         self._ahead: deque[NDArray[np.floating] | None] = deque()

@@ -20,7 +20,7 @@ Delta = TypeVar('Delta')
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[Delta]):
-    """A control step to execute now: its number in its answer, and what was put there."""
+    """A control step to execute now: its number in its answer, and its delta."""
 
     number: int
     delta: Delta
@@ -28,7 +28,7 @@ class Step(Generic[Delta]):
 
 class StepQueue(Generic[Delta]):
     """
-    The steps of the newest answer, each handed out at most once and one a control period at most.
+    Hands out the steps of the newest answer: each once at most, one a control period at most.
 
     * Steps whose period is over are skipped. The last one of an answer is not: a policy slower
       than the control period moves the arm slowly, rather than not at all.

@@ -57,7 +57,7 @@ class Storage(Protocol):
 
 
 class DamageNotes:
-    """Where a file is damaged; said in one line, however many places there are."""
+    """Collects the damaged places of a file and says them in one line."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -19,7 +19,7 @@ WARM_UP_ACTIONS = 2
 
 
 class ActionLike(Protocol):
-    """What a record takes of a `policy.Action`."""
+    """The part of a `policy.Action` that a record needs."""
 
     @property
     def tokens(self) -> Sequence[int]: ...
@@ -52,7 +52,7 @@ class PolicyLike(Protocol):
 
 
 class EpisodePolicy(PolicyLike, Protocol):
-    """What an episode asks of `policy.Policy`; only under an envelope more than of the others."""
+    """A policy that plays an episode: under an envelope it takes position and limits as well."""
 
     @property
     def dataset(self) -> DatasetConfig:

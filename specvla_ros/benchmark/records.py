@@ -186,7 +186,7 @@ def _action_from_dict(record: dict[str, Any]) -> ActionRecord:
 
 
 class Line(Protocol):
-    """What is kept as a line of a file."""
+    """A record that is kept as one line of a file."""
 
     def to_json(self) -> str:
         """Return one line of JSON, without the newline."""

@@ -28,7 +28,7 @@ def of_policies(message: DiagnosticArray) -> Iterator[tuple[str, dict[str, str]]
 
 
 class Statistics:
-    """What was counted and measured since the start of the process; for several threads."""
+    """Counts and measures since the start of the process; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -105,7 +105,7 @@ class End:
 @dataclass(frozen=True, slots=True)
 class Reference:
     """
-    How to read a node off.
+    How the interface of one node is read.
 
     needs: parameters without which there is no such node.
     switches: parameters that make ends appear; each is tried alone.

@@ -44,7 +44,7 @@ _TIMELINE = 'ros_time'
 
 class RerunLog:
     """
-    Our messages as entities of a Rerun recording, each at the time in its stamp.
+    Writes our messages to a Rerun recording, each at the time in its stamp.
 
     :param rerun: the library; :param stream: its `RecordingStream`
     """
@@ -91,7 +91,7 @@ class RerunLog:
 
 class RerunNode(Node):
     """
-    Listens, and hands on.
+    Logs the messages of a policy to the Rerun viewer or a file.
 
     :param open_stream: makes the `RecordingStream` and the `RerunLog` on it
     """

@@ -67,7 +67,7 @@ class DoctorArgs:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    What a check found.
+    The result of a check.
 
     :param state: `ok`, `missing` (the demo needs it) or `note` (works without)
     :param todo: what the user can do about it, empty where nothing is to do

@@ -27,7 +27,7 @@ _OF_THE_TRACE = ('target_passes', 'drafted', 'accepted', 'acceptance_lengths', '
 
 @dataclass(frozen=True, slots=True)
 class PlayedFrame:
-    """A frame as the session tells of it; see `bags.frames.Frame`."""
+    """A frame as the session reports it; see `bags.frames.Frame`."""
 
     number: int
     stamp: int
@@ -38,7 +38,7 @@ class PlayedFrame:
 
 @dataclass(frozen=True, slots=True)
 class ReportedAction:
-    """What the session tells of a node's action; see `policy.Action`."""
+    """A node's action as the session reports it; see `policy.Action`."""
 
     tokens: list[int]
     normalized: NDArray[np.float64]

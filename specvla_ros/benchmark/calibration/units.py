@@ -53,7 +53,7 @@ class ScaleMeasurement:
 @dataclass(frozen=True, slots=True)
 class Unit:
     """
-    An episode, or a part of a bag under one instruction: what is exchangeable with others.
+    An episode, or a part of a bag under one instruction; units are exchangeable.
 
     name: what makes it the same one after a restart. success: of an episode that was played;
     None = a recording. scales: tightest first.

@@ -15,7 +15,7 @@ from specvla_ros.safety import fit, SafetySettings, step_limits, StepLimits
 
 class EpisodeEnvelope:
     """
-    What an episode's actions must fit in: limits for the decoder, and `safety.fit` behind it.
+    Limits the actions of an episode: in the decoder, and by `safety.fit` behind it.
 
     :param period_s: how long a control step lasts
     """

@@ -55,7 +55,7 @@ class Playing:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """
-    A worker cannot go on.
+    Says why a worker cannot go on.
 
     :param bad_input: it is the user's to put right
     """

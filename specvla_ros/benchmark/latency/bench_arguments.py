@@ -35,7 +35,8 @@ class BenchArgs(PolicyArgs):
     """Instruction that belongs to --frames."""
     execute_steps: int | None = None
     """Control steps of an action that would be executed, 1 to the chunk. This is also how many
-    control steps lie between observations, those of --frames included. Default: what the checkpoint recommends, else all."""
+    control steps lie between observations, those of --frames included. Default: what the
+    checkpoint recommends, else all."""
     observations: int = 30
     """Frames, at most."""
     repeats: int = 2

@@ -32,7 +32,7 @@ RULES = ('strict', 'relaxed')
 @dataclass(frozen=True, slots=True)
 class PublishedAcceptance:
     """
-    How many drafts a verification pass keeps.
+    A published distribution: how many drafts a verification pass keeps.
 
     :param shares: by rule, the probability of 0, 1, 2 … drafts, bonus not counted
     """

@@ -81,7 +81,7 @@ class JacobiDrafter(Drafter):
             Padded(tree.ancestor_mask, (0, 1)), Padded(last.verified.argmax[1:]),
             self._at_start(context), known, last.accepted.bonus, len(nodes),
             nodes[-1] if nodes else 0, len(tree), lowest=context.space.tokenizer.first_id)
-        return _chain(runner.kept(said)[known:], context)
+        return _chain(runner.safe_copy(said)[known:], context)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""

@@ -13,7 +13,7 @@ _CAPACITY = 64
 
 class ActionInbox(Generic[A]):
     """
-    Actions by the stamp (ns) of the image they answer; each is handed out at most once.
+    Holds actions by the stamp (ns) of the image they answer; gives each at most once.
 
     Stamps only name images here, and are never compared: the clock may jump while an arm moves.
     """

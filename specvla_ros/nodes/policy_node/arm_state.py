@@ -1,11 +1,11 @@
-"""What the arm was told last, and where its end effector is; no ROS in it."""
+"""The last control step of the arm, and where its end effector is; no ROS in it."""
 
 import numpy as np
 
 
 class LastStep:
     """
-    The control step that was published last, and when; times are s of a clock that never jumps.
+    Remembers the control step published last; times are s of a clock that never jumps.
 
     :param deadline: seconds after which the next action is late, and the arm stands still
     """
@@ -54,7 +54,7 @@ class LastStep:
 
 class EefPosition:
     """
-    Where the end effector is: the position heard last, and the steps published since.
+    Tracks the end effector: the position heard last, and the steps published since.
 
     Without these a sensor slower than the control period would let several steps lead through
     the same wall, each of them allowed alone. However old that is: walls only ever take motion

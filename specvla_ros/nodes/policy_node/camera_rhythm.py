@@ -10,7 +10,7 @@ _PATIENCE = 2.5
 
 class CameraRhythm:
     """
-    The times of new images, s of a clock that never jumps; copies of an image are none.
+    Measures how often new images come, s of a clock that never jumps; copies do not count.
 
     :param period_s: control period; no interval counts as shorter than that
     """

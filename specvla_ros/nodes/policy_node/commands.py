@@ -29,7 +29,7 @@ def target_pose_of(pose: Pose, delta: np.ndarray) -> Pose:
 
 class GripperSwitch:
     """
-    Open or closed, with hysteresis, so that a policy that wavers doesn't make fingers rattle.
+    Switches open or closed with hysteresis: a policy that wavers makes no fingers rattle.
 
     :param hysteresis: width of the band around one half in which the state stays as it is
     """

@@ -13,7 +13,7 @@ _MOST_COPIES = 256
 
 
 class Novelty(enum.Enum):
-    """What a text on the topic is beside those heard before it."""
+    """Says whether a text on the topic is new."""
 
     NEW = 'it holds from now on'
     KNOWN = 'a copy of what was heard, or what holds already'

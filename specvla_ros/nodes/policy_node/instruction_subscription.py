@@ -1,4 +1,4 @@
-"""The instruction that holds, by topic or as a goal, also while the node does not act."""
+"""The instruction that holds, from the topic or a goal, also while the node does not act."""
 
 from collections.abc import Callable
 import time
@@ -32,7 +32,7 @@ class Follower(Protocol):
 
 class InstructionSubscription:
     """
-    Subscribes `instruction`, and has followed what holds; see `InstructionArbiter`.
+    Subscribes `instruction`, and passes on the text that holds; see `InstructionArbiter`.
 
     It lives as long as its node. So what was said last holds when the node is activated, and a
     latched text isn't heard a second time.

@@ -1,5 +1,5 @@
 """
-What is acted on, when, and what of the answers reaches the arm; no ROS in it.
+Which image is acted on, and which control steps are published when; no ROS in it.
 
 `RequestInbox` says which image and instruction count, `StepQueue` when a control step is due,
 `safety.fit` how far it may go. This puts them together; the owner of the topics calls it from
@@ -49,7 +49,7 @@ _COPIES = 1.0
 
 class Pilot:
     """
-    Acts for one arm; for several threads.
+    Decides for one arm which image is acted on and which steps are published; thread-safe.
 
     :param settings: of the requests, see `RequestInbox`
     :param period_s: the control period of the data set

@@ -13,7 +13,7 @@ _STAMPS = 256
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """
-    What a policy is asked: an image, and the instruction that held when it was taken.
+    A request to a policy: an image, and the instruction that held when it was taken.
 
     image: the message as it arrived. settings: what `RequestInbox.set_settings` was last given.
     revision: counts instructions; `RequestInbox.answer` compares it.
@@ -27,7 +27,7 @@ class InferenceRequest:
 
 class RequestInbox:
     """
-    Two slots, the newest image and the instruction, and the rules of acting on them.
+    Holds the newest image and the instruction, and says which answers count.
 
     * Nothing can be taken before both are there; an older image is never kept for later.
     * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy, also

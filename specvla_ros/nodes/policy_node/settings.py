@@ -101,7 +101,7 @@ S = TypeVar('S')
 
 
 class ActingPolicy(Protocol):
-    """What the node needs of `specvla_ros.policy.Policy`."""
+    """The part of `specvla_ros.policy.Policy` that the node needs."""
 
     decoder_config: DecoderConfig
     dataset: DatasetConfig

@@ -1,5 +1,5 @@
 """
-One episode, put together from what came over the topics; no ROS in it.
+One episode, put together from the messages of its topics; no ROS in it.
 
 Messages of different topics arrive in any order. The stamp of the camera image ties them together:
 the pose and the image of an observation carry it, the action and the report name it. An image the
@@ -24,7 +24,7 @@ import numpy as np
 @dataclass(frozen=True, slots=True)
 class ReceivedAction:
     """
-    One action and what it cost; times in ms, `deltas` float64 [chunk, 7] in SI units.
+    One action as it was received; `deltas` float64 [chunk, 7] in SI units.
 
     received: s, clock of the image's stamp. sequence: the policy's count of actions.
     """
@@ -38,7 +38,7 @@ class ReceivedAction:
 
 @dataclass(frozen=True, slots=True)
 class ReportedCost:
-    """What the decode report of an action says."""
+    """The cost of an action as its decode report says it."""
 
     decoder: str
     target_passes: int
@@ -55,7 +55,7 @@ class ReportedCost:
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
     """
-    An observation, the action it got, and what that cost.
+    An observation, the action that answers it, and the cost of that action.
 
     number: counts the actions of the episode from 0. stamp: of the image, ns.
     """

@@ -80,7 +80,7 @@ class ReplaySpec:
 
 class ReplaySession(Node):
     """
-    Starts the policy, plays the bag to it under each decoder, and tells what it answered.
+    Starts the policy, plays the bag to it under each decoder, and reports the answers.
 
     :param emit: called with every event but `error`
     """

@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 130
 
 
 class Session(WorkingNode, Protocol):
-    """A node that plays something; `finished` once it has played all of it."""
+    """A node that plays a session; `finished` once it has played all of it."""
 
     finished: bool
 
