@@ -147,7 +147,7 @@ class CudaGraphs(GraphRunner):
     Runs functions as CUDA graphs, which share one pool for all memory that they compute in.
 
     They may share it, as they never run at the same time and their outputs are held. But a later
-    graph may overwrite these outputs: ``safe_copy`` copies what is read after another graph has run.
+    graph may overwrite these outputs: ``safe_copy`` copies what is read after the next graph.
     """
 
     def __init__(self, device: torch.device) -> None:
