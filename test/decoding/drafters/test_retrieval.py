@@ -14,7 +14,7 @@ from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, Jacobi, RelayD
 from specvla_ros.decoding.drafters.action_memory import (
     ActionMemory,
     Descriptor,
-    likeness,
+    fingerprint,
     MemoryShape,
 )
 from specvla_ros.decoding.rules.strict import Strict
@@ -160,7 +160,7 @@ def test_a_database_of_another_checkpoint_is_refused_in_one_line(lab, tmp_path):
 def test_the_same_checkpoint_in_another_data_type_is_the_same(lab, tmp_path, dtype):
     model = lab.new_model(0).bfloat16()  # as it is stored
     it = lab(0, 4, 1)
-    replace(database(it), likeness=likeness(model)).save(tmp_path)
+    replace(database(it), fingerprint=fingerprint(model)).save(tmp_path)
     assert len(ActionMemory.read(tmp_path, model.to(dtype))) == 12
 
 
