@@ -180,7 +180,7 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
     """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(args.bag.resolve()),
-        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or DECODERS],
         'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
         'instruction': args.instruction, 'rate': args.rate or 0.0,
         'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads},

@@ -96,7 +96,7 @@ from specvla_ros.nodes.messages import (
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.sessions.processes import NodeProcess
 from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
-from specvla_ros.nodes.sessions.session import call, play, set_decoder
+from specvla_ros.nodes.sessions.session import call, play_session, set_decoder
 from specvla_ros.nodes.sessions.session_spec import Round, SessionSpec
 
 NAME = 'demo_session'
@@ -245,7 +245,7 @@ def run_session(spec: SessionSpec, folder: Path, emit: Emit) -> int:
     :param folder: gets `episodes/` and `logs/`
     :param emit: called with every event
     """
-    return play(NAME, lambda: SessionNode(spec, folder, emit), emit, spec.domain_id)
+    return play_session(NAME, lambda: SessionNode(spec, folder, emit), emit, spec.domain_id)
 
 
 def _record(recording: EpisodeRecording, message: Any, received: float) -> None:

@@ -25,7 +25,8 @@ class Session(WorkingNode, Protocol):
     finished: bool
 
 
-def play(name: str, make: Callable[[], Session], emit: Emit, domain_id: int | None = None) -> int:
+def play_session(name: str, make: Callable[[], Session], emit: Emit,
+                 domain_id: int | None = None) -> int:
     """
     Play a session; return the exit code. Initialises and shuts down rclpy.
 
