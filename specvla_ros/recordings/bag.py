@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specvla_ros.bags.frames import FrameReader, live_actions, LiveAction, only_camera
 from specvla_ros.bags.reader import Bag
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of, size_of
+from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of, size_of
 
 
 @dataclass(slots=True)
@@ -26,15 +26,15 @@ class _Segment:
     received: list[int] = field(default_factory=list)
 
 
-def read(path: Path, choice: Choice) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """
     Look through a bag once: every image is decoded, so what can't be read is known.
 
     :raises SpecVLAError: it can't be read, no frame of it can be used, or the camera changes size
     """
     with Bag(path) as bag:
-        topic = choice.image_topic or only_camera(bag)
-        reader = FrameReader(bag, topic, choice.instruction_topic, choice.instruction)
+        topic = selection.image_topic or only_camera(bag)
+        reader = FrameReader(bag, topic, selection.instruction_topic, selection.instruction)
         segments, shape = _segments(reader)
         if not segments:
             raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
@@ -43,7 +43,7 @@ def read(path: Path, choice: Choice) -> Recording:
         remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [bag.missing]))
         sign = sign_of(bag.files)
     kind = f'bag, {size_of(shape)} from {topic}'
-    episodes = tuple(_episode(path, topic, choice, number, segment, own)
+    episodes = tuple(_episode(path, topic, selection, number, segment, own)
                      for number, segment in enumerate(segments))
     return Recording(path, kind, sign, episodes, remarks)
 
@@ -68,13 +68,13 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
 
 
 def _episode(
-    path: Path, topic: str, choice: Choice, number: int, segment: _Segment,
+    path: Path, topic: str, selection: Selection, number: int, segment: _Segment,
     own: dict[int, tuple[int, ...]],
-) -> Episode:
+) -> RecordedEpisode:
     stamps = segment.stamps
     said = {index: own[stamp] for index, stamp in enumerate(stamps) if stamp and stamp in own}
     known = all(stamps)  # a stamp of 0 is none
-    return Episode(
+    return RecordedEpisode(
         f'segment_{number:04d}', segment.instruction, len(stamps),
         partial(_images, path, topic, segment),
         stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None, said=said)

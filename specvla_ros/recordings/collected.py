@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.pictures import decode_picture
-from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of
+from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
 _PERIOD = 0.05  # s between the steps of an episode: LIBERO's
 # All that an array of bytes names; its module was called numpy.core before numpy 2.
@@ -46,7 +46,7 @@ def episode_files(folder: Path) -> list[Path]:
     return []
 
 
-def read(path: Path, choice: Choice) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """
     Read a folder of episodes, or one episode; those that failed are as good as the others.
 
@@ -61,8 +61,8 @@ def read(path: Path, choice: Choice) -> Recording:
         name = f'{file.parent.name}_{file.stem}'
         if path.is_dir() and file.parent.parent != path and file.parent != path:
             name = f'{file.parent.parent.name}_{name}'
-        episodes.append(Episode(
-            name, choice.instruction or content.instruction, len(content.jpegs),
+        episodes.append(RecordedEpisode(
+            name, selection.instruction or content.instruction, len(content.jpegs),
             partial(_images, file), stamps=_PERIOD * content.frame.astype(np.float64),
             actions=content.actions))
     return Recording(path, 'episodes of `specvla collect`', sign_of(files), tuple(episodes))

@@ -14,7 +14,7 @@ from specvla_ros.errors import SpecVLAError
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """
     What of a recording is wanted; '' = what the recording has, where it has only one.
 
@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class RecordedEpisode:
     """
     Frames of one camera under one instruction, in order.
 
@@ -40,7 +40,7 @@ class Episode:
     be called for none. stamps: when each was taken, s from any moment, float64 [T]; None = not
     known. poses: of the end effector, as recorded, float32 [T, P]. actions: what was done at each
     frame, in the recording's own units, float32 [T, D]. said: recorded actions in which each token
-    was the target's own choice, by the number of their frame: L token ids each.
+    was the target's own selection, by the number of their frame: L token ids each.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Recording:
     path: Path
     kind: str
     sign: str
-    episodes: tuple[Episode, ...]
+    episodes: tuple[RecordedEpisode, ...]
     remarks: tuple[str, ...] = ()
     mirrored: bool = False
 
@@ -78,7 +78,7 @@ class Recording:
         return sum(map(len, self.episodes))
 
     def images(
-        self, episode: Episode, start: int = 0, stop: int | None = None
+        self, episode: RecordedEpisode, start: int = 0, stop: int | None = None
     ) -> Iterator[NDArray[np.uint8]]:
         """
         Read the frames of an episode, from `start` to below `stop`, not mirrored any more.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.pictures import decode_picture
-from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of
+from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 INSTRUCTION = 'instruction.txt'
@@ -67,7 +67,7 @@ def read_arrays(path: Path, name: str = '') -> tuple[NDArray[np.uint8], str | No
     return images, None if said is None else str(said)
 
 
-def read(path: Path, choice: Choice) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """
     Read a folder of pictures, one of such folders (an episode each), or an .npz file.
 
@@ -78,21 +78,22 @@ def read(path: Path, choice: Choice) -> Recording:
     """
     if path.is_file():
         images, said = read_arrays(path)
-        instruction = _instruction(choice.instruction or (said or '').strip(), path)
-        episode = Episode('frames', instruction, len(images), partial(_of_array, path))
+        instruction = _instruction(selection.instruction or (said or '').strip(), path)
+        episode = RecordedEpisode('frames', instruction, len(images), partial(_of_array, path))
         return Recording(path, 'array of frames', sign_of([path]), (episode,))
     folders = folders_of_pictures(path)
     files = [file for folder in folders for file in picture_files(folder)]
-    episodes = tuple(_episode(folder, path, choice) for folder in folders)
+    episodes = tuple(_episode(folder, path, selection) for folder in folders)
     return Recording(path, 'folder of pictures' if folders == [path] else
                      f'{len(folders)} folders of pictures', sign_of(files), episodes)
 
 
-def _episode(folder: Path, root: Path, choice: Choice) -> Episode:
+def _episode(folder: Path, root: Path, selection: Selection) -> RecordedEpisode:
     files = picture_files(folder)
-    said = choice.instruction or _written(folder) or (_written(root) if folder != root else '')
-    return Episode(folder.name if folder != root else 'pictures', _instruction(said, folder),
-                   len(files), partial(_of_files, files))
+    said = selection.instruction or _written(folder) or (_written(root) if folder != root else '')
+    name = folder.name if folder != root else 'pictures'
+    return RecordedEpisode(
+        name, _instruction(said, folder), len(files), partial(_of_files, files))
 
 
 def _written(folder: Path) -> str:

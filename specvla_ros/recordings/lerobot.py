@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.pictures import decode_picture
-from specvla_ros.recordings.episode import Choice, Episode, Recording, sign_of
+from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 from specvla_ros.recordings.lerobot_files import Files, rows_of
 from specvla_ros.recordings.video import frames_at
 
@@ -36,7 +36,7 @@ class Camera:
     size: str
 
 
-def read(path: Path, choice: Choice) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """
     Read a data set.
 
@@ -44,15 +44,15 @@ def read(path: Path, choice: Choice) -> Recording:
         to be chosen
     """
     files = Files.of(path)
-    camera = _camera(path, files.info['features'], choice.camera)
+    camera = _camera(path, files.info['features'], selection.camera)
     features = [name for name in (_ACTION, _STATE) if name in files.info['features']]
     tasks = files.tasks()
-    episodes: list[Episode] = []
+    episodes: list[RecordedEpisode] = []
     for file in files.data_files():
         rows = rows_of(file, [*_ROWS, *features])
         for start, end in _runs(rows['episode_index'], rows['task_index']):
             part = {name: column[start:end] for name, column in rows.items()}
-            episodes.append(_episode(files, file, camera, part, start, tasks, choice))
+            episodes.append(_episode(files, file, camera, part, start, tasks, selection))
     total = files.info['total_frames']
     if sum(map(len, episodes)) != total:
         raise SpecVLAError(f'{path}: {sum(map(len, episodes))} rows can be read, meta/info.json '
@@ -63,8 +63,8 @@ def read(path: Path, choice: Choice) -> Recording:
 
 def _episode(
     files: Files, file: Path, camera: Camera, rows: dict[str, NDArray[Any]], start: int,
-    tasks: dict[int, str], choice: Choice,
-) -> Episode:
+    tasks: dict[int, str], selection: Selection,
+) -> RecordedEpisode:
     """Make an episode of rows under one task; start: the number of its first in the file."""
     number, task = int(rows['episode_index'][0]), int(rows['task_index'][0])
     first, stamps = int(rows['frame_index'][0]), rows['timestamp'].astype(np.float64)
@@ -72,7 +72,7 @@ def _episode(
     steps = np.diff(stamps)
     if not np.isfinite(stamps).all() or (steps <= 0).any():
         raise SpecVLAError(f'{place}: its times do not rise from frame to frame')
-    instruction = choice.instruction or tasks.get(task, '')
+    instruction = selection.instruction or tasks.get(task, '')
     if not instruction:
         raise SpecVLAError(f'{place}: task {task} has no text in meta/tasks; give it with '
                            '--instruction')
@@ -82,7 +82,7 @@ def _episode(
     else:
         read = partial(_pictures, file, camera.feature, start, place)
     name = f'episode_{number:06d}' + (f'_from_{first}' if first else '')
-    return Episode(
+    return RecordedEpisode(
         name, instruction, len(stamps), read, stamps=stamps, poses=_numbers(rows, _STATE, place),
         actions=_numbers(rows, _ACTION, place))
 

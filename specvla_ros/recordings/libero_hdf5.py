@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.recordings.episode import (
-    Choice,
-    Episode,
     missing_module,
+    RecordedEpisode,
     Recording,
+    Selection,
     sign_of,
     size_of,
 )
@@ -37,7 +37,7 @@ _CAMERA = 'agentview_rgb'
 _CONVENTIONS = ('opengl', 'opencv')  # bottom row first, top row first
 
 
-def read(path: Path, choice: Choice) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """
     Read the episodes of a file.
 
@@ -53,8 +53,8 @@ def read(path: Path, choice: Choice) -> Recording:
                                "a file of LIBERO's")
         original = 'problem_info' in data.attrs
         turned = _bottom_first(path, data)
-        instruction = choice.instruction or _instruction(path, data)
-        camera = _camera(path, data[names[0]]['obs'], choice.camera)
+        instruction = selection.instruction or _instruction(path, data)
+        camera = _camera(path, data[names[0]]['obs'], selection.camera)
         episodes = tuple(_episode(path, name, data[name], camera, instruction, original, turned)
                          for name in names)
         shape = data[names[0]]['obs'][camera].shape
@@ -67,7 +67,7 @@ def read(path: Path, choice: Choice) -> Recording:
 
 def _episode(
     path: Path, name: str, demo: Any, camera: str, instruction: str, original: bool, turned: bool
-) -> Episode:
+) -> RecordedEpisode:
     actions = np.asarray(demo['actions'], np.float32)
     obs, steps = demo['obs'], len(actions)
     if camera not in obs:
@@ -81,7 +81,7 @@ def _episode(
         raise SpecVLAError(f'{path}, {name}: an action is not a finite number')
     count = steps - 1 if original else steps
     poses = _poses(obs, steps)
-    return Episode(
+    return RecordedEpisode(
         name, instruction, count, partial(_images, path, name, camera, turned),
         poses=None if poses is None else poses[:count], actions=actions[-count:])
 

@@ -207,7 +207,7 @@ class Regenerator:
         raise AssertionError('unreachable: an action has at least one token')
 
 
-class Named(Protocol):
+class ShardSource(Protocol):
     """What a shard is made of; its name is the shard's."""
 
     @property
@@ -216,11 +216,11 @@ class Named(Protocol):
     def __len__(self) -> int: ...
 
 
-Item = TypeVar('Item', bound=Named)
+Source = TypeVar('Source', bound=ShardSource)
 
 
 def write_shards(
-    records_of: Callable[[Item], Iterator[NDArray]], folder: Path, episodes: Sequence[Item],
+    records_of: Callable[[Source], Iterator[NDArray]], folder: Path, episodes: Sequence[Source],
     lanes: int, console: Console,
 ) -> None:
     """
@@ -231,7 +231,7 @@ def write_shards(
     total, done = sum(map(len, episodes)), 0
     started = said = time.monotonic()
 
-    def shard(episode: Item) -> int:
+    def shard(episode: Source) -> int:
         records = np.concatenate(list(records_of(episode)))
         path = folder / f'{episode.name}.npy'
         with whole_file(path) as temporary, temporary.open('wb') as file:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
 from test.recordings.makers import (
     CAMERA,
@@ -35,8 +35,8 @@ def version(request):
     return request.param
 
 
-def only(path, **choice):
-    recording, = open_recordings([path], Choice(**choice))
+def only(path, **selection):
+    recording, = open_recordings([path], Selection(**selection))
     return recording
 
 

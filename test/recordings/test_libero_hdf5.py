@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
 from test.recordings.makers import (
     MODULES,
@@ -20,8 +20,8 @@ def episodes():
     return [(pictures(6), numbers(6, 7)), (pictures(4, 9), numbers(4, 7, 50))]
 
 
-def only(path, **choice):
-    recording, = open_recordings([path], Choice(**choice))
+def only(path, **selection):
+    recording, = open_recordings([path], Selection(**selection))
     return recording
 
 
@@ -62,7 +62,7 @@ def test_the_top_row_may_come_first_and_the_camera_be_another(tmp_path):
 def test_a_folder_has_a_recording_for_each_task(tmp_path):
     for task in ('push_the_plate', 'open_the_drawer'):
         write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes())
-    recordings = open_recordings([tmp_path], Choice())
+    recordings = open_recordings([tmp_path], Selection())
     assert [it.episodes[0].instruction for it in recordings] == [
         'open the drawer', 'push the plate']
 
@@ -74,16 +74,16 @@ def test_ten_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
         f'demo_{number}' for number in range(12)]
 
 
-@pytest.mark.parametrize('attributes, name, choice, message', [
+@pytest.mark.parametrize('attributes, name, selection, message', [
     (original_attributes(convention='left'), 'x.hdf5', {}, "'left', must be one of opengl, open"),
     (original_attributes(''), 'x.hdf5', {}, 'neither its attributes nor its name'),
     ({'problem_info': 'not JSON'}, 'x.hdf5', {}, 'neither its attributes nor its name'),
     (None, 'a_b_demo.hdf5', {'camera': 'top'}, 'agentview_rgb, eye_in_hand_rgb, top is none'),
 ])
-def test_what_is_not_clear_is_asked_for(tmp_path, attributes, name, choice, message):
+def test_what_is_not_clear_is_asked_for(tmp_path, attributes, name, selection, message):
     path = write_demonstrations(tmp_path / name, episodes(), attributes)
     with pytest.raises(SpecVLAError, match=message):
-        only(path, **choice)
+        only(path, **selection)
 
 
 @pytest.mark.parametrize('kept', [0.0, 0.2, 0.6, 0.95])

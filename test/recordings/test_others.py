@@ -11,15 +11,15 @@ from specvla_ros.bags.frames import live_actions
 from specvla_ros.bags.reader import Bag
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.collected import load
-from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
 from test.bags.conftest import BagMaker
 from test.recordings.makers import pictures, png
 from test.training.conftest import write_episode
 
 
-def only(path, **choice):
-    recording, = open_recordings([path], Choice(**choice))
+def only(path, **selection):
+    recording, = open_recordings([path], Selection(**selection))
     return recording
 
 
@@ -123,7 +123,7 @@ def test_recorded_words_are_own_only_where_nothing_could_change_them(tmp_path, c
         assert [it.is_own for it in live_actions(opened).values()] == [True, False, False]
 
 
-@pytest.mark.parametrize('fill, choice, message', [
+@pytest.mark.parametrize('fill, selection, message', [
     (lambda maker: maker.instruct(1, 'push'), {}, 'has no topic /image'),
     (lambda maker: maker.image(1), {}, 'has no topic /instruction'),
     (lambda maker: (maker.image(1), maker.instruct(2, 'push')), {},
@@ -135,9 +135,9 @@ def test_recorded_words_are_own_only_where_nothing_could_change_them(tmp_path, c
     (lambda maker: (maker.instruct(1, 'x'), maker.image(2)), {'image_topic': '/wrist'},
      'has no topic /wrist'),
 ])
-def test_a_bag_that_teaches_nothing_is_one_clear_line(tmp_path, fill, choice, message):
+def test_a_bag_that_teaches_nothing_is_one_clear_line(tmp_path, fill, selection, message):
     with pytest.raises(SpecVLAError, match=message) as error:
-        only(bag(tmp_path / 'bag', fill), **choice)
+        only(bag(tmp_path / 'bag', fill), **selection)
     assert '\n' not in str(error.value)
 
 
@@ -151,7 +151,7 @@ def test_a_bag_that_is_cut_off_gives_what_is_left_and_says_so(tmp_path):
 def test_a_folder_of_bags_is_all_of_them(tmp_path):
     for name in 'ab':
         bag(tmp_path / name, two_episodes)
-    assert [it.path.name for it in open_recordings([tmp_path], Choice())] == ['a', 'b']
+    assert [it.path.name for it in open_recordings([tmp_path], Selection())] == ['a', 'b']
 
 
 def test_folders_of_pictures_are_episodes_with_the_text_beside_them(tmp_path):
@@ -235,7 +235,7 @@ def test_what_is_no_recording_says_what_can_be_read(tmp_path):
 def test_what_is_given_twice_is_refused(tmp_path):
     path = bag(tmp_path / 'bag', two_episodes)
     with pytest.raises(SpecVLAError, match='is given twice'):
-        open_recordings([path, tmp_path / '..' / tmp_path.name / 'bag'], Choice())
+        open_recordings([path, tmp_path / '..' / tmp_path.name / 'bag'], Selection())
 
 
 @pytest.mark.parametrize('module, name', [('h5py', 'x.hdf5'), ('pyarrow', 'set')])

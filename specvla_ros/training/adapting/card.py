@@ -8,12 +8,12 @@ from typing import Any
 
 from specvla_ros import __version__
 from specvla_ros.recordings.episode import Recording
-from specvla_ros.training.adapting.split import Split
+from specvla_ros.training.adapting.split import Division
 from specvla_ros.training.adapting.trial import Comparison
 
 
 def made_of(
-    recordings: Sequence[Recording], division: Split, frames: int, taken: int
+    recordings: Sequence[Recording], division: Division, frames: int, taken: int
 ) -> dict[str, Any]:
     """
     Return from what drafters are taught, for reports.

@@ -31,11 +31,11 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
 from specvla_ros.policy_check import check_policy
 from specvla_ros.progress import terminal_bar
-from specvla_ros.recordings.episode import Choice, Recording
+from specvla_ros.recordings.episode import Recording, Selection
 from specvla_ros.recordings.find import open_recordings
 from specvla_ros.training.adapting.card import card, instructions, made_of
 from specvla_ros.training.adapting.lesson import begins_with, Lesson, lessons, Teaching
-from specvla_ros.training.adapting.split import cut, Split, split
+from specvla_ros.training.adapting.split import cut, Division, split
 from specvla_ros.training.adapting.trial import Comparison, is_kept, play
 from specvla_ros.training.adapting.words import spot_check, Thinned, Words
 from specvla_ros.training.regenerate import RegenerateArgs
@@ -104,7 +104,7 @@ def run(args: AdaptArgs) -> int:
     key = check_key(keys, args.unnorm_key)
     _check_out(args.out)
     console = Console()
-    recordings = open_recordings(args.source, Choice(
+    recordings = open_recordings(args.source, Selection(
         args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
     division = split(recordings)
     _tell_found(recordings, division, console)
@@ -117,7 +117,7 @@ class _Adapting:
 
     def __init__(
         self, args: AdaptArgs, target: Path, present: Path, key: str,
-        recordings: list[Recording], division: Split, console: Console,
+        recordings: list[Recording], division: Division, console: Console,
     ) -> None:
         self.args, self.target, self.present, self.key = args, target, present, key
         self.recordings, self.division, self.console = recordings, division, console
@@ -298,7 +298,7 @@ def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> N
                     'another robot')
 
 
-def _tell_found(recordings: Sequence[Recording], division: Split, console: Console) -> None:
+def _tell_found(recordings: Sequence[Recording], division: Division, console: Console) -> None:
     """Say what was found, and what is done with it."""
     for recording in recordings:
         count = len(recording.episodes)

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.recordings.episode import Episode, Recording
+from specvla_ros.recordings.episode import RecordedEpisode, Recording
 
 SHARE = 0.2  # of the parts that are kept for measuring
 FEWEST_PARTS = 3  # kept for measuring: an interval over fewer says nothing
@@ -26,7 +26,7 @@ class Part:
     """A stretch of an episode, the frames from `start` to below `stop`."""
 
     recording: Recording
-    episode: Episode
+    episode: RecordedEpisode
     start: int
     stop: int
 
@@ -48,7 +48,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Division:
     """
     Parts to learn from, and parts to measure with.
 
@@ -71,7 +71,7 @@ class Split:
                 'recordings')
 
 
-def split(recordings: Sequence[Recording]) -> Split:
+def split(recordings: Sequence[Recording]) -> Division:
     """
     Keep a fifth of the episodes for measuring, of each instruction that has several.
 
@@ -80,16 +80,16 @@ def split(recordings: Sequence[Recording]) -> Split:
     whole = [Part(recording, episode, 0, len(episode)) for recording in recordings
              for episode in recording.episodes if len(episode)]
     if len(whole) >= _EPISODES:
-        return Split(*_chosen(whole), whole=True)
+        return Division(*_chosen(whole), whole=True)
     longest = max(_STRETCH, math.ceil(sum(map(len, whole)) / _STRETCHES))
     parts = [piece for part in whole for piece in cut(part, longest)]
     if len(parts) > 1:
-        return Split(*_chosen(parts), whole=len(parts) == len(whole))
+        return Division(*_chosen(parts), whole=len(parts) == len(whole))
     part, = parts
     kept = max(1, round(SHARE * len(part)))
     if kept == len(part):  # a single frame
-        return Split((part,), (part,), whole=False)
-    return Split((part.within(0, len(part) - kept),),
+        return Division((part,), (part,), whole=False)
+    return Division((part.within(0, len(part) - kept),),
                  (part.within(len(part) - kept, len(part)),), whole=False)
 
 

@@ -31,7 +31,7 @@ class Acted(Protocol):
     trace: Trace
 
 
-class Actor(Protocol):
+class TrialPolicy(Protocol):
     """What is used of a policy."""
 
     def reset(self) -> None: ...
@@ -121,7 +121,7 @@ def is_kept(comparisons: Sequence[Comparison]) -> bool:
 
 
 def play(
-    actors: Mapping[str, Actor], parts: Sequence[Part], frames: int,
+    actors: Mapping[str, TrialPolicy], parts: Sequence[Part], frames: int,
     on_frame: Callable[[], None] = lambda: None,
 ) -> dict[str, list[list[Acted]]]:
     """

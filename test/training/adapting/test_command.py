@@ -13,7 +13,7 @@ from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Policy
-from specvla_ros.recordings.episode import Choice
+from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
 from specvla_ros.training.adapting import command, words
 from specvla_ros.training.adapting.command import AdaptArgs, run
@@ -135,7 +135,7 @@ def test_recorded_words_are_taken_after_a_spot_check(
     assert ('says others to 16 of 16 frames' in out) == changed
     assert bool(sum(decoded)) == changed  # the towers alone, where they are taken
     shard, = (args.out / 'words').rglob('*.npy')
-    recording, = open_recordings([bag], Choice())
+    recording, = open_recordings([bag], Selection())
     records = np.load(shard)
     own = [recording.episodes[0].said[frame] for frame in range(16)]
     assert np.array_equal(records['tokens'][:, 0], own) != changed

@@ -1,12 +1,12 @@
 """Which parts are learned from and which are measured with."""
 import pytest
 
-from specvla_ros.recordings.episode import Episode, Recording
+from specvla_ros.recordings.episode import RecordedEpisode, Recording
 from specvla_ros.training.adapting.split import split
 
 
 def recording(lengths, told=('push',), path='bag'):
-    episodes = tuple(Episode(f'e{n}', told[n % len(told)], length, lambda a, b: iter(()))
+    episodes = tuple(RecordedEpisode(f'e{n}', told[n % len(told)], length, lambda a, b: iter(()))
                      for n, length in enumerate(lengths))
     return Recording(path, 'bag', f'sign-{path}', episodes)
 

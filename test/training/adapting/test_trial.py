@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from specvla_ros.recordings.episode import Episode, Recording
+from specvla_ros.recordings.episode import RecordedEpisode, Recording
 from specvla_ros.training.adapting.split import Part
 from specvla_ros.training.adapting.trial import Comparison, is_kept, play
 
@@ -79,7 +79,7 @@ def test_all_actors_see_the_same_stretch_in_order_and_begin_anew_with_each_part(
     def read(start, stop):
         return (np.full((2, 2, 3), number, np.uint8) for number in range(start, stop))
 
-    episode = Episode('e', 'push', 20, read, stamps=np.arange(20) / 10)
+    episode = RecordedEpisode('e', 'push', 20, read, stamps=np.arange(20) / 10)
     source = Recording('bag', 'bag', 's', (episode,))
     actors = {'before': Actor(), 'after': Actor()}
     found = play(actors, [Part(source, episode, 0, 10), Part(source, episode, 10, 13)], frames=8)
