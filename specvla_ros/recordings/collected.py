@@ -80,8 +80,8 @@ def load(path: Path) -> Collected:
             actions, frame, instruction = (_member(file, name, _of_numbers)
                                            for name in ('action', 'frame', 'instruction'))
         actions, said = np.asarray(actions, np.float32), str(instruction).strip()
-        if not len(jpegs) == len(actions) == len(frame):
-            raise ValueError(f'{len(jpegs)} frames, {len(actions)} actions, {len(frame)} steps: '
+        if not len(jpegs) == len(actions) == len(frame) or actions.ndim != 2:
+            raise ValueError(f'{len(jpegs)} frames, actions {actions.shape}, {len(frame)} steps: '
                              'must be as many of each')
         if not said or not all(isinstance(jpeg, bytes) for jpeg in jpegs):
             raise ValueError('it has no instruction, or a frame is no bytes of a JPEG file')

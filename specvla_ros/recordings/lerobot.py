@@ -95,7 +95,7 @@ def _numbers(
     values = rows[name].astype(np.float32)
     if not np.isfinite(values).all():
         raise SpecVLAError(f'{place}: {name} holds what is no finite number')
-    return values
+    return values.reshape(len(values), -1)
 
 
 def _runs(*columns: NDArray[Any]) -> Iterator[tuple[int, int]]:

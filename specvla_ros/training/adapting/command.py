@@ -9,85 +9,31 @@ learn from. Under a strict rule nothing can change but the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-import shutil
-from typing import Annotated, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-import tyro
 
-from specvla_ros.configuration import load_preset
 from specvla_ros.data_sets import check_key
-from specvla_ros.devices import resolve_device
-from specvla_ros.drafter_folders import all_weights, beside, check_given
+from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.files import whole_folder, write_json
-from specvla_ros.hashing import folder_sha256
-from specvla_ros.loaded_checkpoint import Checkpoint
-from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.policy import Policy
 from specvla_ros.policy_check import check_policy
-from specvla_ros.progress import terminal_bar
 from specvla_ros.recordings.episode import Recording, Selection
 from specvla_ros.recordings.find import open_recordings
-from specvla_ros.training.adapting.card import card, instructions, made_of
-from specvla_ros.training.adapting.lesson import begins_with, Lesson, lessons, Teaching
-from specvla_ros.training.adapting.split import cut, Division, split
-from specvla_ros.training.adapting.trial import Comparison, is_kept, play
-from specvla_ros.training.adapting.words import spot_check, Thinned, Words
-from specvla_ros.training.regenerate import RegenerateArgs
-from specvla_ros.training.training_progress import TrainingProgress
+from specvla_ros.training.adapting.adaptation import (
+    Adaptation,
+    DRAFTERS,
+    REPORT,
+    say,
+    WORDS,
+    WORK,
+)
+from specvla_ros.training.adapting.arguments import AdaptArgs
+from specvla_ros.training.adapting.card import instructions
+from specvla_ros.training.adapting.split import Division, split
 from specvla_ros.writable import check_writable
 
-Help = tyro.conf.arg
-_OTHERS = 1  # of the frames checked that may differ: two equal logits, on another machine
-_WORK, _WORDS, _DRAFTERS = 'work', 'words', 'drafters'
-_RULES = ('strict', 'relaxed')
-_PIECE = 128  # frames that a lane holds at once: of a 7B, 2 to 6 MB each
-_EAGLE_PATHS = 4  # token paths a frame for EAGLE, as `specvla regenerate` has them
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptArgs:
-    """Teach a drafter for a checkpoint from recordings; keep it only if it is better."""
-
-    source: Annotated[tuple[Path, ...], tyro.conf.Positional, Help(
-        help='recordings: rosbag2 folders, LeRobot data sets, HDF5 demonstrations of LIBERO, '
-             'folders of `specvla collect` or of pictures')]
-    checkpoint: Annotated[Path | None, Help(
-        help='folder of the target, or name of an embedded one; default: libero_object')] = None
-    drafter: Annotated[Path | None, Help(
-        help="folder of the present drafters' weights; default: `drafters` in the checkpoint")
-        ] = None
-    out: Annotated[Path, Help(
-        help='folder to write: drafters/ is for --drafter and the node; the rest lets an '
-             'interrupted run go on')] = Path('runs/adapted')
-    unnorm_key: Annotated[str | None, Help(
-        help="name of the statistics; default: the checkpoint's only one")] = None
-    image_topic: Annotated[str, Help(
-        help='camera in bags; default: /image, or the only one there is')] = ''
-    instruction_topic: Annotated[str, Help(help='in bags: what the robot was told')
-                                 ] = '/instruction'
-    camera: Annotated[str, Help(
-        help='camera in data sets, as observation.images.front or agentview_rgb; default: the '
-             'only one there is')] = ''
-    instruction: Annotated[str, Help(help='what the robot was told, instead of what was recorded')
-                           ] = ''
-    mirrored: Annotated[bool, Help(
-        help="the frames have left and right swapped, as in data made ready for OpenVLA's "
-             'training')] = False
-    frames: Annotated[int, Help(help='to learn from at most, spread evenly')] = 12_000
-    minutes: Annotated[float, Help(help='to teach each drafter at most')] = 4.0
-    epochs: Annotated[float, Help(help='passes over the frames at most')] = 30.0
-    eagle: Annotated[bool, Help(help='teach EAGLE as well; it takes twice the disk')] = False
-    measured: Annotated[int, Help(help='held-out frames that old and new weights decode')] = 400
-    batch: Annotated[int, Help(help='frames the target sees at once')] = 32
-    lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
-    device: Annotated[str, Help(help='auto, cpu or cuda')] = 'auto'
-    seed: Annotated[int, Help(help='of order, paths and noise')] = 0
+__all__ = ['AdaptArgs', 'run']
 
 
 def run(args: AdaptArgs) -> int:
@@ -96,7 +42,7 @@ def run(args: AdaptArgs) -> int:
 
     :raises SpecVLAError: recordings that can't be read, settings that can't be, a full disk
     """
-    _check(args)
+    args.check()
     target = checkpoint_folder(args.checkpoint)
     present = args.drafter or beside(target)
     keys = check_policy(target, present, (), args.device)
@@ -108,177 +54,13 @@ def run(args: AdaptArgs) -> int:
         args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
     division = split(recordings)
     _tell_found(recordings, division, console)
-    _Adapting(args, target, present, key, recordings, division, console).run()
+    Adaptation(args, target, present, key, recordings, division, console).run()
     return 0
-
-
-class _Adapting:
-    """One adaptation, from recordings that were found to drafters that are kept or not."""
-
-    def __init__(
-        self, args: AdaptArgs, target: Path, present: Path, key: str,
-        recordings: list[Recording], division: Division, console: Console,
-    ) -> None:
-        self.args, self.target, self.present, self.key = args, target, present, key
-        self.recordings, self.division, self.console = recordings, division, console
-        self.device = str(resolve_device(args.device))
-        self.sha256 = folder_sha256(target)
-
-    def run(self) -> None:
-        """Do it all."""
-        thinned, learned = self._label(), {}
-        made = made_of(self.recordings, self.division, sum(map(len, thinned)), self._taken)
-        teaching = self._teaching(made['learned_frames'])
-        comparisons: dict[str, list[Comparison]] = {}
-        for lesson in lessons(self._chunk, self.args.eagle):
-            model = self._teach(lesson, teaching)
-            comparisons[lesson.name] = self._compare(lesson, teaching, model)
-            learned[lesson.name] = not self.division.too_little and is_kept(
-                comparisons[lesson.name])
-            del model
-        self._leave(made, comparisons, [name for name, kept in learned.items() if kept])
-
-    def _label(self) -> list[Thinned]:
-        """Let the target say its actions to what is learned from."""
-        args = self.args
-        checkpoint = Checkpoint(OpenVLA.from_pretrained(
-            self.target, self.device).requires_grad_(False), self.key)
-        _check_actions(self.recordings, checkpoint)
-        self._chunk = checkpoint.space.chunk
-        words = Words(args.out / _WORDS, checkpoint, self.sha256, RegenerateArgs(
-            target=self.target, paths=_EAGLE_PATHS if args.eagle else 1, batch=args.batch,
-            lanes=args.lanes, device=self.device, seed=args.seed), args.eagle)
-        take = not args.eagle and self._may_take(checkpoint)
-        frames = sum(map(len, self.division.learned))
-        every = -(-frames // args.frames)
-        thinned = [Thinned(piece, every, take) for part in self.division.learned
-                   for piece in cut(part, every * _PIECE)]
-        length = checkpoint.space.length
-        self._taken = sum(int((part.said(length)[:, 0] >= 0).sum()) for part in thinned)
-        missing = words.missing(thinned)
-        room = words.check_room(missing)
-        self._tell_takes(thinned, missing, room, words.seconds(missing))
-        words.write(thinned, self.console)
-        return thinned
-
-    def _may_take(self, checkpoint: Checkpoint) -> bool:
-        """Whether recorded words are this target's own: said so, and seen in a spot check."""
-        same, count = spot_check(checkpoint, self.division.learned)
-        if not count:
-            return False
-        if same < count - _OTHERS:
-            self._say(f'recorded words are not taken: this checkpoint says others to '
-                      f'{count - same} of {count} frames')
-            return False
-        self._say(f'recorded words are taken: this checkpoint says the same to {same} of {count} '
-                  'frames')
-        return True
-
-    def _teaching(self, frames: int) -> Teaching:
-        args, work = self.args, self.args.out / _WORK
-        shutil.rmtree(work, ignore_errors=True)  # of an interrupted run
-        return Teaching(
-            self.target, self.key, args.out / _WORDS, frames, self.present, work / _DRAFTERS,
-            args.minutes, args.epochs, args.lanes, self.device, args.seed)
-
-    def _teach(self, lesson: Lesson, teaching: Teaching) -> OpenVLA:
-        progress = TrainingProgress(f'teach {lesson.name}', self.console)
-        with progress:
-            return teaching.train(lesson, progress)
-
-    def _compare(self, lesson: Lesson, teaching: Teaching, model: OpenVLA) -> list[Comparison]:
-        """Let old and new weights decode frames that were not learned from."""
-        before = lesson.without
-        if begins_with(lesson.name, self.present, model)[0] is not None:
-            before = lesson.presets
-        old, new = (Checkpoint(model, self.key, folder, folder=self.target)
-                    for folder in (self.present, teaching.out))
-        actors = {f'{when} {rule}': Policy(checkpoint, load_preset(preset))
-                  for when, checkpoint, presets in (('before', old, before),
-                                                    ('after', new, lesson.presets))
-                  for rule, preset in zip(_RULES, presets, strict=True)}
-        parts = self.division.held_out
-        columns = (TextColumn('measure'), BarColumn(), MofNCompleteColumn(),
-                   TimeRemainingColumn())
-        with terminal_bar(self.console, *columns) as bar:
-            task = bar.add_task('', total=min(self.args.measured, sum(map(len, parts))))
-            acted = play(actors, parts, self.args.measured, lambda: bar.advance(task))
-        found = [Comparison.of(rule, presets, acted[f'before {rule}'], acted[f'after {rule}'])
-                 for rule, presets in zip(_RULES, zip(before, lesson.presets, strict=True),
-                                          strict=True)]
-        kind = 'whole episodes' if self.division.whole else 'stretches of the same episodes'
-        self._say(f'{lesson.name}, on {found[0].actions} frames that it did not learn from '
-                  f'({kind}):')
-        for comparison in found:
-            self._say(f'  {comparison}')
-        self._say(f'  strict: {found[0].same} of {found[0].actions} actions are the same, token '
-                  'by token')
-        return found
-
-    def _leave(
-        self, made: dict[str, Any], comparisons: dict[str, list[Comparison]], kept: list[str]
-    ) -> None:
-        """Write the drafters that are kept, with their cards, and the report; say where."""
-        args, work = self.args, self.args.out / _WORK
-        report = {'target': str(self.target), 'target_sha256': self.sha256, 'made_of': made,
-                  'kept': kept, 'too_little': self.division.too_little, 'comparisons': {
-                      name: [it.facts() for it in found] for name, found in comparisons.items()}}
-        write_json(args.out / 'report.json', report)
-        if kept:
-            for name in kept:
-                text = card(name, self.target, self.sha256, made, comparisons[name])
-                (work / _DRAFTERS / name / 'README.md').write_text(text, encoding='utf-8')
-            with whole_folder(args.out / _DRAFTERS) as folder:
-                others = {name: place for name, place in all_weights(self.present).items()
-                          if name not in kept}
-                new = {name: work / _DRAFTERS / name for name in kept}
-                for name, place in (others | new).items():
-                    shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns(
-                        *all_weights(place)))
-        shutil.rmtree(work, ignore_errors=True)
-        self._tell_kept(kept)
-
-    def _tell_takes(
-        self, thinned: Sequence[Thinned], missing: Sequence[Thinned], room: int, seconds: float
-    ) -> None:
-        args, frames = self.args, sum(map(len, thinned))
-        every = f', each {thinned[0].every}th' if thinned[0].every > 1 else ''
-        there = frames - sum(map(len, missing))
-        known = f' ({there} are there from an earlier run)' if there else ''
-        self._say(
-            f'takes: {frames} frames to learn from{every}{known}, about {_time(seconds)} and '
-            f'{room / 1e6:.0f} MB; to teach {"two drafters" if args.eagle else "a drafter"}, at '
-            f'most {_time(60 * args.minutes * (2 if args.eagle else 1))}; then to measure')
-
-    def _tell_kept(self, kept: list[str]) -> None:
-        if self.division.too_little:
-            self._say(f'The old weights stay: {self.division.too_little}.')
-        elif not kept:
-            self._say('The old weights stay: the new ones are not surely better.')
-        else:
-            self._say(f'The new weights are better: use them with --drafter '
-                      f'{self.args.out / _DRAFTERS}, or drafter:= of the node.')
-        self._say(f'{self.args.out / "report.json"}')
-
-    def _say(self, line: str) -> None:
-        _say(self.console, line)
-
-
-def _check(args: AdaptArgs) -> None:
-    """Refuse settings that can't be."""
-    if not args.source:
-        raise SpecVLAError('give the recordings to learn from: folders or files')
-    for name, least in (('frames', 1), ('measured', 1), ('batch', 1), ('lanes', 1), ('seed', 0)):
-        if getattr(args, name) < least:
-            raise SpecVLAError(f'--{name} {getattr(args, name)}: must be at least {least}')
-    for name in ('minutes', 'epochs'):
-        if not 0 < getattr(args, name) < float('inf'):
-            raise SpecVLAError(f'--{name} {getattr(args, name):g}: must be more than 0')
 
 
 def _check_out(out: Path) -> None:
     """Refuse a folder that something else stands in."""
-    known = {_WORK, _WORDS, _DRAFTERS, 'report.json'}
+    known = {WORK, WORDS, DRAFTERS, REPORT}
     others = sorted({it.name for it in out.iterdir()} - known) if out.is_dir() else []
     if others:
         raise SpecVLAError(f'--out {out} holds {", ".join(others[:3])}, which `specvla adapt` did '
@@ -286,38 +68,20 @@ def _check_out(out: Path) -> None:
     check_writable('--out', out)
 
 
-def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> None:
-    """Refuse recordings of a robot that moves in another number of dimensions."""
-    wanted = checkpoint.space.action_dim
-    for recording in recordings:
-        for episode in recording.episodes:
-            if episode.actions is not None and episode.actions.shape[1] != wanted:
-                raise SpecVLAError(
-                    f'{recording.path}, {episode.name}: actions are of {episode.actions.shape[1]} '
-                    f'dimensions, those of this checkpoint of {wanted}: it is the recording of '
-                    'another robot')
-
-
 def _tell_found(recordings: Sequence[Recording], division: Division, console: Console) -> None:
     """Say what was found, and what is done with it."""
     for recording in recordings:
         count = len(recording.episodes)
-        _say(console, f'found {recording.path}: {recording.kind}, {count} '
+        say(console, f'found {recording.path}: {recording.kind}, {count} '
                       f'episode{"s" if count != 1 else ""}, {recording.frames} frames')
         for remark in recording.remarks:
-            _say(console, f'  {remark}')
+            say(console, f'  {remark}')
     told = instructions(recordings)
     more = f' and {len(told) - 1} more' if len(told) > 1 else ''
-    _say(console, f'told: {told[0]!r}{more}')
+    say(console, f'told: {told[0]!r}{more}')
     learned, held_out = (sum(map(len, parts)) for parts in (division.learned, division.held_out))
     kind = 'episodes' if division.whole else 'stretches'
-    _say(console, f'to learn from: {learned} frames of {len(division.learned)} {kind}; to measure '
+    say(console, f'to learn from: {learned} frames of {len(division.learned)} {kind}; to measure '
                   f'with: {held_out} of {len(division.held_out)}')
 
 
-def _time(seconds: float) -> str:
-    return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Policy
 from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
-from specvla_ros.training.adapting import command, words
+from specvla_ros.training.adapting import adaptation, words
 from specvla_ros.training.adapting.command import AdaptArgs, run
 from specvla_ros.training.train_eagle import run as train_eagle
 from specvla_ros.training.train_eagle import TrainEagleArgs
@@ -61,6 +61,7 @@ def test_what_is_better_is_kept_and_acts(args, capsys):
     run(replace(args, epochs=30))
     lines = capsys.readouterr().out.splitlines()
     assert 'The new weights are better' in lines[-2], lines
+    assert 'glance began with new weights: there were none' in lines
     made = kept(args)
     assert made['kept'] == ['glance'] and made['made_of']['held_out'] == 'whole episodes'
     strict, relaxed = made['comparisons']['glance']
@@ -83,7 +84,7 @@ def test_eagle_is_taught_as_well_and_what_was_not_taught_is_taken_along(
         args, tmp_path, monkeypatch):
     present = tmp_path / 'present'
     shutil.copytree(beside(DEFAULT_CHECKPOINT) / 'eagle', present / 'other')
-    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
+    monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
     run(replace(args, eagle=True, drafter=present))
     found = kept(args)
     assert set(found['comparisons']) == {'glance', 'eagle'}
@@ -92,11 +93,11 @@ def test_eagle_is_taught_as_well_and_what_was_not_taught_is_taken_along(
 
 
 def test_worse_weights_are_not_kept_and_nothing_is_replaced(args, monkeypatch):
-    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
+    monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
     run(args)
     before = content(args.out / 'drafters')
     assert Path('glance/model.safetensors') in before
-    monkeypatch.setattr(command, 'is_kept', lambda comparisons: False)
+    monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: False)
     run(replace(args, epochs=1))
     assert content(args.out / 'drafters') == before and kept(args)['kept'] == []
 
@@ -146,7 +147,7 @@ def test_taken_and_computed_words_teach_the_same(args, tmp_path, monkeypatch):
     run(replace(args, source=(bag,), epochs=1))
     taken, = (args.out / 'words').rglob('*.npy')
     other = replace(args, source=(bag,), epochs=1, out=tmp_path / 'other')
-    monkeypatch.setattr(command._Adapting, '_may_take', lambda self, checkpoint: False)
+    monkeypatch.setattr(adaptation.Adaptation, '_may_take', lambda self, checkpoint: False)
     run(other)
     computed, = (other.out / 'words').rglob('*.npy')
     a, b = np.load(taken), np.load(computed)
@@ -237,7 +238,7 @@ def test_a_disk_with_too_little_room_is_told_before_it_is_full(args, monkeypatch
 
 
 def test_a_disk_that_is_full_leaves_the_drafters_as_they_were(args, monkeypatch):
-    monkeypatch.setattr(command, 'is_kept', lambda comparisons: True)
+    monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
     run(args)
     before = content(args.out / 'drafters')
     assert before

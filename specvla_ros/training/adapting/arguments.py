@@ -1,0 +1,65 @@
+"""What `specvla adapt` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from specvla_ros.errors import SpecVLAError
+
+Help = tyro.conf.arg
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptArgs:
+    """Teach a drafter for a checkpoint from recordings; keep it only if it is better."""
+
+    source: Annotated[tuple[Path, ...], tyro.conf.Positional, Help(
+        help='recordings: rosbag2 folders, LeRobot data sets, HDF5 demonstrations of LIBERO, '
+             'folders of `specvla collect` or of pictures')]
+    checkpoint: Annotated[Path | None, Help(
+        help='folder of the target, or name of an embedded one; default: libero_object')] = None
+    drafter: Annotated[Path | None, Help(
+        help="folder of the present drafters' weights; default: `drafters` in the checkpoint")
+        ] = None
+    out: Annotated[Path, Help(
+        help='folder to write: drafters/ is for --drafter and the node; the rest lets an '
+             'interrupted run go on')] = Path('runs/adapted')
+    unnorm_key: Annotated[str | None, Help(
+        help="name of the statistics; default: the checkpoint's only one")] = None
+    image_topic: Annotated[str, Help(
+        help='camera in bags; default: /image, or the only one there is')] = ''
+    instruction_topic: Annotated[str, Help(help='in bags: what the robot was told')
+                                 ] = '/instruction'
+    camera: Annotated[str, Help(
+        help='camera in data sets, as observation.images.front or agentview_rgb; default: the '
+             'only one there is')] = ''
+    instruction: Annotated[str, Help(help='what the robot was told, instead of what was recorded')
+                           ] = ''
+    mirrored: Annotated[bool, Help(
+        help="the frames have left and right swapped, as in data made ready for OpenVLA's "
+             'training')] = False
+    frames: Annotated[int, Help(help='to learn from at most, spread evenly')] = 12_000
+    minutes: Annotated[float, Help(help='to teach each drafter at most')] = 4.0
+    epochs: Annotated[float, Help(help='passes over the frames at most')] = 30.0
+    eagle: Annotated[bool, Help(help='teach EAGLE as well; it takes twice the disk')] = False
+    measured: Annotated[int, Help(help='held-out frames that old and new weights decode')] = 400
+    batch: Annotated[int, Help(help='frames the target sees at once')] = 32
+    lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
+    device: Annotated[str, Help(help='auto, cpu or cuda')] = 'auto'
+    seed: Annotated[int, Help(help='of order, paths and noise')] = 0
+
+    def check(self) -> None:
+        """Raise SpecVLAError for settings that can't be."""
+        if not self.source:
+            raise SpecVLAError('give the recordings to learn from: folders or files')
+        for name, least in (('frames', 1), ('measured', 1), ('batch', 1), ('lanes', 1),
+                            ('seed', 0)):
+            if getattr(self, name) < least:
+                raise SpecVLAError(f'--{name} {getattr(self, name)}: must be at least {least}')
+        for name in ('minutes', 'epochs'):
+            if not 0 < getattr(self, name) < float('inf'):
+                raise SpecVLAError(f'--{name} {getattr(self, name):g}: must be more than 0')
