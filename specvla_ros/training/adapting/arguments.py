@@ -44,7 +44,7 @@ class AdaptArgs:
              'training')] = False
     frames: Annotated[int, Help(help='to learn from at most, spread evenly')] = 12_000
     minutes: Annotated[float, Help(help='to teach each drafter at most')] = 4.0
-    epochs: Annotated[float, Help(help='passes over the frames at most')] = 30.0
+    epochs: Annotated[float, Help(help='passes over the frames at most')] = 40.0
     eagle: Annotated[bool, Help(help='teach EAGLE as well; it takes twice the disk')] = False
     measured: Annotated[int, Help(help='held-out frames that old and new weights decode')] = 400
     batch: Annotated[int, Help(help='frames the target sees at once')] = 32

@@ -13,7 +13,6 @@ from specvla_ros.decoding.drafters import EagleHead, GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import weights_folder
 from specvla_ros.openvla.json_file import read_object
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import Recipe
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import Schedule
@@ -22,8 +21,6 @@ from specvla_ros.training.train_glance import GlanceRecipe, TrainGlanceArgs
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
 
-# Of the usual learning rate, where training begins with weights that are good already.
-_GENTLE = 0.5
 _SIZES = ('rank', 'width', 'shapes')
 _AT_THE_END = 1e6  # minutes between measurements: there is nothing to measure with on the way
 
@@ -160,17 +157,10 @@ def _glance(teaching: Teaching) -> _Glance:
     if folder is not None:
         with contextlib.suppress(ValueError, OSError):  # what can't be read is not begun with
             config = GlanceConfig.from_dict(read_object(folder / 'config.json'))
-            args = replace(args, **{name: getattr(config, name) for name in _SIZES},
-                           optimizer=_gentle(args.optimizer))
+            args = replace(args, **{name: getattr(config, name) for name in _SIZES})
     return _Glance(args, teaching.unnorm_key, teaching.present)
 
 
 def _eagle(teaching: Teaching) -> _Eagle:
     args = TrainEagleArgs(**teaching.arguments(64), out=teaching.out / 'eagle')
-    if weights_folder(teaching.present, 'eagle') is not None:
-        args = replace(args, optimizer=_gentle(args.optimizer))
     return _Eagle(args, teaching.unnorm_key, teaching.present)
-
-
-def _gentle(optimizer: OptimizerSettings) -> OptimizerSettings:
-    return replace(optimizer, learning_rate=_GENTLE * optimizer.learning_rate)
