@@ -50,6 +50,9 @@ def read(path: Path, selection: Selection) -> Recording:
     episodes: list[RecordedEpisode] = []
     for file in files.data_files():
         rows = rows_of(file, [*_ROWS, *features])
+        if no_numbers := [name for name in rows if rows[name].dtype.kind not in 'iuf']:
+            raise SpecVLAError(f'{file}: {", ".join(no_numbers)} must hold numbers: it is '
+                               'damaged, or of another kind')
         for start, end in _runs(rows['episode_index'], rows['task_index']):
             part = {name: column[start:end] for name, column in rows.items()}
             episodes.append(_episode(files, file, camera, part, start, tasks, selection))

@@ -144,6 +144,30 @@ def test_damage_is_one_clear_line(tmp_path, version, what, message):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('column, values, message', [
+    ('timestamp', ['x'] * 18, 'timestamp must hold numbers'),
+    ('action', [['x'] * 7] * 18, 'action must hold numbers'),
+    ('action', [[1.0] * 7] * 17 + [[1.0] * 6], 'action has rows of several lengths'),
+    ('action', [[float('nan')] * 7] * 18, 'action holds what is no finite number'),
+    ('task_index', [None] * 18, 'task_index lacks a number in 18 rows'),
+    ('task_index', [9] * 18, 'task 9 has no text in meta/tasks; give it with --instruction'),
+    ('timestamp', [0.5] * 18, 'its times do not rise from frame to frame'),
+])
+def test_rows_that_make_no_sense_are_one_clear_line(tmp_path, column, values, message):
+    import pyarrow
+    from pyarrow import parquet
+    maker = LeRobotMaker(tmp_path / 'set', 'v3.0', episodes(), video=False)
+    path = maker.root / 'data' / 'chunk-000' / 'file-000.parquet'
+    table = parquet.read_table(path)
+    if values[0] is None:
+        values = pyarrow.array(values, pyarrow.int64())
+    parquet.write_table(table.set_column(
+        table.schema.get_field_index(column), column, [values]), path)
+    with pytest.raises(SpecVLAError, match=message) as error:
+        only(maker.root)
+    assert '\n' not in str(error.value)
+
+
 def test_of_several_cameras_one_has_to_be_chosen(tmp_path):
     maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes())
     maker.info['features']['observation.images.wrist'] = {'dtype': 'video', 'shape': [8, 8, 3]}
