@@ -179,7 +179,7 @@ class Policy:
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
         carried: int | None = None,
     ) -> Action:
         """
@@ -189,7 +189,7 @@ class Policy:
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
         data set after the last step carried out, or a clock that goes back.
-        position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        eef_position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         limits: of the next control step, see ``safety.step_limits``: bins outside are neither
         accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
         carried: of the last action's steps, how many belong to times before this frame, and were
@@ -203,7 +203,7 @@ class Policy:
             self.reset()
         self._instruction = instruction
         self._situation = replace(
-            self._carried_out(carried), stamp=stamp, position=position, carried=carried)
+            self._carried_out(carried), stamp=stamp, eef_position=eef_position, carried=carried)
         decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)

@@ -11,7 +11,7 @@ class Situation:
     """
     What the robot knows when an action is decoded; None = not known.
 
-    stamp: when the camera frame was taken, s. position: of the end effector, m [3].
+    stamp: when the camera frame was taken, s. eef_position: of the end effector, m [3].
     previous: the delta carried out last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps carried out since the start of the episode.
     carried: of the steps of the last action, how many of them; None = all.
@@ -21,7 +21,7 @@ class Situation:
     """
 
     stamp: float | None = None
-    position: tuple[float, float, float] | None = None
+    eef_position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
     carried: int | None = None
@@ -31,10 +31,10 @@ class Situation:
     limits: tuple[float, ...] = ()
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
-        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = unknown; limits."""
+        """[5 + action_dim] stamp, eef_position, steps, previous, NaN = unknown; then limits."""
         return (
             nan if self.stamp is None else self.stamp,
-            *(self.position or (nan,) * 3),
+            *(self.eef_position or (nan,) * 3),
             float(self.steps),
             *(self.previous or (nan,) * action_dim),
             *self.limits,

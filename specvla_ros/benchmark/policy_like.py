@@ -60,7 +60,7 @@ class EpisodePolicy(PolicyLike, Protocol):
         ...
 
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-            position: tuple[float, float, float] | None = None,
+            eef_position: tuple[float, float, float] | None = None,
             limits: StepLimits | None = None, /, *, carried: int | None = None) -> Action:
-        """Return the action; position: of the end effector, m; limits: of the next step."""
+        """Return the action; eef_position: of the end effector, m; limits: of the next step."""
         ...

@@ -25,7 +25,7 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters.action_memory import (
     ActionMemory,
     Descriptor,
-    likeness,
+    fingerprint,
     MemoryShape,
 )
 from specvla_ros.drafter_folders import beside
@@ -145,7 +145,7 @@ def fitted(model: OpenVLA, frames: list[Seen], rank: int, size: int) -> ActionMe
         patches.split(256), text.split(256), strict=True)])
     kept = _different(described, columns)
     return ActionMemory(made, described[kept].clone(), columns[kept].clone(), None,
-                        likeness(model))
+                        fingerprint(model))
 
 
 def _different(described: Tensor, columns: Tensor) -> Tensor:

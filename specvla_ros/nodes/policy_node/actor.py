@@ -187,7 +187,7 @@ class Actor:
                 self._context = policy, task.job.revision
             action = policy.act(
                 self._read_image(task.sight.message), task.job.instruction,
-                task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
+                task.sight.stamp * 1e-9 if task.sight.stamp else None, task.eef_position,
                 task.limits if self._guards else None, task.carried)
             self._check_risk(action)
         except ValueError as error:

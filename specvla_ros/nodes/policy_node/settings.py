@@ -110,13 +110,13 @@ class ActingPolicy(Protocol):
 
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
         carried: int | None = None,
     ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
-        position: of the end effector, m. limits: of the next control step. carried: of
+        eef_position: of the end effector, m. limits: of the next control step. carried: of
         the last action's steps, those that belong to times before; None = all.
         """
 

@@ -34,7 +34,7 @@ class Task:
 
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
-    `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
+    `Pilot`'s clock. eef_position: of the end effector then, m; None: not known. limits: what the
     envelope leaves of the next control step. carried: how many steps of the last answer belong to
     times before this image; None where there is none, or it was dropped.
     """
@@ -44,7 +44,7 @@ class Task:
     least_age: float
     taken: float
     begun: float
-    position: tuple[float, float, float] | None
+    eef_position: tuple[float, float, float] | None
     limits: StepLimits
     carried: int | None = None
 

@@ -180,8 +180,8 @@ class FencedActor(Actor):
         super().__init__(bins=255, chunk=chunk)
         self.told = []
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
-        self.told.append((position, limits))
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None):
+        self.told.append((eef_position, limits))
         action = super().act(image, instruction, stamp)
         action.si[:, 0] = 0.05
         return action
@@ -202,11 +202,11 @@ def test_under_an_envelope_an_episode_is_played_as_the_node_would(chunk):
     assert steps == pytest.approx([0.012, 0.024, 0.036, 0.04, 0.008, 0.0])
     assert actor.told == reference.told  # `ar` says what it would do in the same envelope
     places = np.cumsum([0.0, *steps])
-    for number, (position, limits) in enumerate(actor.told):
+    for number, (eef_position, limits) in enumerate(actor.told):
         done = number * chunk
-        assert position == pytest.approx((places[done], 0.0, 0.5))
+        assert eef_position == pytest.approx((places[done], 0.0, 0.5))
         previous = world.done[done - 1] if done else None
-        assert limits == step_limits(WALLED, 0.05, position_m=position, previous=previous)
+        assert limits == step_limits(WALLED, 0.05, position_m=eef_position, previous=previous)
 
 
 def test_without_an_envelope_nobody_is_told_of_one():

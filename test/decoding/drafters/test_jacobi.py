@@ -21,7 +21,7 @@ from specvla_ros.decoding.drafters import (
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
-from specvla_ros.decoding.target import Target, Verified
+from specvla_ros.decoding.target import Target, Verification
 from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
@@ -38,7 +38,8 @@ def after(it, tree, said, nodes, known, runner='plain', start=()):
     if start:
         drafter.remember(start)
     target = Target(it.model, it.runners[runner]())
-    verified = Verified(torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner)
+    verified = Verification(
+        torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner)
     tokens = tuple(tree.tokens[node].item() for node in nodes)
     context = DraftContext(target, it.space, None, known)
     return drafter.propose(context.after(tree, verified, Accepted(nodes, tokens, known[-1])))

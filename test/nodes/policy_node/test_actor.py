@@ -95,11 +95,11 @@ class FakePolicy:
         self.chunk = self.execute_steps = chunk
         self.calls, self.carried, self.risk = [], [], 0.1
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None,
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None,
             carried=None):
         self.carried.append(carried)
         self.calls.append((int(image[0, 0, 0]), instruction))
-        self.position, self.limits = position, limits
+        self.eef_position, self.limits = eef_position, limits
         si = np.zeros((self.chunk, 7), np.float32)
         si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
         if image[0, 0, 0] == 13:
@@ -357,11 +357,11 @@ def test_the_policy_is_told_where_the_arm_is_and_what_the_envelope_leaves(make_r
     rig.see()
     until(lambda: rig.actions, 'an action')
     safety = SafetySettings.read()
-    assert rig.policy.position == (0.5, 0.1, 0.2)
+    assert rig.policy.eef_position == (0.5, 0.1, 0.2)
     assert rig.policy.limits == step_limits(safety, PERIOD, position_m=(0.5, 0.1, 0.2))
     rig.see()
     until(lambda: len(rig.actions) == 2, 'another')
-    assert rig.policy.position == pytest.approx((0.501, 0.1, 0.2))  # 1 mm along x
+    assert rig.policy.eef_position == pytest.approx((0.501, 0.1, 0.2))  # 1 mm along x
     assert rig.policy.limits.before == pytest.approx((1e-3, 0, 0, 0, 0, 0))
 
 
