@@ -31,7 +31,7 @@ from specvla_ros.bin_limits import BinValues, NUMBERS, part_numbers, PARTS
 from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:
-    from specvla_ros.decoding.acceptance import Guard
+    from specvla_ros.decoding.guard import Guard
 
 Array = Any  # a tensor, or on the host an array
 
@@ -44,7 +44,7 @@ _LAST = 254.0  # the last bin
 @dataclass(frozen=True, slots=True)
 class EnvelopeGuard:
     """
-    Allow the bins that the safety envelope holds: an `acceptance.Guard`.
+    Allow the bins that the safety envelope holds: an `guard.Guard`.
 
     rotation: what the three angles of an action are, one of `configuration.ROTATIONS`.
     other: a guard that must allow a bin as well; where both leave none, its answer counts.
@@ -79,7 +79,8 @@ class EnvelopeGuard:
         self, said: Tensor, position: Tensor, numbers: Tensor, space: ActionSpace
     ) -> Tensor:
         """Let the steps said before a row's own move the walls and be the step before."""
-        table, constants = numbers[: PARTS * NUMBERS].view(PARTS, NUMBERS), numbers[PARTS * NUMBERS :]
+        table, constants = numbers.split((PARTS * NUMBERS, len(_CONSTANTS)))
+        table = table.view(PARTS, NUMBERS)
         squares, axes = table[:, :3], table[:, 3:].view(PARTS, 5, 3)
         lowest, size = axes[:, 3].reshape(6), axes[:, 4].reshape(6)
         bins = space.tokenizer.bins(said).view(-1, space.chunk, space.action_dim)[..., :6]
