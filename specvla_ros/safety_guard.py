@@ -17,7 +17,7 @@ envelope that changes captures no graph anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 import math
 from typing import Any, NamedTuple, TYPE_CHECKING
@@ -55,7 +55,8 @@ class EnvelopeGuard:
 
     def allowed(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> Tensor:
         """Return the bins inside, bool [R, bins]; the state's last numbers: `guard_numbers`."""
-        inside = self._inside(self._rows(said, position, state, space), _bins(space, said.device))
+        bins = _bins(space.tokenizer, said.device)
+        inside = self._inside(self._rows(said, position, state, space), bins)
         if self.other is not None:
             theirs = self.other.allowed(said, position, state, space)
             both = inside & theirs
@@ -204,7 +205,7 @@ _SAID = (('0', '1', '1'), ('0', '0', '1'), ('0', '0', '1'))
 _GRIPPER = {'last': 'all', 'longest': 'inf', 'change': 'inf'}  # every bin is inside
 
 
-@lru_cache(maxsize=16)
+@cache  # for good: a graph goes on reading them
 def _places(device: torch.device) -> tuple[Tensor, Tensor]:
     """
     Where a row's numbers stand among those prepared, int64 [7, 3 + fields], by the next dimension;
@@ -224,10 +225,9 @@ def _places(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(places).to(device), torch.tensor(tokens).to(device)
 
 
-@lru_cache(maxsize=16)
-def _bins(space: ActionSpace, device: torch.device) -> Tensor:
+@cache
+def _bins(tokenizer: Any, device: torch.device) -> Tensor:
     """Bins of the action tokens, float64 [bins], by id."""
-    tokenizer = space.tokenizer
     ids = torch.arange(tokenizer.n_bins) + tokenizer.first_id
     return tokenizer.bins(ids).to(torch.float64).to(device)
 

@@ -214,10 +214,9 @@ class _Walk:
             # Of a padded pass and a padded tree one may have more rows, or one fewer.
             count = min(len(tokens) + 1, len(own))
             before = said_before(paths[:count], tokens, position, said[0])
-            own, allowed = best_allowed(
+            own, logits = best_allowed(
                 self.guard, self.space, own[:count], logits[:count], before,
                 functional.pad(depth, (1, 0))[:count] + known, state)
-            logits = logits[:count].masked_fill(~allowed, -torch.inf)
         choice = own.index_select(0, rows)
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
@@ -228,7 +227,7 @@ class _Walk:
             columns, chosen = ((it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
                                for it in (tokens, choice))
         if self.guard is not None:
-            stays &= allowed[rows, columns]
+            stays &= logits[rows, columns] > -torch.inf
         distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
         if self.rating is not None:
             stays &= self.rating.stays(Drafts(

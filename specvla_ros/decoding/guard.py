@@ -45,7 +45,7 @@ def best_allowed(
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """
-    Best allowed tokens, int64 [R], and what is allowed, bool [R, bins].
+    Best allowed tokens, int64 [R], and the logits [R, bins], -inf where forbidden.
 
     -1 where the logits were not finite, as in ``own``; ~id, below -1, where no bin is allowed.
     """
@@ -54,9 +54,10 @@ def best_allowed(
         raise SpecVLAError(
             f'the guard {guard} gives {allowed.dtype} {list(allowed.shape)}, must be bool '
             f'{list(logits.shape)}')
-    best = logits.masked_fill(~allowed, -torch.inf).max(dim=-1).indices
+    logits = logits.where(allowed, -torch.inf)
+    most, best = logits.max(dim=-1)
     best = best + space.tokenizer.first_id
-    return best.where(allowed.any(-1), ~best).where(own >= 0, own), allowed
+    return best.where(most > -torch.inf, ~best).where(own >= 0, own), logits
 
 
 def nearest_allowed(

@@ -217,6 +217,7 @@ class TracedGraphs(GraphRunner):
     def _capture(
         self, function: Callable[..., Any], buffers: tuple[torch.Tensor, ...]
     ) -> tuple[Callable[[], None], Any]:
+        function(*buffers)  # as CudaGraphs does: what is made once and kept is there then
         with ValuesAreAsked(), Recording() as recording:
             outputs = function(*buffers)
         mine = outputs if isinstance(outputs, tuple) else (outputs,)
