@@ -158,7 +158,7 @@ class Acceptance:
 
 
 class _Rehearsal(Acceptance):
-    """For warming up: a guard is asked, and its answer passed over."""
+    """For warming up: a guard is asked, and its answer is ignored."""
 
     __slots__ = ()
 

@@ -177,7 +177,7 @@ class Target:
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
             Padded(tree.ancestor_mask, (0, 1)), start, root, features=features,
         )
-        hidden, logits, says = map(self.runner.kept, run)
+        hidden, logits, says = map(self.runner.safe_copy, run)
         nodes = hidden.shape[1] - self.runner.size(n)
         self._last = _Pass(
             start, chain, hidden[:, : root + 1] if features else None,

@@ -60,7 +60,7 @@ class TrainRetrievalArgs:
     drafter: Annotated[Path | None, Help(
         help='folder of drafters that gets it, as its folder retrieval; default: TARGET/drafters')
         ] = None
-    entries: Annotated[int, Help(help='at most so many actions, evenly from all frames')] = 20_000
+    entries: Annotated[int, Help(help='most actions to keep, evenly from all frames')] = 20_000
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 8
     size: Annotated[int, Help(help='numbers that describe an image')] = 32
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'

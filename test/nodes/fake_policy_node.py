@@ -34,7 +34,7 @@ class FakePolicy:
         self.dataset = load_dataset('libero_object')
 
     def act(self, image, instruction, stamp=None, eef_position=None, limits=None,
-            carried=None):
+            executed=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))

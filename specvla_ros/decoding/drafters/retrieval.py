@@ -103,7 +103,7 @@ class RetrievalDrafter(Drafter):
         place = context.situation.eef_position
         scaled = [self.settings.position_scale * it for it in place or (0.0,) * 3]
         where = torch.tensor(scaled).to(prompt.device, non_blocking=True)
-        seen = runner.kept(
+        seen = runner.safe_copy(
             runner.run(self._look, Padded(prompt, (1,)), prompt.shape[1], where))
         self._seen, self._knows_place = seen, place is not None
         self._guessed = self._nearest(runner, seen) if self._entries else None
@@ -167,7 +167,7 @@ class RetrievalDrafter(Drafter):
         """Tokens of the nearest entries, int64 [neighbours, L]; on the host by faiss."""
         counts = self._located and self._knows_place
         if self._keys.device.type != 'cpu':
-            return runner.kept(runner.run(
+            return runner.safe_copy(runner.run(
                 self._search, seen, self._entries, int(counts),
                 neighbours=self.settings.neighbours))
         import faiss

@@ -89,7 +89,7 @@ def test_its_memory_is_bounded_and_the_oldest_is_forgotten(lab):
     assert sorted(guess(drafter, context)) == [action(it, number)[:2] for number in (7, 8, 9)]
 
 
-def test_an_action_that_was_not_carried_out_is_not_remembered(lab):
+def test_an_action_that_was_not_executed_is_not_remembered(lab):
     it = lab(0, 3, 1)
     drafter = Retrieval(memory=3).drafter(ActionMemory.empty(it.model))
     (context, _), = scenes(it, 1)
