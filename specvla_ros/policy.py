@@ -204,6 +204,8 @@ class Policy:
         self._instruction = instruction
         self._situation = replace(
             self._carried_out(carried), stamp=stamp, position=position, carried=carried)
+        if carried is not None:
+            self._decoder.carried_out(carried)
         decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)

@@ -16,7 +16,7 @@ from specvla_ros.benchmark import machine
 from specvla_ros.configuration import Component, DecoderConfig, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding import drafters, rules
-from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+from specvla_ros.decoding.drafters import EagleConfig, EagleHead, NoDrafter
 from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.loaded_checkpoint import Checkpoint
@@ -439,6 +439,23 @@ def test_a_chunk_of_which_some_steps_were_carried_out(folder):
         with pytest.raises(SpecVLAError, match=f'carried is {wrong!r}, must be .* from 0 to 3'):
             policy.act(fake_frame(), INSTRUCTION, carried=wrong)
     assert second.si.shape == (3, 7)
+
+
+def test_drafters_hear_how_much_of_a_chunk_was_carried_out_before_the_next(folder):
+    class Noting(NoDrafter):
+        heard = []
+
+        def remember(self, tokens):
+            self.heard.append(len(tokens))
+
+        def carried_out(self, steps):
+            self.heard.append(f'{steps} of them')
+
+    policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
+    policy._decoder = replace(policy._decoder, drafter=Noting())
+    for carried in (None, 2, 0, None):
+        policy.act(fake_frame(), INSTRUCTION, carried=carried)
+    assert Noting.heard == [21, '2 of them', 21, '0 of them', 21, 21]
 
 
 def test_a_chunk_that_takes_long_to_carry_out_is_no_gap(folder):

@@ -36,6 +36,9 @@ class Completion:
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
 
+    def carried_out(self, steps: int) -> None:
+        """Take in how many steps of the last action were due before this one."""
+
     def reset(self) -> None:
         """Forget earlier actions."""
 
@@ -79,6 +82,10 @@ class Predicted(Completion):
         """Take in an action, [L] tokens."""
         self._since += 1
         self.drafter.remember(tokens)
+
+    def carried_out(self, steps: int) -> None:
+        """Take in how many steps of the last action were due before this one."""
+        self.drafter.carried_out(steps)
 
     def reset(self) -> None:
         """Forget earlier actions."""

@@ -96,6 +96,11 @@ class Decoder:
         self.drafter.remember(tokens)
         self.completion.remember(tokens)
 
+    def carried_out(self, steps: int) -> None:
+        """Take in how many steps of the action remembered last were due before the next one."""
+        self.drafter.carried_out(steps)
+        self.completion.carried_out(steps)
+
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins."""
         self.drafter.reset()

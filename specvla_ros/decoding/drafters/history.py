@@ -94,7 +94,10 @@ class PredictingDrafter(Drafter):
         Of a chunk those not carried out were said of the steps that come now: they are said again,
         and the prediction goes on behind them.
         """
-        ahead, carried = self.predict(context.space), context.situation.carried
+        carried = context.situation.carried
+        if carried is not None:
+            self.carried_out(carried)
+        ahead = self.predict(context.space)
         if not ahead or carried is None:
             return ahead
         done = carried * context.space.action_dim

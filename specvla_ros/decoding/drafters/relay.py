@@ -55,6 +55,11 @@ class RelayDrafter(Drafter):
         for drafter in self.drafters:
             drafter.remember(tokens)
 
+    def carried_out(self, steps: int) -> None:
+        """Tell each how much of the last action was carried out."""
+        for drafter in self.drafters:
+            drafter.carried_out(steps)
+
     def reset(self) -> None:
         """Let each forget."""
         self.guesses.forget()
