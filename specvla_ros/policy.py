@@ -61,7 +61,7 @@ class Policy:
         self, checkpoint: Checkpoint, config: DecoderConfig, guard: Guard | None = None
     ) -> None:
         self.checkpoint = checkpoint
-        self.decoder_config = config
+        self.decoder_config = config = config.of_chunk(checkpoint.space.chunk)
         self.guard = guard
         self._decoder = checkpoint.decoder(config, guard)
         # The same decoder where the envelope of the next step could forbid something.
@@ -116,7 +116,7 @@ class Policy:
         config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
-        for member in config.members:
+        for member in config.all_members:
             make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
             check_given(source.drafters)

@@ -610,6 +610,15 @@ def test_without_a_drafter_folder_only_eagle_is_refused_and_auto_does_without():
     assert {'ar', 'history'} <= taken <= {'ar', 'history', 'jacobi'}
 
 
+def test_auto_takes_candidates_that_suit_actions_of_several_steps():
+    for chunk, candidates in ((None, {'ar', 'history', 'jacobi'}), (2, {'ar', 'jacobi'})):
+        policy = Policy(Checkpoint(small_model().eval(), chunk=chunk), load_preset('auto'))
+        actions = [policy.act(fake_frame(), INSTRUCTION) for _ in range(8)]
+        assert {action.trace.decoder for action in actions} <= candidates
+        assert policy.decoder_config.member('jacobi').name == 'jacobi'
+        assert ('glance_jacobi left out' in actions[-1].trace.reason) == (chunk == 2)
+
+
 @pytest.mark.parametrize('dtype', ['bfloat16', torch.float32])
 def test_the_data_type_may_be_a_name(folder, dtype):
     policy = Policy.load(folder, device='cpu', dtype=dtype)

@@ -165,7 +165,7 @@ class PolicySettings:
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
-        if any(member.calibrated for member in config.members):
+        if any(member.calibrated for member in config.all_members):
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the decoder {config.name} is calibrated: its '
                 'promise holds for its own threshold; set it to 0')
