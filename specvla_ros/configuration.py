@@ -168,8 +168,13 @@ class DecoderConfig:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether its rule lets no draft be off; r bounds every rule that has one."""
-        return self.is_strict or self.rule.settings.get('r') == 0
+        """Whether its rule lets no draft be off; r bounds every rule that doesn't grow by step."""
+        return self.is_strict or self.rule.settings.get('r') == 0 and not self.by_step
+
+    @property
+    def by_step(self) -> bool:
+        """Whether steps that the next action says again may be further off than the others."""
+        return any(it.rule.settings.get('per_step') for it in self.all_members)
 
     @property
     def file_name(self) -> str:

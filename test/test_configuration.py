@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from specvla_ros import data_sets
+from specvla_ros.benchmark.checks import method
 from specvla_ros.config_folder import config_folder
 from specvla_ros.configuration import Component, DecoderConfig, load_preset, preset_names
 from specvla_ros.data_sets import load_dataset
@@ -98,6 +99,14 @@ def test_actions_of_several_steps_may_have_other_candidates(preset):
     for name, rule in (('auto', 'strict'), ('auto_relaxed', 'bins')):
         made = load_preset(name).of_chunk(8)
         assert made.rule.name == rule and len(made.members) == 3
+
+
+def test_thresholds_that_grow_by_step_are_not_lossless_at_r_0(preset):
+    text = '{{drafter: {{name: jacobi}}, rule: {{name: bins, r: 0, per_step: {}}}}}'
+    for per_step, verification in ((0, 'lossless'), (3, 'relaxed')):
+        config = load_preset(preset(text.format(per_step)))
+        assert (config.by_step, config.verification) == (per_step > 0, verification)
+        assert method(config) == f'jacobi + bins, r = 0, per_step = {per_step}'
 
 
 @pytest.mark.parametrize(('text', 'problem'), [

@@ -55,6 +55,7 @@ class Decoder:
         draft = DraftContext(
             target, acceptance.space, prompt, tokens, situation, depths=self.depths)
         terms = acceptance.terms(situation)
+        trace.reach = terms.bins
         tokens += self.completion.tokens(draft, acceptance, terms, trace)
         if not tokens:
             with stage('draft'):

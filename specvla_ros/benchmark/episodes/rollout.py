@@ -33,12 +33,14 @@ class RolloutConfig:
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
     :param carrying: how many steps of an action are carried out, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
+    :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`)
     """
 
     max_steps: int | None = None
     reference_every: int = 10
     carrying: Carrying = Carrying()
     safety: SafetySettings | None = None
+    by_step: frozenset[str] = frozenset()
 
 
 def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
@@ -66,12 +68,16 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
     carrying, ahead, carried = config.carrying, StepsAhead(), None
+    told: dict[str, int] = {}
+    if decoder in config.by_step and (firm := carrying.firm_steps()) is not None:
+        told['firm_steps'] = firm
     fence = None if config.safety is None else Fence(config.safety, actor.dataset.period_s)
     try:
         actor.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = _act(actor, observation, environment.instruction, fence, carried)
+            action = _act(
+                actor, observation, environment.instruction, fence, carried, **told)
             difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
@@ -100,9 +106,11 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
 
 
 def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
-         fence: Fence | None, carried: int | None = None) -> 'Action':
+         fence: Fence | None, carried: int | None = None, **told: int) -> 'Action':
     """Return what an actor says to an observation, of what the envelope leaves."""
-    image, told = image_of(observation), {} if carried is None else {'carried': carried}
+    image = image_of(observation)
+    if carried is not None:
+        told['carried'] = carried
     if fence is None:
         return actor.act(image, instruction, **told)
     x, y, z = observation.eef_position.tolist()

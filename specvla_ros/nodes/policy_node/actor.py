@@ -181,6 +181,8 @@ class Actor:
             return
         self._statistics.note_input_age(task.age)
         policy: ActingPolicy = task.job.settings
+        by_step = policy.decoder_config.by_step
+        told = {'firm_steps': task.firm_steps} if by_step else {}
         try:
             if self._context != (policy, task.job.revision):
                 policy.reset()  # what was learnt belongs to another task, or was not carried out
@@ -188,13 +190,14 @@ class Actor:
             action = policy.act(
                 self._read_image(task.sight.message), task.job.instruction,
                 task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
-                task.limits if self._guards else None, task.carried)
+                task.limits if self._guards else None, task.carried, **told)
             self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(task)
             self._refuse(error)
         else:
-            if self._publish(lambda: self._pilot.answer(task, action, action.si)):
+            firm = action.trace.firm_steps if by_step else None
+            if self._publish(lambda: self._pilot.answer(task, action, action.si, firm)):
                 self._statistics.note_lengths(action.trace.acceptance_lengths)
         self._go_on()
 

@@ -193,7 +193,8 @@ class Pilot:
             limits = step_limits(self._safety, self._period, position_m=known,
                                  previous=self._motion.delta(now))
             return Task(job, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits, self._carried)
+                        None if known is None else tuple(known.tolist()), limits, self._carried,
+                        self._firm_steps(least))
 
     def give_up(self, task: Task) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
@@ -201,11 +202,14 @@ class Pilot:
             self._is_inferring = False
             self._drop(task.job)
 
-    def answer(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
+    def answer(self, task: Task, action: Any, deltas: np.ndarray,
+               firm_steps: int | None = None) -> bool:
         """
         Publish an action: in lockstep its steps at once, in real time each step when it is due.
 
         :param deltas: [chunk, 7], SI
+        :param firm_steps: of them that may be carried out in real time, however late answers are;
+            None = all
         :returns: False if it doesn't count any more: another instruction, a pause
         :raises StaleImage, SpecVLAError: it must not be published
         """
@@ -220,7 +224,7 @@ class Pilot:
             if not self._is_paced:
                 return self._say(task, action, deltas)
             self._answer = task, action, deltas
-            self._is_answer_new = self._queue.put(deltas, task.taken)
+            self._is_answer_new = self._queue.put(deltas, task.taken, firm_steps)
             return self.carry_out()
 
     def carry_out(self) -> bool:
@@ -234,6 +238,10 @@ class Pilot:
             now = self._clock()
             step = self._queue.due(now)
             if step is None:
+                if self._is_answer_new and self._queue.next_at is None:
+                    self._drop_answer()
+                    self._motion.miss('answers come too late for the steps of them that are '
+                                      'accepted as closely as the first (per_step)')
                 return True
             task, action, deltas = self._answer
             is_new, self._is_answer_new = self._is_answer_new, False
@@ -307,6 +315,15 @@ class Pilot:
         periods = (round((self._taken - taken) / self._period) if self._is_paced
                    else self._carrying.periods(chunk))
         return min(max(periods, 1), chunk)
+
+    def _firm_steps(self, age: float) -> int | None:
+        """Return how many steps of an answer to an image of this age, s, are firm; None = all."""
+        if not self._is_paced:
+            return self._carrying.firm_steps()
+        if not self._inference:
+            return None  # nothing tells how many of them will be over when it comes
+        # One more: inference may take a little longer than the last time.
+        return self._carrying.firm_steps(int((age + self._inference) / self._period) + 1)
 
     def _say(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
         """Publish what a simulation that waits is to carry out of an answer."""

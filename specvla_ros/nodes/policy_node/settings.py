@@ -111,13 +111,14 @@ class ActingPolicy(Protocol):
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,
         position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
-        carried: int | None = None,
+        carried: int | None = None, *, firm_steps: int | None = None,
     ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
         position: of the end effector, m. limits: of the next control step. carried: of
-        the last action's steps, those that belong to times before; None = all.
+        the last action's steps, those that belong to times before; None = all. firm_steps: of this
+        action's, those that the next one does not say again in time; None = all.
         """
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':

@@ -36,7 +36,8 @@ class Task:
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
     `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
     envelope leaves of the next control step. carried: how many steps of the last answer belong to
-    times before this image; None where there is none, or it was dropped.
+    times before this image; None where there is none, or it was dropped. firm_steps: how many of
+    the answer's steps the next answer is not expected to say again in time; None = all.
     """
 
     job: Job
@@ -47,6 +48,7 @@ class Task:
     position: tuple[float, float, float] | None
     limits: StepLimits
     carried: int | None = None
+    firm_steps: int | None = None
 
     @property
     def sight(self) -> Sight:
