@@ -82,7 +82,7 @@ def figures_table(title: str, rows: Sequence[Row]) -> Table:
             table.add_section()
             table.add_row(heading, style='italic')
         for name, cells in shown_lines(
-                [of_subset.get(decoder, {'actions': 0}) for decoder in decoders]):
+                [of_subset.get(decoder, {'actions': 0, 'subset': subset}) for decoder in decoders]):
             table.add_row(name, *cells)
     return table
 
