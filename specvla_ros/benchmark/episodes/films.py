@@ -68,8 +68,10 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
 
 def _steps(content: np.lib.npyio.NpzFile, sources: list[list[str]]) -> list[int | None]:
     """Return the control steps of each action that were carried out; None where it is one step."""
+    if 'steps' not in content:
+        return [None] * len(sources)
     size = content['action_si'].shape[1]
-    return [int(content['steps'][number]) if len(said) > size and 'steps' in content else None
+    return [int(content['steps'][number]) if len(said) > size else None
             for number, said in enumerate(sources)]
 
 

@@ -127,8 +127,9 @@ class SessionSpec:
     @property
     def policy_parameters(self) -> dict[str, Any]:
         """Parameters of `policy_node`."""
+        steps = {'execute_steps': self.execute_steps} if self.execute_steps else {}
         return {**self.source.parameters, 'decoder': self.decoders[0], 'threads': self.threads,
-                'execute_steps': self.execute_steps, 'pacing': 'lockstep'}
+                **steps, 'pacing': 'lockstep'}
 
     @property
     def bridge_parameters(self) -> dict[str, Any]:
