@@ -1,5 +1,5 @@
 """
-When a control step is carried out; no ROS in it.
+When a control step is executed; no ROS in it.
 
 Time has one owner. Step k of an answer to an image taken at time t belongs to t + k T, T the
 control period of the data set. All times here are seconds of one clock that never jumps
@@ -20,7 +20,7 @@ Delta = TypeVar('Delta')
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[Delta]):
-    """A control step to carry out now: its number in its answer, and what was put there."""
+    """A control step to execute now: its number in its answer, and its delta."""
 
     number: int
     delta: Delta
@@ -28,7 +28,7 @@ class Step(Generic[Delta]):
 
 class StepQueue(Generic[Delta]):
     """
-    The steps of the newest answer, each handed out at most once and one a control period at most.
+    Hands out the steps of the newest answer: each once at most, one a control period at most.
 
     * Steps whose period is over are skipped. The last one of an answer is not: a policy slower
       than the control period moves the arm slowly, rather than not at all.
@@ -36,7 +36,7 @@ class StepQueue(Generic[Delta]):
 
     * After `execute_steps` of an answer the next one is wanted. Until it comes the steps beyond go
       on: they are still what was said of these times.
-    * Of an answer of which not all steps may be carried out, none is where the firm ones are over.
+    * Of an answer of which not all steps may be executed, none is where the firm ones are over.
 
     :param period_s: T, how long a control step lasts
     :param execute_steps: E; None = all that an answer has
@@ -48,7 +48,7 @@ class StepQueue(Generic[Delta]):
         self._newest = -math.inf  # when the image of the last step handed out was taken, s
         self._deltas: Sequence[Delta] = ()
         self._taken, self._next, self._enough = -math.inf, 0, 0
-        self._firm = 0  # steps that may be carried out
+        self._firm = 0  # steps that may be executed
 
     @property
     def free_at(self) -> float:
@@ -81,11 +81,11 @@ class StepQueue(Generic[Delta]):
 
     def put(self, deltas: Sequence[Delta], taken: float, firm_steps: int | None = None) -> bool:
         """
-        Carry out these steps from now on, and no older ones.
+        Execute these steps from now on, and no older ones.
 
         :param deltas: one entry a control step
         :param taken: when the image they answer was taken, s
-        :param firm_steps: of them that may be carried out, from the first on; None = all
+        :param firm_steps: of them that may be executed, from the first on; None = all
         :returns: False if this image was answered already, or is older than one that was
         """
         if not taken > max(self._newest, self._taken):
@@ -118,6 +118,6 @@ class StepQueue(Generic[Delta]):
         self._free_at = max(self._free_at, until)
 
     def clear(self) -> None:
-        """Carry out nothing of what was put so far; the pace stays."""
+        """Execute nothing of what was put so far; the pace stays."""
         self._deltas, self._taken, self._next, self._enough = (), -math.inf, 0, 0
         self._firm = 0

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from specvla_ros import data_sets
-from specvla_ros.benchmark.checks import method
+from specvla_ros.benchmark.checks import drafter_and_rule
 from specvla_ros.config_folder import config_folder
 from specvla_ros.configuration import Component, DecoderConfig, load_preset, preset_names
 from specvla_ros.data_sets import load_dataset
@@ -48,7 +48,7 @@ def test_every_preset_can_be_made(name, device):
     class Memory:
         """In place of a database that is not there."""
 
-        positions = None
+        eef_positions = None
 
         def __len__(self):
             return 0
@@ -106,7 +106,7 @@ def test_thresholds_that_grow_by_step_are_not_lossless_at_r_0(preset):
     for per_step, verification in ((0, 'lossless'), (3, 'relaxed')):
         config = load_preset(preset(text.format(per_step)))
         assert (config.by_step, config.verification) == (per_step > 0, verification)
-        assert method(config) == f'jacobi + bins, r = 0, per_step = {per_step}'
+        assert drafter_and_rule(config) == f'jacobi + bins, r = 0, per_step = {per_step}'
 
 
 @pytest.mark.parametrize(('text', 'problem'), [

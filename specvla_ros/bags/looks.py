@@ -13,12 +13,12 @@ class Look:
     """
     A frame to act on.
 
-    carried: control steps between it and the frame acted on before; None = none was, in this
-    segment. steps: of its own action that are carried out until the next one.
+    executed: control steps between it and the frame acted on before; None = none was, in this
+    segment. steps: of its own action that are executed until the next one.
     """
 
     frame: Frame
-    carried: int | None
+    executed: int | None
     steps: int
 
 
@@ -28,7 +28,7 @@ def looks(frames: Iterable[Frame], live: Mapping[int, LiveAction], execute_steps
     Choose frames that are at least so many control steps apart.
 
     Frames are one control period apart, but behind one that was answered by several steps at once:
-    a simulation that waits has carried them out before it sent the next frame.
+    a simulation that waits has executed them before it sent the next frame.
 
     :param live: recorded actions by the image's stamp, ns
     """

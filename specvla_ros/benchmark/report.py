@@ -151,7 +151,7 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
 
 def step_figures(actions: Sequence[ActionRecord]) -> Row:
     """
-    Return what a control step costs that was carried out; {} where an action is one step.
+    Return what a control step costs that was executed; {} where an action is one step.
 
     Passes and the mean time are those of all actions, shared out among all steps; percentiles are
     of each action's time, shared out among its own.

@@ -36,7 +36,7 @@ class Completion:
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
 
-    def carried_out(self, steps: int) -> None:
+    def note_executed(self, steps: int) -> None:
         """Take in how many steps of the last action were due before this one."""
 
     def reset(self) -> None:
@@ -83,9 +83,9 @@ class Predicted(Completion):
         self._since += 1
         self.drafter.remember(tokens)
 
-    def carried_out(self, steps: int) -> None:
+    def note_executed(self, steps: int) -> None:
         """Take in how many steps of the last action were due before this one."""
-        self.drafter.carried_out(steps)
+        self.drafter.note_executed(steps)
 
     def reset(self) -> None:
         """Forget earlier actions."""

@@ -97,10 +97,10 @@ class Decoder:
         self.drafter.remember(tokens)
         self.completion.remember(tokens)
 
-    def carried_out(self, steps: int) -> None:
+    def note_executed(self, steps: int) -> None:
         """Take in how many steps of the action remembered last were due before the next one."""
-        self.drafter.carried_out(steps)
-        self.completion.carried_out(steps)
+        self.drafter.note_executed(steps)
+        self.completion.note_executed(steps)
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins."""

@@ -23,7 +23,7 @@ class DecodeTrace:
     Records passes, times and risk of one action, and the origin of each of its tokens.
 
     target_passes: forwards of the target, the prefill counted.
-    drafted, accepted: draft tokens verified and kept, over all passes.
+    drafted, accepted: draft tokens verified and accepted, over all passes.
     drafts: (drafted, accepted) of each pass, the prefill first.
     decoder: which of several decoders `auto` took; '' = there was no choice.
     acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,
@@ -34,7 +34,7 @@ class DecodeTrace:
     si_off: the same in m, rad, share of the gripper's way; the policy adds it, NaN = never asked.
     reach: for each token how many bins the rule lets a guess be off.
     firm_steps: control steps, from the first on, that keep to the first one's reach: these may be
-        carried out; the policy adds it, None = all.
+        executed; the policy adds it, None = all.
     entropies: of what the target said for the tokens, summed over each pass; see ``risk``.
     forbidden: tokens at which the target's own choice was a bin that the guard forbids.
     reason: why this drafter and rule; '' = there was no choice.

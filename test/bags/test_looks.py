@@ -16,7 +16,7 @@ def frames(count, segments=None):
 
 
 def seen(*arguments):
-    return [(look.frame.number, look.carried, look.steps) for look in looks(*arguments)]
+    return [(look.frame.number, look.executed, look.steps) for look in looks(*arguments)]
 
 
 @pytest.mark.parametrize(('execute_steps', 'expected'), [
@@ -52,7 +52,7 @@ def send(maker, received, image, first, *steps, field=True):
                first_step=first)
 
 
-def test_the_recorded_action_has_the_steps_that_were_carried_out_and_no_others(make_bag):
+def test_the_recorded_action_has_the_steps_that_were_executed_and_no_others(make_bag):
     maker = make_bag()
     send(maker, 1, 10, 0, 0, 1, 2, 3)  # in a simulation that waits: at once
     for number in (1, 2, 4):  # on a clock: one by one, 0 missed and 3 skipped
@@ -65,6 +65,6 @@ def test_the_recorded_action_has_the_steps_that_were_carried_out_and_no_others(m
                     20: LiveAction(tuple(tokens(1, 2, 4)), '', (1, 2, 4), 1)}
     whole = tokens(*range(8))
     assert live[10].said_again(whole) and live[20].said_again(whole)
-    whole[4 * SIZE] += 1  # a step that was carried out of one of them only
+    whole[4 * SIZE] += 1  # a step that was executed of one of them only
     assert live[10].said_again(whole) and live[20].said_again(whole) is False
     assert live[20].said_again(tokens(0, 1, 2, 3)) is None  # the last one isn't there

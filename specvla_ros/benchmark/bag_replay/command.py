@@ -67,7 +67,7 @@ class ReplayArgs(PolicyArgs):
     """With --live: times the speed of the recording, like 1.0; what the policy has no time for is
     missed. Default: lockstep, every frame waits for its action."""
     execute_steps: int | None = None
-    """Control steps of an action that are carried out before the policy looks at a frame again: 1
+    """Control steps of an action that are executed before the policy looks at a frame again: 1
     to --chunk. Default: what the checkpoint recommends, else all."""
     out: Path | None = None
     """Folder for report.json, the plots and report.html. Default: runs/replay-<date and time>."""
@@ -159,11 +159,11 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
     if args.threads:
         torch.set_num_threads(args.threads)
     policy = Policy.of(args.source(next(iter(decoders.values()))))
-    actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
+    policies = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
     with _bar(console) as bar:
         task = bar.add_task('', total=reader.n_images)
-        for frame in replay(reader, actors, chunks):
+        for frame in replay(reader, policies, chunks):
             played.append(frame)
             bar.update(task, completed=frame.number + 1)
     _tell_skipped(reader, bool(played), console)
@@ -202,7 +202,7 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
     steps = {} if args.execute_steps is None else {'execute_steps': args.execute_steps}
     return {
         'bag': str(args.bag.resolve()),
-        'decoders': [checks.place_of(name) for name in args.decoder],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or _usual(args)],
         'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
         'instruction': args.instruction, 'rate': args.rate or 0.0,
         'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads, **steps},

@@ -21,7 +21,7 @@ from specvla_ros.benchmark.report import BASELINE
 
 
 class FrameLike(Protocol):
-    """What a record takes of a frame; see `bags.frames.Frame`."""
+    """The part of a frame that a record needs; see `bags.frames.Frame`."""
 
     @property
     def number(self) -> int: ...
@@ -54,7 +54,7 @@ class Replayed:
 @dataclass(frozen=True, slots=True)
 class Chunks:
     """
-    How actions of several control steps are carried out in a bag.
+    How actions of several control steps are executed in a bag.
 
     chunk: H, steps of an action. execute_steps: E of them until the next look. live: recorded
     actions by the image's stamp, ns.
@@ -80,8 +80,8 @@ def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike],
         frames, chunks.live, chunks.execute_steps)
     for look in chosen:
         frame = look.frame
-        told = {} if chunks is None or look.carried is None else {
-            'carried': min(look.carried, chunks.chunk)}
+        told = {} if chunks is None or look.executed is None else {
+            'executed': min(look.executed, chunks.chunk)}
         if segment is None:
             warm_up(frame, policies)
         if frame.segment != segment:
@@ -94,12 +94,12 @@ def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike],
         actions = {name: policies[name].act(frame.image, frame.instruction, taken, **told)
                    for name in names[turn:] + names[:turn]}
         replayed = with_deviations(frame, {name: actions[name] for name in names})
-        yield replayed if chunks is None else _carried_out(
+        yield replayed if chunks is None else _executed(
             replayed, min(look.steps, chunks.chunk))
 
 
-def _carried_out(replayed: Replayed, steps: int) -> Replayed:
-    """Note that so many steps of each action are carried out."""
+def _executed(replayed: Replayed, steps: int) -> Replayed:
+    """Note that so many steps of each action are executed."""
     return dataclasses.replace(replayed, actions={
         name: dataclasses.replace(action, steps=steps)
         for name, action in replayed.actions.items()})

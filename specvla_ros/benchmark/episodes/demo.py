@@ -53,7 +53,7 @@ class DemoArgs(PolicyArgs):
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit."""
     execute_steps: int | None = None
-    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
     video: bool = True
     """Draw demo.mp4."""
@@ -130,7 +130,7 @@ def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
     """Return the session's specification; `SessionSpec` defines the keys."""
     return {
         **args.source(checks.DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
-        'decoders': [checks.place_of(name) for name in args.decoder or checks.DECODERS],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or checks.DECODERS],
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
@@ -198,7 +198,7 @@ def _ended(event: dict[str, Any], playing: Playing, decoders: dict[str, DecoderC
         return EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
                              success=False, steps=0, crash=event['message'] or 'crashed')
     return read_episode(Path(event['npz']), playing.decoder,
-                        checks.method(decoders[playing.decoder]))
+                        checks.drafter_and_rule(decoders[playing.decoder]))
 
 
 def _leave(args: DemoArgs, folder: Path, document: report.Report,

@@ -67,7 +67,7 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
 
 
 def _steps(content: np.lib.npyio.NpzFile, sources: list[list[str]]) -> list[int | None]:
-    """Return the control steps of each action that were carried out; None where it is one step."""
+    """Return the control steps of each action that were executed; None where it is one step."""
     if 'steps' not in content:
         return [None] * len(sources)
     size = content['action_si'].shape[1]

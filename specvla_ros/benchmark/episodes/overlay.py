@@ -5,7 +5,7 @@ A decoder's column holds its name, the camera frame, the action's tokens as chip
 Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts
 it accepted. Orange ones, behind the last pass, are tokens that the target never saw.
 
-An action of several control steps has a row of chips for each. Those that were not carried out,
+An action of several control steps has a row of chips for each. Those that were not executed,
 as the next action said these steps again, are drawn small.
 """
 
@@ -64,7 +64,7 @@ class EpisodeFilm:
         return any(action.steps is not None for action in self.actions)
 
     def steps_until(self, index: int) -> int:
-        """Return the control steps that were carried out until the end of an action."""
+        """Return the control steps that were executed until the end of an action."""
         return sum(1 if it.steps is None else it.steps for it in self.actions[:index + 1])
 
 
@@ -181,7 +181,7 @@ def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[i
             pen.text(((x0 + x1) / 2, y + 11), name, DIM, font(13), anchor='mm')
         position += gained
     if action.steps is not None:
-        text = f'{action.steps} of {n_rows} control steps carried out'
+        text = f'{action.steps} of {n_rows} control steps executed'
         pen.text((COLUMN_WIDTH // 2, top + CHIPS_HEIGHT - 11), text, DIM, font(13), anchor='mm')
 
 

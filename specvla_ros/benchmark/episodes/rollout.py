@@ -13,10 +13,10 @@ import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
-from specvla_ros.benchmark.episodes.fence import Fence
+from specvla_ros.benchmark.episodes.envelope import EpisodeEnvelope
 from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
-from specvla_ros.carrying import Carrying, StepsAhead
+from specvla_ros.execution import Execution, StepsAhead
 from specvla_ros.safety import SafetySettings
 
 if TYPE_CHECKING:  # heavy
@@ -31,28 +31,28 @@ class RolloutConfig:
 
     :param max_steps: control steps at most; None = the suite's own limit
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
-    :param carrying: how many steps of an action are carried out, and how late
+    :param execution: how many steps of an action are executed, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
     :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`)
     """
 
     max_steps: int | None = None
     reference_every: int = 10
-    carrying: Carrying = Carrying()
+    execution: Execution = Execution()
     safety: SafetySettings | None = None
     by_step: frozenset[str] = frozenset()
 
 
-def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
+def warm_up(environment: Environment, policies: Sequence[PolicyLike], state: int) -> None:
     """Let each decoder act a few times, so that the first timed action is like the others."""
     observation = environment.reset(state)
-    for actor in actors:
+    for policy in policies:
         for _ in range(WARM_UP_ACTIONS):
-            actor.act(image_of(observation), environment.instruction)
-        actor.reset()
+            policy.act(image_of(observation), environment.instruction)
+        policy.reset()
 
 
-def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: int,
+def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: int,
          config: RolloutConfig, reference: EpisodePolicy | None = None,
          on_action: Callable[[int], None] = lambda steps: None) -> EpisodeRecord:
     """
@@ -67,36 +67,37 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
-    carrying, ahead, carried = config.carrying, StepsAhead(), None
+    execution, ahead, executed = config.execution, StepsAhead(), None
     told: dict[str, int] = {}
-    if decoder in config.by_step and (firm := carrying.firm_steps()) is not None:
+    if decoder in config.by_step and (firm := execution.firm_steps()) is not None:
         told['firm_steps'] = firm
-    fence = None if config.safety is None else Fence(config.safety, actor.dataset.period_s)
+    envelope = None if config.safety is None else EpisodeEnvelope(
+        config.safety, policy.dataset.period_s)
     try:
-        actor.reset()
+        policy.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
             action = _act(
-                actor, observation, environment.instruction, fence, carried, **told)
+                policy, observation, environment.instruction, envelope, executed, **told)
             difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
                 difference = deviation(action, _act(
-                    reference, observation, environment.instruction, fence))
+                    reference, observation, environment.instruction, envelope))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
-            for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
+            for move in ahead.put(action.si[execution.steps(chunk)], execution.latency):
                 delta = move.delta.astype(np.float32)
-                if fence is not None:
-                    delta = fence.fit(delta, observation.eef_position)
+                if envelope is not None:
+                    delta = envelope.fit(delta, observation.eef_position)
                 observation = environment.step(delta)
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
-            if chunk > 1 or carrying.latency:
+            if chunk > 1 or execution.latency:
                 actions[-1] = replace(actions[-1], steps=done)
-            periods = carrying.periods(chunk)
-            carried = None if periods >= chunk else periods  # None: all of them
+            periods = execution.periods(chunk)
+            executed = None if periods >= chunk else periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -105,14 +106,14 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
         success=success and crash is None, steps=steps, crash=crash, actions=tuple(actions))
 
 
-def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
-         fence: Fence | None, carried: int | None = None, **told: int) -> 'Action':
-    """Return what an actor says to an observation, of what the envelope leaves."""
+def _act(policy: EpisodePolicy, observation: 'Observation', instruction: str,
+         envelope: EpisodeEnvelope | None, executed: int | None = None, **told: int) -> 'Action':
+    """Return what a policy says to an observation, of what the envelope leaves."""
     image = image_of(observation)
-    if carried is not None:
-        told['carried'] = carried
-    if fence is None:
-        return actor.act(image, instruction, **told)
+    if executed is not None:
+        told['executed'] = executed
+    if envelope is None:
+        return policy.act(image, instruction, **told)
     x, y, z = observation.eef_position.tolist()
-    return actor.act(image, instruction, None, (x, y, z),
-                     fence.limits(observation.eef_position), **told)
+    return policy.act(image, instruction, None, (x, y, z),
+                      envelope.limits(observation.eef_position), **told)

@@ -91,16 +91,16 @@ class PredictingDrafter(Drafter):
         """
         Return the tokens of the action that comes now, [L].
 
-        Of a chunk those not carried out were said of the steps that come now: they are said again,
+        Of a chunk those not executed were said of the steps that come now: they are said again,
         and the prediction goes on behind them.
         """
-        carried = context.situation.carried
-        if carried is not None:
-            self.carried_out(carried)
+        executed = context.situation.executed
+        if executed is not None:
+            self.note_executed(executed)
         ahead = self.predict(context.space)
-        if not ahead or carried is None:
+        if not ahead or executed is None:
             return ahead
-        done = carried * context.space.action_dim
+        done = executed * context.space.action_dim
         return [*self._said[done:], *ahead[:done]]
 
 

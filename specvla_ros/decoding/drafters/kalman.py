@@ -21,8 +21,8 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import is_number
 
-from .carried_steps import CarriedSteps
 from .drafter import DRAFTERS
+from .executed_steps import ExecutedSteps
 from .history import PredictingDrafter
 
 # The velocity's disturbance beside the value's. Of 0.001 to 0.3 on 278 recorded actions this one
@@ -66,8 +66,8 @@ class KalmanDrafter(PredictingDrafter):
     def __init__(self, settings: Kalman) -> None:
         super().__init__('kalman')
         self.settings = settings
-        self._done = _Track(settings)  # the steps carried out, each once
-        self._new = CarriedSteps()  # those not filtered yet: what they mean, a context knows
+        self._done = _Track(settings)  # the steps executed, each once
+        self._new = ExecutedSteps()  # those not filtered yet: what they mean, a context knows
 
     def predict(self, space: ActionSpace) -> list[int]:
         """Return the L tokens after those remembered: as many steps ahead as a chunk has."""
@@ -85,9 +85,9 @@ class KalmanDrafter(PredictingDrafter):
         super().remember(tokens)
         self._new.remember(tokens)
 
-    def carried_out(self, steps: int) -> None:
+    def note_executed(self, steps: int) -> None:
         """Filter only so many steps of the last action."""
-        self._new.carried_out(steps)
+        self._new.note_executed(steps)
 
     def reset(self) -> None:
         """Forget all actions."""

@@ -55,10 +55,10 @@ class RelayDrafter(Drafter):
         for drafter in self.drafters:
             drafter.remember(tokens)
 
-    def carried_out(self, steps: int) -> None:
-        """Tell each how much of the last action was carried out."""
+    def note_executed(self, steps: int) -> None:
+        """Tell each how much of the last action was executed."""
         for drafter in self.drafters:
-            drafter.carried_out(steps)
+            drafter.note_executed(steps)
 
     def reset(self) -> None:
         """Let each forget."""

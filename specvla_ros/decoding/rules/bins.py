@@ -21,8 +21,8 @@ class Bins:
     gripper_exact: the gripper's token must be the target's own: open and closed are two states,
         not a scale.
     per_step: bins more for each control step from the first one on that the next action says again
-        before it is carried out (``Situation.firm_steps``); those before it have r. Without effect
-        where all steps are carried out.
+        before it is executed (``Situation.firm_steps``); those before it have r. Without effect
+        where all steps are executed.
     """
 
     r: int = 9

@@ -92,7 +92,7 @@ def test_the_report_has_the_shape_of_all_reports(run, short, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('execute_steps, looks', [(None, 3), (2, 5)])
-def test_of_chunks_the_frames_are_as_far_apart_as_steps_are_carried_out(
+def test_of_chunks_the_frames_are_as_far_apart_as_steps_are_executed(
         run, short, execute_steps, looks, capsys):
     options = () if execute_steps is None else ('--execute-steps', str(execute_steps))
     report = run(short, '--no-html', '--chunk', '4', '--decoder', 'ar', '--decoder', 'jacobi',
@@ -105,7 +105,7 @@ def test_of_chunks_the_frames_are_as_far_apart_as_steps_are_carried_out(
         assert row['target_passes_per_action'] <= 28
     assert report['rows'][1]['tokens_equal_ar']['actions_equal'] == looks
     said = capsys.readouterr().out
-    assert 'ms per step, mean' in said and 'control steps carried out' in said
+    assert 'ms per step, mean' in said and 'control steps executed' in said
 
 
 @pytest.mark.parametrize('command', ['replay', 'demo'])
@@ -213,7 +213,7 @@ def test_live_actions_count_for_the_decoder_that_made_them(make):
 
 
 class Forgetful:
-    """An actor that tells what it was asked, in a list shared with the others."""
+    """A policy that tells what it was asked, in a list shared with the others."""
 
     def __init__(self, name, calls, make):
         self.name, self.calls, self.make = name, calls, make
@@ -231,9 +231,9 @@ def test_decoders_alternate_and_forget_at_a_new_segment(make):
     action = SimpleNamespace(tokens=record.tokens, trace=record, si=np.zeros((1, 7)),
                              normalized=np.zeros((1, 7)))
     calls = []
-    actors = {name: Forgetful(name, calls, lambda: action) for name in 'ab'}
+    policies = {name: Forgetful(name, calls, lambda: action) for name in 'ab'}
     frames = [Frame(i, i, i, i, 'x', segment) for i, segment in enumerate((0, 0, 1))]
-    assert len(list(replay(frames, actors))) == 3
+    assert len(list(replay(frames, policies))) == 3
     assert calls[4:] == [  # after the warm-up
         ('a', 'reset'), ('b', 'reset'), ('a', 0), ('b', 0), ('b', 1), ('a', 1),
         ('a', 'reset'), ('b', 'reset'), ('a', 2), ('b', 2)]

@@ -102,30 +102,30 @@ def test_it_forgets(lab):
 @given(data=st.data(), seed=st.integers(0, 2**20))
 @settings(max_examples=40, deadline=None)
 def test_each_step_of_overlapping_chunks_is_filtered_once(data, seed, lab):
-    """As if each step that was carried out had been an action; those left count on trial only."""
+    """As if each step that was executed had been an action; those left count on trial only."""
     chunk = data.draw(st.integers(2, 6))
     it, random = lab(0, 3, chunk), np.random.default_rng(seed)
     low, high = it.space.tokenizer.first_id, it.space.tokenizer.last_id
     drafter, single = Kalman().drafter(None), Kalman().drafter(None)
     for _ in range(data.draw(st.integers(1, 5))):
         said = random.integers(low, high + 1, (chunk, 3))
-        carried = data.draw(st.integers(0, chunk))
+        executed = data.draw(st.integers(0, chunk))
         drafter.remember(said.ravel().tolist())
-        drafter.carried_out(carried)
-        for step in said[:carried]:
+        drafter.note_executed(executed)
+        for step in said[:executed]:
             single.remember(step.tolist())
         if data.draw(st.booleans()):
             continue  # of this action another drafter's guess was taken
         trial = deepcopy(single)
-        for step in said[carried:]:
+        for step in said[executed:]:
             trial.remember(step.tolist())
-        right = [*said[carried:].ravel().tolist(), *trial.predict(it.space)[:3 * carried]]
+        right = [*said[executed:].ravel().tolist(), *trial.predict(it.space)[:3 * executed]]
         tree = drafter.guess(DraftContext(
-            None, it.space, None, [], Situation(carried=carried)))
+            None, it.space, None, [], Situation(executed=executed)))
         assert tree.tokens.tolist() == right[:-1]
 
 
-def test_a_policy_tells_every_drafter_what_was_carried_out(lab):
+def test_a_policy_tells_every_drafter_what_was_executed(lab):
     """In a relay, as a completion and under auto: whoever guesses next, each step counts once."""
     it = lab(0, 2, 4)
     hidden, completing, resting = (Kalman().drafter(None) for _ in range(3))
@@ -137,7 +137,7 @@ def test_a_policy_tells_every_drafter_what_was_carried_out(lab):
             for n in range(5)]
     for tokens in said:
         auto.remember(tokens)
-        auto.carried_out(2)
+        auto.note_executed(2)
     single = Kalman().drafter(None)
     for tokens in said:
         for step in (tokens[:2], tokens[2:4]):

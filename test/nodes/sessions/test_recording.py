@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from specvla_ros.benchmark.episodes.films import read_episode
-from specvla_ros.nodes.sessions.recording import Answer, Cost, Recording
+from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
 
 
 def answer(sequence=0, received=1.0):
-    return Answer(sequence, received, np.full((1, 7), sequence, float), (0.5,) * 7,
+    return ReceivedAction(sequence, received, np.full((1, 7), sequence, float), (0.5,) * 7,
                   tuple(range(7)))
 
 
 def cost(**changes):
-    return Cost(**{'decoder': 'ar', 'target_passes': 7, 'drafted': 0, 'accepted': 0,
+    return ReportedCost(**{'decoder': 'ar', 'target_passes': 7, 'drafted': 0, 'accepted': 0,
                    'acceptance_lengths': (1,) * 6, 'sources': ('target',) * 7,
                    'stage_ms': {'total': 10.0, 'publish': 1.0}, **changes})
 
@@ -25,7 +25,7 @@ def test_a_step_is_complete_in_whatever_order_its_messages_come():
         'observation': lambda r: r.add_observation(5), 'frame': lambda r: r.add_frame(5, b'jpeg'),
         'answer': lambda r: r.add_answer(5, answer()), 'cost': lambda r: r.add_cost(5, cost())}
     for order in itertools.permutations(adders):
-        recording, complete = Recording(), []
+        recording, complete = EpisodeRecording(), []
         for name in order:
             adders[name](recording)
             complete += recording.new_steps()
@@ -35,7 +35,7 @@ def test_a_step_is_complete_in_whatever_order_its_messages_come():
 
 
 def test_steps_come_in_the_order_of_their_observations():
-    recording = Recording()
+    recording = EpisodeRecording()
     for stamp in (20, 10):
         recording.add_observation(stamp)
         recording.add_frame(stamp, b'%d' % stamp)
@@ -48,7 +48,7 @@ def test_steps_come_in_the_order_of_their_observations():
 
 
 def test_an_answer_to_a_copy_of_the_image_belongs_to_the_observation():
-    recording = Recording()
+    recording = EpisodeRecording()
     recording.add_observation(10)
     for stamp in (10, 14, 16):
         recording.add_frame(stamp, b'%d' % stamp)
@@ -64,7 +64,7 @@ def test_an_answer_to_a_copy_of_the_image_belongs_to_the_observation():
 
 
 def test_latency_and_overhead():
-    recording = Recording()
+    recording = EpisodeRecording()
     recording.add_observation(10**9)
     recording.add_frame(10**9, b'')
     recording.add_answer(10**9, answer(received=1.012))
@@ -75,7 +75,7 @@ def test_latency_and_overhead():
 
 
 def record(n):
-    recording = Recording()
+    recording = EpisodeRecording()
     for i in range(1, n + 1):
         recording.add_observation(i)
         recording.add_frame(i, b'x' * i)
@@ -114,16 +114,16 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('total, steps', [(None, [4, 4, 4]), (12, [4, 4, 4]), (9, [4, 4, 1]),
                                           (8, [4, 4, 0])])
-def test_of_chunks_it_says_how_many_control_steps_were_carried_out(tmp_path, total, steps):
-    recording = Recording()
+def test_of_chunks_it_says_how_many_control_steps_were_executed(tmp_path, total, steps):
+    recording = EpisodeRecording()
     for number in range(3):
         recording.add_observation(number)
         recording.add_frame(number, b'jpeg')
-        recording.add_answer(number, Answer(
+        recording.add_answer(number, ReceivedAction(
             number, 1.0, np.zeros((4, 7)), (0.5,) * 28, tuple(range(28))))
         recording.add_cost(number, cost(sources=('target',) * 56))
     recording.new_steps(is_over=True)
-    assert recording.carried_out(total) == steps
+    assert recording.executed_steps(total) == steps
     recording.save(tmp_path / 'x.npz', total, success=True, crashed=False, message='',
                    suite='libero_object', task=0, state=1, instruction='pick', max_steps=280)
     episode = read_episode(tmp_path / 'x.npz', 'ar', 'none + strict')

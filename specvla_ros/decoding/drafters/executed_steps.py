@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class CarriedSteps:
+class ExecutedSteps:
     """
-    Collects actions until somebody asks for their steps, of a chunk those that were carried out.
+    Collects actions until somebody asks for their steps, of a chunk those that were executed.
 
     The next action says the others again. What became of the last action is known only when the
     next one begins, so its steps come in two parts.
@@ -23,14 +23,14 @@ class CarriedSteps:
         """Take in an action, [L] tokens."""
         self._actions.append((tuple(tokens), None))
 
-    def carried_out(self, steps: int) -> None:
+    def note_executed(self, steps: int) -> None:
         """Take only so many steps of the last action; nothing if it was taken already."""
         if self._actions:
             self._actions[-1] = self._actions[-1][0], steps
 
     def take(self, action_dim: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """
-        Return the steps carried out since the last call, and those left of the last action.
+        Return the steps executed since the last call, and those left of the last action.
 
         Both are tokens, int64 [n, action_dim].
         """
