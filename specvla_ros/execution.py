@@ -59,6 +59,18 @@ class Execution:
         # One answer is computed at a time, and none longer than its steps last.
         return max(self.latency, min(wanted, chunk - self.latency), 1)
 
+    def firm_steps(self, missed: int | None = None) -> int | None:
+        """
+        Return how many steps of an answer are firm: the next one says the others again in time.
+
+        :param missed: steps that are over when the answer comes; None = as the latency says
+        :returns: None = all
+        """
+        if self.execute_steps is None:
+            return None
+        missed = self.latency if missed is None else missed
+        return missed + max(self.execute_steps, missed, 1)
+
     def steps(self, chunk: int) -> slice:
         """
         Return which steps of an answer are executed, the first of them `latency` periods late.

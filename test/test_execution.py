@@ -89,3 +89,13 @@ def test_no_more_steps_than_an_answer_has():
     for wrong in (0, -1, 9):
         with pytest.raises(SpecVLAError, match=f'execute_steps is {wrong}, must be from 1 to 8'):
             check_execute_steps(wrong, 8)
+
+
+@pytest.mark.parametrize('execute, latency, firm', [
+    (None, 0, None), (4, 0, 4), (4, 2, 6), (1, 3, 6), (8, 2, 10)])
+def test_steps_before_the_next_answer_comes_are_firm(execute, latency, firm):
+    execution = Execution(execute, latency)
+    assert execution.firm_steps() == firm
+    assert Execution(execute).firm_steps(latency) == firm
+    if firm is not None:
+        assert execution.steps(8).stop <= firm

@@ -119,7 +119,7 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
     figures: Row = {
         'actions': len(actions),
         'actions_without_pass': sum(not action.target_passes for action in actions),
-        'tokens': sum(len(action.tokens) for action in actions),
+        'tokens': sum(len(action.sources) for action in actions),
         'unverified': sum(action.unverified for action in actions),
         'forbidden': sum(action.forbidden for action in actions),
         'target_passes_per_action': float(np.mean([a.target_passes for a in actions])),

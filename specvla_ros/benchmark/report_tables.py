@@ -81,8 +81,8 @@ def figures_table(title: str, rows: Sequence[Row]) -> Table:
         if heading:
             table.add_section()
             table.add_row(heading, style='italic')
-        for name, cells in shown_lines(
-                [of_subset.get(decoder, {'actions': 0}) for decoder in decoders]):
+        none: Row = {'actions': 0, 'subset': subset}
+        for name, cells in shown_lines([of_subset.get(name, none) for name in decoders]):
             table.add_row(name, *cells)
     return table
 

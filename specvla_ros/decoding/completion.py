@@ -66,6 +66,10 @@ class Completion:
         self._since += 1
         self.drafter.remember(tokens)
 
+    def note_executed(self, steps: int) -> None:
+        """Take in how many steps of the last action were due before this one."""
+        self.drafter.note_executed(steps)
+
     def reset(self) -> None:
         """Forget earlier actions."""
         self._since = math.inf

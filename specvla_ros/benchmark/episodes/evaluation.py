@@ -47,8 +47,10 @@ def player_of(args: EvalArgs, plan: EvaluationPlan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.execution,
-                              None if args.safety is None else read_safety(args.safety)))
+        rollout=RolloutConfig(
+            args.max_steps, args.reference_every, plan.execution,
+            None if args.safety is None else read_safety(args.safety),
+            frozenset(name for name, config in plan.decoders.items() if config.by_step)))
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:

@@ -145,6 +145,7 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
     keys = preflight.check_policy(args, decoders.values())
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
     chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    decoders = {name: config.of_chunk(chunk) for name, config in decoders.items()}
     period = load_dataset(next(iter(unnorm_keys.values()))).period_s
     execution = Execution.late(execute_steps, args.latency_s, period)
     threads = args.threads or max(1, machine.available_cores() // args.workers)

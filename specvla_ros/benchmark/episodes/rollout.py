@@ -33,12 +33,14 @@ class RolloutConfig:
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
     :param execution: how many steps of an action are executed, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
+    :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`)
     """
 
     max_steps: int | None = None
     reference_every: int = 10
     execution: Execution = Execution()
     safety: SafetySettings | None = None
+    by_step: frozenset[str] = frozenset()
 
 
 def warm_up(environment: Environment, policies: Sequence[PolicyLike], state: int) -> None:
@@ -66,13 +68,17 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
     execution, ahead, executed = config.execution, StepsAhead(), None
+    told: dict[str, int] = {}
+    if decoder in config.by_step and (firm := execution.firm_steps()) is not None:
+        told['firm_steps'] = firm
     envelope = None if config.safety is None else EpisodeEnvelope(
         config.safety, policy.dataset.period_s)
     try:
         policy.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = _act(policy, observation, environment.instruction, envelope, executed)
+            action = _act(
+                policy, observation, environment.instruction, envelope, executed, **told)
             difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
@@ -101,9 +107,11 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
 
 
 def _act(policy: EpisodePolicy, observation: 'Observation', instruction: str,
-         envelope: EpisodeEnvelope | None, executed: int | None = None) -> 'Action':
+         envelope: EpisodeEnvelope | None, executed: int | None = None, **told: int) -> 'Action':
     """Return what a policy says to an observation, of what the envelope leaves."""
-    image, told = image_of(observation), {} if executed is None else {'executed': executed}
+    image = image_of(observation)
+    if executed is not None:
+        told['executed'] = executed
     if envelope is None:
         return policy.act(image, instruction, **told)
     x, y, z = observation.eef_position.tolist()

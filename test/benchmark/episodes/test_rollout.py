@@ -235,3 +235,19 @@ def test_an_envelope_without_a_limit_can_be_written_as_json():
     text = json.dumps(settings_for_json(endless), allow_nan=False)
     assert json.loads(text)['workspace_min_m'] == ['-inf'] * 3
     assert step_limits(endless, 0.05) == NO_LIMITS
+
+
+@pytest.mark.parametrize('execution, firm', [(Execution(4, 1), 5), (Execution(), None)])
+def test_decoders_whose_thresholds_grow_by_step_are_told_which_steps_are_firm(execution, firm):
+    class Told(FakePolicy):
+        told = []
+
+        def act(self, *args, firm_steps=None, **more):
+            self.told.append(firm_steps)
+            return super().act(*args, **more)
+
+    for decoder, expected in (('loose', firm), ('other', None)):
+        Told.told.clear()
+        play(Environment(), Told(chunk=8), decoder, 0,
+             RolloutConfig(execution=execution, by_step=frozenset({'loose'})))
+        assert set(Told.told) == {expected}
