@@ -10,7 +10,7 @@ import pytest
 
 from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.configuration import CompletionConfig, Component
-from specvla_ros.decoding.completion import Predicted
+from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, NoDrafter, RelayDrafter
 from specvla_ros.decoding.drafters.jacobi import Jacobi
 from specvla_ros.decoding.drafters.kalman import Kalman, VelocityFilter
@@ -129,7 +129,7 @@ def test_a_policy_tells_every_drafter_what_was_executed(lab):
     """In a relay, as a completion and under auto: whoever guesses next, each step counts once."""
     it = lab(0, 2, 4)
     hidden, completing, resting = (Kalman().drafter(None) for _ in range(3))
-    completion = Predicted(CompletionConfig(Component('kalman'), every=100), completing)
+    completion = Completion(CompletionConfig(Component('kalman'), every=100), completing)
     playing = it.decoder(RelayDrafter([hidden, NoDrafter()]), Strict())
     playing = replace(playing, completion=completion)
     auto = AutoDecoder({'ar': playing, 'other': it.decoder(resting, Strict())})
