@@ -48,7 +48,9 @@ def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
         rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying,
-                              None if args.safety is None else read_safety(args.safety)))
+                              None if args.safety is None else read_safety(args.safety),
+                              plan.latency),
+        drift=plan.drift)
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:

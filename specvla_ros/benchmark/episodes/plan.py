@@ -15,18 +15,20 @@ from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.fence import settings_for_json
+from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.episodes.workers import Match
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.carrying import Carrying
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.drift import Drift, Drifting
 from specvla_ros.safety import SafetySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalArgs(PolicyArgs):
-    """LIBERO success, acceptance length and time per action, decoders side by side."""
+class EpisodeArgs(PolicyArgs):
+    """Which episodes are played, and by which decoders."""
 
     suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """LIBERO suite; give it again for more than one. Default: libero_object."""
@@ -45,19 +47,33 @@ class EvalArgs(PolicyArgs):
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit, as published results
     have it."""
+    safety: str | None = None
+    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
+    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
+    none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArgs(EpisodeArgs):
+    """LIBERO success, acceptance length and time per action, decoders side by side."""
+
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
     execute_steps: int | None = None
     """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
-    latency_s: float = 0.0
+    latency_s: float | str = 0.0
     """Seconds that pass in the simulation before an action is there, in whole control periods:
-    steps that are over by then are skipped, and older actions go on meanwhile."""
-    safety: str | None = None
-    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
-    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
-    none."""
+    steps that are over by then are skipped, and older actions go on meanwhile. FIRST+PASS, e.g.
+    0.05+0.02: seconds of the image and the first pass, and of each further pass that the action
+    takes. `measured`: what each action takes on this machine."""
+    drift: float | None = None
+    """Let an object of the task drift over the table at so many cm/s, in a direction of its own
+    in each initial state. Default: the world stands still."""
+    drift_object: Drifting | None = None
+    """What drifts: the object to be taken (target), or where it is to be put (basket). Default:
+    target."""
     compare: bool = False
     """Also hold the decoders against each other: a table and compare.png, success against time per
     action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
@@ -74,7 +90,8 @@ class Plan:
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite. carrying: how many steps of an
-    action are carried out, and how late.
+    action are carried out, and how late. latency: how late each action is, None = as `carrying`
+    says. drift: of an object, None = the world stands still.
     """
 
     suites: tuple[str, ...]
@@ -86,6 +103,8 @@ class Plan:
     checkpoint: dict[str, str | None]
     folder: Path
     carrying: Carrying
+    latency: Latency | None = None
+    drift: Drift | None = None
 
     def identity(self) -> dict[str, Any]:
         """
@@ -146,7 +165,9 @@ def make_plan(args: EvalArgs) -> Plan:
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
     chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
     period = load_dataset(next(iter(unnorm_keys.values()))).period_s
-    carrying = Carrying.late(execute_steps, args.latency_s, period)
+    latency = Latency.read(args.latency_s)
+    carrying = Carrying.late(execute_steps, latency.fixed_s or 0.0, period)
+    drift = drift_of(args)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -159,18 +180,35 @@ def make_plan(args: EvalArgs) -> Plan:
         'workers': args.workers, 'threads': threads,
         # Of an action of one step, at once, there is nothing to say.
         'execute_steps': execute_steps if chunk > 1 else None,
-        'latency_s': args.latency_s or None,
+        'latency_s': latency.said,
     }
+    if drift is not None:
+        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body}
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path(), carrying=carrying)
+                folder=args.out or Path(), carrying=carrying,
+                latency=latency if latency.fixed_s is None else None, drift=drift)
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
         plan = dataclasses.replace(plan, folder=Path('runs') / name)
     return plan
+
+
+def drift_of(args: EvalArgs) -> Drift | None:
+    """
+    Return how the world moves; None where it stands still.
+
+    :raises SpecVLAError: a drift that can't be
+    """
+    if args.drift is None:
+        if args.drift_object is not None:
+            raise SpecVLAError(f'--drift-object {args.drift_object}: give --drift CM_PER_S as '
+                               'well; without it the world stands still')
+        return None
+    return Drift(args.drift / 100, args.drift_object or 'target')
 
 
 def read_safety(name: str) -> SafetySettings:

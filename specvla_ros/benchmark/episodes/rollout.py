@@ -14,6 +14,7 @@ import numpy as np
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.episodes.fence import Fence
+from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.carrying import Carrying, StepsAhead
@@ -33,12 +34,14 @@ class RolloutConfig:
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
     :param carrying: how many steps of an action are carried out, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
+    :param latency: how late each action is; None = all as late as `carrying` says
     """
 
     max_steps: int | None = None
     reference_every: int = 10
     carrying: Carrying = Carrying()
     safety: SafetySettings | None = None
+    latency: Latency | None = None
 
 
 def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
@@ -65,7 +68,7 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
-    carrying, ahead, carried = config.carrying, StepsAhead(), None
+    ahead, turn, carried = StepsAhead(), None, None
     fence = None if config.safety is None else Fence(config.safety, actor.dataset.period_s)
     try:
         actor.reset()
@@ -79,7 +82,8 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
                     reference, observation, environment.instruction, fence))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
-            for move in ahead.put(action.si[carrying.steps(chunk)], carrying.latency):
+            turn = _Turn.of(_carrying(config, actor, action), chunk, turn)
+            for move in ahead.put(action.si[turn.step:], turn.late, turn.periods):
                 delta = move.delta.astype(np.float32)
                 if fence is not None:
                     delta = fence.fit(delta, observation.eef_position)
@@ -87,16 +91,51 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
-            if chunk > 1 or carrying.latency:
+            if chunk > 1 or turn.late or config.latency is not None:
                 actions[-1] = replace(actions[-1], steps=done)
-            periods = carrying.periods(chunk)
-            carried = None if periods >= chunk else periods  # None: all of them
+            carried = None if turn.periods >= chunk else turn.periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
     return EpisodeRecord(
         suite=environment.suite, task=environment.task_id, state=state, decoder=decoder,
         success=success and crash is None, steps=steps, crash=crash, actions=tuple(actions))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """
+    When an action is carried out.
+
+    step: its first one that is; late: control periods from the image to that step; periods: from
+    the image to the next one.
+    """
+
+    step: int
+    late: int
+    periods: int
+
+    @classmethod
+    def of(cls, carrying: Carrying, chunk: int, before: '_Turn | None') -> '_Turn':
+        """
+        Return the turn of an action of H = chunk steps.
+
+        Where actions take different times, one may come in the period that the one before has come
+        in. It waits for the next period: there is one step a period, and none is lost because
+        the next action was faster.
+        """
+        taken = before is not None and before.late == before.periods
+        wait = int(taken and not carrying.latency)
+        return cls(min(carrying.steps(chunk).start + wait, chunk - 1), carrying.latency + wait,
+                   carrying.periods(chunk) + wait)
+
+
+def _carrying(config: RolloutConfig, actor: EpisodePolicy, action: 'Action') -> Carrying:
+    """Return how an action is carried out that took as long as it did."""
+    if config.latency is None:
+        return config.carrying
+    return Carrying.late(config.carrying.execute_steps, config.latency.seconds(action.trace),
+                         actor.dataset.period_s)
 
 
 def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
