@@ -76,8 +76,10 @@ class Latency:
         return f'{self.first_s:g}+{self.pass_s:g}' if self.pass_s else self.first_s or None
 
     def seconds(self, action: Cost) -> float:
-        """Return how long an action takes; one that needs no pass of the target takes no time."""
+        """Return how long an action takes; by passes, one without any takes no time."""
         if self.measured:
             return action.stage_ms['total'] / 1000
-        further = action.target_passes - 1
-        return self.first_s + further * self.pass_s if further >= 0 else 0.0
+        if not self.pass_s:
+            return self.first_s
+        return self.first_s + (action.target_passes - 1) * self.pass_s if action.target_passes \
+            else 0.0

@@ -163,11 +163,6 @@ def make_plan(args: EvalArgs) -> Plan:
     trials = checks.check_states(args.trials)
     keys = preflight.check_policy(args, decoders.values())
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
-    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
-    period = load_dataset(next(iter(unnorm_keys.values()))).period_s
-    latency = Latency.read(args.latency_s)
-    carrying = Carrying.late(execute_steps, latency.fixed_s or 0.0, period)
-    drift = drift_of(args)
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -178,23 +173,37 @@ def make_plan(args: EvalArgs) -> Plan:
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
-        # Of an action of one step, at once, there is nothing to say.
-        'execute_steps': execute_steps if chunk > 1 else None,
-        'latency_s': latency.said,
     }
-    if drift is not None:
-        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body}
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    plan = Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path(), carrying=carrying,
-                latency=latency if latency.fixed_s is None else None, drift=drift)
+    plan = under(args, Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
+                            checkpoint, folder=args.out or Path(), carrying=Carrying()))
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
         plan = dataclasses.replace(plan, folder=Path('runs') / name)
     return plan
+
+
+def under(args: EvalArgs, plan: Plan) -> Plan:
+    """
+    Return the same plan with the E, the latency, the drift and the folder of `args`.
+
+    :raises ValueError: what is wrong and what is allowed
+    """
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    period = load_dataset(next(iter(plan.unnorm_keys.values()))).period_s
+    latency, drift = Latency.read(args.latency_s), drift_of(args)
+    config = plan.config | {
+        # Of an action of one step, at once, there is nothing to say.
+        'execute_steps': execute_steps if chunk > 1 else None, 'latency_s': latency.said}
+    if drift is not None:  # no key otherwise, so that runs without one go on
+        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body}
+    return dataclasses.replace(
+        plan, config=config, folder=args.out or Path(), drift=drift,
+        carrying=Carrying.late(execute_steps, latency.fixed_s or 0.0, period),
+        latency=latency if latency.fixed_s is None else None)
 
 
 def drift_of(args: EvalArgs) -> Drift | None:
