@@ -257,8 +257,9 @@ def conditions(config: Mapping[str, Any]) -> str:
     drift, late = config.get('drift'), config.get('latency_s') or 0
     if drift is None:
         return ''
-    steps = config.get('execute_steps')
-    return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s, latency {late}'
+    steps, span = config.get('execute_steps'), drift['span_cm']
+    return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s'
+            + ('' if span is None else f' within {span:g} cm') + f', latency {late}'
             + ('' if late == 'measured' else ' s')
             + (f', {steps} steps of an action carried out' if steps else ''))
 

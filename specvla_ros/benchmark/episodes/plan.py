@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,6 +75,9 @@ class EvalArgs(EpisodeArgs):
     drift_object: Drifting | None = None
     """What drifts: the object to be taken (target), or where it is to be put (basket). Default:
     target."""
+    drift_span: float | None = None
+    """How far it drifts from where it began, along x and along y, before it turns back, cm.
+    Default: to the end of the robot's reach."""
     compare: bool = False
     """Also hold the decoders against each other: a table and compare.png, success against time per
     action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
@@ -199,7 +203,8 @@ def under(args: EvalArgs, plan: Plan) -> Plan:
         # Of an action of one step, at once, there is nothing to say.
         'execute_steps': execute_steps if chunk > 1 else None, 'latency_s': latency.said}
     if drift is not None:  # no key otherwise, so that runs without one go on
-        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body}
+        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body,
+                           'span_cm': args.drift_span}
     return dataclasses.replace(
         plan, config=config, folder=args.out or Path(), drift=drift,
         carrying=Carrying.late(execute_steps, latency.fixed_s or 0.0, period),
@@ -213,11 +218,13 @@ def drift_of(args: EvalArgs) -> Drift | None:
     :raises SpecVLAError: a drift that can't be
     """
     if args.drift is None:
-        if args.drift_object is not None:
-            raise SpecVLAError(f'--drift-object {args.drift_object}: give --drift CM_PER_S as '
-                               'well; without it the world stands still')
+        for option, value in (('object', args.drift_object), ('span', args.drift_span)):
+            if value is not None:
+                raise SpecVLAError(f'--drift-{option} {value}: give --drift CM_PER_S as well; '
+                                   'without it the world stands still')
         return None
-    return Drift(args.drift / 100, args.drift_object or 'target')
+    span = math.inf if args.drift_span is None else args.drift_span / 100
+    return Drift(args.drift / 100, args.drift_object or 'target', span)
 
 
 def read_safety(name: str) -> SafetySettings:

@@ -44,6 +44,9 @@ class DriftArgs(EpisodeArgs):
     """Speeds of the object on the table, cm/s; 0 = the world stands still."""
     drift_object: Drifting = 'target'
     """What drifts: the object to be taken (target), or where it is to be put (basket)."""
+    drift_span: float | None = None
+    """How far it drifts from where it began, along x and along y, before it turns back, cm.
+    Default: to the end of the robot's reach."""
     latency_s: tuple[str, ...] = ('0', MEASURED)
     """Seconds that pass in the simulation before an action is there: a number, FIRST+PASS (of
     the image and the first pass, and of each further one), or `measured`, this machine's own."""
@@ -82,10 +85,11 @@ def run(args: DriftArgs, make_player: Callable[[], Player] | None = None) -> int
             return end.code
         rows += rows_under(plan, episodes, name)
     plan = runs[0][1]
-    document = report.report(sys.argv, _shared(plan) | {
+    config = _shared(plan) | {
         'run': name, 'trials': plan.trials, 'speeds_cm_per_s': list(args.drift),
-        'drift_object': args.drift_object, 'latency_s': list(args.latency_s),
-        'execute_steps': list(args.execute_steps)}, plan.checkpoint, rows, plan.decoders)
+        'drift_object': args.drift_object, 'drift_span_cm': args.drift_span,
+        'latency_s': list(args.latency_s), 'execute_steps': list(args.execute_steps)}
+    document = report.report(sys.argv, config, plan.checkpoint, rows, plan.decoders)
     document['rows'] += others
     print_sweep(document, console)
     _write(folder, document, args.json, console)
@@ -104,7 +108,7 @@ def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, Plan]]]:
     shared = {field.name: getattr(args, field.name) for field in fields(EpisodeArgs)}
     conditions = [
         EvalArgs(**shared, reference_every=0, drift=speed, drift_object=args.drift_object,
-                 latency_s=latency, execute_steps=steps)
+                 drift_span=args.drift_span, latency_s=latency, execute_steps=steps)
         for latency, steps, speed in itertools.product(
             dict.fromkeys(args.latency_s), dict.fromkeys(args.execute_steps) or (None,),
             dict.fromkeys(args.drift))]
@@ -141,8 +145,9 @@ def _hash(plan: Plan) -> str:
 def _name(plan: Plan) -> str:
     """Return the name of a condition's folder."""
     drift, steps = plan.config['drift'], plan.config['execute_steps']
-    late = plan.config['latency_s'] or 0
-    return f'{drift["object"]}-{drift["cm_per_s"]:g}-cm-s-late-{late}' + (
+    late, span = plan.config['latency_s'] or 0, drift['span_cm']
+    return f'{drift["object"]}-{drift["cm_per_s"]:g}-cm-s' + (
+        '' if span is None else f'-within-{span:g}-cm') + f'-late-{late}' + (
         f'-steps-{steps}' if steps else '')
 
 
@@ -156,7 +161,8 @@ def rows_under(plan: Plan, episodes: Sequence[EpisodeRecord], name: str) -> list
     latency = Latency.read(late)
     condition = {
         'run': name, 'drift_cm_per_s': plan.config['drift']['cm_per_s'],
-        'drift_object': plan.config['drift']['object'], 'latency_s': late,
+        'drift_object': plan.config['drift']['object'],
+        'drift_span_cm': plan.config['drift']['span_cm'], 'latency_s': late,
         'execute_steps': plan.config['execute_steps'],
         'target_sha256': plan.checkpoint['target_sha256']}
     made = []

@@ -34,8 +34,9 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Sort rows by what has a table and an axis of its own, each with a title."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        late = row['latency_s']
-        title = f'{row["suite"]}: {row["drift_object"]} drifts, latency ' + (
+        late, span = row['latency_s'], row['drift_span_cm']
+        title = f'{row["suite"]}: {row["drift_object"]} drifts' + (
+            '' if span is None else f' within {span:g} cm') + ', latency ' + (
             late if late == MEASURED else f'{late} s')
         groups.setdefault(title, []).append(row)
     return list(groups.items())

@@ -41,6 +41,13 @@ def test_each_condition_is_an_evaluation_of_its_own(args):
     assert plans(dataclasses.replace(args, tasks=(1,)))[0] != folder
 
 
+def test_a_narrower_drift_is_another_run(args):
+    near = dataclasses.replace(args, drift_span=3.0)
+    folder, runs = plans(near)
+    assert folder == plans(args)[0] and runs[1][1].drift.span_m == 0.03
+    assert runs[1][1].folder.name == 'target-2-cm-s-within-3-cm-late-0'
+
+
 def test_steps_that_are_carried_out_are_a_condition_too(args):
     chunks = dataclasses.replace(args, chunk=8, execute_steps=(2, 8), drift=(1.0,))
     _, runs = plans(chunks)
@@ -62,6 +69,7 @@ def files_of(folder):
     ({'drift': (1.0, 30.0)}, 'a drift of 30 cm/s: give 0 to 20 cm/s'),
     ({'drift': (-1.0,)}, 'a drift of -1 cm/s'), ({'drift': ()}, '--drift: give at least one'),
     ({'drift': (float('nan'),)}, 'a drift of nan cm/s'),
+    ({'drift_span': 0.0}, 'turns back after 0 cm: give more than 0 cm'),
     ({'latency_s': ('0', 'soon')}, "latency_s is 'soon', must be seconds"),
     ({'latency_s': ()}, '--latency-s: give at least one value'),
     ({'execute_steps': (1, 2)}, 'execute_steps is 2, must be 1,'),
@@ -129,8 +137,9 @@ def test_a_run_of_another_drift_is_not_continued(args, tmp_path):
                    out=folder / 'target-2-cm-s-late-0')
     assert evaluation.run(own, FakePlayer(no_start='must not be started')) == 0
     for change, message in (
-            ({'drift': 3.0}, r"config.drift \(\{'cm_per_s': 2.0, 'object': 'target'\}, now"),
-            ({'drift_object': 'basket'}, "now {'cm_per_s': 2.0, 'object': 'basket'}"),
+            ({'drift': 3.0}, r"config.drift \(\{'cm_per_s': 2.0, 'object': 'target', .*, now"),
+            ({'drift_object': 'basket'}, "now {'cm_per_s': 2.0, 'object': 'basket', "),
+            ({'drift_span': 3.0}, "now {'cm_per_s': 2.0, 'object': 'target', 'span_cm': 3.0}"),
             ({'drift': None, 'drift_object': None}, r'config.drift \(.*, now None\)'),
             ({'latency_s': 'measured'}, r'config.latency_s \(None, now measured\)')):
         with pytest.raises(ValueError, match=message):
@@ -199,8 +208,10 @@ def test_a_drift_is_part_of_an_evaluation_and_stands_in_its_tables(args, tmp_pat
     assert 'drift' not in make_plan(still).config  # older runs without one go on
     assert evaluation.run(own, FakePlayer()) == 0
     assert 'basket drifts at 2 cm/s, latency 0.25 s' in capsys.readouterr().out
-    with pytest.raises(ValueError, match='--drift-object basket: give --drift CM_PER_S as well'):
-        make_plan(dataclasses.replace(own, drift=None))
+    for lonely, message in (({'drift_object': 'basket'}, '--drift-object basket: give --drift'),
+                            ({'drift_span': 2.0}, '--drift-span 2.0: give --drift CM_PER_S')):
+        with pytest.raises(ValueError, match=message):
+            make_plan(dataclasses.replace(still, **lonely))
 
 
 def test_real_simulator_on_a_tiny_checkpoint(args, tmp_path):
