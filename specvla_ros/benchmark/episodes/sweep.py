@@ -14,13 +14,13 @@ import itertools
 import json
 from pathlib import Path
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from rich.console import Console
 import tyro
 
 from specvla_ros import files
-from specvla_ros.benchmark import report, run_folder
+from specvla_ros.benchmark import report
 from specvla_ros.benchmark.episodes.evaluation import finish, player_of, Unfinished
 from specvla_ros.benchmark.episodes.latency import Latency, MEASURED
 from specvla_ros.benchmark.episodes.plan import EpisodeArgs, EvalArgs, make_plan, Plan, under
@@ -33,6 +33,7 @@ from specvla_ros.typed_files import read_json
 from specvla_ros.writable import check_writable
 
 REPORT, PLOT = 'report.json', 'drift.png'
+_CONDITION_FOLDERS = tuple(f'{body}-' for body in get_args(Drifting))
 _CONDITION = ('drift', 'latency_s', 'execute_steps', 'trials')  # what differs within a sweep
 
 
@@ -127,7 +128,7 @@ def _check_folder(folder: Path) -> None:
         raise SpecVLAError(f'--out {folder} is a file; give a folder')
     check_writable('--out', folder)
     for found in sorted(folder.iterdir()) if folder.exists() else ():
-        if found.name not in (REPORT, PLOT) and not (found / run_folder.EPISODES).is_file():
+        if found.name not in (REPORT, PLOT) and not found.name.startswith(_CONDITION_FOLDERS):
             raise SpecVLAError(f'--out {folder} holds {found.name}, which is not of a run of '
                                '`specvla drift`; give a new folder')
 

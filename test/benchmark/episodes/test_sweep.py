@@ -125,6 +125,9 @@ def test_an_interrupted_run_goes_on_where_it_was(args, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, 'finish', stop)
     assert run(args, FakePlayer()) == 130
     assert len(played) == 2 and not list(tmp_path.glob('runs/*/report.json'))
+    folder, = (tmp_path / 'runs').iterdir()
+    (folder / played[1]).mkdir()
+    (folder / played[1] / 'worker-0.log').touch()  # all that a start leaves that was stopped
     assert run(args, FakePlayer()) == 0
 
 
