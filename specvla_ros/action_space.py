@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ActionSpace:
     """
-    What the L = action_dim · chunk tokens of an action mean, and what a bin is worth.
+    Says what the L = action_dim · chunk tokens of an action mean, and a bin is worth.
 
     Token ``position`` (0 … L - 1) is dimension ``position % action_dim`` of step
     ``position // action_dim``; the last dimension is the gripper.

@@ -69,7 +69,7 @@ class Checkpoint:
 
     @property
     def execute_steps(self) -> int:
-        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        """Steps to execute before the next action: what the checkpoint recommends, or all."""
         return self.model.config.execute_steps or self.space.chunk
 
     def of_dataset(self, unnorm_key: str) -> Checkpoint:

@@ -66,7 +66,7 @@ class Policy:
         self._decoder = checkpoint.decoder(config, guard)
         # The same decoder where the envelope of the next step could forbid something.
         envelope = EnvelopeGuard(checkpoint.dataset.rotation, guard)
-        self._fenced = self._decoder.guarded(envelope)
+        self._guarded = self._decoder.guarded(envelope)
         self._instruction: str | None = None
         self._situation = UNKNOWN
         # Before the last action, and its steps [chunk, 7], SI.
@@ -149,7 +149,7 @@ class Policy:
 
     @property
     def execute_steps(self) -> int:
-        """Steps to carry out before the next action: what the checkpoint recommends, or all."""
+        """Steps to execute before the next action: what the checkpoint recommends, or all."""
         return self.checkpoint.execute_steps
 
     @property
@@ -163,24 +163,24 @@ class Policy:
         image = torch.zeros(1, 6, config.image_size, config.image_size, device=device)
         shortest = len(self.checkpoint.model.prompt_ids(_SHORTEST_INSTRUCTION))
         lengths = [*range(_LONGEST_PROMPT, shortest, -_PROMPT_STEP), shortest]
-        fenced = replace(UNKNOWN, limits=guard_numbers(
+        guarded = replace(UNKNOWN, limits=guard_numbers(
             NO_LIMITS, self.checkpoint.bin_values, self.checkpoint.space.chunk))
         # Twice: should a cache grow on the way, what was captured before is captured again.
         for length in 2 * lengths:
             ids = torch.full((1, length), config.text_config.bos_token_id, device=device)
             self._decoder.warm_up(ids, image)
-            self._fenced.warm_up(ids, image, fenced)
+            self._guarded.warm_up(ids, image, guarded)
         self.reset()
 
     def reset(self) -> None:
-        """Forget earlier actions: a new episode begins, or the last action was not carried out."""
+        """Forget earlier actions: a new episode begins, or the last action was not executed."""
         self._decoder.reset()
         self._instruction, self._situation, self._last = None, UNKNOWN, None
 
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
-        carried: int | None = None,
+        eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        executed: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -188,22 +188,23 @@ class Policy:
         image: uint8 [H, W, 3] RGB, top row first, of any size. instruction: a sentence.
         stamp: when the frame was taken, s on any clock; None = right after the last one. Drafters
         forget earlier actions at a new instruction, a gap of more than 10 control periods of the
-        data set after the last step carried out, or a clock that goes back.
-        position: of the end effector, m, for rules and guards that ask for it; None = unknown.
+        data set after the last step executed, or a clock that goes back.
+        eef_position: of the end effector, m, for rules and guards that ask for it; None = unknown.
         limits: of the next control step, see ``safety.step_limits``: bins outside are neither
         accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
-        carried: of the last action's steps, how many belong to times before this frame, and were
-        carried out or missed; None = all of them.
+        executed: of the last action's steps, how many belong to times before this frame, and were
+        executed or missed; None = all of them.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
             raise SpecVLAError(f'instruction is {instruction!r}, must be a string')
         started = time.perf_counter()
-        if not self._goes_on(instruction, stamp, self.chunk if carried is None else carried):
+        if not self._goes_on(instruction, stamp, self.chunk if executed is None else executed):
             self.reset()
         self._instruction = instruction
         self._situation = replace(
-            self._carried_out(carried), stamp=stamp, position=position, carried=carried)
+            self._situation_after(executed), stamp=stamp, eef_position=eef_position,
+            executed=executed)
         decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
@@ -221,34 +222,34 @@ class Policy:
         self._situation = _after(*self._last)
         return action
 
-    def _carried_out(self, carried: int | None) -> Situation:
-        """Return the situation if of the last action only so many steps were carried out."""
+    def _situation_after(self, executed: int | None) -> Situation:
+        """Return the situation after the first ``executed`` steps of the last action."""
         most = self.checkpoint.space.chunk
-        if carried is not None and (type(carried) is not int or not 0 <= carried <= most):
-            raise SpecVLAError(f'carried is {carried!r}, must be a whole number from 0 to {most}, '
-                               'the steps of an action')
-        if carried is None or self._last is None:
+        if executed is not None and (type(executed) is not int or not 0 <= executed <= most):
+            raise SpecVLAError(f'executed is {executed!r}, must be a whole number from 0 to '
+                               f'{most}, the steps of an action')
+        if executed is None or self._last is None:
             return self._situation
         before, said = self._last
-        return _after(before, said[:carried])
+        return _after(before, said[:executed])
 
     def _within(self, limits: StepLimits | None) -> tuple[Decoder | AutoDecoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""
         bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
         if limits is None or not can_forbid(limits, bins, chunk):
             return self._decoder, self._situation
-        return self._fenced, replace(
+        return self._guarded, replace(
             self._situation, limits=guard_numbers(limits, bins, chunk))
 
-    def _goes_on(self, instruction: str, stamp: float | None, carried: int) -> bool:
+    def _goes_on(self, instruction: str, stamp: float | None, executed: int) -> bool:
         """Whether this action follows the last one closely, on the same errand."""
         if instruction != self._instruction:
             return False
         before = self._situation.stamp
         if stamp is None or before is None:
             return True
-        # After the last of the steps that were carried out: of a chunk they take their time.
-        most = _MEMORY_PERIODS + max(carried - 1, 0)
+        # After the last of the steps that were executed: of a chunk they take their time.
+        most = _MEMORY_PERIODS + max(executed - 1, 0)
         return 0 <= stamp - before <= most * self.dataset.period_s
 
     def _action(self, tokens: list[int], trace: DecodeTrace) -> Action:
@@ -269,7 +270,7 @@ class Policy:
 
 
 def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
-    """Return the situation once these steps [n, 7] were carried out."""
+    """Return the situation once these steps [n, 7] were executed."""
     done = tuple(map(tuple, steps.tolist()))
     if not done:
         return before

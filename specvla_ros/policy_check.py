@@ -23,7 +23,7 @@ from specvla_ros.loaded_checkpoint import action_chunk
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
 from specvla_ros.openvla.config import OpenVLAConfig
-from specvla_ros.openvla.layout import slots
+from specvla_ros.openvla.layout import published_tensors
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.openvla.preprocessor import read_normalisation
 from specvla_ros.openvla.prompt import load_tokenizer
@@ -55,7 +55,7 @@ def check_policy(
     load_tokenizer(folder, config)
     with torch.device('meta'):
         model = OpenVLA(config)
-    check_weights(folder, slots(model.state_dict()), config.vision_config)
+    check_weights(folder, published_tensors(model.state_dict()), config.vision_config)
     weights = {name: partial(settings.read, weights_folder(drafters, name), model)
                for name, settings in learned().items()}
     for decoder in decoders:

@@ -164,7 +164,7 @@ class SafeAction:
 
     deltas: float64 [chunk, 7], m, rad, gripper 0 … 1; None where it is refused.
     limited_by: the settings that changed it, in no order that matters; () where nothing did.
-    refusal: why it must not be carried out, else ''.
+    refusal: why it must not be executed, else ''.
     """
 
     deltas: NDArray[np.float64] | None
@@ -203,7 +203,7 @@ def fit(
 
 
 def refusal(deltas: ArrayLike) -> str:
-    """Return why an action must never be carried out, whatever the envelope; '' where it may."""
+    """Return why an action must never be executed, whatever the envelope; '' where it may."""
     shape = np.shape(deltas)
     if len(shape) != 2 or shape[1] != _SI_DIMENSIONS or not shape[0]:
         return (f'the action has shape {list(shape)}, must be [control steps, {_SI_DIMENSIONS}]')

@@ -11,30 +11,30 @@ class Situation:
     """
     What the robot knows when an action is decoded; None = not known.
 
-    stamp: when the camera frame was taken, s. position: of the end effector, m [3].
-    previous: the delta carried out last, m, rad and gripper [action_dim]; None at the start.
-    steps: control steps carried out since the start of the episode.
-    carried: of the steps of the last action, how many of them; None = all.
+    stamp: when the camera frame was taken, s. eef_position: of the end effector, m [3].
+    previous: the delta executed last, m, rad and gripper [action_dim]; None at the start.
+    steps: control steps executed since the start of the episode.
+    executed: how many steps of the last action were executed; None = all.
     recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
     risk: of the action before, see ``DecodeTrace.risk``.
     limits: what the safety envelope leaves of the next steps, see ``safety_guard``; () = all.
     """
 
     stamp: float | None = None
-    position: tuple[float, float, float] | None = None
+    eef_position: tuple[float, float, float] | None = None
     previous: tuple[float, ...] | None = None
     steps: int = 0
-    carried: int | None = None
+    executed: int | None = None
     # What led here tells no two moments apart: it is no part of what makes them equal.
     recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     risk: float | None = field(default=None, compare=False)
     limits: tuple[float, ...] = ()
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
-        """Stamp, position (3), steps, previous delta: [5 + action_dim], NaN = unknown; limits."""
+        """Stamp, eef_position, steps, previous delta [5 + action_dim], NaN = unknown; limits."""
         return (
             nan if self.stamp is None else self.stamp,
-            *(self.position or (nan,) * 3),
+            *(self.eef_position or (nan,) * 3),
             float(self.steps),
             *(self.previous or (nan,) * action_dim),
             *self.limits,

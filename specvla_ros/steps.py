@@ -1,5 +1,5 @@
 """
-When a control step is carried out; no ROS in it.
+When a control step is executed; no ROS in it.
 
 Time has one owner. Step k of an answer to an image taken at time t belongs to t + k T, T the
 control period of the data set. All times here are seconds of one clock that never jumps
@@ -20,7 +20,7 @@ Delta = TypeVar('Delta')
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[Delta]):
-    """A control step to carry out now: its number in its answer, and what was put there."""
+    """A control step to execute now: its number in its answer, and its delta."""
 
     number: int
     delta: Delta
@@ -28,7 +28,7 @@ class Step(Generic[Delta]):
 
 class StepQueue(Generic[Delta]):
     """
-    The steps of the newest answer, each handed out at most once and one a control period at most.
+    Hands out the steps of the newest answer: each once at most, one a control period at most.
 
     * Steps whose period is over are skipped. The last one of an answer is not: a policy slower
       than the control period moves the arm slowly, rather than not at all.
@@ -79,7 +79,7 @@ class StepQueue(Generic[Delta]):
 
     def put(self, deltas: Sequence[Delta], taken: float) -> bool:
         """
-        Carry out these steps from now on, and no older ones.
+        Execute these steps from now on, and no older ones.
 
         :param deltas: one entry a control step
         :param taken: when the image they answer was taken, s
@@ -110,5 +110,5 @@ class StepQueue(Generic[Delta]):
         self._free_at = max(self._free_at, until)
 
     def clear(self) -> None:
-        """Carry out nothing of what was put so far; the pace stays."""
+        """Execute nothing of what was put so far; the pace stays."""
         self._deltas, self._taken, self._next, self._enough = (), -math.inf, 0, 0

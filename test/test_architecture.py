@@ -17,7 +17,7 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
-          'calibrated', 'carrying'}
+          'calibrated', 'execution'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'openvla'}
 MAY_IMPORT = {
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},
     'steps': set(),
-    'carrying': {'errors'},
+    'execution': {'errors'},
     'registry': {'errors', 'configuration'},
     'situation': set(),
     'drafter_folders': set(),

@@ -77,6 +77,35 @@ def test_the_newcomers_page_is_short_and_says_what_a_bin_is_before_it_counts_the
     assert said < counted
 
 
+# Public classes that share a name, and why that misleads no reader.
+SAME_NAME: dict[str, str] = {
+}
+
+
+def public_classes(sources):
+    """Return the names of public classes, with the paths that define each, of (path, text)."""
+    places = {}
+    for path, text in sources:
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+                places.setdefault(node.name, []).append(path)
+    return places
+
+
+def test_one_word_one_meaning_no_two_public_classes_share_a_name():
+    sources = ((str(path.relative_to(ROOT)), path.read_text())
+               for path in sorted((ROOT / 'specvla_ros').rglob('*.py')))
+    shared = {name: paths for name, paths in public_classes(sources).items() if len(paths) > 1}
+    for name in SAME_NAME:
+        shared.pop(name, None)
+    assert not shared, f'rename all but one, or say in SAME_NAME why not: {shared}'
+
+
+def test_classes_of_one_name_are_found():
+    text = 'class Plan: pass\nclass _Own: pass\ndef f():\n    class Inner: pass\n'
+    assert public_classes([('a.py', text), ('b.py', text)]) == {'Plan': ['a.py', 'b.py']}
+
+
 SOURCES = [path for folder in ('specvla_ros', 'scripts', 'launch', 'test')
            for path in sorted((ROOT / folder).rglob('*.py'))]
 

@@ -315,7 +315,7 @@ def test_a_situation_remembers_ten_control_steps(folder):
     policy._decoder = replace(policy._decoder, acceptance=replace(
         policy._decoder.acceptance, rule=seen))
     for seed in range(5):
-        steps.append(policy.act(fake_frame(seed), INSTRUCTION, carried=2).si[:2].tolist())
+        steps.append(policy.act(fake_frame(seed), INSTRUCTION, executed=2).si[:2].tolist())
     assert seen.situations[-1].recent == tuple(map(tuple, sum(steps[:4], [])))
     policy.act(fake_frame(5), INSTRUCTION)  # nothing said: all three steps
     policy.act(fake_frame(6), INSTRUCTION)
@@ -422,32 +422,32 @@ def test_a_chunk_is_several_steps(folder):
     assert action.si.shape == action.values.shape == action.normalized.shape == (3, 7)
 
 
-def test_a_chunk_of_which_some_steps_were_carried_out(folder):
+def test_a_chunk_of_which_some_steps_were_executed(folder):
     policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
     seen = Seen([])
     policy._decoder = replace(policy._decoder, acceptance=replace(
         policy._decoder.acceptance, rule=seen))
-    first = policy.act(fake_frame(0), INSTRUCTION, carried=2)  # there was none yet
-    second = policy.act(fake_frame(1), INSTRUCTION, carried=2)
-    policy.act(fake_frame(2), INSTRUCTION, carried=0)
+    first = policy.act(fake_frame(0), INSTRUCTION, executed=2)  # there was none yet
+    second = policy.act(fake_frame(1), INSTRUCTION, executed=2)
+    policy.act(fake_frame(2), INSTRUCTION, executed=0)
     policy.act(fake_frame(3), INSTRUCTION)
     done = tuple(first.si[1].tolist())
-    assert [(it.carried, it.steps, it.previous) for it in seen.situations[:3]] == [
+    assert [(it.executed, it.steps, it.previous) for it in seen.situations[:3]] == [
         (2, 0, None), (2, 2, done), (0, 2, done)]
     assert seen.situations[3].steps == 5  # nothing said: all of them
     for wrong in (-1, 4, 1.0, True):
-        with pytest.raises(SpecVLAError, match=f'carried is {wrong!r}, must be .* from 0 to 3'):
-            policy.act(fake_frame(), INSTRUCTION, carried=wrong)
+        with pytest.raises(SpecVLAError, match=f'executed is {wrong!r}, must be .* from 0 to 3'):
+            policy.act(fake_frame(), INSTRUCTION, executed=wrong)
     assert second.si.shape == (3, 7)
 
 
-def test_a_chunk_that_takes_long_to_carry_out_is_no_gap(folder):
+def test_a_chunk_that_takes_long_to_execute_is_no_gap(folder):
     """10 periods of 50 ms after the last step: 11 steps end 0.5 s after the image they answer."""
     policy = Policy.load(folder, decoder='ar', device='cpu', chunk=12)
-    for carried, gap, follows in ((11, 0.99, True), (11, 1.01, False), (1, 0.51, False)):
+    for executed, gap, follows in ((11, 0.99, True), (11, 1.01, False), (1, 0.51, False)):
         policy.reset()
         policy.act(fake_frame(0), INSTRUCTION, 5.0)
-        assert policy._goes_on(INSTRUCTION, 5.0 + gap, carried) == follows
+        assert policy._goes_on(INSTRUCTION, 5.0 + gap, executed) == follows
 
 
 @pytest.mark.parametrize('said', [{'chunk': 3}, {'chunk': 3, 'execute_steps': 2}])

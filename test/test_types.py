@@ -29,7 +29,7 @@ class Forgetful:
 
 class Peer(Forgetful):
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, *,
-            carried: int | None = None) -> Action:
+            executed: int | None = None) -> Action:
         raise NotImplementedError
 
 

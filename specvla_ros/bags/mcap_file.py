@@ -18,7 +18,7 @@ import zlib
 
 from rosbags.rosbag2.storage_mcap import decompress
 
-from specvla_ros.bags.storage import MCAP_MAGIC, Places, Record, Topic
+from specvla_ros.bags.storage import DamageNotes, MCAP_MAGIC, Record, Topic
 
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
 _CHUNK_INDEX, _STATISTICS, _DATA_END = 0x08, 0x0b, 0x0f
@@ -53,7 +53,7 @@ class McapFile:
         self._path, self._size = path, path.stat().st_size
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._chunks: list[_Chunk] = []
-        self._places = Places(path.name)
+        self._damage = DamageNotes(path.name)
         with open(path, 'rb') as file:
             self.is_scanned = not self._read_index(file)
         if self.is_scanned:
@@ -65,7 +65,7 @@ class McapFile:
     @property
     def damage(self) -> str:
         """One line on what can't be read, as far as is known by now."""
-        return str(self._places)
+        return str(self._damage)
 
     def records(self, numbers: Collection[int]) -> Iterator[Record]:
         """Yield the records of topics by time; as written where the file was scanned."""
@@ -91,7 +91,7 @@ class McapFile:
                 else:
                     self._entry(code, body)
         except (_Damaged, struct.error, LookupError, ValueError) as error:
-            self._places.end = f'{self._path.name} has no index ({error})'
+            self._damage.end = f'{self._path.name} has no index ({error})'
             return False
         if not expected:
             return False
@@ -142,7 +142,7 @@ class McapFile:
         head = file.read(_HEAD)
         size = chunk.size - _HEAD
         if head != struct.pack('<BQ', _CHUNK, max(size, 0)) or size > self._size - file.tell():
-            self._places.add(f'byte {chunk.place}', 'there is no chunk where the index has one')
+            self._damage.add(f'byte {chunk.place}', 'there is no chunk where the index has one')
             return
         yield from self._chunk_records(file.read(size), chunk.place)
 
@@ -151,7 +151,7 @@ class McapFile:
         name, begin = self._path.name, 0
         with open(self._path, 'rb') as file:
             if file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
-                self._places.end = f'{name} is no MCAP file'
+                self._damage.end = f'{name} is no MCAP file'
                 return
             try:
                 for begin, code, body in _frames(file, self._size):
@@ -162,14 +162,14 @@ class McapFile:
                     else:
                         yield from self._guarded_entry(code, body, begin)
             except _CutOff as error:
-                self._places.end = f'{name} breaks off after byte {error.begin}'
+                self._damage.end = f'{name} breaks off after byte {error.begin}'
                 if error.code == _CHUNK:
                     yield from self._chunk_records(file.read(), error.begin, is_whole=False)
             except _Damaged as error:
-                self._places.end = f'{name} is damaged after byte {begin}: {error}'
+                self._damage.end = f'{name} is damaged after byte {begin}: {error}'
                 return
-            if not self._places.end:
-                self._places.end = f'{name} breaks off after byte {self._size}'
+            if not self._damage.end:
+                self._damage.end = f'{name} breaks off after byte {self._size}'
 
     def _chunk_records(self, body: bytes, place: int, is_whole: bool = True) -> Iterator[Record]:
         """Read the records of a chunk: times 16 bytes, size, checksum, compression, records."""
@@ -184,20 +184,20 @@ class McapFile:
                 return
         except Exception as error:  # noqa: BLE001 - lz4 and zstd have errors of their own
             if is_whole:
-                self._places.add(f'byte {place}', error)
+                self._damage.add(f'byte {place}', error)
             return
         try:
             for _, code, entry in _frames(io.BytesIO(content), len(content)):
                 yield from self._guarded_entry(code, entry, place)
         except _Damaged as error:
             if is_whole:
-                self._places.add(f'byte {place}', error)
+                self._damage.add(f'byte {place}', error)
 
     def _guarded_entry(self, code: int, body: bytes, place: int) -> Iterator[Record]:
         try:
             record = self._entry(code, body)
         except (struct.error, LookupError, ValueError) as error:
-            self._places.add(f'byte {place}', f'a record of kind {code:#x} makes no sense '
+            self._damage.add(f'byte {place}', f'a record of kind {code:#x} makes no sense '
                              f'({error!r})')
             return
         if record is not None:

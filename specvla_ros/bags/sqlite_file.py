@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import apsw
 
-from specvla_ros.bags.storage import Places, Record, SQLITE_MAGIC, Topic
+from specvla_ros.bags.storage import DamageNotes, Record, SQLITE_MAGIC, Topic
 
 _SIDE_FILES = ('-journal', '-wal')
 _HOT_JOURNAL = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'  # how a journal begins that is still needed
@@ -45,23 +45,23 @@ class SqliteFile:
         self.topics: dict[int, Topic] = {}
         self.counts: dict[int, int] = {}
         self.is_scanned = False
-        self._places = Places(path.name)
+        self._damage = DamageNotes(path.name)
         if sides := _side_files(path):
-            self._places.end = f'{path.name} was left in the middle of writing'
+            self._damage.end = f'{path.name} was left in the middle of writing'
         elif (size := path.stat().st_size) < sqlite_size(path):
-            self._places.end = f'{path.name} breaks off after byte {size}'
+            self._damage.end = f'{path.name} breaks off after byte {size}'
             self.is_scanned = True
         self._connection = _opened(path, sides, scratch, strict=self.is_scanned)
         try:
             self._read_topics()
             self._count()
         except _ERRORS as error:
-            self._places.end = self._places.end or f'{path.name}: {error}'
+            self._damage.end = self._damage.end or f'{path.name}: {error}'
 
     @property
     def damage(self) -> str:
         """One line on what can't be read, as far as is known by now."""
-        return str(self._places)
+        return str(self._damage)
 
     def records(self, numbers: Collection[int]) -> Iterator[Record]:
         """Yield the records of topics by time; as written where the file was scanned."""
@@ -81,7 +81,7 @@ class SqliteFile:
         for number, name, kind, encoding in self._select(
                 'SELECT id, name, type, serialization_format FROM topics ORDER BY id'):
             if not isinstance(name, str) or not isinstance(kind, str):
-                self._places.add(f'topic {number}', 'its name and type are no texts')
+                self._damage.add(f'topic {number}', 'its name and type are no texts')
                 continue
             if encoding != 'cdr':  # can't be taken for a message of that type
                 kind = f'{kind} encoded as {encoding or "nothing"}'
@@ -110,7 +110,7 @@ class SqliteFile:
             rows = array('q', (row for row, in self._connection.execute(
                 f'SELECT id FROM messages WHERE topic_id IN ({wanted}) ORDER BY timestamp, id')))
         except _ERRORS as error:
-            self._places.end = f'{self._places} has no order of time: {error}'
+            self._damage.end = f'{self._damage} has no order of time: {error}'
             yield from self._scan()
             return
         for row in rows:
@@ -118,7 +118,7 @@ class SqliteFile:
                 found = self._select(
                     f'SELECT topic_id, timestamp, data FROM messages WHERE id = {row}')
             except _ERRORS as error:
-                self._places.add(f'row {row}', error)
+                self._damage.add(f'row {row}', error)
                 continue
             yield from self._record(row, *found[0])
 
@@ -133,7 +133,7 @@ class SqliteFile:
                     'ORDER BY id LIMIT 1')
             except _ERRORS as error:
                 if not is_lost:
-                    self._places.add(f'row {row or 1}', error)
+                    self._damage.add(f'row {row or 1}', error)
                 row, is_lost = (row or 0) + 1, True
                 continue
             if not found:
@@ -147,7 +147,7 @@ class SqliteFile:
         if number in self.topics and isinstance(received, int) and isinstance(data, bytes):
             yield Record(self.topics[number], received, data)
         else:
-            self._places.add(f'row {row}', 'it is no message of a topic')
+            self._damage.add(f'row {row}', 'it is no message of a topic')
 
 
 def _opened(path: Path, sides: list[Path], scratch: Path, strict: bool) -> apsw.Connection:

@@ -56,8 +56,8 @@ class Storage(Protocol):
         """Free what it holds."""
 
 
-class Places:
-    """Where a file is damaged; said in one line, however many places there are."""
+class DamageNotes:
+    """Collects the damaged places of a file and says them in one line."""
 
     def __init__(self, name: str) -> None:
         self._name = name

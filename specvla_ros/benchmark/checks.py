@@ -41,12 +41,12 @@ def check_decoders(names: Sequence[str]) -> dict[str, DecoderConfig]:
     return decoders
 
 
-def place_of(decoder: str) -> str:
+def name_or_full_path(decoder: str) -> str:
     """Return the name of a preset as it is, a file by its full path: for other processes."""
     return str(Path(decoder).resolve()) if Path(decoder).suffix in ('.yaml', '.yml') else decoder
 
 
-def method(config: DecoderConfig) -> str:
+def drafter_and_rule(config: DecoderConfig) -> str:
     """Name a decoder's drafter, rule and settings in a few words."""
     if config.candidates:
         drafter = f'the cheapest of {", ".join(it.name for it in config.candidates)}'

@@ -28,7 +28,7 @@ class Footage:
 
 
 def played(
-    make_environment: Callable[[int], Environment], tasks: Sequence[int], actor: PolicyLike,
+    make_environment: Callable[[int], Environment], tasks: Sequence[int], policy: PolicyLike,
     count: int, seed: int, on_frame: Callable[[], None] = lambda: None,
     execute_steps: int = 1,
 ) -> Iterator[Footage]:
@@ -38,7 +38,7 @@ def played(
     :param make_environment: environment of a task number
     :param count: frames in all, shared out among the tasks
     :param seed: of the starts: random placements, none of the stored states
-    :param execute_steps: control steps of each action that are carried out before the next frame
+    :param execute_steps: control steps of each action that are executed before the next frame
     """
     shares = [len(part) for part in np.array_split(np.arange(count), len(tasks))]
     for task, share in zip(tasks, shares, strict=True):
@@ -46,7 +46,7 @@ def played(
             continue
         environment = make_environment(task)
         try:
-            actor.reset()
+            policy.reset()
             observation = environment.reset_random(seed)
             frames = []
             while True:
@@ -54,7 +54,7 @@ def played(
                 on_frame()
                 if len(frames) == share:
                     break
-                action = actor.act(frames[-1], environment.instruction)
+                action = policy.act(frames[-1], environment.instruction)
                 for delta in action.si[:execute_steps]:
                     observation = environment.step(delta)
         finally:

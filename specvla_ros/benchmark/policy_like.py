@@ -19,7 +19,7 @@ WARM_UP_ACTIONS = 2
 
 
 class ActionLike(Protocol):
-    """What a record takes of a `policy.Action`."""
+    """The part of a `policy.Action` that a record needs."""
 
     @property
     def tokens(self) -> Sequence[int]: ...
@@ -38,11 +38,11 @@ class PolicyLike(Protocol):
     """The two methods of `policy.Policy` that benchmarks call."""
 
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, /, *,
-            carried: int | None = None) -> Action:
+            executed: int | None = None) -> Action:
         """
         Return the action for uint8 [H, W, 3] RGB, top row first.
 
-        stamp: s. carried: of the last action's steps, how many belong to times before; None = all.
+        stamp: s. executed: of the last action's steps, how many are of times before; None = all.
         """
         ...
 
@@ -52,7 +52,7 @@ class PolicyLike(Protocol):
 
 
 class EpisodePolicy(PolicyLike, Protocol):
-    """What an episode asks of `policy.Policy`; only under an envelope more than of the others."""
+    """A policy that plays an episode: under an envelope it takes position and limits as well."""
 
     @property
     def dataset(self) -> DatasetConfig:
@@ -60,7 +60,7 @@ class EpisodePolicy(PolicyLike, Protocol):
         ...
 
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
-            position: tuple[float, float, float] | None = None,
-            limits: StepLimits | None = None, /, *, carried: int | None = None) -> Action:
-        """Return the action; position: of the end effector, m; limits: of the next step."""
+            eef_position: tuple[float, float, float] | None = None,
+            limits: StepLimits | None = None, /, *, executed: int | None = None) -> Action:
+        """Return the action; eef_position: of the end effector, m; limits: of the next step."""
         ...

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 from specvla_ros.benchmark import machine
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps
 from specvla_ros.libero import suites
 
 
@@ -29,7 +29,7 @@ def check_policy(args: PolicyArgs, decoders: Iterable[DecoderConfig]) -> frozens
 
 def execute_steps(args: PolicyArgs, wanted: int | None) -> tuple[int, int]:
     """
-    Return H and E of a checkpoint that was checked: steps of an action, and those carried out.
+    Return H and E of a checkpoint that was checked: steps of an action, and those executed.
 
     :param wanted: E; None = what the checkpoint recommends, else all
     :raises ValueError, FileNotFoundError: it can't be read, or an action has fewer steps

@@ -54,8 +54,8 @@ class ActionRecord:
     :param ros_ms: from the image's stamp to the received action, less the policy's own time;
         None where there was no ROS
     :param risk: how unsure the target was, 0 to 1 (see `DecodeTrace.risk`); None where unknown
-    :param steps: control steps carried out from it to the next action; None where an action is
-        one step, and where nothing carries it out
+    :param steps: control steps executed from it to the next action; None where an action is
+        one step, and where nothing executes it
     :param forbidden: tokens at which the target's own choice was a bin that the envelope forbids
     :param unverified: tokens that the target never saw, the last ones of the action
     """
@@ -186,7 +186,7 @@ def _action_from_dict(record: dict[str, Any]) -> ActionRecord:
 
 
 class Line(Protocol):
-    """What is kept as a line of a file."""
+    """A record that is kept as one line of a file."""
 
     def to_json(self) -> str:
         """Return one line of JSON, without the newline."""

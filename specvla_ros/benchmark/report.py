@@ -151,7 +151,7 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
 
 def step_figures(actions: Sequence[ActionRecord]) -> Row:
     """
-    Return what a control step costs that was carried out; {} where an action is one step.
+    Return what a control step costs that was executed; {} where an action is one step.
 
     Passes and the mean time are those of all actions, shared out among all steps; percentiles are
     of each action's time, shared out among its own.
@@ -261,7 +261,7 @@ def conditions(config: Mapping[str, Any]) -> str:
     return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s'
             + ('' if span is None else f' within {span:g} cm') + f', latency {late}'
             + ('' if late == 'measured' else ' s')
-            + (f', {steps} steps of an action carried out' if steps else ''))
+            + (f', {steps} steps of an action executed' if steps else ''))
 
 
 def verification_of(decoder: str, decoders: Mapping[str, DecoderConfig]) -> str | None:

@@ -124,7 +124,7 @@ def figure_lines(row: Row) -> dict[str, str]:
             row.get('ros_ms_per_action', {}).get('p50'), '.1f')
     of_steps = row.get('ms_per_step', {})
     lines |= {
-        'control steps carried out': _number(row.get('steps'), 'd'),
+        'control steps executed': _number(row.get('steps'), 'd'),
         '  passes per step': _number(row.get('target_passes_per_step'), '.2f'),
         '  ms per step, mean': _number(of_steps.get('mean'), '.1f'),
         '  95th percentile of it': _number(of_steps.get('p95'), '.1f'),

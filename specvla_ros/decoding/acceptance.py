@@ -29,7 +29,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
 
 from .graphs import Input, Padded
-from .target import MILLION, Target, Verified
+from .target import MILLION, Target, Verification
 from .tree import Accepted, TokenTree
 
 # A level of a path counts more than any sum of bin distances along it.
@@ -122,7 +122,7 @@ class Acceptance:
         return Terms(_uploaded(reach, device), state)
 
     def accept(
-        self, tree: TokenTree, verified: Verified, tokens: Sequence[int], terms: Terms,
+        self, tree: TokenTree, verified: Verification, tokens: Sequence[int], terms: Terms,
         bins_off: Sequence[int | None] = (),
     ) -> Accepted:
         """
@@ -187,7 +187,7 @@ class Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
-    def _checked(self, bonus: int, verified: Verified, position: int) -> int:
+    def _checked(self, bonus: int, verified: Verification, position: int) -> int:
         """Return a bonus token; raise SpecVLAError if it is none."""
         if bonus == -1:
             raise SpecVLAError(
@@ -204,7 +204,7 @@ class Acceptance:
 
 
 class _Rehearsal(Acceptance):
-    """For warming up: a guard is asked, and its answer passed over."""
+    """For warming up: a guard is asked, and its answer is ignored."""
 
     __slots__ = ()
 

@@ -63,7 +63,7 @@ class Runner:
 
         Ints among the inputs may be tensors [] instead, so the function must only do arithmetic
         with them; ``fixed`` are constants of a graph. The next run of any function may overwrite
-        the result of a graph: copy it with ``kept``.
+        the result of a graph: copy it with ``safe_copy``.
         """
         return function(*(it.tensor if isinstance(it, Padded) else it for it in inputs), **fixed)
 
@@ -71,7 +71,7 @@ class Runner:
         """Return the padded number of rows."""
         return rows
 
-    def kept(self, output: Tensor) -> Tensor:
+    def safe_copy(self, output: Tensor) -> Tensor:
         """Return an output, copied if a later run could overwrite it."""
         return output
 
@@ -108,7 +108,7 @@ class GraphRunner(Runner, ABC):
         """Return the padded number of rows: 0, 1, 8, 16, 32, 64, then steps of 32."""
         return next((s for s in _SIZES if s >= rows), -(-rows // _STEP) * _STEP)
 
-    def kept(self, output: Tensor) -> Tensor:
+    def safe_copy(self, output: Tensor) -> Tensor:
         """Copy an output: its memory is the graph's."""
         return output.clone()
 
@@ -147,7 +147,7 @@ class CudaGraphs(GraphRunner):
     Runs functions as CUDA graphs, which share one pool for all memory that they compute in.
 
     They may share it, as they never run at the same time and their outputs are held. But a later
-    graph may overwrite these outputs: ``kept`` copies what is read after another graph has run.
+    graph may overwrite these outputs: ``safe_copy`` copies what is read after the next graph.
     """
 
     def __init__(self, device: torch.device) -> None:

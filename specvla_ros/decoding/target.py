@@ -34,7 +34,7 @@ from .tree import Accepted, TokenTree
 MILLION = 1e6  # entropies cross as whole numbers, together with tokens
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Verified:
+class Verification:
     """
     Holds the target's own next token after the root and after every draft, right or wrong.
 
@@ -124,7 +124,7 @@ class Target:
         """Embeddings [..., h] of action tokens [...], 0 being the first action id."""
         return self.model.embed_tokens(columns + self.first_id)
 
-    def prefill(self, prompt: Tensor, tree: TokenTree, features: bool = True) -> Verified:
+    def prefill(self, prompt: Tensor, tree: TokenTree, features: bool = True) -> Verification:
         """
         Run the prompt [1, S, h] and the guesses of what follows it in one pass.
 
@@ -135,7 +135,7 @@ class Target:
         self._committed.clear()
         return self._run(prompt, tree, features)
 
-    def verify(self, tree: TokenTree) -> Verified:
+    def verify(self, tree: TokenTree) -> Verification:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
         return self._run(self.embed_tokens([self._root]), tree)
 
@@ -167,7 +167,7 @@ class Target:
         self._committed.clear()
         return FeaturePairs(start, torch.cat(features, dim=1), torch.cat(embeds, dim=1))
 
-    def _run(self, chain: Tensor, tree: TokenTree, features: bool = True) -> Verified:
+    def _run(self, chain: Tensor, tree: TokenTree, features: bool = True) -> Verification:
         """One pass over a chain [1, S, h], whose last row is the root, and the tree below it."""
         start, root, n = self.cache.length, chain.shape[1] - 1, len(tree)
         rows = self.runner.size(root + 1) + self.runner.size(n)
@@ -177,7 +177,7 @@ class Target:
             self._forward, Padded(chain, (1,)), Padded(tree.tokens), Padded(tree.depth),
             Padded(tree.ancestor_mask, (0, 1)), start, root, features=features,
         )
-        hidden, logits, says = map(self.runner.kept, run)
+        hidden, logits, says = map(self.runner.safe_copy, run)
         nodes = hidden.shape[1] - self.runner.size(n)
         self._last = _Pass(
             start, chain, hidden[:, : root + 1] if features else None,
@@ -185,7 +185,7 @@ class Target:
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
         own, entropy = says[:, : n + 1]
-        return Verified(own, logits[: n + 1], self.runner, entropy)
+        return Verification(own, logits[: n + 1], self.runner, entropy)
 
     def _forward(
         self, chain: Tensor, tokens: Tensor, depth: Tensor, ancestors: Tensor,

@@ -23,7 +23,7 @@ class DecodeTrace:
     Records passes, times and risk of one action, and the origin of each of its tokens.
 
     target_passes: forwards of the target, the prefill counted.
-    drafted, accepted: draft tokens verified and kept, over all passes.
+    drafted, accepted: draft tokens verified and accepted, over all passes.
     drafts: (drafted, accepted) of each pass, the prefill first.
     decoder: which of several decoders `auto` took; '' = there was no choice.
     acceptance_lengths: tokens gained per pass after the prefill, bonus included (Spec-VLA,

@@ -20,7 +20,7 @@ COUNTED = ('actions', 'limited', 'refused', 'dropped', 'stale_images', 'deadline
 
 
 def of_policies(message: DiagnosticArray) -> Iterator[tuple[str, dict[str, str]]]:
-    """State and values of each policy node in a message; other nodes' words are passed over."""
+    """State and values of each policy node in a message; other nodes' are ignored."""
     for status in message.status:
         values = {item.key: item.value for item in status.values}
         if _MARK in values:
@@ -28,7 +28,7 @@ def of_policies(message: DiagnosticArray) -> Iterator[tuple[str, dict[str, str]]
 
 
 class Statistics:
-    """What was counted and measured since the start of the process; for several threads."""
+    """Counts and measures since the start of the process; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

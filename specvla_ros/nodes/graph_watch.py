@@ -1,4 +1,4 @@
-"""Sees on a node's topics what it must not act with: a second master, and unheard publishers."""
+"""Watches a node's topics for reasons not to act: a second master, and unheard publishers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

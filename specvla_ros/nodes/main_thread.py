@@ -17,32 +17,32 @@ T = TypeVar('T')
 
 
 class MainThread:
-    """Tasks in the order they were given, run one at a time."""
+    """Runs functions in the order they were given, one at a time."""
 
     def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future | None]] = (
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future | None]] = (
             queue.SimpleQueue())
         self._lock = threading.Lock()
         self._is_over = False
 
-    def post(self, task: Callable[[], None]) -> None:
-        """Have a task run later; what it raises ends the process."""
-        self._tasks.put((task, None))
+    def post(self, function: Callable[[], None]) -> None:
+        """Have a function run later; what it raises ends the process."""
+        self._calls.put((function, None))
 
-    def call(self, task: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T]) -> T:
         """
-        Have a task run, wait for it, and return what it returns or raise what it raises.
+        Have a function run, wait for it, and return what it returns or raise what it raises.
 
-        :raises SpecVLAError: the process is ending, the task was not carried out
+        :raises SpecVLAError: the process is ending, the function was not called
         """
         if threading.current_thread() is threading.main_thread():
-            return task()
+            return function()
         future: Future = Future()
         with self._lock:
             if self._is_over:
                 future.cancel()
             else:
-                self._tasks.put((task, future))
+                self._calls.put((function, future))
         try:
             return future.result()
         except CancelledError as error:
@@ -53,11 +53,11 @@ class MainThread:
         future = None
         try:
             while True:
-                task, future = self._tasks.get()
+                function, future = self._calls.get()
                 if future is None:
-                    task()
+                    function()
                 else:
-                    _settle(task, future)
+                    _settle(function, future)
         finally:
             self._end(future)
 
@@ -69,13 +69,13 @@ class MainThread:
                 if future is not None:
                     future.cancel()
                 try:
-                    _, future = self._tasks.get_nowait()
+                    _, future = self._calls.get_nowait()
                 except queue.Empty:
                     return
 
 
-def _settle(task: Callable[[], Any], future: Future) -> None:
+def _settle(function: Callable[[], Any], future: Future) -> None:
     try:
-        future.set_result(task())
+        future.set_result(function())
     except Exception as error:
         future.set_exception(error)

@@ -1,7 +1,7 @@
 """
 Parameter files (`--params-file`), seen from a node: whether they say anything for it.
 
-ROS applies the sections whose name fits the node's full name and passes over all others without a
+ROS applies the sections whose name fits the node's full name and ignores all others without a
 word. So `policy_node:` reaches `/policy_node`, but not `/left/policy_node`; `/**:` reaches both.
 """
 

@@ -36,7 +36,7 @@ class Publisher(NamedTuple):
 
 class RecordedTopic:
     """
-    What is known of a topic.
+    A topic under recording: its publishers, and what was said about them.
 
     kind: the message type it is recorded as, '' before there is one. notes: lines for the user;
     the caller prints and empties them.

@@ -105,7 +105,7 @@ class End:
 @dataclass(frozen=True, slots=True)
 class Reference:
     """
-    How to read a node off.
+    How the interface of one node is read.
 
     needs: parameters without which there is no such node.
     switches: parameters that make ends appear; each is tried alone.
@@ -157,9 +157,9 @@ def _no_policy(settings: PolicySettings) -> Any:
         execute_steps=1)
 
 
-def _no_stream(*_: Any) -> tuple[Any, rerun_node.Recording]:
+def _no_stream(*_: Any) -> tuple[Any, rerun_node.RerunLog]:
     stream = SimpleNamespace(flush=lambda: None, disconnect=lambda: None)
-    return stream, rerun_node.Recording(None, stream, 0)
+    return stream, rerun_node.RerunLog(None, stream, 0)
 
 
 @contextmanager

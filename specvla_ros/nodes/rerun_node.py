@@ -42,9 +42,9 @@ PARAMETERS = (
 _TIMELINE = 'ros_time'
 
 
-class Recording:
+class RerunLog:
     """
-    Our messages as entities of a Rerun recording, each at the time in its stamp.
+    Writes our messages to a Rerun recording, each at the time in its stamp.
 
     :param rerun: the library; :param stream: its `RecordingStream`
     """
@@ -91,12 +91,12 @@ class Recording:
 
 class RerunNode(Node):
     """
-    Listens, and hands on.
+    Logs the messages of a policy to the Rerun viewer or a file.
 
-    :param open_stream: makes the `RecordingStream` and the `Recording` on it
+    :param open_stream: makes the `RecordingStream` and the `RerunLog` on it
     """
 
-    def __init__(self, open_stream: Callable[[str, int], tuple[Any, Recording]]) -> None:
+    def __init__(self, open_stream: Callable[[str, int], tuple[Any, RerunLog]]) -> None:
         super().__init__(NAME)
         values = declare(self, PARAMETERS)
         self._stream, self._recording = open_stream(values['save'], values['jpeg_quality'])
@@ -152,7 +152,7 @@ class RerunNode(Node):
         return to_nanoseconds(message.header.stamp) or self.get_clock().now().nanoseconds
 
 
-def open_rerun(path: str, jpeg_quality: int) -> tuple[Any, Recording]:
+def open_rerun(path: str, jpeg_quality: int) -> tuple[Any, RerunLog]:
     """
     Open the viewer or a file.
 
@@ -168,7 +168,7 @@ def open_rerun(path: str, jpeg_quality: int) -> tuple[Any, Recording]:
         stream.save(path) if path else stream.spawn()
     except (OSError, RuntimeError) as error:
         raise SpecVLAError(f'parameter save is {path!r}: {error}') from error
-    return stream, Recording(rerun, stream, jpeg_quality)
+    return stream, RerunLog(rerun, stream, jpeg_quality)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ def initialize(args: Sequence[str] | None) -> None:
     :raises SpecVLAError: an argument can't be read or isn't known
     """
     given = list(sys.argv[1:] if args is None else args)
-    with in_one_line('ROS can not start'):
+    with ros_errors_in_one_line('ROS can not start'):
         with _quiet_rcl():
             left = remove_ros_args(given)  # reads them all
         if left:
@@ -50,7 +50,7 @@ def initialize(args: Sequence[str] | None) -> None:
 
 
 @contextmanager
-def in_one_line(what: str) -> Iterator[None]:
+def ros_errors_in_one_line(what: str) -> Iterator[None]:
     """
     Turn what rcl raises within into a SpecVLAError.
 

@@ -20,7 +20,7 @@ from rclpy.node import Node
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes import ros_environment
-from specvla_ros.nodes.ros_arguments import in_one_line, initialize
+from specvla_ros.nodes.ros_arguments import initialize, ros_errors_in_one_line
 from specvla_ros.nodes.ros_environment import EXIT_BAD_INPUT
 
 EXIT_OK, EXIT_FAULT = 0, 1
@@ -90,7 +90,7 @@ def _handle_signals(handler: Any) -> None:
 
 def _make(make_node: Callable[[], WorkingNode]) -> WorkingNode:
     try:
-        with in_one_line('the node can not be made'):
+        with ros_errors_in_one_line('the node can not be made'):
             return make_node()
     except (ValueError, FileNotFoundError) as error:
         raise SpecVLAError(str(error)) from error

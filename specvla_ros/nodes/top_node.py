@@ -39,7 +39,7 @@ _WINDOW = 10.0  # s that rates and means are over
 @dataclass(slots=True)
 class View:
     """
-    What is known at a moment; None or empty where nothing has been heard.
+    One moment of a policy node; None or empty where nothing has been heard.
 
     rate: actions a second; silence: s since the last action; delta: its m, rad and gripper.
     stage_ms, passes, acceptance_length: means over the last ten seconds; sources: tokens by who
@@ -79,7 +79,7 @@ class Window:
         self._last = now, action
 
     def add_diagnostics(self, message: DiagnosticArray) -> None:
-        """Note what a policy node says of itself; other nodes' words are passed over."""
+        """Note what a policy node says of itself; other nodes' are ignored."""
         for state, values in of_policies(message):
             self._state, self._diagnostics = state, values
 
@@ -125,7 +125,7 @@ def _sources(report: DecodeReport) -> list[str]:
 
 class TopNode(Node):
     """
-    Emits a view a second.
+    Emits a `View` every second.
 
     :param emit: called with every event
     """

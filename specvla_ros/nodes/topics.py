@@ -24,7 +24,7 @@ _UNKNOWN_NUMBERS = (None, 2**64 - 1)  # what rmw says where it doesn't count
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    Where a message comes from, as far as rclpy says.
+    The publisher and the times of a message, as far as rclpy says.
 
     stamp: when it was written, ns, by its publisher's clock, 0 where that is unknown; copies of a
     message have the same. number: counts what its publisher wrote, from 1; 0: unknown. is_kept:

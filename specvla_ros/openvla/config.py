@@ -137,7 +137,7 @@ class OpenVLAConfig:
     float}; None = the data set's configuration knows.
     ``chunk``: control steps of an action, H, that it was trained to say; None = the file says
     nothing, as published ones do. ``execute_steps``: how many of them, E, its makers recommend to
-    carry out before the next action; None = no recommendation.
+    execute before the next action; None = no recommendation.
     """
 
     vision_config: VisionConfig
@@ -155,7 +155,7 @@ class OpenVLAConfig:
         if self.execute_steps is not None and self.execute_steps > (self.chunk or 1):
             raise CheckpointError(
                 f'execute_steps is {self.execute_steps}, must be at most chunk, '
-                f'{self.chunk or 1}: no more steps are carried out than an action has')
+                f'{self.chunk or 1}: no more steps are executed than an action has')
         positions = self.text_config.max_position_embeddings
         if self.n_patches + _LEAST_TEXT > positions:
             raise CheckpointError(

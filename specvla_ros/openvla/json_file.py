@@ -179,15 +179,15 @@ class Fields:
         ):
             self.refuse(key, ' or '.join([*map(_json, allowed), 'absent']), why)
 
-    def known(self, keys: Collection[str], passed_over: Collection[str] = ()) -> None:
+    def known(self, keys: Collection[str], ignored: Collection[str] = ()) -> None:
         """
         Refuse keys that mean nothing here: they may change what is computed.
 
-        passed_over: keys that change nothing. Those that begin with an underscore are private to
+        ignored: keys that change nothing. Those that begin with an underscore are private to
         the program that wrote them.
         """
         for key, value in self.content.items():
-            if value is None or key in keys or key in passed_over or str(key).startswith('_'):
+            if value is None or key in keys or key in ignored or str(key).startswith('_'):
                 continue
             raise self.error(
                 f'has an unknown key {shown(key)} with {shown(value)}: it may change what the '

@@ -40,7 +40,7 @@ _TOWER_RENAMES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class PublishedTensor:
     """
     One published tensor: its name and shape, and the parameters it comes from.
 
@@ -77,7 +77,7 @@ class Slot:
         return {self.parameters[0]: tensor}
 
 
-def slots(state: Mapping[str, Tensor]) -> dict[str, Slot]:
+def published_tensors(state: Mapping[str, Tensor]) -> dict[str, PublishedTensor]:
     """The tensors a checkpoint must have for a model with this state dict, by their names."""
     parameters: dict[str, list[str]] = {}
     for name in state:
@@ -94,7 +94,7 @@ def slots(state: Mapping[str, Tensor]) -> dict[str, Slot]:
             shape[1] -= 1
         elif name == _SIGLIP_TO + _POSITIONS:
             shape.insert(0, 1)
-        result[name] = Slot(name, tuple(shape), tuple(ours))
+        result[name] = PublishedTensor(name, tuple(shape), tuple(ours))
     return result
 
 

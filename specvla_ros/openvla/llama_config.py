@@ -3,7 +3,7 @@ The Llama that a ``text_config`` describes: its keys are honoured, or refused.
 
 The passes of this package compute a plain Llama: silu, rotary embeddings without scaling over the
 whole head, no windows, no shared matrices. A key that says otherwise is refused, and so is one
-that isn't known: passed over, it would change hidden states without a word.
+that isn't known: ignored, it would change hidden states without a word.
 """
 
 from __future__ import annotations

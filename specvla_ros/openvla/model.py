@@ -24,7 +24,7 @@ from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
 from .fused_vision import FusedTowers
 from .image_transform import ImageTransform
-from .layout import slots
+from .layout import published_tensors
 from .lazy import lazy_property
 from .libraries import check_transformers
 from .preprocessor import Normalisation, read_normalisation, write_preprocessor
@@ -117,7 +117,7 @@ class OpenVLA(nn.Module):
         # A GPU too small for the weights may hold them once they are quantised.
         first = device if quantization == 'none' else torch.device('cpu')
         weights = read_weights(
-            folder, slots(model.state_dict()), config.vision_config, first, dtype
+            folder, published_tensors(model.state_dict()), config.vision_config, first, dtype
         )
         model.load_state_dict(weights, assign=True)
         del weights  # else it would keep what is quantised next
@@ -173,7 +173,7 @@ class OpenVLA(nn.Module):
         folder, dtype = Path(folder), dtype or self.dtype
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
-        write_weights(folder, slots(state), state, dtype)
+        write_weights(folder, published_tensors(state), state, dtype)
         content = self.config.to_dict() | {
             'torch_dtype': str(dtype).removeprefix('torch.'),
             'norm_stats': self.norm_stats,

@@ -121,7 +121,7 @@ def _config(layers: nn.Module, kind: str, device: torch.device) -> AOBaseConfig:
 
 
 def _group_size(layers: nn.Module, device: torch.device) -> int:
-    """Largest group that divides the inputs of all layers; torchao would pass over the others."""
+    """Largest group that divides the inputs of all layers; torchao would leave out the others."""
     linears = {n: m for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
     for name, linear in linears.items():
         rows, columns = linear.weight.shape

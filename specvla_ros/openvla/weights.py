@@ -19,7 +19,7 @@ from .config import VisionConfig
 from .errors import CheckpointError
 from .folder_signs import check_shards
 from .json_file import is_there, shown
-from .layout import canonical, is_unused, Slot
+from .layout import canonical, is_unused, PublishedTensor
 
 _INDEX = 'model.safetensors.index.json'
 _SHARD = re.compile(r'[\w.-]+\.safetensors')
@@ -28,7 +28,7 @@ _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 
 def read_weights(
     folder: Path,
-    slots: Mapping[str, Slot],
+    published: Mapping[str, PublishedTensor],
     vision: VisionConfig,
     device: torch.device,
     dtype: torch.dtype,
@@ -36,29 +36,29 @@ def read_weights(
     """
     State dict of the model, in ``dtype`` on ``device``, one tensor in flight at a time.
 
-    Tensors of the towers that the features never use are passed over. Raises CheckpointError
+    Tensors of the towers that the features never use are ignored. Raises CheckpointError
     naming the tensor for anything else that is unexpected, missing or of another shape, and
     the file for one that is missing or damaged.
     """
     state: dict[str, Tensor] = {}
-    missing = dict(slots)
+    missing = dict(published)
     for path in _weight_files(folder):
         for stored, tensor in _read_tensors(path, device, vision):
             name = canonical(stored)
-            slot = missing.pop(name, None)
-            if slot is None:
-                what = 'twice' if name in slots else 'unexpectedly'
+            entry = missing.pop(name, None)
+            if entry is None:
+                what = 'twice' if name in published else 'unexpectedly'
                 raise CheckpointError(
                     f'{path} holds tensor {stored!r} {list(tensor.shape)} {what}: the model '
                     f'that {CONFIG_FILE} describes has no place for it'
                 )
-            if tuple(tensor.shape) != slot.shape or not tensor.is_floating_point():
+            if tuple(tensor.shape) != entry.shape or not tensor.is_floating_point():
                 raise CheckpointError(
                     f'{path}: tensor {stored!r} is {tensor.dtype} {list(tensor.shape)}, must '
-                    f'be floating-point {list(slot.shape)} by {CONFIG_FILE}'
+                    f'be floating-point {list(entry.shape)} by {CONFIG_FILE}'
                 )
             # A copy: the stored tensor is a window on the file, which may be overwritten.
-            state |= slot.adopt(tensor.to(dtype, copy=True))
+            state |= entry.adopt(tensor.to(dtype, copy=True))
     if missing:
         first = next(iter(missing.values()))
         more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
@@ -69,30 +69,32 @@ def read_weights(
     return state
 
 
-def check_weights(folder: Path, slots: Mapping[str, Slot], vision: VisionConfig) -> None:
+def check_weights(
+    folder: Path, published: Mapping[str, PublishedTensor], vision: VisionConfig
+) -> None:
     """
     Hold names, shapes and types of the stored tensors against the model; weights stay unread.
 
     Raises CheckpointError as ``read_weights`` does.
     """
-    missing = dict(slots)
+    missing = dict(published)
     for path in _weight_files(folder):
         with _opened(path, torch.device('cpu')) as file:
             for stored in file.keys():  # noqa: SIM118 (not a dict)
                 if is_unused(stored, vision):
                     continue
-                slot, shape = missing.pop(canonical(stored), None), None
-                if slot is not None:
+                entry, shape = missing.pop(canonical(stored), None), None
+                if entry is not None:
                     tensor = file.get_slice(stored)
                     shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
                     if not kind.startswith(('F', 'BF')):
                         raise CheckpointError(
                             f'{path}: tensor {stored!r} is {kind}, must be floating-point')
-                if slot is None or shape != slot.shape:
+                if entry is None or shape != entry.shape:
                     raise CheckpointError(
                         f'{path}: tensor {stored!r} is unexpected or of another shape than '
                         f'{CONFIG_FILE} asks for ({shape and list(shape)}, must be '
-                        f'{slot and list(slot.shape)})'
+                        f'{entry and list(entry.shape)})'
                     )
     if missing:
         first = next(iter(missing.values()))
@@ -104,20 +106,20 @@ def check_weights(folder: Path, slots: Mapping[str, Slot], vision: VisionConfig)
 
 def write_weights(
     folder: Path,
-    slots: Mapping[str, Slot],
+    published: Mapping[str, PublishedTensor],
     state: Mapping[str, Tensor],
     dtype: torch.dtype,
     max_shard_bytes: int = _MAX_SHARD_BYTES,
 ) -> None:
     """Save a model's state dict under the published names, in shards if it is large."""
-    shards: list[dict[str, Slot]] = [{}]
+    shards: list[dict[str, PublishedTensor]] = [{}]
     total = used = 0
-    for name, slot in slots.items():
-        size = dtype.itemsize * torch.Size(slot.shape).numel()
+    for name, entry in published.items():
+        size = dtype.itemsize * torch.Size(entry.shape).numel()
         if used and used + size > max_shard_bytes:
             shards.append({})
             used = 0
-        shards[-1][name] = slot
+        shards[-1][name] = entry
         used += size
         total += size
     names = [WEIGHTS_FILE]
@@ -128,8 +130,8 @@ def write_weights(
         ]
     for file_name, shard in zip(names, shards, strict=True):
         tensors = {
-            name: slot.publish(state).detach().to('cpu', dtype).contiguous()
-            for name, slot in shard.items()
+            name: entry.publish(state).detach().to('cpu', dtype).contiguous()
+            for name, entry in shard.items()
         }
         with replacing(folder / file_name) as path:
             save_file(tensors, path, metadata={'format': 'pt'})

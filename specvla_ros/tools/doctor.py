@@ -67,7 +67,7 @@ class DoctorArgs:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    What a check found.
+    The result of a check.
 
     :param state: `ok`, `missing` (the demo needs it) or `note` (works without)
     :param todo: what the user can do about it, empty where nothing is to do
@@ -263,7 +263,7 @@ def check_memory() -> Finding:
 
 
 def check_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
-    """Whether killed nodes have left so much shared memory that DDS may find none."""
+    """Whether shared memory is full of what killed nodes left, so that DDS may find none."""
     if not folder.is_dir():
         return Finding('shared memory', 'note', f'there is no {folder}', 'DDS uses UDP instead')
     left = [segment for lock in folder.glob('fastrtps_*_el') if (

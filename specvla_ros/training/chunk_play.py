@@ -2,12 +2,12 @@
 Episodes that teach chunks: bursts that lead astray alternate with stretches of the expert alone.
 
 In a burst the arm is pushed, or the policy drives. In a clean stretch the expert's actions are
-carried out unchanged. A frame is kept only where the H steps from it on lie in one clean stretch,
-so the label of a frame is what was carried out. After success the expert goes on for H steps: no
-label is padded.
+executed unchanged. A frame is kept only where the H steps from it on lie in one clean stretch, so
+the label of a frame is what was executed. After success the expert goes on for H steps: no label
+is padded.
 
-Added to what `collect.py` says of an episode's file: executed float32 [S, 7], the actions carried
-out at all S steps in the data set's units; clean bool [S], whether the expert's was, unchanged;
+Added to what `collect.py` says of an episode's file: executed float32 [S, 7], the actions executed
+at all S steps in the data set's units; clean bool [S], whether the expert's was, unchanged;
 chunk int, H. `action[i]` equals `executed[frame[i]]`.
 """
 
@@ -44,7 +44,7 @@ class Burst:
     shuts: bool = False  # open fingers close: a policy that did so in mid-air must know a way on
 
     def pushed(self, action: NDArray[np.float64], random: np.random.Generator) -> NDArray:
-        """Return the action [7] as it is carried out under this burst."""
+        """Return the action [7] as it is executed under this burst."""
         executed = action.copy()
         executed[:6] += self.push
         executed[:3] += 0.1 * random.normal(size=3)
@@ -79,7 +79,7 @@ class Stretches:
         return self._clean_left >= self._chunk - 1
 
     def advance(self, step: int) -> Burst | None:
-        """Return the burst of this step; None = the expert's action is carried out."""
+        """Return the burst of this step; None = the expert's action is executed."""
         if self._burst is not None and self._burst.left == 0:
             self._burst = None
             self._begin_clean()
@@ -94,7 +94,7 @@ class Stretches:
         return self._burst
 
     def calm(self, steps: int = MAX_STEPS) -> None:
-        """No more bursts for so many steps."""
+        """Begin no burst for this number of steps."""
         self._burst, self._clean_left = None, max(self._clean_left, steps)
 
     def _begin_clean(self) -> None:
@@ -114,7 +114,7 @@ class Stretches:
 
 
 @dataclass(slots=True)
-class Record:
+class EpisodeArrays:
     """What an episode's file holds, as it grows."""
 
     jpegs: list[bytes] = field(default_factory=list)
@@ -145,24 +145,24 @@ class Record:
 
 
 class Driver:
-    """The policy at the wheel: `execute` steps of each answer are carried out."""
+    """The policy at the wheel: `execute` steps of each answer are executed."""
 
     def __init__(self, policy: Policy, instruction: str, execute: int) -> None:
         self._policy, self._instruction, self._execute = policy, instruction, execute
         self._steps: list[NDArray] = []
-        self._carried: int | None = None
+        self._executed: int | None = None
 
     def begin(self) -> None:
         """Forget what was said before: a new burst begins."""
         self._policy.reset()
-        self._steps, self._carried = [], None
+        self._steps, self._executed = [], None
 
     def act(self, env: LiberoEnv) -> NDArray[np.float64]:
         """Return the next action [7] in the data set's units."""
         if not self._steps:
-            action = self._policy.act(env.frame(), self._instruction, carried=self._carried)
+            action = self._policy.act(env.frame(), self._instruction, executed=self._executed)
             self._steps = list(action.si[:self._execute].astype(np.float64) / SCALE)
-            self._carried = len(self._steps)
+            self._executed = len(self._steps)
         return self._steps.pop(0)
 
 
@@ -173,11 +173,11 @@ def play(
     """
     Play one episode; return the arrays of its file.
 
-    chunk: H; execute: steps of each answer that the policy carries out; keep: share of the frames
+    chunk: H; execute: steps of each answer that the policy executes; keep: share of the frames
     in steady motion that is rendered; strength: of the pushes, 1 = full.
     """
     env.reset_random(start_seed)
-    expert, record = PickAndPlace(env), Record()
+    expert, record = PickAndPlace(env), EpisodeArrays()
     driver = Driver(policy, env.instruction, execute) if policy else None
     stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength)
     last, burst, success, policy_steps = MAX_STEPS, None, False, 0
@@ -193,7 +193,7 @@ def play(
                 record.look(env, expert, step)
         elif burst is not None and burst.policy and burst is not before:
             driver.begin()
-        executed = _carried_out(label, burst, driver, env, random)
+        executed = _action_to_execute(label, burst, driver, env, random)
         observation = env.step(executed * SCALE, render=False)
         record.executed.append(executed)
         record.clean.append(burst is None)
@@ -205,7 +205,7 @@ def play(
                 steps=len(record.executed), policy_steps=policy_steps)
 
 
-def _carried_out(
+def _action_to_execute(
     label: NDArray[np.float64], burst: Burst | None, driver: Driver | None, env: LiberoEnv,
     random: np.random.Generator,
 ) -> NDArray[np.float64]:

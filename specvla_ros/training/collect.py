@@ -71,7 +71,7 @@ class CollectArgs:
         help='steps that each frame is labelled with; above 1 the expert plays clean stretches '
              'that are at least as long')] = 1
     execute_steps: Annotated[int, tyro.conf.arg(
-        help='steps of each answer of a --checkpoint that says chunks which are carried out')] = 4
+        help='steps of each answer of a --checkpoint that says chunks which are executed')] = 4
 
 
 def data_folder(out: Path | None) -> Path:
@@ -114,7 +114,7 @@ def _check(args: CollectArgs) -> None:
 
 
 def _check_there(args: CollectArgs, tasks: list[int]) -> None:
-    """Refuse to go on with episodes in which nothing says what was carried out."""
+    """Refuse to go on with episodes in which nothing says what was executed."""
     for task in tasks:
         for seed in range(args.seed, args.seed + args.episodes):
             path = _path(args, task, seed)

@@ -61,7 +61,7 @@ class Dataset:
     size: side of the network's input in pixels; mirror: flip frames left-right before the
     network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
     how frames are prepared (`image` of the data set's configuration); chunk: steps of a label, H.
-    Above 1 a frame counts only if the H steps from it on were carried out, all of the expert's.
+    Above 1 a frame counts only if the H steps from it on were executed, all of the expert's.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
@@ -141,7 +141,7 @@ class Dataset:
             return Episode(name, instruction, action, state, pixels)
         if played is None:
             raise SpecVLAError(
-                f'{path} was collected without --chunk: nothing says what was carried out after '
+                f'{path} was collected without --chunk: nothing says what was executed after '
                 f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
                 'with --chunk 1')
         kept, following = played.chunks(self.chunk)
@@ -171,7 +171,7 @@ class Dataset:
 @dataclass(frozen=True, slots=True)
 class Played:
     """
-    What was carried out in an episode that teaches chunks, see `chunk_play.py`.
+    What was executed in an episode that teaches chunks, see `chunk_play.py`.
 
     executed: float32 [S, D], data-set units; clean: bool [S], whether it was the expert's action
     unchanged; frame: int [T], the step of each frame.
@@ -188,7 +188,7 @@ class Played:
         frame = np.asarray(file['frame'], np.int64)
         steps = len(executed)
         if executed.ndim != 2 or clean.shape != (steps,) or not np.isfinite(executed).all():
-            raise ValueError(f'{steps} steps carried out, {clean.shape} said to be clean or not: '
+            raise ValueError(f'{steps} steps executed, {clean.shape} said to be clean or not: '
                              'must be as many of each, of finite numbers')
         if len(frame) and not (0 <= frame.min() and frame.max() < steps):
             raise ValueError(f'frames of steps {frame.min()} to {frame.max()}, must be 0 to '
@@ -203,7 +203,7 @@ class Played:
 
 
 def counts(clean: NDArray[np.bool_], step: int, chunk: int) -> bool:
-    """Whether the `chunk` steps from `step` on were all carried out, and all the expert's."""
+    """Whether the `chunk` steps from `step` on were all executed, and all the expert's."""
     return step + chunk <= len(clean) and bool(clean[step:step + chunk].all())
 
 

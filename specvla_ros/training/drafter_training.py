@@ -70,7 +70,7 @@ class DrafterTrainingArgs:
     decode_frames: Annotated[int, Help(help='held-out frames that are decoded at the end')] = 150
 
 
-class Measured(Protocol):
+class Measurement(Protocol):
     """The measurement of a network on held-out frames."""
 
     def point(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class DrafterTraining(ABC):
         """Return what a point of the learning curve says of the losses since the last."""
 
     @abstractmethod
-    def measure(self) -> Measured:
+    def measure(self) -> Measurement:
         """Hold the averaged weights against all held-out frames; there are some."""
 
     @abstractmethod
@@ -203,10 +203,10 @@ class DrafterTraining(ABC):
 
         return self.optimizer.step(lane, list(enumerate(parts)), done)
 
-    def _measured(self) -> Measured | None:
+    def _measured(self) -> Measurement | None:
         return self.measure() if len(self.held_out) else None
 
-    def _evaluate_and_save(self, losses: Sequence[HasTokens], speed: float) -> Measured | None:
+    def _evaluate_and_save(self, losses: Sequence[HasTokens], speed: float) -> Measurement | None:
         """Measure the averaged weights on held-out frames; write curve, state, drafter."""
         measured = self._measured()
         point = {

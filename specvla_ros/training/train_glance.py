@@ -51,7 +51,7 @@ class TrainGlanceArgs(DrafterTrainingArgs):
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class GlanceLoss:
     """Cross entropy with the blurred labels, nats a token."""
 
     tokens: Tensor
@@ -93,7 +93,7 @@ class GlanceTraining(DrafterTraining):
 
     def loss(
         self, chosen: NDArray[np.int64], random: np.random.Generator
-    ) -> tuple[Tensor, Loss]:
+    ) -> tuple[Tensor, GlanceLoss]:
         """Cross entropy of frames."""
         patches, text, columns = self._batch(self.frames, chosen)
         kept = self._kept(len(chosen), random)
@@ -101,9 +101,9 @@ class GlanceTraining(DrafterTraining):
             patches.to(self.dtype), text.to(self.dtype), kept.to(self.dtype)).float()
         # Both come in the form [frames · L, bins].
         loss = functional.cross_entropy(logits.flatten(0, 1), self._blurred[columns.flatten()])
-        return loss, Loss(loss.detach())
+        return loss, GlanceLoss(loss.detach())
 
-    def curve(self, losses: Sequence[Loss]) -> dict[str, float]:
+    def curve(self, losses: Sequence[GlanceLoss]) -> dict[str, float]:
         """Return the mean loss."""
         return {'loss': float(torch.stack([loss.tokens for loss in losses]).mean())}
 

@@ -25,7 +25,7 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters.action_memory import (
     ActionMemory,
     Descriptor,
-    likeness,
+    fingerprint,
     MemoryShape,
 )
 from specvla_ros.drafter_folders import beside
@@ -60,7 +60,7 @@ class TrainRetrievalArgs:
     drafter: Annotated[Path | None, Help(
         help='folder of drafters that gets it, as its folder retrieval; default: TARGET/drafters')
         ] = None
-    entries: Annotated[int, Help(help='at most so many actions, evenly from all frames')] = 20_000
+    entries: Annotated[int, Help(help='most actions to keep, evenly from all frames')] = 20_000
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 8
     size: Annotated[int, Help(help='numbers that describe an image')] = 32
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
@@ -145,7 +145,7 @@ def fitted(model: OpenVLA, frames: list[Seen], rank: int, size: int) -> ActionMe
         patches.split(256), text.split(256), strict=True)])
     kept = _different(described, columns)
     return ActionMemory(made, described[kept].clone(), columns[kept].clone(), None,
-                        likeness(model))
+                        fingerprint(model))
 
 
 def _different(described: Tensor, columns: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class TrainTargetArgs:
     chunk: Annotated[int, Help(
         help='control steps of an action; above 1 the data must be collected with --chunk')] = 1
     execute_steps: Annotated[int | None, Help(
-        help='of these, how many to recommend to carry out; default: half of them')] = None
+        help='of these, how many to recommend to execute; default: half of them')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
     batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64

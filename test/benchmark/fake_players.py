@@ -27,16 +27,16 @@ class FakePlayer:
             raise ValueError(self.no_start)
         return self
 
-    def play(self, job, on_progress):
-        for decoder in job.decoders:
-            playing = Playing(job.suite, job.task, job.state, decoder)
+    def play(self, trial, on_progress):
+        for decoder in trial.decoders:
+            playing = Playing(trial.suite, trial.task, trial.state, decoder)
             on_progress(playing)
-            place = job.task, job.state, decoder
+            place = trial.task, trial.state, decoder
             if place in self.dies:
                 os._exit(7)
             if place in self.raises:
                 raise RuntimeError('the simulator cannot be made')
             time.sleep(self.seconds)
             on_progress(replace(playing, steps=2))
-            yield EpisodeRecord(job.suite, job.task, job.state, decoder, True, 2, None,
+            yield EpisodeRecord(trial.suite, trial.task, trial.state, decoder, True, 2, None,
                                 (action(), action()))

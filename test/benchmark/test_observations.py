@@ -57,7 +57,7 @@ def test_frames_are_those_the_policy_lives_through_shared_among_tasks():
     assert len(ticks) == 5
 
 
-def test_frames_are_as_far_apart_as_steps_are_carried_out(tmp_path):
+def test_frames_are_as_far_apart_as_steps_are_executed(tmp_path):
     class Chunks(Policy):
         def act(self, image, instruction):
             return Acted(np.ones((8, 7)))

@@ -129,7 +129,7 @@ def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
 
 
 def test_a_control_step_costs_its_share_of_all_actions(make):
-    """Two actions of 10 ms and 7 passes, of which 4 and 1 steps were carried out."""
+    """Two actions of 10 ms and 7 passes, of which 4 and 1 steps were executed."""
     actions = [replace(make.action(), steps=steps, stage_ms={'total': 10.0}) for steps in (4, 1)]
     row = report.rows([make.episode('ar', actions=actions)], ['ar'])[0]
     assert (row['steps'], row['steps_per_action']) == (5, 2.5)
@@ -137,7 +137,7 @@ def test_a_control_step_costs_its_share_of_all_actions(make):
     assert row['ms_per_step']['mean'] == pytest.approx(20 / 5)
     assert row['ms_per_step']['p50'] == pytest.approx((10 / 4 + 10) / 2)
     lines = report_tables.figure_lines(row)
-    assert (lines['control steps carried out'], lines['  ms per step, mean']) == ('5', '4.0')
+    assert (lines['control steps executed'], lines['  ms per step, mean']) == ('5', '4.0')
     assert lines['  passes per step'] == '2.80'
     json.dumps(row, allow_nan=False)
 

@@ -72,7 +72,7 @@ def test_a_name_from_a_table_can_be_given_back(name):
     assert config.name == f'{name} (unverified)'
     assert load_preset(config.name) == config
     assert checks.check_decoders([config.name]) == {config.name: config}
-    assert checks.place_of(config.name) == config.name
+    assert checks.name_or_full_path(config.name) == config.name
     with pytest.raises(SpecVLAError, match='there is a decoder'):
         checks.check_decoders([name, config.name])
     with pytest.raises(SpecVLAError, match="'relaxed \\(verified\\)', must be one of"):

@@ -39,7 +39,7 @@ from specvla_ros.decoding.drafters.action_memory import ActionMemory
 from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
-from specvla_ros.decoding.rules.sequence import Sequence
+from specvla_ros.decoding.rules.sequence import SequenceWise
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.openvla.fused_llama import FusedLayers
 
@@ -302,7 +302,7 @@ def test_a_guard_there_says_the_same_and_costs_two_small_copies(
 
 
 @RUNNERS
-@pytest.mark.parametrize('rule', [Sequence(60, 100), Confidence(0.9, 60)])
+@pytest.mark.parametrize('rule', [SequenceWise(60, 100), Confidence(0.9, 60)])
 @pytest.mark.parametrize('name', ['none', 'guesser', 'history+eagle+glance'])
 def test_a_rule_that_rates_there_says_the_same_and_costs_two_small_copies(
     lab, registered, monkeypatch, name, rule, runner

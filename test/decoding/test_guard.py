@@ -21,7 +21,7 @@ from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.situation import Situation
 
-SITUATION = Situation(stamp=12.5, position=(0.25, 0.5, 0.75), steps=3)
+SITUATION = Situation(stamp=12.5, eef_position=(0.25, 0.5, 0.75), steps=3)
 
 
 def columns_said(said, space):
@@ -170,7 +170,7 @@ def test_a_rule_that_changes_with_every_action_captures_nothing_after_the_warm_u
     captures = decoder.target.runner.captures
     found = []
     for steps in (0, 40, 55):
-        situation = Situation(position=(0.0, 0.0, 0.0), steps=steps)
+        situation = Situation(eef_position=(0.0, 0.0, 0.0), steps=steps)
         found.append(decoder.decode(*it.prompt, situation)[0])
         plain = it.decoder(it.eagle(3, TreeBudget(3, 5, 12)), ByStep(), 'plain', guard)
         assert plain.decode(*it.prompt, situation)[0] == found[-1]

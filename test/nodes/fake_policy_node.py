@@ -33,8 +33,8 @@ class FakePolicy:
         self.weights = np.ones(int(os.environ.get('FAKE_MB', '0')) * 10**6, np.uint8)
         self.dataset = load_dataset('libero_object')
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None,
-            carried=None):
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None,
+            executed=None):
         with open(os.environ['FAKE_LOG'], 'a') as log:
             log.write(f'act {image[0, 0].tolist()} {instruction}\n')
         time.sleep(float(os.environ.get('FAKE_ACT_S', '0')))

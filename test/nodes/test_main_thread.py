@@ -58,7 +58,7 @@ def test_the_main_thread_itself_does_not_wait_for_itself(main):
     assert main.call(lambda: 5) == 5
 
 
-def test_tasks_run_in_order(main):
+def test_functions_run_in_order(main):
     done = []
     for number in range(3):
         main.post(lambda number=number: done.append(number))

@@ -56,7 +56,7 @@ def test_a_broken_parameter_file_is_one_line(tmp_path):
     assert str(path) in refusal('--ros-args', '--params-file', str(path))
 
 
-def test_parameters_without_ros_args_are_not_passed_over():
+def test_parameters_without_ros_args_are_not_ignored():
     assert "unknown argument '-p'" in refusal('-p', 'bag:=drive1')
 
 

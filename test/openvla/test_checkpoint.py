@@ -6,7 +6,7 @@ import torch
 
 from specvla_ros.openvla.checkpoint import CheckpointError
 from specvla_ros.openvla.config import OpenVLAConfig
-from specvla_ros.openvla.layout import slots
+from specvla_ros.openvla.layout import published_tensors
 from specvla_ros.openvla.model import OpenVLA
 
 DINO = 'vision_backbone.featurizer.'
@@ -43,7 +43,7 @@ def test_shards_with_an_index_are_one_checkpoint(published, pixel_values):
     assert torch.equal(single, sharded)
 
 
-def test_rotary_frequencies_that_were_stored_are_passed_over(published, pixel_values):
+def test_rotary_frequencies_that_were_stored_are_ignored(published, pixel_values):
     expected = outputs(OpenVLA.from_pretrained(published.folder), pixel_values)
     name = 'language_model.model.layers.0.self_attn.rotary_emb.inv_freq'
     published.tensors[name] = torch.ones(4)
@@ -278,7 +278,7 @@ def test_a_published_config_means_the_7b_model():
     assert config.n_patches == 256
     assert config.text_config.rms_norm_eps == 1e-6
     assert config.text_config.rope_parameters['rope_theta'] == 10000.0
-    shapes = {name: slot.shape for name, slot in slots(model.state_dict()).items()}
+    shapes = {name: entry.shape for name, entry in published_tensors(model.state_dict()).items()}
     expected = {
         DINO + 'pos_embed': (1, 256, 1024),
         DINO + 'cls_token': (1, 1, 1024),

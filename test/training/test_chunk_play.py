@@ -1,4 +1,4 @@
-"""Episodes that teach chunks: labels are what was carried out, and only the expert's."""
+"""Episodes that teach chunks: labels are what was executed, and only the expert's."""
 
 from types import SimpleNamespace
 
@@ -52,16 +52,16 @@ class Expert:
 
 
 class Lost:
-    """A policy that always goes the same way; remembers how much was carried out."""
+    """A policy that always goes the same way; remembers how much was executed."""
 
     def __init__(self):
-        self.carried, self.resets = [], 0
+        self.executed, self.resets = [], 0
 
     def reset(self):
         self.resets += 1
 
-    def act(self, image, instruction, carried):
-        self.carried.append(carried)
+    def act(self, image, instruction, executed):
+        self.executed.append(executed)
         return SimpleNamespace(si=np.tile(0.5 * SCALE, (CHUNK, 1)).astype(np.float32))
 
 
@@ -107,14 +107,14 @@ def test_an_episode_that_never_ends_is_left_by_the_policy_and_then_given_up():
     assert episode['clean'][BURSTS_UNTIL:].all() and not episode['clean'][:BURSTS_UNTIL].all()
 
 
-def test_the_policy_carries_out_some_steps_of_each_answer_and_forgets_between_bursts():
+def test_the_policy_executes_some_steps_of_each_answer_and_forgets_between_bursts():
     env, policy = World(solved_after=10_000), Lost()
     episode = play(env, policy=policy, share=1.0)
     driven = np.isclose(episode['executed'], 0.5).all(1)
     assert episode['policy_steps'] == driven.sum() > 20
-    bursts = policy.carried.count(None)
-    assert policy.resets == bursts > 2 and set(policy.carried) == {None, 2}
-    assert len(policy.carried) < driven.sum()  # an answer holds for two steps
+    bursts = policy.executed.count(None)
+    assert policy.resets == bursts > 2 and set(policy.executed) == {None, 2}
+    assert len(policy.executed) < driven.sum()  # an answer holds for two steps
 
 
 def test_stretches_are_never_shorter_than_a_chunk_but_where_the_bursts_end():
@@ -151,7 +151,7 @@ def test_labels_are_what_a_real_arm_did(tmp_path, monkeypatch):
         np.testing.assert_allclose(labels * SCALE, done[frame:frame + 8], atol=1e-6)
 
 
-def test_data_without_what_was_carried_out_teach_no_chunks(data):
+def test_data_without_what_was_executed_teach_no_chunks(data):
     with pytest.raises(SpecVLAError, match='collected without --chunk: nothing says'):
         Dataset(data, SUITE, size=32, chunk=8).refresh()
 

@@ -26,7 +26,7 @@ CHUNK = 3
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten episodes in which all was carried out as the expert said."""
+    """Ten episodes in which all was executed as the expert said."""
     for task in (0, 1):
         for seed in range(5):
             path = write_episode(tmp_path / 'data', task, seed)

@@ -23,7 +23,7 @@ from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.profiler import profile, ProfilerActivity
 
 from specvla_ros.benchmark.latency import projection, roofline
-from specvla_ros.benchmark.latency.cost import PassCost, total, Work
+from specvla_ros.benchmark.latency.cost import PassWork, total, Work
 from specvla_ros.benchmark.latency.random_weights import random_checkpoint
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
 from specvla_ros.decoding.acceptance import Acceptance
@@ -77,7 +77,7 @@ class Bench:
         self.graphs = Recorder()
         if self.cuda:
             self.target.runner._captured = self.graphs
-        self.cost = PassCost(self.model, self.model.action_tokenizer.n_bins)
+        self.cost = PassWork(self.model, self.model.action_tokenizer.n_bins)
         self.ceilings = roofline.measure(self.device, self.dtype, self.cost.weight_bytes)
         self.report['ceilings'] = {'bytes_per_s': self.ceilings.bandwidth,
                                    'flops_per_s': self.ceilings.rate}

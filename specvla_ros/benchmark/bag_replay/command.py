@@ -143,11 +143,11 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
     if args.threads:
         torch.set_num_threads(args.threads)
     policy = Policy.of(args.source(next(iter(decoders.values()))))
-    actors = {name: policy.with_decoder(config) for name, config in decoders.items()}
+    policies = {name: policy.with_decoder(config) for name, config in decoders.items()}
     played = []
     with _bar(console) as bar:
         task = bar.add_task('', total=reader.n_images)
-        for frame in replay(reader, actors):
+        for frame in replay(reader, policies):
             played.append(frame)
             bar.advance(task)
     _tell_skipped(reader, bool(played), console)
@@ -180,7 +180,7 @@ def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
     """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
     return {
         'bag': str(args.bag.resolve()),
-        'decoders': [checks.place_of(name) for name in args.decoder or DECODERS],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or DECODERS],
         'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
         'instruction': args.instruction, 'rate': args.rate or 0.0,
         'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads},

@@ -27,7 +27,7 @@ _OF_THE_TRACE = ('target_passes', 'drafted', 'accepted', 'acceptance_lengths', '
 
 @dataclass(frozen=True, slots=True)
 class PlayedFrame:
-    """A frame as the session tells of it; see `bags.frames.Frame`."""
+    """A frame as the session reports it; see `bags.frames.Frame`."""
 
     number: int
     stamp: int
@@ -37,8 +37,8 @@ class PlayedFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the session tells of a node's action; see `policy.Action`."""
+class ReportedAction:
+    """A node's action as the session reports it; see `policy.Action`."""
 
     tokens: list[int]
     normalized: NDArray[np.float64]
@@ -87,10 +87,10 @@ def _completed(record: ActionRecord, answer: dict[str, Any]) -> ActionRecord:
         forbidden=answer.get('forbidden', 0), unverified=answer.get('unverified', 0))
 
 
-def _action(answer: dict[str, Any]) -> Answer:
+def _action(answer: dict[str, Any]) -> ReportedAction:
     from specvla_ros.decoding.trace import DecodeTrace  # heavy
 
     stages = {name: ms for name, ms in answer['stage_ms'].items() if name not in _NOT_THE_POLICYS}
     trace = DecodeTrace(**{name: answer[name] for name in _OF_THE_TRACE}, stage_ms=stages)
-    return Answer(
+    return ReportedAction(
         answer['tokens'], np.array(answer['normalized']), np.array(answer['si']), trace)

@@ -20,7 +20,7 @@ from specvla_ros.benchmark.report import BASELINE
 
 
 class FrameLike(Protocol):
-    """What a record takes of a frame; see `bags.frames.Frame`."""
+    """The part of a frame that a record needs; see `bags.frames.Frame`."""
 
     @property
     def number(self) -> int: ...

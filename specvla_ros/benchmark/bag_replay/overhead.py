@@ -116,7 +116,8 @@ def _check(args: OverheadArgs) -> dict[str, DecoderConfig]:
 def _measure(args: OverheadArgs, decoders: dict[str, DecoderConfig], folder: Path,
              console: Console) -> dict[str, NDArray[np.float64]]:
     """Return for each decoder [actions, 2]: ms of inference, and of ROS around it."""
-    names = dict(zip([checks.place_of(name) for name in args.decoder or (DECODER,)], decoders))
+    asked = [checks.name_or_full_path(name) for name in args.decoder or (DECODER,)]
+    names = dict(zip(asked, decoders))
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in decoders}
     with tempfile.TemporaryDirectory(prefix='specvla-') as temporary, _bar(console) as bar:
         bag = Path(temporary) / 'frames'

@@ -28,8 +28,8 @@ from rich.progress import (
 from specvla_ros import files
 from specvla_ros.benchmark import report, run_folder
 from specvla_ros.benchmark.calibration import control, family, preset, tables
-from specvla_ros.benchmark.calibration.plan import CalibrateArgs, make_plan, Plan
-from specvla_ros.benchmark.calibration.sources import Eyes
+from specvla_ros.benchmark.calibration.plan import CalibrateArgs, CalibrationPlan, make_plan
+from specvla_ros.benchmark.calibration.sources import PoliciesByScale
 from specvla_ros.benchmark.calibration.units import losses, Unit, UnitLog
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.calibrated import identity
@@ -83,7 +83,7 @@ def run(
     return 0
 
 
-def _measure(plan: Plan, log: UnitLog, console: Console) -> None:
+def _measure(plan: CalibrationPlan, log: UnitLog, console: Console) -> None:
     """Look at the units that are missing, with a bar, and keep each when it is whole."""
     done = {unit.name for unit in log.episodes}
     missing = [name for name in plan.source.names if name not in done]
@@ -92,7 +92,7 @@ def _measure(plan: Plan, log: UnitLog, console: Console) -> None:
     if len(missing) < len(plan.source.names):
         console.print(f'{len(plan.source.names) - len(missing)} of {len(plan.source.names)} '
                       f'episodes are in {plan.folder} already', highlight=False)
-    eyes = make_eyes(plan)
+    policies = load_policies(plan)
     with _bar(console) as bar:
         task = bar.add_task('', total=len(missing), frames=0)
         seen = [0]
@@ -101,13 +101,13 @@ def _measure(plan: Plan, log: UnitLog, console: Console) -> None:
             seen[0] += 1
             bar.update(task, frames=seen[0])
 
-        for unit in plan.source.units(done, eyes, on_frame):
+        for unit in plan.source.units(done, policies, on_frame):
             with files.writing(log.path):
                 log.append(unit)
             bar.advance(task)
 
 
-def make_eyes(plan: Plan) -> Eyes:
+def load_policies(plan: CalibrationPlan) -> PoliciesByScale:
     """Load the weights once, and put them under `ar` and under each scale."""
     import torch
 
@@ -117,11 +117,12 @@ def make_eyes(plan: Plan) -> Eyes:
         torch.set_num_threads(plan.args.threads)
     source = dataclasses.replace(plan.args.source('ar'), unnorm_key=plan.unnorm_key)
     reference = Policy.of(source)
-    return Eyes(reference, {scale: reference.with_decoder(family.scaled(plan.base, scale))
+    return PoliciesByScale(reference, {
+        scale: reference.with_decoder(family.scaled(plan.base, scale))
                             for scale in plan.args.scales})
 
 
-def _choose(plan: Plan, units: Sequence[Unit], found: np.ndarray, console: Console
+def _choose(plan: CalibrationPlan, units: Sequence[Unit], found: np.ndarray, console: Console
             ) -> dict[str, Any]:
     """
     Write the preset of the loosest scale that keeps the promise.
@@ -156,12 +157,12 @@ def _choose(plan: Plan, units: Sequence[Unit], found: np.ndarray, console: Conso
             'calibrated': dict(chosen.calibrated)}
 
 
-def _weights(plan: Plan) -> dict[str, str]:
+def _weights(plan: CalibrationPlan) -> dict[str, str]:
     folder = checkpoint_folder(plan.args.checkpoint)
     return identity(plan.base, folder, plan.args.drafter or beside(folder), plan.unnorm_key)
 
 
-def _check(plan: Plan, found: np.ndarray, console: Console) -> dict[str, Any]:
+def _check(plan: CalibrationPlan, found: np.ndarray, console: Console) -> dict[str, Any]:
     """Measure the violations of the half that is kept aside, split by split."""
     args = plan.args
     checked = tables.checked(

@@ -19,11 +19,11 @@ from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.sources import (
     LiberoEpisodes,
-    Recording,
-    Recordings,
-    Source,
+    RecordedBag,
+    RecordedBags,
+    UnitSource,
 )
-from specvla_ros.benchmark.calibration.units import Limits, Promise
+from specvla_ros.benchmark.calibration.units import DeviationLimits, Promise
 from specvla_ros.configuration import decoder_name, DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
@@ -40,9 +40,9 @@ class CalibrateArgs(PolicyArgs):
     """Find the loosest thresholds that keep a promise, and write them as a preset."""
 
     mm: float = 10.0
-    """Promised: a control step's translation is at most so many mm from the target's own."""
+    """Promised: a control step's translation is at most this many mm from the target's own."""
     deg: float = 5.0
-    """Promised: a control step's rotation is at most so many degrees from the target's own."""
+    """Promised: a control step's rotation is at most this many degrees from the target's own."""
     gripper: float = 0.5
     """Promised: the gripper is at most this share of its way from the target's own, 0 to 1."""
     delta: float = 0.1
@@ -97,19 +97,19 @@ class CalibrateArgs(PolicyArgs):
     """Also write the report here, for machines."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DeviationLimits:
         """How far off an action may be."""
-        return Limits(self.mm, self.deg, self.gripper)
+        return DeviationLimits(self.mm, self.deg, self.gripper)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CalibrationPlan:
     """A checked calibration."""
 
     args: CalibrateArgs
     base: DecoderConfig
     unnorm_key: str
-    source: Source
+    source: UnitSource
     config: dict[str, Any]
     checkpoint: dict[str, Any]
     folder: Path
@@ -127,7 +127,7 @@ class Plan:
 
 def make_plan(
     args: CalibrateArgs, make_environment: Callable[[str, int], Any] | None = None
-) -> Plan:
+) -> CalibrationPlan:
     """
     Check everything before anything long is computed.
 
@@ -136,12 +136,12 @@ def make_plan(
     """
     base = _check(args)
     keys = preflight.check_policy(args, [base])
-    source: Source
+    source: UnitSource
     places: dict[str, Any]
     if args.bag:
         unnorm_key = preflight.check_key(keys, args.unnorm_key)
         bags = _read_bags(args)
-        source = Recordings(bags)
+        source = RecordedBags(bags)
         check_enough(args, len(source.names))
         places = {'bags': [bag.sha256 for bag in bags], 'image_topic': args.image_topic,
                   'instruction_topic': args.instruction_topic, 'instruction': args.instruction}
@@ -156,7 +156,7 @@ def make_plan(
                   'max_steps': args.max_steps, 'drive': args.drive}
     config = {**places, 'decoder': dataclasses.asdict(base), 'scales': list(args.scales),
               **args.source(base).facts, 'unnorm_key': unnorm_key}
-    plan = Plan(args, base, unnorm_key, source, config,
+    plan = CalibrationPlan(args, base, unnorm_key, source, config,
                 machine.checkpoint_sha256(args.checkpoint, args.drafter), args.out or Path())
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
@@ -166,7 +166,7 @@ def make_plan(
 
 
 def check_enough(args: CalibrateArgs, episodes: int) -> None:
-    """Raise a SpecVLAError for a promise that so many episodes can't carry."""
+    """Raise a SpecVLAError where the episodes are too few for the promise."""
     parts = 2 if args.check else 1
     needed = control.needed(args.delta, args.confidence)
     if episodes // parts >= needed:
@@ -234,8 +234,8 @@ def _check_scales(args: CalibrateArgs) -> None:
                            f'{", ".join(f"{scale:g}" for scale in scales)}')
 
 
-def _read_bags(args: CalibrateArgs) -> Sequence[Recording]:
-    bags = [Recording.read(path, args.image_topic, args.instruction_topic, args.instruction)
+def _read_bags(args: CalibrateArgs) -> Sequence[RecordedBag]:
+    bags = [RecordedBag.read(path, args.image_topic, args.instruction_topic, args.instruction)
             for path in args.bag]
     for number, bag in enumerate(bags):
         if any(bag.sha256 == other.sha256 for other in bags[:number]):

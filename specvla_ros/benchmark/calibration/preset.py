@@ -12,7 +12,7 @@ import yaml
 from specvla_ros import __version__, files
 from specvla_ros.benchmark import run_folder
 from specvla_ros.benchmark.calibration import family
-from specvla_ros.benchmark.calibration.plan import Plan
+from specvla_ros.benchmark.calibration.plan import CalibrationPlan
 from specvla_ros.benchmark.calibration.units import Unit
 from specvla_ros.configuration import Component, DecoderConfig
 from specvla_ros.hashing import file_sha256
@@ -20,7 +20,7 @@ from specvla_ros.hashing import file_sha256
 _WIDTH = 97
 
 
-def write_preset(plan: Plan, chosen: DecoderConfig, notes: list[str]) -> None:
+def write_preset(plan: CalibrationPlan, chosen: DecoderConfig, notes: list[str]) -> None:
     """
     Write the preset file, whole or not at all.
 
@@ -40,7 +40,7 @@ def write_preset(plan: Plan, chosen: DecoderConfig, notes: list[str]) -> None:
 
 
 def notes(
-    plan: Plan, chosen: DecoderConfig, scale: float, units: Sequence[Unit]
+    plan: CalibrationPlan, chosen: DecoderConfig, scale: float, units: Sequence[Unit]
 ) -> list[str]:
     """Return what the head of a preset says."""
     args = plan.args
@@ -66,7 +66,7 @@ def notes(
     ]
 
 
-def promise_in_words(plan: Plan) -> str:
+def promise_in_words(plan: CalibrationPlan) -> str:
     """Say what is promised."""
     args = plan.args
     off = (f"more than {args.mm:g} mm, {args.deg:g} degrees or {args.gripper:g} of the gripper's "

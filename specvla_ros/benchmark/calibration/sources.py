@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specvla_ros.bags.frames import FrameReader, only_camera, Skipped
 from specvla_ros.bags.reader import Bag
-from specvla_ros.benchmark.calibration.units import measured, Unit
+from specvla_ros.benchmark.calibration.units import measure_scale, Unit
 from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.policy_like import PolicyLike
 from specvla_ros.errors import SpecVLAError
@@ -26,49 +26,49 @@ if TYPE_CHECKING:  # heavy
 FIRST_SEED = 2_000_000
 
 
-class Eyes:
+class PoliciesByScale:
     """
-    The target itself and its decoder at each scale, all looking at the same frames.
+    The target under `ar`, and under its decoder at each scale, all acting on the same frames.
 
     Each remembers its own last action, as it would if it had been alone.
     """
 
-    def __init__(self, reference: PolicyLike, actors: dict[float, PolicyLike]) -> None:
+    def __init__(self, reference: PolicyLike, policies: dict[float, PolicyLike]) -> None:
         self._reference = reference
-        self._actors = actors
+        self._policies = policies
         self.begin()
 
     def begin(self) -> None:
         """Begin a unit."""
-        for actor in (self._reference, *self._actors.values()):
-            actor.reset()
+        for policy in (self._reference, *self._policies.values()):
+            policy.reset()
         self._own: list[Action] = []
-        self._of: dict[float, list[Action]] = {scale: [] for scale in self._actors}
+        self._of: dict[float, list[Action]] = {scale: [] for scale in self._policies}
 
-    def look(
+    def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None
     ) -> dict[float, Action]:
         """Let all decode a frame uint8 [H, W, 3]; return actions by scale, 0 = the target's."""
         self._own.append(self._reference.act(image, instruction, stamp))
-        for scale, actor in self._actors.items():
-            self._of[scale].append(actor.act(image, instruction, stamp))
+        for scale, policy in self._policies.items():
+            self._of[scale].append(policy.act(image, instruction, stamp))
         return {0.0: self._own[-1], **{scale: of[-1] for scale, of in self._of.items()}}
 
     def end(self, name: str, success: bool | None) -> Unit:
         """Return what was seen since the beginning."""
         return Unit(name, success, tuple(
-            measured(scale, actions, self._own) for scale, actions in self._of.items()))
+            measure_scale(scale, actions, self._own) for scale, actions in self._of.items()))
 
 
-class Source(Protocol):
-    """What units come from."""
+class UnitSource(Protocol):
+    """Where the units of a calibration come from."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all units, in their order."""
 
     def units(
-        self, done: Collection[str], eyes: Eyes, on_frame: Callable[[], None]
+        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
     ) -> Iterator[Unit]:
         """Yield the units that are not done yet."""
 
@@ -78,7 +78,7 @@ class LiberoEpisodes:
     """
     Episodes from random starts, `count` in all, as many of each task as of another.
 
-    drive: scale whose actions are carried out, 0 = the target's own. max_steps: control steps;
+    drive: scale whose actions are executed, 0 = the target's own. max_steps: control steps;
     None = the suite's.
     """
 
@@ -103,7 +103,7 @@ class LiberoEpisodes:
         return f'{self.suite} task {task} seed {seed}'
 
     def units(
-        self, done: Collection[str], eyes: Eyes, on_frame: Callable[[], None]
+        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
     ) -> Iterator[Unit]:
         """Play what is missing, task by task: a scene takes seconds to make."""
         places = sorted(map(self._place, range(self.count)))
@@ -112,19 +112,20 @@ class LiberoEpisodes:
             environment = self.make_environment(self.suite, task)
             try:
                 for _, seed in of_task:
-                    success = self._play(environment, seed, eyes, on_frame)
-                    yield eyes.end(self._name(task, seed), success)
+                    success = self._play(environment, seed, policies, on_frame)
+                    yield policies.end(self._name(task, seed), success)
             finally:
                 environment.close()
 
     def _play(
-        self, environment: Environment, seed: int, eyes: Eyes, on_frame: Callable[[], None]
+        self, environment: Environment, seed: int, policies: PoliciesByScale,
+        on_frame: Callable[[], None],
     ) -> bool:
-        eyes.begin()
+        policies.begin()
         observation, steps = environment.reset_random(seed), 0
         limit = self.max_steps or environment.max_steps
         while True:
-            actions = eyes.look(np.array(observation.image), environment.instruction)
+            actions = policies.act(np.array(observation.image), environment.instruction)
             on_frame()
             for delta in actions[self.drive].si:
                 observation, steps = environment.step(delta), steps + 1
@@ -133,7 +134,7 @@ class LiberoEpisodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class RecordedBag:
     """One bag: its units are its segments, where instruction or episode is the same."""
 
     path: Path
@@ -147,7 +148,7 @@ class Recording:
     @classmethod
     def read(
         cls, path: Path, image_topic: str, instruction_topic: str, instruction: str
-    ) -> Recording:
+    ) -> RecordedBag:
         """
         Look through a bag once.
 
@@ -171,7 +172,7 @@ class Recording:
         return f'bag {self.sha256[:16]} segment {segment}'
 
     def units(
-        self, done: Collection[str], eyes: Eyes, on_frame: Callable[[], None]
+        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
     ) -> Iterator[Unit]:
         """Look at the frames of what is missing."""
         with Bag(self.path) as bag:
@@ -180,19 +181,19 @@ class Recording:
             for segment, of_segment in groupby(frames, lambda frame: frame.segment):
                 if self.name(segment) in done:
                     continue
-                eyes.begin()
+                policies.begin()
                 for frame in of_segment:
                     stamp = frame.stamp * 1e-9 if frame.stamp else None
-                    eyes.look(frame.image, frame.instruction, stamp)
+                    policies.act(frame.image, frame.instruction, stamp)
                     on_frame()
-                yield eyes.end(self.name(segment), None)
+                yield policies.end(self.name(segment), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Recordings:
-    """Bags of a robot. Nothing is carried out: the states are those of the recording."""
+class RecordedBags:
+    """Bags of a robot. Nothing is executed: the states are those of the recording."""
 
-    bags: Sequence[Recording]
+    bags: Sequence[RecordedBag]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -200,9 +201,9 @@ class Recordings:
         return tuple(bag.name(segment) for bag in self.bags for segment in range(bag.segments))
 
     def units(
-        self, done: Collection[str], eyes: Eyes, on_frame: Callable[[], None]
+        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
     ) -> Iterator[Unit]:
         """Look at the bags one after the other."""
         for bag in self.bags:
             if any(bag.name(segment) not in done for segment in range(bag.segments)):
-                yield from bag.units(done, eyes, on_frame)
+                yield from bag.units(done, policies, on_frame)

@@ -12,14 +12,14 @@ from rich.table import Table
 from specvla_ros.benchmark import report, report_tables
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.control import Split
-from specvla_ros.benchmark.calibration.plan import CalibrateArgs, Plan
+from specvla_ros.benchmark.calibration.plan import CalibrateArgs, CalibrationPlan
 from specvla_ros.benchmark.calibration.units import losses, Unit
 
 _NOTES = ('mm and ° off: from what ar says of the same frame, the mean and the most.\n'
           'Off: by more than is promised. Counted: off at this scale or at a tighter one.')
 
 
-def rows(plan: Plan, units: Sequence[Unit]) -> list[dict[str, Any]]:
+def rows(plan: CalibrationPlan, units: Sequence[Unit]) -> list[dict[str, Any]]:
     """Return a row per scale, tightest first."""
     args = plan.args
     found = losses(units, args.limits, args.promise)

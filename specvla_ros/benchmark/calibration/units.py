@@ -20,7 +20,7 @@ Promise = Literal['episodes', 'actions']
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DeviationLimits:
     """How far off an action may be: mm and degrees of a step, share of the gripper's way."""
 
     mm: float
@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ScaleMeasurement:
     """
     One scale on the frames of a unit, in their order.
 
@@ -44,16 +44,16 @@ class Measured:
     gripper: tuple[float, ...]
     passes: tuple[int, ...]
 
-    def exceeds(self, limits: Limits) -> NDArray[np.bool_]:
+    def exceeds(self, limits: DeviationLimits) -> NDArray[np.bool_]:
         """Whether each action is farther off than it may be: [frames]."""
         return np.any([np.array(getattr(self, name)) > getattr(limits, name)
-                       for name in Limits.__slots__], axis=0)
+                       for name in DeviationLimits.__slots__], axis=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """
-    An episode, or a part of a bag under one instruction: what is exchangeable with others.
+    An episode, or a part of a bag under one instruction; units are exchangeable.
 
     name: what makes it the same one after a restart. success: of an episode that was played;
     None = a recording. scales: tightest first.
@@ -61,7 +61,7 @@ class Unit:
 
     name: str
     success: bool | None
-    scales: tuple[Measured, ...]
+    scales: tuple[ScaleMeasurement, ...]
 
     @property
     def frames(self) -> int:
@@ -82,9 +82,9 @@ class Unit:
         content = json.loads(line)
         scales = value_of(tuple[dict, ...], content.get('scales'), 'scales')
         unit = typed(cls, {**content, 'scales': [
-            typed(Measured, scale, 'scale') for scale in scales]}, 'unit')
+            typed(ScaleMeasurement, scale, 'scale') for scale in scales]}, 'unit')
         if not unit.scales or len({len(getattr(scale, name)) for scale in unit.scales
-                                   for name in Measured.__slots__[1:]} | {0}) != 2:
+                                   for name in ScaleMeasurement.__slots__[1:]} | {0}) != 2:
             raise ValueError(f'unit {unit.name}: its scales are not of the same frames')
         return unit
 
@@ -95,11 +95,13 @@ class UnitLog(RecordLog['Unit']):
     record = Unit
 
 
-def measured(scale: float, actions: Sequence[Action], references: Sequence[Action]) -> Measured:
+def measure_scale(
+    scale: float, actions: Sequence[Action], references: Sequence[Action]
+) -> ScaleMeasurement:
     """Compare a scale's actions with the target's own for the same frames."""
     off = np.array([np.asarray(action.si, float) - np.asarray(reference.si, float)
                     for action, reference in zip(actions, references, strict=True)])
-    return Measured(
+    return ScaleMeasurement(
         scale,
         mm=_rounded(1e3 * np.linalg.norm(off[..., :3], axis=2).max(axis=1)),
         deg=_rounded(np.degrees(np.linalg.norm(off[..., 3:6], axis=2)).max(axis=1)),
@@ -111,7 +113,9 @@ def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(np.round(values, 6).tolist())
 
 
-def losses(units: Sequence[Unit], limits: Limits, promise: Promise) -> NDArray[np.float64]:
+def losses(
+    units: Sequence[Unit], limits: DeviationLimits, promise: Promise
+) -> NDArray[np.float64]:
     """
     Return what each unit loses at each scale, [units, scales] in [0, 1].
 

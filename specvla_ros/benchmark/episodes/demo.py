@@ -124,7 +124,7 @@ def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
     """Return the session's specification; `SessionSpec` defines the keys."""
     return {
         **args.source(checks.DECODERS[0]).parameters, 'unnorm_key': unnorm_key,
-        'decoders': [checks.place_of(name) for name in args.decoder or checks.DECODERS],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or checks.DECODERS],
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
@@ -189,7 +189,7 @@ def _ended(event: dict[str, Any], playing: Playing, decoders: dict[str, DecoderC
         return EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
                              success=False, steps=0, crash=event['message'] or 'crashed')
     return read_episode(Path(event['npz']), playing.decoder,
-                        checks.method(decoders[playing.decoder]))
+                        checks.drafter_and_rule(decoders[playing.decoder]))
 
 
 def _leave(args: DemoArgs, folder: Path, document: report.Report,

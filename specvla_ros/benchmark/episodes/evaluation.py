@@ -21,9 +21,9 @@ from specvla_ros.benchmark.episodes.comparison_report import print_comparison, w
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.plan import (
     EvalArgs,
+    EvaluationPlan,
     make_plan,
     open_run,
-    Plan,
     read_safety,
 )
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
@@ -34,20 +34,20 @@ from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.libero.simulator_check import check_simulator
 
 
-def make_report(plan: Plan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
+def make_report(plan: EvaluationPlan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
                 ) -> report.Report:
     """Return the report of the plan's episodes that are finished."""
     rows = report.rows(plan.select(episodes), list(plan.decoders))
     return report.report(command, plan.config, plan.checkpoint, rows, plan.decoders)
 
 
-def player_of(args: EvalArgs, plan: Plan) -> LiberoPlayer:
+def player_of(args: EvalArgs, plan: EvaluationPlan) -> LiberoPlayer:
     """Return what each worker process needs."""
     return LiberoPlayer(
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.carrying,
+        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.execution,
                               None if args.safety is None else read_safety(args.safety),
                               plan.latency),
         drift=plan.drift)
@@ -84,7 +84,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     return 0
 
 
-def finish(plan: Plan, make_player: Callable[[], Player], console: Console
+def finish(plan: EvaluationPlan, make_player: Callable[[], Player], console: Console
            ) -> list[EpisodeRecord]:
     """
     Play what is missing of a plan, and return all of its episodes.
@@ -116,15 +116,15 @@ def finish(plan: Plan, make_player: Callable[[], Player], console: Console
         return plan.select(log.episodes)
 
 
-def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], console: Console
-          ) -> None:
+def _play(plan: EvaluationPlan, log: EpisodeLog, make_player: Callable[[], Player],
+          console: Console) -> None:
     """Play what is missing and record it."""
     # Read by OpenMP and BLAS when they are loaded, in the workers.
     os.environ['OMP_NUM_THREADS'] = str(plan.config['threads'])
     pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in pool.run(plan.matches(log.episodes)):
+        for event in pool.run(plan.trials_left(log.episodes)):
             if isinstance(event, EpisodeRecord):
                 with files.writing(log.path):
                     log.append(event)
@@ -133,7 +133,8 @@ def _play(plan: Plan, log: EpisodeLog, make_player: Callable[[], Player], consol
                 progress.playing(event)
 
 
-def _write(plan: Plan, document: report.Report, json_path: Path | None, console: Console) -> None:
+def _write(plan: EvaluationPlan, document: report.Report, json_path: Path | None,
+           console: Console) -> None:
     paths = [plan.folder / 'report.json', plan.folder / 'plot.png']
     files.write_json(paths[0], document)
     plots.write_plot(paths[1], document)

@@ -11,7 +11,7 @@ from specvla_ros.errors import SpecVLAError
 MEASURED = 'measured'
 
 
-class Cost(Protocol):
+class ActionCost(Protocol):
     """What is known of an action: its `DecodeTrace`, or the record of it."""
 
     @property
@@ -75,7 +75,7 @@ class Latency:
             return MEASURED
         return f'{self.first_s:g}+{self.pass_s:g}' if self.pass_s else self.first_s or None
 
-    def seconds(self, action: Cost) -> float:
+    def seconds(self, action: ActionCost) -> float:
         """Return how long an action takes; by passes, one without any takes no time."""
         if self.measured:
             return action.stage_ms['total'] / 1000

@@ -15,14 +15,14 @@ import tyro
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
-from specvla_ros.benchmark.episodes.fence import settings_for_json
+from specvla_ros.benchmark.episodes.envelope import settings_for_json
 from specvla_ros.benchmark.episodes.latency import Latency
-from specvla_ros.benchmark.episodes.workers import Match
+from specvla_ros.benchmark.episodes.workers import Trial
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
-from specvla_ros.carrying import Carrying
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import Execution
 from specvla_ros.libero.drift import Drift, Drifting
 from specvla_ros.safety import SafetySettings
 
@@ -50,7 +50,7 @@ class EpisodeArgs(PolicyArgs):
     have it."""
     safety: str | None = None
     """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
-    chooses among the bins it allows, and what is carried out fits it, as in the node. Default:
+    chooses among the bins it allows, and what is executed fits it, as in the node. Default:
     none."""
 
 
@@ -62,7 +62,7 @@ class EvalArgs(EpisodeArgs):
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
     execute_steps: int | None = None
-    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
     latency_s: float | str = 0.0
     """Seconds that pass in the simulation before an action is there, in whole control periods:
@@ -89,12 +89,12 @@ class EvalArgs(EpisodeArgs):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
-    unnorm_keys: whose statistics turn tokens into motion, by suite. carrying: how many steps of an
-    action are carried out, and how late. latency: how late each action is, None = as `carrying`
+    unnorm_keys: whose statistics turn tokens into motion, by suite. execution: how many steps of
+    an action are executed, and how late. latency: how late each action is, None = as `execution`
     says. drift: of an object, None = the world stands still.
     """
 
@@ -106,7 +106,7 @@ class Plan:
     config: dict[str, Any]
     checkpoint: dict[str, str | None]
     folder: Path
-    carrying: Carrying
+    execution: Execution
     latency: Latency | None = None
     drift: Drift | None = None
 
@@ -130,18 +130,18 @@ class Plan:
         """How many episodes there are in all, over all decoders."""
         return len(self.places()) * len(self.decoders)
 
-    def matches(self, finished: Sequence[EpisodeRecord]) -> list[Match]:
-        """Return the matches that are left. The order of the decoders rotates with the state."""
+    def trials_left(self, finished: Sequence[EpisodeRecord]) -> list[Trial]:
+        """Return the trials that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        matches = []
+        trials = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
             left = tuple(name for name in order if (*place, name) not in done)
             if left:
-                matches.append(Match(*place, left))
-        return matches
+                trials.append(Trial(*place, left))
+        return trials
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
         """Return those of the episodes that belong to the plan."""
@@ -150,7 +150,7 @@ class Plan:
                 if (episode.suite, episode.task, episode.state) in places]
 
 
-def make_plan(args: EvalArgs) -> Plan:
+def make_plan(args: EvalArgs) -> EvaluationPlan:
     """
     Check every argument before anything heavy is loaded.
 
@@ -181,8 +181,8 @@ def make_plan(args: EvalArgs) -> Plan:
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    plan = under(args, Plan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
-                            checkpoint, folder=args.out or Path(), carrying=Carrying()))
+    plan = under(args, EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
+                            checkpoint, folder=args.out or Path(), execution=Execution()))
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
@@ -190,7 +190,7 @@ def make_plan(args: EvalArgs) -> Plan:
     return plan
 
 
-def under(args: EvalArgs, plan: Plan) -> Plan:
+def under(args: EvalArgs, plan: EvaluationPlan) -> EvaluationPlan:
     """
     Return the same plan with the E, the latency, the drift and the folder of `args`.
 
@@ -207,7 +207,7 @@ def under(args: EvalArgs, plan: Plan) -> Plan:
                            'span_cm': args.drift_span}
     return dataclasses.replace(
         plan, config=config, folder=args.out or Path(), drift=drift,
-        carrying=Carrying.late(execute_steps, latency.fixed_s or 0.0, period),
+        execution=Execution.late(execute_steps, latency.fixed_s or 0.0, period),
         latency=latency if latency.fixed_s is None else None)
 
 
@@ -240,6 +240,6 @@ def read_safety(name: str) -> SafetySettings:
                            'or the path of a YAML file') from error
 
 
-def open_run(plan: Plan) -> AbstractContextManager[EpisodeLog]:
+def open_run(plan: EvaluationPlan) -> AbstractContextManager[EpisodeLog]:
     """Open the plan's folder; see `run_folder.open_run`."""
     return run_folder.open_run(plan.folder, plan.identity(), EpisodeLog)

@@ -7,7 +7,7 @@ import functools
 
 from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
-from specvla_ros.benchmark.episodes.workers import Match, Player, Playing
+from specvla_ros.benchmark.episodes.workers import Player, Playing, Trial
 from specvla_ros.benchmark.policy_like import EpisodePolicy
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
@@ -43,65 +43,68 @@ class LiberoPlayer:
         keys = iter(self.unnorm_keys.values())
         policy = Policy.of(dataclasses.replace(self.source, unnorm_key=next(keys)))
 
-        def cast(suite: str) -> Cast:
+        def policies_of(suite: str) -> SuitePolicies:
             own = policy.with_dataset(self.unnorm_keys[suite])
             policies = {name: own.with_decoder(config) for name, config in self.decoders.items()}
-            return Cast(policies, own.with_decoder(BASELINE))
+            return SuitePolicies(policies, own.with_decoder(BASELINE))
 
         make = functools.partial(LiberoEnv, drift=self.drift)
-        return TaskPlayer(make, cast, self.rollout, first=next(iter(self.unnorm_keys)))
+        return TaskPlayer(make, policies_of, self.rollout, first=next(iter(self.unnorm_keys)))
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class SuitePolicies:
     """The policies that play a suite: one a decoder, and `ar` as the reference."""
 
-    policies: Mapping[str, EpisodePolicy]
+    by_decoder: Mapping[str, EpisodePolicy]
     reference: EpisodePolicy
 
 
 class TaskPlayer:
-    """Plays matches, keeping the environment as long as the task stays the same."""
+    """Plays trials, keeping the environment as long as the task stays the same."""
 
     def __init__(self, make_environment: Callable[[str, int], Environment],
-                 make_cast: Callable[[str], Cast], config: RolloutConfig, first: str) -> None:
+                 make_policies: Callable[[str], SuitePolicies], config: RolloutConfig,
+                 first: str) -> None:
         """
-        Take the parts; no environment is made before the first match.
+        Take the parts; no environment is made before the first trial.
 
-        :param make_cast: makes the policies that play a suite
+        :param make_policies: makes the policies that play a suite
         :param first: suite whose policies are made now, so that errors show at once
         """
         self._make_environment, self._config = make_environment, config
-        self._make_cast = make_cast
-        self._suite, self._cast = first, make_cast(first)
+        self._make_policies = make_policies
+        self._suite, self._policies = first, make_policies(first)
         self._environment: Environment | None = None
 
-    def play(self, match: Match, on_progress: Callable[[Playing], None]
+    def play(self, trial: Trial, on_progress: Callable[[Playing], None]
              ) -> Iterator[EpisodeRecord]:
-        """Play a match's episodes one after the other."""
-        for decoder in match.decoders:
-            playing = Playing(match.suite, match.task, match.state, decoder)
+        """Play a trial's episodes one after the other."""
+        for decoder in trial.decoders:
+            playing = Playing(trial.suite, trial.task, trial.state, decoder)
             on_progress(playing)
-            environment = self._environment_of(match)
+            environment = self._environment_of(trial)
 
             def tell(steps: int, playing: Playing = playing) -> None:
                 on_progress(dataclasses.replace(playing, steps=steps))
 
+            policies = self._policies
             episode = play(
-                environment, self._cast.policies[decoder], decoder, match.state, self._config,
-                reference=None if decoder == BASELINE else self._cast.reference, on_action=tell)
+                environment, policies.by_decoder[decoder], decoder, trial.state, self._config,
+                reference=None if decoder == BASELINE else policies.reference, on_action=tell)
             if episode.crash is not None:
                 self._close()  # whatever state the simulator is in, the next starts clean
             yield episode
 
-    def _environment_of(self, match: Match) -> Environment:
+    def _environment_of(self, trial: Trial) -> Environment:
         current = self._environment
-        if current is None or (current.suite, current.task_id) != (match.suite, match.task):
+        if current is None or (current.suite, current.task_id) != (trial.suite, trial.task):
             self._close()
-            if match.suite != self._suite:
-                self._suite, self._cast = match.suite, self._make_cast(match.suite)
-            current = self._environment = self._make_environment(match.suite, match.task)
-            warm_up(current, [*self._cast.policies.values(), self._cast.reference], match.state)
+            if trial.suite != self._suite:
+                self._suite, self._policies = trial.suite, self._make_policies(trial.suite)
+            current = self._environment = self._make_environment(trial.suite, trial.task)
+            policies = self._policies
+            warm_up(current, [*policies.by_decoder.values(), policies.reference], trial.state)
         return current
 
     def _close(self) -> None:

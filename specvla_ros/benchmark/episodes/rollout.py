@@ -13,11 +13,11 @@ import numpy as np
 
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
-from specvla_ros.benchmark.episodes.fence import Fence
+from specvla_ros.benchmark.episodes.envelope import EpisodeEnvelope
 from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
-from specvla_ros.carrying import Carrying, StepsAhead
+from specvla_ros.execution import Execution, StepsAhead
 from specvla_ros.safety import SafetySettings
 
 if TYPE_CHECKING:  # heavy
@@ -32,28 +32,28 @@ class RolloutConfig:
 
     :param max_steps: control steps at most; None = the suite's own limit
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
-    :param carrying: how many steps of an action are carried out, and how late
+    :param execution: how many steps of an action are executed, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
-    :param latency: how late each action is; None = all as late as `carrying` says
+    :param latency: how late each action is; None = all as late as `execution` says
     """
 
     max_steps: int | None = None
     reference_every: int = 10
-    carrying: Carrying = Carrying()
+    execution: Execution = Execution()
     safety: SafetySettings | None = None
     latency: Latency | None = None
 
 
-def warm_up(environment: Environment, actors: Sequence[PolicyLike], state: int) -> None:
+def warm_up(environment: Environment, policies: Sequence[PolicyLike], state: int) -> None:
     """Let each decoder act a few times, so that the first timed action is like the others."""
     observation = environment.reset(state)
-    for actor in actors:
+    for policy in policies:
         for _ in range(WARM_UP_ACTIONS):
-            actor.act(image_of(observation), environment.instruction)
-        actor.reset()
+            policy.act(image_of(observation), environment.instruction)
+        policy.reset()
 
 
-def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: int,
+def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: int,
          config: RolloutConfig, reference: EpisodePolicy | None = None,
          on_action: Callable[[int], None] = lambda steps: None) -> EpisodeRecord:
     """
@@ -68,32 +68,33 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
-    ahead, turn, carried = StepsAhead(), None, None
-    fence = None if config.safety is None else Fence(config.safety, actor.dataset.period_s)
+    ahead, turn, executed = StepsAhead(), None, None
+    envelope = None if config.safety is None else EpisodeEnvelope(
+        config.safety, policy.dataset.period_s)
     try:
-        actor.reset()
+        policy.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = _act(actor, observation, environment.instruction, fence, carried)
+            action = _act(policy, observation, environment.instruction, envelope, executed)
             difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
                 difference = deviation(action, _act(
-                    reference, observation, environment.instruction, fence))
+                    reference, observation, environment.instruction, envelope))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
-            turn = _Turn.of(_carrying(config, actor, action), chunk, turn)
+            turn = _Turn.of(_execution(config, policy, action), chunk, turn)
             for move in ahead.put(action.si[turn.step:], turn.late, turn.periods):
                 delta = move.delta.astype(np.float32)
-                if fence is not None:
-                    delta = fence.fit(delta, observation.eef_position)
+                if envelope is not None:
+                    delta = envelope.fit(delta, observation.eef_position)
                 observation = environment.step(delta)
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
             if chunk > 1 or turn.late or config.latency is not None:
                 actions[-1] = replace(actions[-1], steps=done)
-            carried = None if turn.periods >= chunk else turn.periods  # None: all of them
+            executed = None if turn.periods >= chunk else turn.periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -105,7 +106,7 @@ def play(environment: Environment, actor: EpisodePolicy, decoder: str, state: in
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """
-    When an action is carried out.
+    When an action is executed.
 
     step: its first one that is; late: control periods from the image to that step; periods: from
     the image to the next one.
@@ -116,7 +117,7 @@ class _Turn:
     periods: int
 
     @classmethod
-    def of(cls, carrying: Carrying, chunk: int, before: '_Turn | None') -> '_Turn':
+    def of(cls, execution: Execution, chunk: int, before: '_Turn | None') -> '_Turn':
         """
         Return the turn of an action of H = chunk steps.
 
@@ -125,25 +126,25 @@ class _Turn:
         the next action was faster.
         """
         taken = before is not None and before.late == before.periods
-        wait = int(taken and not carrying.latency)
-        return cls(min(carrying.steps(chunk).start + wait, chunk - 1), carrying.latency + wait,
-                   carrying.periods(chunk) + wait)
+        wait = int(taken and not execution.latency)
+        return cls(min(execution.steps(chunk).start + wait, chunk - 1), execution.latency + wait,
+                   execution.periods(chunk) + wait)
 
 
-def _carrying(config: RolloutConfig, actor: EpisodePolicy, action: 'Action') -> Carrying:
-    """Return how an action is carried out that took as long as it did."""
+def _execution(config: RolloutConfig, policy: EpisodePolicy, action: 'Action') -> Execution:
+    """Return how an action is executed that took as long as it did."""
     if config.latency is None:
-        return config.carrying
-    return Carrying.late(config.carrying.execute_steps, config.latency.seconds(action.trace),
-                         actor.dataset.period_s)
+        return config.execution
+    return Execution.late(config.execution.execute_steps, config.latency.seconds(action.trace),
+                         policy.dataset.period_s)
 
 
-def _act(actor: EpisodePolicy, observation: 'Observation', instruction: str,
-         fence: Fence | None, carried: int | None = None) -> 'Action':
-    """Return what an actor says to an observation, of what the envelope leaves."""
-    image, told = image_of(observation), {} if carried is None else {'carried': carried}
-    if fence is None:
-        return actor.act(image, instruction, **told)
+def _act(policy: EpisodePolicy, observation: 'Observation', instruction: str,
+         envelope: EpisodeEnvelope | None, executed: int | None = None) -> 'Action':
+    """Return what a policy says to an observation, of what the envelope leaves."""
+    image, told = image_of(observation), {} if executed is None else {'executed': executed}
+    if envelope is None:
+        return policy.act(image, instruction, **told)
     x, y, z = observation.eef_position.tolist()
-    return actor.act(image, instruction, None, (x, y, z),
-                     fence.limits(observation.eef_position), **told)
+    return policy.act(image, instruction, None, (x, y, z),
+                      envelope.limits(observation.eef_position), **told)

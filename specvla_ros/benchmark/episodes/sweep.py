@@ -1,5 +1,5 @@
 """
-`specvla drift`: success in a moving world, over speed × latency × steps carried out × decoder.
+`specvla drift`: success in a moving world, over speed × latency × steps executed × decoder.
 
 Each combination of a speed, a latency and a number of steps is an evaluation of its own, in a
 folder of its own, and is resumed as one. The report is made of all of them.
@@ -23,7 +23,13 @@ from specvla_ros import files
 from specvla_ros.benchmark import report
 from specvla_ros.benchmark.episodes.evaluation import finish, player_of, Unfinished
 from specvla_ros.benchmark.episodes.latency import Latency, MEASURED
-from specvla_ros.benchmark.episodes.plan import EpisodeArgs, EvalArgs, make_plan, Plan, under
+from specvla_ros.benchmark.episodes.plan import (
+    EpisodeArgs,
+    EvalArgs,
+    EvaluationPlan,
+    make_plan,
+    under,
+)
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
 from specvla_ros.benchmark.episodes.workers import Player
 from specvla_ros.benchmark.records import EpisodeRecord
@@ -39,7 +45,7 @@ _CONDITION = ('drift', 'latency_s', 'execute_steps', 'trials')  # what differs w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftArgs(EpisodeArgs):
-    """Success while an object drifts: speeds, latencies and steps carried out, side by side."""
+    """Success while an object drifts: speeds, latencies and steps executed, side by side."""
 
     drift: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
     """Speeds of the object on the table, cm/s; 0 = the world stands still."""
@@ -52,7 +58,7 @@ class DriftArgs(EpisodeArgs):
     """Seconds that pass in the simulation before an action is there: a number, FIRST+PASS (of
     the image and the first pass, and of each further one), or `measured`, this machine's own."""
     execute_steps: tuple[int, ...] = ()
-    """Control steps of an action that are carried out before the next one: 1 to --chunk. Default:
+    """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
     beside: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Folder of another such run, of another checkpoint, say: its figures join table and plot.
@@ -97,7 +103,7 @@ def run(args: DriftArgs, make_player: Callable[[], Player] | None = None) -> int
     return 0
 
 
-def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, Plan]]]:
+def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, EvaluationPlan]]]:
     """
     Check everything before anything is made; return the folder, and an evaluation per condition.
 
@@ -133,17 +139,17 @@ def _check_folder(folder: Path) -> None:
                                '`specvla drift`; give a new folder')
 
 
-def _shared(plan: Plan) -> dict[str, Any]:
+def _shared(plan: EvaluationPlan) -> dict[str, Any]:
     """Return the settings that all conditions of a run have in common."""
     return {name: value for name, value in plan.config.items() if name not in _CONDITION}
 
 
-def _hash(plan: Plan) -> str:
+def _hash(plan: EvaluationPlan) -> str:
     text = json.dumps(plan.identity() | {'config': _shared(plan)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _name(plan: Plan) -> str:
+def _name(plan: EvaluationPlan) -> str:
     """Return the name of a condition's folder."""
     drift, steps = plan.config['drift'], plan.config['execute_steps']
     late, span = plan.config['latency_s'] or 0, drift['span_cm']
@@ -152,7 +158,8 @@ def _name(plan: Plan) -> str:
         f'-steps-{steps}' if steps else '')
 
 
-def rows_under(plan: Plan, episodes: Sequence[EpisodeRecord], name: str) -> list[report.Row]:
+def rows_under(plan: EvaluationPlan, episodes: Sequence[EpisodeRecord], name: str
+               ) -> list[report.Row]:
     """
     Return a row per suite and decoder, which says the condition beside its figures.
 

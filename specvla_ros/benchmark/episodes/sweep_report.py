@@ -17,7 +17,7 @@ from specvla_ros.benchmark.report_tables import broken, provenance
 _NOTES = (
     'Solved of ended episodes, under it the 95 % interval (Wilson). Late: mean seconds\n'
     'from an image to its action in the simulation, where parts of a control period\n'
-    'do not count. Steps: how many of an action are carried out.')
+    'do not count. Steps: how many of an action are executed.')
 _MARKS = 'osD^vXP*'
 _LABEL_WIDTH = 24  # characters
 

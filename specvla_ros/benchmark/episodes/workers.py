@@ -26,7 +26,7 @@ MAX_DEATHS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Trial:
     """An initial state and the decoders that are to play it, in this order."""
 
     suite: str
@@ -55,7 +55,7 @@ class Playing:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """
-    A worker cannot go on.
+    Says why a worker cannot go on.
 
     :param bad_input: it is the user's to put right
     """
@@ -71,9 +71,9 @@ class WorkersDied(RuntimeError):
 class Player(Protocol):
     """Plays episodes inside a worker."""
 
-    def play(self, match: Match, on_progress: Callable[[Playing], None]
+    def play(self, trial: Trial, on_progress: Callable[[Playing], None]
              ) -> Iterator[EpisodeRecord]:
-        """Play a match's episodes one after the other."""
+        """Play a trial's episodes one after the other."""
 
 
 def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
@@ -85,9 +85,9 @@ def _work(number: int, pipe: Connection, make_player: Callable[[], Player],
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: nothing to tell
         try:
             player = make_player()
-            pipe.send(None)  # ready for a match
-            while (match := pipe.recv()) is not None:
-                for episode in player.play(match, pipe.send):
+            pipe.send(None)  # ready for a trial
+            while (trial := pipe.recv()) is not None:
+                for episode in player.play(trial, pipe.send):
                     pipe.send(episode)
                 pipe.send(None)
         except (BrokenPipeError, EOFError):
@@ -120,14 +120,14 @@ class _Worker:
     number: int
     process: BaseProcess
     pipe: Connection
-    match: Match | None = None
+    trial: Trial | None = None
     playing: Playing | None = None
     done: list[str] = field(default_factory=list)
     place: tuple[str, int] | None = None  # the suite and task its environment is made for
 
 
 class WorkerPool:
-    """Plays matches on several processes and hands back episodes as they proceed and end."""
+    """Plays trials on several processes and hands back episodes as they proceed and end."""
 
     def __init__(self, make_player: Callable[[], Player], workers: int,
                  logs: Path | None = None) -> None:
@@ -140,20 +140,20 @@ class WorkerPool:
         self._make_player, self._size, self._logs = make_player, workers, logs
         self._context = multiprocessing.get_context('spawn')  # a forked renderer hangs
         self._workers: list[_Worker] = []
-        self._queue: list[Match] = []
+        self._queue: list[Trial] = []
         self._deaths = 0
 
-    def run(self, matches: Sequence[Match]) -> Iterator[EpisodeRecord | Playing]:
+    def run(self, trials: Sequence[Trial]) -> Iterator[EpisodeRecord | Playing]:
         """
-        Play all matches.
+        Play all trials.
 
         :returns: episodes as they finish and, in between, how far those under way are
         :raises SpecVLAError: a worker couldn't start and the user can put it right
         :raises WorkersDied: workers keep dying, or one met an unforeseen error
         """
-        self._queue = list(matches)
+        self._queue = list(trials)
         try:
-            for number in range(min(self._size, len(matches))):
+            for number in range(min(self._size, len(trials))):
                 self._start(number)
             while self._workers:
                 by_pipe: dict[object, _Worker] = {it.pipe: it for it in self._workers}
@@ -182,9 +182,9 @@ class WorkerPool:
                 raise SpecVLAError(message.message)
             raise WorkersDied(f'{message.message}{self._see_log(worker)}')
         if message is None:
-            worker.match, worker.playing, worker.done = self._next_match(worker), None, []
-            worker.pipe.send(worker.match)
-            if worker.match is None:
+            worker.trial, worker.playing, worker.done = self._next_trial(worker), None, []
+            worker.pipe.send(worker.trial)
+            if worker.trial is None:
                 worker.process.join()
                 self._workers.remove(worker)
         elif isinstance(message, Playing):
@@ -196,16 +196,16 @@ class WorkerPool:
             worker.done.append(message.decoder)
             yield message
 
-    def _next_match(self, worker: _Worker) -> Match | None:
-        """Take a match of the worker's task, else of an idle one: an environment costs 8 s."""
+    def _next_trial(self, worker: _Worker) -> Trial | None:
+        """Take a trial of the worker's task, else of an idle one: an environment costs 8 s."""
         if not self._queue:
             return None
         busy = {other.place for other in self._workers if other is not worker}
-        match = min(self._queue, key=lambda match: (
-            (match.suite, match.task) != worker.place, (match.suite, match.task) in busy))
-        self._queue.remove(match)
-        worker.place = match.suite, match.task
-        return match
+        trial = min(self._queue, key=lambda trial: (
+            (trial.suite, trial.task) != worker.place, (trial.suite, trial.task) in busy))
+        self._queue.remove(trial)
+        worker.place = trial.suite, trial.task
+        return trial
 
     def _bury(self, worker: _Worker) -> Iterator[EpisodeRecord]:
         worker.process.join()
@@ -213,18 +213,18 @@ class WorkerPool:
         self._deaths += 1
         code = worker.process.exitcode
         reason = signal.Signals(-code).name if code and code < 0 else f'exit code {code}'
-        if worker.match is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
+        if worker.trial is None or self._deaths >= MAX_DEATHS_IN_A_ROW:
             raise WorkersDied(f'a worker process died with {reason}{self._see_log(worker)}')
-        match, playing = worker.match, worker.playing
+        trial, playing = worker.trial, worker.playing
         done = list(worker.done)
         if playing is not None:
             done.append(playing.decoder)
             yield EpisodeRecord(playing.suite, playing.task, playing.state, playing.decoder,
                                 success=False, steps=playing.steps,
                                 crash=f'the worker process died with {reason}')
-        rest = tuple(name for name in match.decoders if name not in done)
+        rest = tuple(name for name in trial.decoders if name not in done)
         if rest:
-            self._queue.insert(0, Match(match.suite, match.task, match.state, rest))
+            self._queue.insert(0, Trial(trial.suite, trial.task, trial.state, rest))
         if self._queue:
             self._start(worker.number)
 

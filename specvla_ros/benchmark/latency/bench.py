@@ -30,15 +30,15 @@ from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
 from specvla_ros.benchmark.report import BASELINE
-from specvla_ros.carrying import check_execute_steps
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.progress import terminal_bar
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
-    from specvla_ros.benchmark.latency.entrants import Entrants
+    from specvla_ros.benchmark.latency.contestants import Contestants
     from specvla_ros.benchmark.observations import Footage
 
 
@@ -53,21 +53,21 @@ def run(args: BenchArgs) -> int:
     if not args.random_weights:
         args = dataclasses.replace(args, unnorm_key=_unnorm_key(args))
     # Heavy; `--help` and a refusal need none of it.
-    from specvla_ros.benchmark.latency import entrants
     from specvla_ros.benchmark.latency import plots as bench_plots
     from specvla_ros.benchmark.latency import report as bench_report
     from specvla_ros.benchmark.latency.contest import contest
+    from specvla_ros.benchmark.latency.contestants import make_contestants, warm_up_all
 
     console = Console()
     with sigterm_as_interrupt(), _progress(console) as bar:
-        field = entrants.enter(args, decoders)
+        field = make_contestants(args, decoders)
         episodes = _episodes(args, field, bar)
-        actors = entrants.warm(field, episodes[0])
+        policies = warm_up_all(field, episodes[0])
         n_frames = sum(len(episode.frames) for episode in episodes)
-        console.print(f'{", ".join(actors)}: {n_frames} observations, {args.repeats} times each',
+        console.print(f'{", ".join(policies)}: {n_frames} observations, {args.repeats} times each',
                       highlight=False)
-        task = bar.add_task('actions', total=args.repeats * len(actors) * n_frames)
-        samples = contest(actors, episodes, args.repeats, args.seed, lambda: bar.advance(task),
+        task = bar.add_task('actions', total=args.repeats * len(policies) * n_frames)
+        samples = contest(policies, episodes, args.repeats, args.seed, lambda: bar.advance(task),
                           field.drawn, _execute_steps(args, field))
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples,
@@ -115,7 +115,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     return decoders
 
 
-def _execute_steps(args: BenchArgs, field: 'Entrants') -> int:
+def _execute_steps(args: BenchArgs, field: 'Contestants') -> int:
     """Return E, the control steps between two observations."""
     return args.execute_steps or field.checkpoint.execute_steps
 
@@ -157,7 +157,7 @@ def _unnorm_key(args: BenchArgs) -> str:
     return preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
 
 
-def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footage]':
+def _episodes(args: BenchArgs, field: 'Contestants', bar: Progress) -> 'list[Footage]':
     """Return the observations, by episode."""
     from specvla_ros.benchmark import observations
 
@@ -171,11 +171,11 @@ def _episodes(args: BenchArgs, field: 'Entrants', bar: Progress) -> 'list[Footag
     task = bar.add_task('observations', total=args.observations)
     return list(observations.played(
         lambda number: LiberoEnv(args.suite, number), checks.check_tasks(args.suite, args.tasks),
-        field.actors[BASELINE], args.observations, args.seed, lambda: bar.advance(task),
+        field.policies[BASELINE], args.observations, args.seed, lambda: bar.advance(task),
         _execute_steps(args, field)))
 
 
-def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Entrants'
+def _config(args: BenchArgs, decoders: dict[str, DecoderConfig], field: 'Contestants'
             ) -> dict[str, Any]:
     model = field.checkpoint.model
     config: dict[str, Any] = {}

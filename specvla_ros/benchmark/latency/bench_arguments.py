@@ -34,9 +34,9 @@ class BenchArgs(PolicyArgs):
     instruction: str | None = None
     """Instruction that belongs to --frames."""
     execute_steps: int | None = None
-    """Control steps of an action that would be carried out, 1 to the chunk: observations are so
-    many control steps apart, also those of --frames, and figures per control step are of so many.
-    Default: what the checkpoint recommends, else all."""
+    """Control steps of an action that would be executed, 1 to the chunk. This is also how many
+    control steps lie between observations, those of --frames included. Default: what the
+    checkpoint recommends, else all."""
     observations: int = 30
     """Frames, at most."""
     repeats: int = 2

@@ -41,29 +41,29 @@ class Sample:
 
 
 def contest(
-    actors: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
+    policies: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
     on_action: Callable[[], None] = lambda: None, drawn: Collection[str] = (),
     execute_steps: int = 1,
 ) -> list[Sample]:
     """
     Let all act on all observations, `repeats` times; samples come in the order of acting.
 
-    :param actors: by name; the baseline must be one of them
+    :param policies: by name; the baseline must be one of them
     :param seed: of the order in which they get each observation
     :param drawn: names of those whose acceptance is drawn: their tokens aren't compared
     :param execute_steps: control steps between two frames
     """
-    random, names = np.random.default_rng(seed), list(actors)
+    random, names = np.random.default_rng(seed), list(policies)
     samples: list[Sample] = []
     for repeat in range(repeats):
         for number, episode in enumerate(episodes):
             actions: dict[str, ActionLike] = {}
-            for actor in actors.values():
-                actor.reset()
+            for policy in policies.values():
+                policy.reset()
             for frame, image in enumerate(episode.frames):
                 order = [names[i] for i in random.permutation(len(names))]
                 for name in order:
-                    actions[name] = _act(actors[name], image, episode.instruction,
+                    actions[name] = _act(policies[name], image, episode.instruction,
                                          actions.get(name), execute_steps)
                     on_action()
                 place = (repeat, number, frame)
@@ -75,19 +75,19 @@ def contest(
     return samples
 
 
-def _act(actor: PolicyLike, image: NDArray[np.uint8], instruction: str,
+def _act(policy: PolicyLike, image: NDArray[np.uint8], instruction: str,
          before: ActionLike | None, execute_steps: int) -> ActionLike:
-    """Act, and say how much of the action before was carried out where it was not all of it."""
+    """Act, and say how much of the action before was executed where it was not all of it."""
     if before is None or len(before.si) == execute_steps:
-        return actor.act(image, instruction)
-    return actor.act(image, instruction, carried=execute_steps)
+        return policy.act(image, instruction)
+    return policy.act(image, instruction, executed=execute_steps)
 
 
-def warm_up(actor: PolicyLike, episode: Footage) -> None:
+def warm_up(policy: PolicyLike, episode: Footage) -> None:
     """Let one act a few times, so that its first timed action is like the others."""
     for number in range(WARM_UP_ACTIONS):
-        actor.act(episode.frames[number % len(episode.frames)], episode.instruction)
-    actor.reset()
+        policy.act(episode.frames[number % len(episode.frames)], episode.instruction)
+    policy.reset()
 
 
 def _sample(

@@ -39,7 +39,7 @@ def total(works: Iterable[Work]) -> Work:
     return sum(works, Work(0.0, 0.0))
 
 
-class PassCost:
+class PassWork:
     """
     Work of the passes of one model; the model may lie on the meta device.
 

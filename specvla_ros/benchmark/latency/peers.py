@@ -70,7 +70,7 @@ class GeneratePeer:
 
     @torch.inference_mode()  # as ours; a peer isn't made slow
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, *,
-            carried: int | None = None) -> Action:
+            executed: int | None = None) -> Action:
         """Return the action for a frame, as `Policy.act` does; it looks at nothing else."""
         checkpoint, device = self._checkpoint, self._checkpoint.model.device
         space, length = checkpoint.space, checkpoint.space.length

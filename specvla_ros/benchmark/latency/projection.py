@@ -30,9 +30,9 @@ RULES = ('strict', 'relaxed')
 
 
 @dataclass(frozen=True, slots=True)
-class Acceptance:
+class PublishedAcceptance:
     """
-    How many drafts a verification pass keeps.
+    A published distribution: how many drafts a verification pass keeps.
 
     :param shares: by rule, the probability of 0, 1, 2 … drafts, bonus not counted
     """
@@ -48,7 +48,7 @@ class Acceptance:
         return self.shares['strict' if exact else 'relaxed']
 
 
-def read_acceptance(name: str) -> Acceptance:
+def read_acceptance(name: str) -> PublishedAcceptance:
     """
     Read `SUITE` or `SUITE:RULE` from the published table.
 
@@ -64,7 +64,7 @@ def read_acceptance(name: str) -> Acceptance:
     if suite not in table or rule not in ('', *RULES):
         raise SpecVLAError(f'--accept-from {name}: must be one of {", ".join(table)}, with or '
                            f'without :{" or :".join(RULES)} behind it')
-    return Acceptance(name, {rule: table[suite][rule]} if rule else table[suite])
+    return PublishedAcceptance(name, {rule: table[suite][rule]} if rule else table[suite])
 
 
 def read_shape(name: str) -> OpenVLAConfig:

@@ -103,7 +103,7 @@ class RandomCheckpoint(Checkpoint):
     """A random model and a random EAGLE drafter, whose decoders draw their acceptance."""
 
     def __init__(
-        self, model: OpenVLA, acceptance: projection.Acceptance, seed: int,
+        self, model: OpenVLA, acceptance: projection.PublishedAcceptance, seed: int,
         chunk: int | None = None,
     ) -> None:
         super().__init__(model, chunk=chunk)
@@ -137,7 +137,7 @@ class RandomCheckpoint(Checkpoint):
 
 
 def random_checkpoint(
-    config: OpenVLAConfig, acceptance: projection.Acceptance, instruction: str,
+    config: OpenVLAConfig, acceptance: projection.PublishedAcceptance, instruction: str,
     device: torch.device, dtype: torch.dtype, quantization: str, seed: int,
     chunk: int | None = None,
 ) -> RandomCheckpoint:

@@ -21,8 +21,8 @@ import torch
 
 from specvla_ros.benchmark import report, report_tables
 from specvla_ros.benchmark.latency.contest import Sample
+from specvla_ros.benchmark.latency.contestants import Contestants
 from specvla_ros.benchmark.latency.cost import total, Work
-from specvla_ros.benchmark.latency.entrants import Entrants
 from specvla_ros.benchmark.observations import Footage
 from specvla_ros.benchmark.report import BASELINE, Report, Row
 from specvla_ros.configuration import DecoderConfig
@@ -35,20 +35,20 @@ _STAGES = (*report.STAGES, 'generate')
 
 def make_report(
     command: Sequence[str], config: dict[str, Any], hashes: dict[str, str | None],
-    entrants: Entrants, episodes: Sequence[Footage], samples: Sequence[Sample],
+    contestants: Contestants, episodes: Sequence[Footage], samples: Sequence[Sample],
     decoders: Mapping[str, DecoderConfig],
 ) -> Report:
     """Return the JSON document: the shape all commands write, and the device's ceilings."""
-    prompts = [_prompt_rows(entrants, episode) for episode in episodes]
-    made = [_row(name, samples, entrants, prompts) | {'suite': config.get('suite')}
-            for name in entrants.actors]
+    prompts = [_prompt_rows(contestants, episode) for episode in episodes]
+    made = [_row(name, samples, contestants, prompts) | {'suite': config.get('suite')}
+            for name in contestants.policies]
     _compare(made, samples, config['seed'])
-    ceilings = entrants.ceilings
+    ceilings = contestants.ceilings
     return report.report(command, config, hashes, made, decoders) | {
         'ceilings': {'bytes_per_s': ceilings.bandwidth, 'flops_per_s': ceilings.rate},
-        'peak_memory_mib': peak_memory_mib(entrants.checkpoint.model.device),
-        'weights': _weights(entrants.checkpoint.model),
-        'prompt_rows': prompts, 'left_out': entrants.left_out,
+        'peak_memory_mib': peak_memory_mib(contestants.checkpoint.model.device),
+        'weights': _weights(contestants.checkpoint.model),
+        'prompt_rows': prompts, 'left_out': contestants.left_out,
     }
 
 
@@ -82,47 +82,48 @@ def ratio_interval(
     return float(low), float(high)
 
 
-def _prompt_rows(entrants: Entrants, episode: Footage) -> int:
+def _prompt_rows(contestants: Contestants, episode: Footage) -> int:
     """Rows of an episode's prompt: patches and text."""
-    checkpoint = entrants.checkpoint
+    checkpoint = contestants.checkpoint
     ids = checkpoint.prompt_ids(episode.instruction)
     return checkpoint.model.config.n_patches + ids.shape[1]
 
 
-def _row(name: str, samples: Sequence[Sample], entrants: Entrants, prompts: Sequence[int]) -> Row:
+def _row(name: str, samples: Sequence[Sample], contestants: Contestants,
+         prompts: Sequence[int]) -> Row:
     own = [sample for sample in samples if sample.contestant == name]
-    peer = name in entrants.peers
+    peer = name in contestants.peers
     row: Row = {'decoder': name, 'peer': peer, 'task': None, 'subset': 'all',
                 **report.action_figures([sample.record for sample in own])}
     if taken := Counter(sample.taken for sample in own if sample.taken):
         row['actions_by_candidate'] = dict(taken)
     passes: dict[str, list[Work]] = {}
     for sample in own:
-        for stage, work in entrants.costs[name].action(prompts[sample.place[1]], sample.drafts):
+        for stage, work in contestants.costs[name].action(prompts[sample.place[1]], sample.drafts):
             # `generate` is one call: from outside its prefill has no visible end.
             stage = 'generate' if peer and stage != 'vision' else stage
             passes.setdefault(stage, []).append(work)
     row['passes'] = {
-        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), entrants)
+        stage: _stage_figures(works, row['stage_ms'][stage] * len(own), contestants)
         for stage, works in passes.items()}
-    floors = {stage: entrants.ceilings.floor_ms(works) / len(own)
+    floors = {stage: contestants.ceilings.floor_ms(works) / len(own)
               for stage, works in passes.items()}
     row['floor_ms'] = floors | {'total': sum(floors.values())}
     # Preparing the image is the host's work and has no floor here.
     model_ms = row['ms_per_action']['mean'] - row['stage_ms']['preprocess']
     row['times_floor'] = model_ms / row['floor_ms']['total']
     if peer:
-        tokenizer = entrants.checkpoint.space.tokenizer
+        tokenizer = contestants.checkpoint.space.tokenizer
         row['actions_with_text_tokens'] = sum(
             not all(map(tokenizer.is_action, sample.record.tokens)) for sample in own)
     return row
 
 
-def _stage_figures(works: Sequence[Work], ms: float, entrants: Entrants) -> Row:
+def _stage_figures(works: Sequence[Work], ms: float, contestants: Contestants) -> Row:
     """Return the mean pass of a stage; ms: what all its passes took together."""
     whole, n = total(works), len(works)
     return {'passes': n, 'bytes': whole.n_bytes / n, 'flops': whole.flops / n, 'ms': ms / n,
-            'floor_ms': entrants.ceilings.floor_ms(works) / n,
+            'floor_ms': contestants.ceilings.floor_ms(works) / n,
             'flops_per_byte': whole.intensity, 'flops_per_s': whole.flops / (1e-3 * ms)}
 
 
@@ -236,7 +237,7 @@ def _steps_tables(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Table]
     """Return the figures of a control step; none where an action is one step."""
     if 'ms_per_step' not in rows[0]:
         return []
-    table = _table(f'per control step, {config["execute_steps"]} of {config["chunk"]} carried out',
+    table = _table(f'per control step, {config["execute_steps"]} of {config["chunk"]} executed',
                    '', 'ms, mean', 'median', 'p95', 'passes')
     for row in rows:
         table.add_row(

@@ -28,7 +28,7 @@ from specvla_ros.openvla.model import OpenVLA
 
 MODEL_TYPE = 'retrieval'
 _MOST = 2**24  # of any number in a configuration
-_SEEN = 4  # numbers of each of the target's tensors that its likeness is made of
+_SEEN = 4  # numbers of each of the target's tensors that its fingerprint is made of
 _LIKE = 0.95  # share of them that must agree: a data type may round a few differently
 _INSTRUCTION = 4.0  # how much the instruction's numbers count beside one of the image's
 
@@ -107,18 +107,18 @@ class Descriptor(nn.Module):
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionMemory:
     """
-    Verified actions with the descriptors of what was seen then.
+    Actions with the descriptors of what was seen then.
 
     descriptors: float32 [N, size + text]. columns: int64 [N, L], tokens counted from the first
-    action token. positions: float32 [N, 3] of the end effector, m; None = not known. likeness: a
+    action token. eef_positions: float32 [N, 3], m; None = not known. fingerprint: a
     few numbers of the target's weights, by tensor; empty = of a target that is at hand.
     """
 
     descriptor: Descriptor
     descriptors: Tensor
     columns: Tensor
-    positions: Tensor | None
-    likeness: Mapping[str, Tensor]
+    eef_positions: Tensor | None
+    fingerprint: Mapping[str, Tensor]
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -138,9 +138,9 @@ class ActionMemory:
         (folder / 'config.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         tensors = {**self.descriptor.state_dict(), 'descriptors': self.descriptors,
                    'columns': self.columns.to(torch.int32),
-                   **{f'target.{name}': it for name, it in self.likeness.items()}}
-        if self.positions is not None:
-            tensors['positions'] = self.positions
+                   **{f'target.{name}': it for name, it in self.fingerprint.items()}}
+        if self.eef_positions is not None:
+            tensors['positions'] = self.eef_positions
         save_file({name: it.contiguous().cpu() for name, it in tensors.items()},
                   folder / 'model.safetensors', metadata={'format': 'pt'})
 
@@ -166,9 +166,9 @@ class ActionMemory:
                     f"{path}: {name} is {getattr(shape, name)}, must be the target's "
                     f"{getattr(fits, name)}: this database is another model's")
         tensors = _checked(folder / 'model.safetensors', shape)
-        likeness = {name.removeprefix('target.'): it for name, it in tensors.items()
+        fingerprint = {name.removeprefix('target.'): it for name, it in tensors.items()
                     if name.startswith('target.')}
-        _check_likeness(folder, likeness, target)
+        _check_fingerprint(folder, fingerprint, target)
         descriptor = Descriptor(shape)
         descriptor.load_state_dict({name: tensors[name] for name in Descriptor.tensors(shape)})
         device = target.device
@@ -177,10 +177,10 @@ class ActionMemory:
         positions = tensors.get('positions')
         return cls(descriptor.to(device), tensors['descriptors'].to(device),
                    tensors['columns'].long().to(device),
-                   None if positions is None else positions.to(device), likeness)
+                   None if positions is None else positions.to(device), fingerprint)
 
 
-def likeness(target: OpenVLA) -> dict[str, Tensor]:
+def fingerprint(target: OpenVLA) -> dict[str, Tensor]:
     """Return the first numbers of each of the target's plain tensors, bfloat16, on the host."""
     return {
         name: tensor.detach().flatten()[:_SEEN].to('cpu', torch.bfloat16)
@@ -188,11 +188,11 @@ def likeness(target: OpenVLA) -> dict[str, Tensor]:
         if type(tensor) in (nn.Parameter, Tensor) and tensor.is_floating_point()}
 
 
-def _check_likeness(folder: Path, then: Mapping[str, Tensor], target: OpenVLA) -> None:
+def _check_fingerprint(folder: Path, then: Mapping[str, Tensor], target: OpenVLA) -> None:
     """Refuse a database whose tokens another checkpoint said."""
     if target.device.type == 'meta':
         return
-    now = likeness(target)
+    now = fingerprint(target)
     same = [(now[name] == seen).float().mean().item() if name in now else 1.0
             for name, seen in then.items() if name not in now or now[name].shape == seen.shape]
     known = sum(name in now for name in then)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from specvla_ros.action_space import ActionSpace
-    from specvla_ros.decoding.target import Target, Verified
+    from specvla_ros.decoding.target import Target, Verification
     from specvla_ros.openvla.model import OpenVLA
 
 
@@ -30,7 +30,7 @@ class LastPass(NamedTuple):
     """The pass before: the tree it verified, what the target said there, what was accepted."""
 
     tree: TokenTree
-    verified: Verified
+    verified: Verification
     accepted: Accepted
 
 
@@ -55,7 +55,7 @@ class DraftContext:
     last: LastPass | None = None
     depths: Sequence[int] | None = None
 
-    def after(self, tree: TokenTree, verified: Verified, accepted: Accepted) -> DraftContext:
+    def after(self, tree: TokenTree, verified: Verification, accepted: Accepted) -> DraftContext:
         """Return what is known after a pass."""
         return replace(self, last=LastPass(tree, verified, accepted))
 

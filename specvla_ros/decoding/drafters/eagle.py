@@ -100,7 +100,7 @@ class EagleDrafter(Drafter):
         grown = target.runner.run(
             self._expand, feature, cache.length, target=target, depth=depth)
         # Read after the pass that verifies them.
-        tokens, parents, depths, mask, finite = map(target.runner.kept, grown)
+        tokens, parents, depths, mask, finite = map(target.runner.safe_copy, grown)
         return TokenTree(tokens, parents, depths, mask, ('eagle',) * len(tokens), finite)
 
     def _absorb(

@@ -82,7 +82,7 @@ class GlanceDrafter(Drafter):
         prompt = context.prompt
         guessed, finite = context.target.runner.run(
             self._look, Padded(prompt, (1,)), prompt.shape[1], space=context.space)
-        self._guessed, self._finite = map(context.target.runner.kept, (guessed, finite))
+        self._guessed, self._finite = map(context.target.runner.safe_copy, (guessed, finite))
         return self._tree(context, self.settings.branches)
 
     def propose(self, context: DraftContext) -> TokenTree:

@@ -30,12 +30,12 @@ Made = TypeVar('Made', bound=nn.Module)
 
 def load_head(
     folder: Path, target: OpenVLA, make: Callable[[Mapping[str, Any]], Made],
-    passed_over: Collection[str] = (),
+    ignored: Collection[str] = (),
 ) -> Made:
     """
     Read a network for this target: on its device, in its data type, for inference.
 
-    make: a network with random weights from what ``config.json`` says. passed_over: tensors
+    make: a network with random weights from what ``config.json`` says. ignored: tensors
     that may be there and aren't read. Raises FileNotFoundError if a file is missing, and
     SpecVLAError, naming the tensor and the shapes, if the weights don't fit.
     """
@@ -56,7 +56,7 @@ def load_head(
         reason = str(error).removeprefix(f'{path}: ').removeprefix(f'{path} ')
         raise SpecVLAError(f'{path}: {reason}') from error
     weights_file, weights = _read_weights(folder)
-    for name in passed_over:
+    for name in ignored:
         weights.pop(name, None)
     _check(weights_file, weights, head.state_dict())
     head.load_state_dict(weights)

@@ -91,13 +91,13 @@ class PredictingDrafter(Drafter):
         """
         Return the tokens of the action that comes now, [L].
 
-        Of a chunk those not carried out were said of the steps that come now: they are said again,
+        Of a chunk those not executed were said of the steps that come now: they are said again,
         and the prediction goes on behind them.
         """
-        ahead, carried = self.predict(context.space), context.situation.carried
-        if not ahead or carried is None:
+        ahead, executed = self.predict(context.space), context.situation.executed
+        if not ahead or executed is None:
             return ahead
-        done = carried * context.space.action_dim
+        done = executed * context.space.action_dim
         return [*self._said[done:], *ahead[:done]]
 
 

@@ -75,7 +75,7 @@ class KinematicSwitch(Drafter):
         self.settings = settings
         self.metric: float | None = None
         self._steps: deque[NDArray[np.float64]] = deque(maxlen=settings.window)
-        self._positions: deque[tuple[float, float, float]] = deque(maxlen=settings.window + 1)
+        self._places: deque[tuple[float, float, float]] = deque(maxlen=settings.window + 1)
         self._new: list[int] = []  # tokens since the last look: what they mean, a context knows
 
     def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
@@ -98,12 +98,12 @@ class KinematicSwitch(Drafter):
     def reset(self) -> None:
         """Forget the path."""
         self._steps.clear()
-        self._positions.clear()
+        self._places.clear()
         self._new, self.metric = [], None
 
     def _measure(self, context: DraftContext) -> float | None:
         """F of the path so far, 0 to 1; None = too few steps."""
-        space, place = context.space, context.situation.position
+        space, place = context.space, context.situation.eef_position
         per_bin = np.array(space.bin_si or (1.0,) * space.action_dim)
         axes = slice(0, min(_AXES, space.action_dim))
         unit = (space.tokenizer.n_bins - 1) / 2 * per_bin[axes]  # of a normalised 1, m
@@ -112,12 +112,12 @@ class KinematicSwitch(Drafter):
             self._steps.extend(space.tokenizer.decode(steps).astype(np.float64)[:, axes] * unit)
             self._new = []
         if place is None:
-            self._positions.clear()  # a path with a gap is none
+            self._places.clear()  # a path with a gap is none
         else:
-            self._positions.append(place)
+            self._places.append(place)
         longest = self.settings.window * float(np.linalg.norm(unit))
-        if len(self._positions) > _LEAST:  # where it was, rather than where it was told to go
-            path, longest = np.diff(np.array(self._positions), axis=0), longest * space.chunk
+        if len(self._places) > _LEAST:  # where it was, rather than where it was told to go
+            path, longest = np.diff(np.array(self._places), axis=0), longest * space.chunk
         elif len(self._steps) >= _LEAST:
             path = np.array(self._steps)
         else:

@@ -36,7 +36,7 @@ class Jacobi:
     """
     Settings of the drafter ``jacobi``: its guess while the target has said nothing.
 
-    start: 'last' guesses the last action (of a chunk: the steps not yet carried out, then its last
+    start: 'last' guesses the last action (of a chunk: the steps not yet executed, then its last
     step again), or the middle bin if there was none; 'middle' always guesses the middle bin. The
     drafter alone guesses these in
     the prefill.
@@ -81,7 +81,7 @@ class JacobiDrafter(Drafter):
             Padded(tree.ancestor_mask, (0, 1)), Padded(last.verified.argmax[1:]),
             self._at_start(context), known, last.accepted.bonus, len(nodes),
             nodes[-1] if nodes else 0, len(tree), lowest=context.space.tokenizer.first_id)
-        return _chain(runner.kept(said)[known:], context)
+        return _chain(runner.safe_copy(said)[known:], context)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
@@ -97,10 +97,10 @@ class JacobiDrafter(Drafter):
         """Return the guess where the target said nothing, on its device; copied once an action."""
         if self._start is None:
             tokens = self._tokens or (_middle(context.space),) * context.space.length
-            if self._tokens and context.situation.carried is not None:
+            if self._tokens and context.situation.executed is not None:
                 # What is left of the last chunk, and its last step again behind it.
                 size = context.space.action_dim
-                done = min(context.situation.carried, context.space.chunk - 1) * size
+                done = min(context.situation.executed, context.space.chunk - 1) * size
                 tokens = (*tokens[done:], *(tokens[-size:] * (done // size)))
             self._start = torch.tensor((*tokens, 0)).to(context.target.device, non_blocking=True)
         return self._start

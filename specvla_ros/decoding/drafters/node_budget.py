@@ -2,13 +2,12 @@
 Guesses of several drafters as one tree, within a budget of nodes, the likeliest first.
 
 What guesses have in common at the start is one node; what differs branches off. How likely a
-guess is to be right is measured (``hit_rates``): the chance of a node is the product of the rates
-along its branch, and that is what it is expected to gain, in tokens. The branch that is expected
-to gain most is taken first, then the one that adds most to it, and so on. Branches are always
-taken whole. Single nodes by probability would gain more in this sum, but `jacobi` uses what the
-target says behind rejected nodes, and short branches leave it fewer answers (measured: 2.59 passes
-against
-2.52 without any budget, at as many nodes).
+guess is to be right is measured (``branch_rates``): the chance of a node is the product of the
+rates along its branch, and that is what it is expected to gain, in tokens. The branch that is
+expected to gain most is taken first, then the one that adds most to it, and so on. Branches are
+always taken whole. Single nodes by probability would gain more in this sum, but `jacobi` uses what
+the target says behind rejected nodes, and short branches leave it fewer answers (measured: 2.59
+passes against 2.52 without any budget, at as many nodes).
 
 A drafter on a GPU leaves its tokens there, and the host does not wait: such a guess shares nothing
 with others, and is chosen by its shape alone.
@@ -24,7 +23,7 @@ import torch
 from specvla_ros.decoding.tree import all_finite, TokenTree
 from specvla_ros.errors import shown, SpecVLAError
 
-from .hit_rates import Branch, HitRates
+from .branch_rates import Branch, BranchRates
 from .side_by_side import structure_on
 
 _MOST_NODES = 512  # a pass of more costs more than it can gain
@@ -43,7 +42,7 @@ class MergedGuesses:
             raise SpecVLAError(f'nodes of a relay of drafters is {shown(nodes)}, must be a whole '
                                f'number from 1 to {_MOST_NODES}: the most nodes of the prefill')
         self.nodes = nodes
-        self.rates: HitRates | None = None
+        self.rates: BranchRates | None = None
         self._trees: list[TokenTree] = []
 
     def merge(self, trees: Sequence[TokenTree], length: int) -> TokenTree:
@@ -53,7 +52,7 @@ class MergedGuesses:
                 len(trees) < 2 or all(tree.tokens.device.type == 'cpu' for tree in trees)):
             return TokenTree.merge(trees)
         if self.rates is None:
-            self.rates = HitRates(length)
+            self.rates = BranchRates(length)
         self._trees = trees if self.nodes is not None else []
         candidates = _Candidates()
         for tree in trees:
@@ -94,7 +93,7 @@ class _Candidates:
         self._child: dict[tuple, int] = {}
         self._guesses: list[list[int]] = []  # nodes of each branch, from the root's child on
 
-    def add(self, tree: TokenTree, rates: HitRates) -> None:
+    def add(self, tree: TokenTree, rates: BranchRates) -> None:
         """Take in a drafter's guesses."""
         number = len(self._trees)
         self._trees.append(tree)

@@ -90,21 +90,22 @@ class RetrievalDrafter(Drafter):
         self._entries = self._next = len(memory)  # filled slots; the one to fill next
         self._keys = torch.zeros((0, 0))  # no slots before the first action
         self._tokens = torch.zeros((0, 0), dtype=torch.int64)  # [slots, L]
-        self._located = memory.positions is not None or not len(memory)  # all entries
+        self._located = memory.eef_positions is not None or not len(memory)  # all entries
         self._seen: Tensor | None = None  # key [size + 3] of what the action is decoded for
-        self._knows_position = False
+        self._knows_place = False
         self._guessed: Tensor | None = None  # int64 [neighbours, L], the nearest first
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Look up the prompt; guess the nearest actions from their first tokens on."""
         if not len(self._keys):
             self._allocate(context)
-        prompt, runner, place = context.prompt, context.target.runner, context.situation.position
+        prompt, runner = context.prompt, context.target.runner
+        place = context.situation.eef_position
         scaled = [self.settings.position_scale * it for it in place or (0.0,) * 3]
-        position = torch.tensor(scaled).to(prompt.device, non_blocking=True)
-        seen = runner.kept(
-            runner.run(self._look, Padded(prompt, (1,)), prompt.shape[1], position))
-        self._seen, self._knows_position = seen, place is not None
+        where = torch.tensor(scaled).to(prompt.device, non_blocking=True)
+        seen = runner.safe_copy(
+            runner.run(self._look, Padded(prompt, (1,)), prompt.shape[1], where))
+        self._seen, self._knows_place = seen, place is not None
         self._guessed = self._nearest(runner, seen) if self._entries else None
         return self._tree(context, self.settings.neighbours)
 
@@ -139,10 +140,10 @@ class RetrievalDrafter(Drafter):
             raise SpecVLAError(
                 f'the database of the drafter retrieval holds actions of {stored} tokens, the '
                 f'policy has {length}: set memory to 0, or make one for this chunk')
-        positions = memory.positions
-        if positions is None:
-            positions = torch.zeros((len(memory), 3), device=memory.descriptors.device)
-        keys = torch.cat((memory.descriptors, positions * self.settings.position_scale), dim=1)
+        places = memory.eef_positions
+        if places is None:
+            places = torch.zeros((len(memory), 3), device=memory.descriptors.device)
+        keys = torch.cat((memory.descriptors, places * self.settings.position_scale), dim=1)
         self._keys = torch.cat((keys, keys.new_zeros((more, keys.shape[1]))))
         tokens = memory.columns if len(memory) else memory.columns.new_zeros((0, length))
         tokens = tokens + context.space.tokenizer.first_id
@@ -150,8 +151,8 @@ class RetrievalDrafter(Drafter):
 
     def _store(self, tokens: Sequence[int], seen: Tensor) -> None:
         """Fill the next slot, for good or until all others are younger."""
-        if self._located and not self._knows_position:
-            self._keys[:, -3:].zero_()  # a position counts only where all have one
+        if self._located and not self._knows_place:
+            self._keys[:, -3:].zero_()  # a place counts only where all have one
             self._located = False
         self._keys[self._next].copy_(seen)
         if not self._located:
@@ -164,9 +165,9 @@ class RetrievalDrafter(Drafter):
 
     def _nearest(self, runner: Runner, seen: Tensor) -> Tensor:
         """Tokens of the nearest entries, int64 [neighbours, L]; on the host by faiss."""
-        counts = self._located and self._knows_position
+        counts = self._located and self._knows_place
         if self._keys.device.type != 'cpu':
-            return runner.kept(runner.run(
+            return runner.safe_copy(runner.run(
                 self._search, seen, self._entries, int(counts),
                 neighbours=self.settings.neighbours))
         import faiss
@@ -177,14 +178,14 @@ class RetrievalDrafter(Drafter):
         _, nearest = faiss.knn(seen[None, :width].numpy(), keys, most)
         return self._tokens[torch.from_numpy(nearest[0])]
 
-    def _look(self, prompt: Tensor, rows: int | Tensor, position: Tensor) -> Tensor:
+    def _look(self, prompt: Tensor, rows: int | Tensor, where: Tensor) -> Tensor:
         """Key [size + 3] of a prompt [1, S, h], of which the first ``rows`` are no padding."""
         patches = self._memory.descriptor.shape.patches
         text = prompt[:, 1 + patches :]
         real = torch.arange(text.shape[1], device=text.device) < rows - (1 + patches)
         text = text.masked_fill(~real[:, None], 0).sum(1) / real.sum()
         described = self._memory.descriptor(prompt[:, 1 : 1 + patches], text)[0]
-        return torch.cat((described, position))
+        return torch.cat((described, where))
 
     def _search(
         self, seen: Tensor, entries: int | Tensor, counts: int | Tensor, *, neighbours: int

@@ -17,7 +17,7 @@ from .bins import Bins
 
 @RULES.register('sequence')
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class SequenceWise:
     """
     The offsets of a control step's translation, and of its rotation, may not add up too far.
 

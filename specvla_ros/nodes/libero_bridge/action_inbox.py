@@ -13,7 +13,7 @@ _CAPACITY = 64
 
 class ActionInbox(Generic[A]):
     """
-    Actions by the stamp (ns) of the image they answer; each is handed out at most once.
+    Holds actions by the stamp (ns) of the image they answer; gives each at most once.
 
     Stamps only name images here, and are never compared: the clock may jump while an arm moves.
     """
@@ -62,8 +62,8 @@ class ActionInbox(Generic[A]):
         """
         Return the action that answers the image shown last of all that are answered.
 
-        A policy that carries an answer out over time sends its steps one by one: they count until
-        a newer image is answered.
+        A policy that executes an answer over time sends its steps one by one. They count until a
+        newer image is answered.
         """
         with self._condition:
             taken, number = self._taken

@@ -26,8 +26,8 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from specvla_ros.carrying import StepsAhead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import StepsAhead
 from specvla_ros.libero import suites
 from specvla_ros.msg import ActionDelta, EpisodeStatus
 from specvla_ros.nodes import qos
@@ -78,15 +78,15 @@ _MOST_STEPS = 100000  # of an episode, see `max_steps`
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Control steps, float64 [steps, 7], the first of them so many periods after its image."""
+class AnswerSteps:
+    """Control steps, float64 [steps, 7]; first_step: periods from the image to the first one."""
 
     deltas: np.ndarray
     first_step: int
 
     @classmethod
-    def of(cls, message: ActionDelta) -> 'Answer':
-        """Read a message; raise a SpecVLAError for one that can't be carried out."""
+    def of(cls, message: ActionDelta) -> 'AnswerSteps':
+        """Read a message; raise a SpecVLAError for one that can't be executed."""
         if message.first_step > _MOST_STEPS:
             raise SpecVLAError(f'first_step is {message.first_step}, must be at most '
                                f'{_MOST_STEPS}: no episode is longer')
@@ -114,7 +114,7 @@ class LiberoBridgeNode(Node):
             n_states=suites.N_INITIAL_STATES)
         self._make_environment = make_environment or _libero_environment
         self._environment: LiberoEnv | None = None
-        self._inbox = ActionInbox[Answer]()
+        self._inbox = ActionInbox[AnswerSteps]()
         self._may_start = threading.Semaphore(0)
         self._topics = ObservationTopics(
             self, self._values['frame_id'], self._values['camera_frame_id'])
@@ -208,7 +208,7 @@ class LiberoBridgeNode(Node):
         self._publish_status(status)
         return True
 
-    def _ask(self, observation: 'Observation') -> Answer:
+    def _ask(self, observation: 'Observation') -> AnswerSteps:
         """
         Publish an observation and wait for the answer.
 
@@ -269,7 +269,7 @@ class LiberoBridgeNode(Node):
     def _on_action(self, message: ActionDelta) -> None:
         try:
             self._inbox.put(
-                to_nanoseconds(message.image_stamp), Answer.of(message), message.sequence)
+                to_nanoseconds(message.image_stamp), AnswerSteps.of(message), message.sequence)
         except SpecVLAError as error:
             self.get_logger().warning(
                 f'refused an action: {error}', throttle_duration_sec=_LOG_PERIOD)

@@ -29,13 +29,13 @@ from specvla_ros.nodes.messages import (
     standstill_message,
 )
 from specvla_ros.nodes.policy_node.current_pose import CurrentPose
+from specvla_ros.nodes.policy_node.inference import ControlSteps, StaleImage
 from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals
 from specvla_ros.nodes.policy_node.lone_publisher import LonePublisher
 from specvla_ros.nodes.policy_node.outputs import Outputs
 from specvla_ros.nodes.policy_node.pilot import Pilot
-from specvla_ros.nodes.policy_node.settings import ActingPolicy, carrying_of, TopicSettings
+from specvla_ros.nodes.policy_node.settings import ActingPolicy, execution_of, TopicSettings
 from specvla_ros.nodes.policy_node.silence import Silence
-from specvla_ros.nodes.policy_node.tasks import Command, StaleImage
 from specvla_ros.nodes.topics import once, Topics
 from specvla_ros.safety import SafetySettings
 
@@ -65,13 +65,13 @@ class Actor:
         self._sequence, self._refused = 0, ''
         self._pilot = Pilot(
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
-            time.monotonic, lambda: self._clock.now().nanoseconds, carrying_of(settings, policy))
+            time.monotonic, lambda: self._clock.now().nanoseconds, execution_of(settings, policy))
         self._topics = topics
         self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
         self._reports = self._topics.publisher(DecodeReport, 'decode_report', qos.STREAM)
         self._outputs = Outputs(node, self._topics, settings, policy.dataset)
-        self._place = CurrentPose(
+        self._current_pose = CurrentPose(
             node, self._topics, policy.dataset.frame_id, patience=self._pilot.deadline,
             hear=self._pilot.hear_position)
         self._alarm, self._waking = self._topics.alarm(self._go_on), threading.Lock()
@@ -99,7 +99,7 @@ class Actor:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
         self._safety = safety
         self._pilot.set_safety(safety)
-        self._place.patience = self._pilot.deadline
+        self._current_pose.patience = self._pilot.deadline
 
     def pause(self) -> None:
         """Stop publishing actions; then publish the fallback once, unless it is none."""
@@ -132,7 +132,7 @@ class Actor:
     def fault(self) -> str:
         """What is wrong at present, first of all why actions are missing; '' where nothing is."""
         return (self._pilot.fault or self._camera.fault or self._no_image.fault
-                or self._no_instruction.fault or self._refused or self._place.fault
+                or self._no_instruction.fault or self._refused or self._current_pose.fault
                 or self._outputs.fault)
 
     def _on_image(self, message: Any) -> None:
@@ -162,7 +162,7 @@ class Actor:
 
     def _go_on(self) -> None:
         """Publish what is due, act if it is time, and be called again when it is; any thread."""
-        self._publish(self._pilot.carry_out)
+        self._publish(self._pilot.execute_due)
         with self._waking:  # the alarm shall ring when the last to look found that it should
             if self._pilot.may_take:
                 self._main.post(self._act)
@@ -172,29 +172,30 @@ class Actor:
     def _act(self) -> None:
         """Act on the newest image, if there is one that wasn't acted on and it is time."""
         try:
-            task = self._pilot.take()
+            inference = self._pilot.take()
         except StaleImage as error:
             self._statistics.note_input_age(error.age)
             self._refuse(error)
             return
-        if task is None:
+        if inference is None:
             return
-        self._statistics.note_input_age(task.age)
-        policy: ActingPolicy = task.job.settings
+        self._statistics.note_input_age(inference.age)
+        image = inference.image
+        policy: ActingPolicy = inference.request.settings
         try:
-            if self._context != (policy, task.job.revision):
-                policy.reset()  # what was learnt belongs to another task, or was not carried out
-                self._context = policy, task.job.revision
+            if self._context != (policy, inference.request.revision):
+                policy.reset()  # its memory is of another instruction, or of steps not executed
+                self._context = policy, inference.request.revision
             action = policy.act(
-                self._read_image(task.sight.message), task.job.instruction,
-                task.sight.stamp * 1e-9 if task.sight.stamp else None, task.position,
-                task.limits if self._guards else None, task.carried)
+                self._read_image(image.message), inference.request.instruction,
+                image.stamp * 1e-9 if image.stamp else None, inference.eef_position,
+                inference.limits if self._guards else None, inference.executed)
             self._check_risk(action)
         except ValueError as error:
-            self._pilot.give_up(task)
+            self._pilot.give_up(inference)
             self._refuse(error)
         else:
-            if self._publish(lambda: self._pilot.answer(task, action, action.si)):
+            if self._publish(lambda: self._pilot.answer(inference, action, action.si)):
                 self._statistics.note_lengths(action.trace.acceptance_lengths)
         self._go_on()
 
@@ -220,47 +221,48 @@ class Actor:
 
     def _refuse(self, error: ValueError) -> None:
         """Log and count an image or an action on which nothing is published."""
-        self._context = None  # what wasn't carried out says nothing about what comes next
+        self._context = None  # what wasn't executed says nothing about what comes next
         self._statistics.count('refused')
         if isinstance(error, StaleImage):
             self._statistics.count('stale_images')
         self._refused = f'no action: {_short(str(error))}'
         self._logger.warning(self._refused, throttle_duration_sec=_LOG_PERIOD)
 
-    def move(self, command: Command) -> float:
+    def move(self, steps: ControlSteps) -> float:
         """Publish control steps, and with the first of them what the action cost; say when."""
         started = time.monotonic()
         self._refused = ''
-        action, count = command.action, len(command.deltas)
+        action, count = steps.action, len(steps.deltas)
         message = action_message(
-            action, self._dataset, command.task.sight.message.header.stamp, self._sequence,
-            command.deltas if command.limited_by else None,
-            slice(command.first, command.first + count), command.period)
+            action, self._dataset, steps.inference.image.message.header.stamp, self._sequence,
+            steps.deltas if steps.limited_by else None,
+            slice(steps.first, steps.first + count), steps.period)
         deltas = deltas_of(message)
         published = self._send(message)
-        self._outputs.publish(deltas[0], message.header.stamp, self._place.pose)
+        self._outputs.publish(deltas[0], message.header.stamp, self._current_pose.pose)
         self._statistics.count('actions')
-        if command.limited_by:
+        if steps.limited_by:
             self._statistics.count('limited')
-            self._logger.warning(f'the action was limited by {", ".join(command.limited_by)}',
+            self._logger.warning(f'the action was limited by {", ".join(steps.limited_by)}',
                                  throttle_duration_sec=_LOG_PERIOD)
-        if command.is_new:
-            self._report(command, message, started)
+        if steps.is_new:
+            self._report(steps, message, started)
         return published
 
-    def _report(self, command: Command, message: ActionDelta, started: float) -> None:
-        now, task = time.monotonic(), command.task
-        report = report_message(command.action.trace, task.job.settings.decoder_config, message)
-        report.header.stamp, report.queue_age = message.header.stamp, task.age
-        report.publish_time, report.total_time = now - started, now - task.begun
+    def _report(self, steps: ControlSteps, message: ActionDelta, started: float) -> None:
+        now, inference = time.monotonic(), steps.inference
+        request = inference.request
+        report = report_message(steps.action.trace, request.settings.decoder_config, message)
+        report.header.stamp, report.queue_age = message.header.stamp, inference.age
+        report.publish_time, report.total_time = now - started, now - inference.begun
         self._reports.publish(report)
-        self._goals.note(task.job.instruction, report)
+        self._goals.note(request.instruction, report)
 
     def stand_still(self, gripper: float, keeps_target: bool) -> None:
         """Publish that the arm stays where it is or, if it `keeps_target`, at its last target."""
         message = standstill_message(self._dataset, gripper, self._sequence)
         self._send(message)
-        self._outputs.stand_still(message.header.stamp, self._place.pose, keeps_target)
+        self._outputs.stand_still(message.header.stamp, self._current_pose.pose, keeps_target)
 
     def _send(self, message: ActionDelta) -> float:
         message.header.stamp = self._clock.now().to_msg()

@@ -10,7 +10,7 @@ _PATIENCE = 2.5
 
 class CameraRhythm:
     """
-    The times of new images, s of a clock that never jumps; copies of an image are none.
+    Measures how often new images come, s of a clock that never jumps; copies do not count.
 
     :param period_s: control period; no interval counts as shorter than that
     """
@@ -32,7 +32,7 @@ class CameraRhythm:
 
         The longest of the last intervals counts: a camera may be slow, or send in pairs.
 
-        :param most: after so many seconds they should have, whatever the intervals were
+        :param most: longest patience, s, whatever the intervals were
         """
         usual = max(self._intervals, default=math.inf)
         patience = min(most, _PATIENCE * max(usual, self._period))

@@ -16,7 +16,7 @@ def twist_of(delta: np.ndarray, period: float) -> Twist:
     return Twist(linear=_vector(linear), angular=_vector(angular))
 
 
-def target_of(pose: Pose, delta: np.ndarray) -> Pose:
+def target_pose_of(pose: Pose, delta: np.ndarray) -> Pose:
     """Return where a control step, [7] (m, rad), leads from a pose: p + dp, R(dr) R."""
     target = Pose()
     place = target.position
@@ -29,7 +29,7 @@ def target_of(pose: Pose, delta: np.ndarray) -> Pose:
 
 class GripperSwitch:
     """
-    Open or closed, with hysteresis, so that a policy that wavers doesn't make fingers rattle.
+    Switches open or closed with hysteresis: a policy that wavers makes no fingers rattle.
 
     :param hysteresis: width of the band around one half in which the state stays as it is
     """

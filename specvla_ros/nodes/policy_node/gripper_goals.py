@@ -65,7 +65,7 @@ class _Goal:
 
 class GripperGoals:
     """
-    Sends a goal each time the gripper is to open or close, and sees what becomes of it.
+    Sends a goal each time the gripper is to open or close, and follows how it ends.
 
     A goal that is rejected, aborted or not answered is sent again, three times in all; to a server
     that was started again the present state is told again. A goal that stalls isn't repeated:

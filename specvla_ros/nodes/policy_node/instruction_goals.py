@@ -14,7 +14,7 @@ from rclpy.node import Node
 from specvla_ros.action import ExecuteInstruction
 from specvla_ros.msg import DecodeReport
 from specvla_ros.nodes.messages import acceptance_lengths_of
-from specvla_ros.nodes.policy_node.instruction import Follower
+from specvla_ros.nodes.policy_node.instruction_subscription import Follower
 from specvla_ros.nodes.topics import Topics
 
 Reason = ExecuteInstruction.Result

@@ -10,7 +10,7 @@ _PERIOD = 1.0  # s between two looks
 
 class LonePublisher:
     """
-    Says whose they are where a topic has several publishers.
+    Warns of a topic with several publishers, and names their nodes.
 
     Which of them sent a message can't be known in rclpy, so all are heard: two cameras on one
     topic, or a bag that plays while the camera runs, look like one camera that jumps.

@@ -27,9 +27,12 @@ from specvla_ros.nodes.parameters import declare
 from specvla_ros.nodes.policy_node.actor import Actor
 from specvla_ros.nodes.policy_node.emergency_stop import EmergencyStop
 from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, gripper_command
-from specvla_ros.nodes.policy_node.instruction import Instruction
 from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals, Reason
-from specvla_ros.nodes.policy_node.requests import set_parameters_aside, survive_bad_transitions
+from specvla_ros.nodes.policy_node.instruction_subscription import InstructionSubscription
+from specvla_ros.nodes.policy_node.own_services import (
+    set_parameters_aside,
+    survive_bad_transitions,
+)
 from specvla_ros.nodes.policy_node.settings import (
     ActingPolicy,
     AUTOSTART,
@@ -80,7 +83,7 @@ class PolicyNode(LifecycleNode):
             self, topics, self._acting, self._on_emergency_stop, self._let_act)
         # Before the image: callbacks that are ready together run in this order, so an image sent
         # after an instruction is never acted on under the one before.
-        self._instruction = Instruction(
+        self._instruction = InstructionSubscription(
             self, topics, lambda: self._goals.end(Reason.PREEMPTED))
         self._goals = InstructionGoals(self, self._acting, self._refusal, self._instruction)
         self._statistics = Statistics()
@@ -123,7 +126,7 @@ class PolicyNode(LifecycleNode):
         return self._go('shut down', self._clean_up)
 
     def _go(self, name: str, transition: Callable[[], None]) -> TransitionCallbackReturn:
-        """Carry out a transition; rclpy would swallow what it raises."""
+        """Do a transition; rclpy would swallow what it raises."""
         try:
             transition()
         except _BAD_INPUT as error:

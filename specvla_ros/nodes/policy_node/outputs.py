@@ -9,7 +9,7 @@ from std_msgs.msg import Float32, Header
 
 from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.nodes import qos
-from specvla_ros.nodes.policy_node.commands import GripperSwitch, target_of, twist_of
+from specvla_ros.nodes.policy_node.commands import GripperSwitch, target_pose_of, twist_of
 from specvla_ros.nodes.policy_node.gripper_goals import GripperGoals
 from specvla_ros.nodes.policy_node.settings import TopicSettings
 from specvla_ros.nodes.topics import Topics
@@ -61,7 +61,7 @@ class Outputs:
                 self._logger.warning('no target_pose: nothing on current_pose says where the end '
                                      'effector is', throttle_duration_sec=_LOG_PERIOD)
             else:
-                self._publish_target(target_of(pose, delta), stamp)
+                self._publish_target(target_pose_of(pose, delta), stamp)
         state = self._gripper.put(float(delta[6]))
         if self._grippers is not None and state is not None:
             self._grippers.publish(Float32(data=state))

@@ -1,22 +1,22 @@
 """
-What is acted on, when, and what of the answers reaches the arm; no ROS in it.
+Which image is acted on, and which control steps are published when; no ROS in it.
 
-`Newest` says which image and instruction count, `StepQueue` when a control step is due,
+`RequestInbox` says which image and instruction count, `StepQueue` when a control step is due,
 `safety.fit` how far it may go. This puts them together; the owner of the topics calls it from
 callbacks (`see`, `follow`, `pause`, …), from the thread that infers (`take`, `answer`), and
-whenever `next_at` has come (`carry_out`).
+whenever `next_at` has come (`execute_due`).
 
 Pacing. On a robot (`realtime`) at most one control step is published each control period of the
 data set, by the clock of this machine that never jumps. An image that comes sooner waits, and a
 newer one takes its place. Inference begins so that its answer comes when `execute_steps` of the
-one before are carried out, on the newest image there is by then. Stamps can't change the pace:
+one before are executed, on the newest image there is by then. Stamps can't change the pace:
 they only say how old an image is.
 In a simulation or a bag that waits for each answer (`lockstep`) there is no arm whose time passes:
 every image is acted on at once, and an answer is one message with those of its control steps that
-are to be carried out (see `carrying`), each of which counts as one control period.
+are to be executed (see `execution`), each of which counts as one control period.
 
 What ends an answer at once: another instruction, a pause, a refused or stale image or answer, and
-a camera that is lost. Only its first step may be carried out without a newer image.
+a camera that is lost. Only its first step may be executed without a newer image.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,18 @@ from typing import Any
 
 import numpy as np
 
-from specvla_ros.carrying import Carrying
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import Execution
+from specvla_ros.nodes.policy_node.arm_state import EefPosition, LastStep
 from specvla_ros.nodes.policy_node.camera_rhythm import CameraRhythm
-from specvla_ros.nodes.policy_node.motion import LastStep, Place
-from specvla_ros.nodes.policy_node.newest import Job, Newest
-from specvla_ros.nodes.policy_node.tasks import Arm, Command, Sight, StaleImage, Task
+from specvla_ros.nodes.policy_node.inference import (
+    Arm,
+    ControlSteps,
+    Inference,
+    ReceivedImage,
+    StaleImage,
+)
+from specvla_ros.nodes.policy_node.request_inbox import InferenceRequest, RequestInbox
 from specvla_ros.safety import fit, refusal, SafetySettings, step_limits
 from specvla_ros.steps import StepQueue
 
@@ -43,53 +49,53 @@ _COPIES = 1.0
 
 class Pilot:
     """
-    Acts for one arm; for several threads.
+    Decides for one arm which image is acted on and which steps are published; thread-safe.
 
-    :param settings: of the jobs, see `Newest`
+    :param settings: of the requests, see `RequestInbox`
     :param period_s: the control period of the data set
     :param max_image_age: older images are stale, s; 0: none is
     :param pacing: one of `PACINGS`
     :param clock: s, never jumps
     :param camera_clock: ns, the clock that images are stamped by
-    :param carrying: how many steps of an answer are carried out; its latency only in lockstep
+    :param execution: how many steps of an answer are executed; its latency only in lockstep
     """
 
     def __init__(
         self, settings: Any, safety: SafetySettings, period_s: float, max_image_age: float,
         pacing: str, arm: Arm, clock: Callable[[], float], camera_clock: Callable[[], int],
-        carrying: Carrying = Carrying(),  # noqa: B008 - frozen
+        execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> None:
         self._period, self._max_age, self._arm = period_s, max_image_age, arm
         self._is_paced = pacing == 'realtime'
         self._clock, self._camera_clock = clock, camera_clock
         self._lock = threading.RLock()
-        self._newest = Newest(settings)
-        self._carrying = carrying
-        self._queue = StepQueue(period_s, carrying.execute_steps)
+        self._inbox = RequestInbox(settings)
+        self._execution = execution
+        self._queue = StepQueue(period_s, execution.execute_steps)
         # Another process may have moved the arm just now, or this one before it was deactivated.
         self._queue.hold(clock() + period_s)
-        self._motion, self._place = LastStep(0.0), Place()
+        self._last_step, self._eef = LastStep(0.0), EefPosition()
         self.set_safety(safety)
         self._stamp = 0  # ns, of the last image that came
         self._stamp_since = -math.inf  # s, when the first image of this stamp came
         self._stuck = ''
         self._came = self._taken = -math.inf  # s, when the last image came, and the last was taken
         self._rhythm = CameraRhythm(period_s)
-        self._answer: tuple[Task, Any, np.ndarray] | None = None
+        self._answer: tuple[Inference, Any, np.ndarray] | None = None
         self._is_inferring = self._is_answer_new = False
         self._said: tuple[float, int] | None = None  # taken, steps: of the last answer that counts
         self._stands = False  # lockstep: the arm stands still before the next answer's steps
-        self._inference = 0.0  # s that the last one took
+        self._inference_s = 0.0  # s that the last one took
 
     def set_settings(self, settings: Any) -> None:
-        """Let jobs taken from now on carry these settings."""
-        self._newest.set_settings(settings)
+        """Give these settings to later requests."""
+        self._inbox.set_settings(settings)
 
     def set_safety(self, safety: SafetySettings) -> None:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
         with self._lock:
             self._safety = safety
-            self._motion.deadline = self.deadline
+            self._last_step.deadline = self.deadline
 
     @property
     def deadline(self) -> float:
@@ -99,7 +105,7 @@ class Pilot:
     @property
     def fault(self) -> str:
         """Why actions are missing at present; '' where they aren't."""
-        return self._stuck or self._motion.fault
+        return self._stuck or self._last_step.fault
 
     def see(self, message: Any, stamp: int) -> bool:
         """
@@ -118,7 +124,7 @@ class Pilot:
                 raise SpecVLAError(
                     f'the clock of the camera was set back by {back * 1e-9:.3f} s: this image is '
                     'not acted on, the next one is')
-            is_new = self._newest.put_image(Sight(message, stamp, self._came), stamp)
+            is_new = self._inbox.put_image(ReceivedImage(message, stamp, self._came), stamp)
             if is_new:
                 self._rhythm.note(self._came)
             return is_new
@@ -126,12 +132,12 @@ class Pilot:
     def hear_position(self, position: np.ndarray) -> None:
         """Note where the end effector is, float64 [3], m, finite or not, in the actions' frame."""
         with self._lock:
-            self._place.hear(position)
+            self._eef.hear(position)
 
     def follow(self, instruction: str) -> bool:
         """Act on another instruction from now on, '' = none; False if it holds already."""
         with self._lock:
-            changed = self._newest.put_instruction(instruction)
+            changed = self._inbox.put_instruction(instruction)
             if changed:
                 self._drop_answer()
             return changed
@@ -139,23 +145,23 @@ class Pilot:
     def pause(self) -> None:
         """Publish no action any more; when this returns, none is on its way."""
         with self._lock:
-            self._newest.pause()
+            self._inbox.pause()
             self._drop_answer()
 
     def resume(self) -> None:
         """Go on with the next image."""
-        self._newest.resume()
+        self._inbox.resume()
 
     def come_to_rest(self) -> None:
         """Do what the fallback says, once, if the arm is under way; nothing is missing then."""
         with self._lock:
-            if self._motion.is_under_way:
+            if self._last_step.is_under_way:
                 self._stand_still()
-            self._motion.end()
+            self._last_step.end()
 
     @property
     def next_at(self) -> float | None:
-        """When there is something to `take` or to `carry_out`, s; None until something comes."""
+        """When there is something to `take` or to `execute_due`, s; None until something comes."""
         with self._lock:
             times = [at for at in (self._take_at, self._queue.next_at) if at is not None]
             return min(times, default=None)
@@ -167,7 +173,7 @@ class Pilot:
             at = self._take_at
             return at is not None and self._clock() >= at
 
-    def take(self) -> Task | None:
+    def take(self) -> Inference | None:
         """
         Take the newest image to act on, if it is time; then call `answer` or `give_up`.
 
@@ -176,32 +182,32 @@ class Pilot:
         with self._lock:
             if not self.may_take:
                 return None
-            job, now = self._newest.take(), self._clock()
-            sight, age = job.image, math.nan
-            if sight.stamp:
-                age = (self._camera_clock() - sight.stamp) * 1e-9
-            least = max(now - sight.came, 0.0 if math.isnan(age) else age)
+            request, now = self._inbox.take(), self._clock()
+            image, age = request.image, math.nan
+            if image.stamp:
+                age = (self._camera_clock() - image.stamp) * 1e-9
+            least = max(now - image.came, 0.0 if math.isnan(age) else age)
             if self._max_age and (least > self._max_age or age < -self._max_age):
-                self._drop(job)
+                self._drop(request)
                 raise self._stale(age if age < 0 else least)
             # A later image was taken later, whatever a clock that was set says.
-            taken = now - least if self._max_age else sight.came
+            taken = now - least if self._max_age else image.came
             self._taken = max(taken, math.nextafter(self._taken, math.inf))
             self._is_inferring = True
-            place = self._place.position
-            known = None if place is None or not np.isfinite(place).all() else place
+            heard = self._eef.position
+            known = None if heard is None or not np.isfinite(heard).all() else heard
             limits = step_limits(self._safety, self._period, position_m=known,
-                                 previous=self._motion.delta(now))
-            return Task(job, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits, self._carried)
+                                 previous=self._last_step.delta(now))
+            return Inference(request, age, least, self._taken, now,
+                        None if known is None else tuple(known.tolist()), limits, self._executed)
 
-    def give_up(self, task: Task) -> None:
+    def give_up(self, inference: Inference) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
         with self._lock:
             self._is_inferring = False
-            self._drop(task.job)
+            self._drop(inference.request)
 
-    def answer(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
+    def answer(self, inference: Inference, action: Any, deltas: np.ndarray) -> bool:
         """
         Publish an action: in lockstep its steps at once, in real time each step when it is due.
 
@@ -210,20 +216,20 @@ class Pilot:
         :raises StaleImage, SpecVLAError: it must not be published
         """
         with self._lock:
-            self._is_inferring, self._inference = False, self._clock() - task.begun
-            if not self._newest.holds(task.job):
+            self._is_inferring, self._inference_s = False, self._clock() - inference.begun
+            if not self._inbox.holds(inference.request):
                 return False
             if reason := refusal(deltas):  # of all steps, before the first of them is published
-                self._drop(task.job)
+                self._drop(inference.request)
                 raise SpecVLAError(reason)
-            self._said = task.taken, len(deltas)
+            self._said = inference.taken, len(deltas)
             if not self._is_paced:
-                return self._say(task, action, deltas)
-            self._answer = task, action, deltas
-            self._is_answer_new = self._queue.put(deltas, task.taken)
-            return self.carry_out()
+                return self._say(inference, action, deltas)
+            self._answer = inference, action, deltas
+            self._is_answer_new = self._queue.put(deltas, inference.taken)
+            return self.execute_due()
 
-    def carry_out(self) -> bool:
+    def execute_due(self) -> bool:
         """
         Publish the control step that is due, if there is one.
 
@@ -235,18 +241,18 @@ class Pilot:
             step = self._queue.due(now)
             if step is None:
                 return True
-            task, action, deltas = self._answer
+            inference, action, deltas = self._answer
             is_new, self._is_answer_new = self._is_answer_new, False
             # The next image would have made a step a period later, and that one has a deadline.
             most = self._period + self.deadline
             if not is_new and (reason := self._rhythm.loss(now, most)):
-                self._newest.forget_images()  # the last one is too old as well
+                self._inbox.forget_images()  # the last one is too old as well
                 self._drop_answer()
-                self._motion.miss(reason)  # `watch` says it
+                self._last_step.miss(reason)  # `watch` says it
                 self._stand_still()
                 return True
             return self._move(
-                task, action, step.number, is_new, deltas[step.number:step.number + 1],
+                inference, action, step.number, is_new, deltas[step.number:step.number + 1],
                 step.number)
 
     def watch(self) -> str:
@@ -257,12 +263,12 @@ class Pilot:
         """
         with self._lock:
             now = self._clock()
-            if not self._motion.is_late(now):
+            if not self._last_step.is_late(now):
                 return ''
             new = ''
-            if not self._motion.fault:
+            if not self._last_step.fault:
                 what = 'image' if now - self._came > self.deadline else 'action'
-                new = self._motion.fault = self._motion.reason or (
+                new = self._last_step.fault = self._last_step.reason or (
                     f'no {what} for more than {self.deadline:.3g} s '
                     f'(deadline_periods {self._safety.deadline_periods:g})')
             self._stand_still()
@@ -283,65 +289,66 @@ class Pilot:
     @property
     def _take_at(self) -> float | None:
         """When the newest image is to be acted on, s; None where none is or one is acted on."""
-        sight: Sight | None = self._newest.waiting
-        if sight is None or self._is_inferring or self._is_answer_new:
+        image: ReceivedImage | None = self._inbox.waiting
+        if image is None or self._is_inferring or self._is_answer_new:
             return None
         if not self._is_paced:
-            return sight.came
+            return image.came
         # A hair late, and the step would be one of the answer before: be there a little sooner.
         margin = self._period / 10 if self._queue.next_at is not None else 0.0
-        at = self._queue.wanted_at - self._inference - margin
+        at = self._queue.wanted_at - self._inference_s - margin
         # Had it waited for more than half a period, a camera about as fast as the control period
         # would send the next one sooner than that: rather be late once than old each time. But
         # not where the arm, which is under way, would stop for it.
-        if at - sight.came > self._period / 2 and self._queue.bridges:
-            return max(at, sight.came + self._period)
+        if at - image.came > self._period / 2 and self._queue.bridges:
+            return max(at, image.came + self._period)
         return at
 
     @property
-    def _carried(self) -> int | None:
+    def _executed(self) -> int | None:
         """Number of steps of the last answer that were due before the newest image taken."""
         if self._said is None:
             return None
         taken, chunk = self._said
         periods = (round((self._taken - taken) / self._period) if self._is_paced
-                   else self._carrying.periods(chunk))
+                   else self._execution.periods(chunk))
         return min(max(periods, 1), chunk)
 
-    def _say(self, task: Task, action: Any, deltas: np.ndarray) -> bool:
-        """Publish what a simulation that waits is to carry out of an answer."""
-        steps, latency = self._carrying.steps(len(deltas)), self._carrying.latency
-        counts = self._move(task, action, steps.start, True, deltas[steps], latency)
+    def _say(self, inference: Inference, action: Any, deltas: np.ndarray) -> bool:
+        """Publish what a simulation that waits is to execute of an answer."""
+        steps, latency = self._execution.steps(len(deltas)), self._execution.latency
+        counts = self._move(inference, action, steps.start, True, deltas[steps], latency)
         self._stands = latency > steps.stop - steps.start
         return counts
 
-    def _move(self, task: Task, action: Any, first: int, is_new: bool, deltas: np.ndarray,
-              period: int) -> bool:
-        """Publish control steps if the task still counts; say whether it does."""
+    def _move(self, inference: Inference, action: Any, first: int, is_new: bool,
+              deltas: np.ndarray, period: int) -> bool:
+        """Publish control steps if the inference still counts; say whether it does."""
         try:
             now = self._clock()
-            age = task.least_age + now - task.begun
+            age = inference.least_age + now - inference.begun
             if self._is_paced and self._max_age and age > self._max_age:
-                raise self._stale(age, f' {now - task.begun:.3f} s after inference began')
-            before = None if self._stands else self._motion.delta(now)
+                raise self._stale(age, f' {now - inference.begun:.3f} s after inference began')
+            before = None if self._stands else self._last_step.delta(now)
             safe = fit(deltas, self._safety, self._period, previous=before,
-                       position_m=self._place.position)
+                       position_m=self._eef.position)
             if safe.deltas is None:
                 raise SpecVLAError(safe.refusal)
-            command = Command(task, action, first, is_new, safe.deltas, safe.limited_by, period)
-            return self._newest.answer(task.job, lambda: self._publish(command))
+            steps = ControlSteps(
+                inference, action, first, is_new, safe.deltas, safe.limited_by, period)
+            return self._inbox.answer(inference.request, lambda: self._publish(steps))
         except ValueError:
-            self._drop(task.job)
+            self._drop(inference.request)
             raise
 
-    def _publish(self, command: Command) -> None:
-        published = self._arm.move(command)
+    def _publish(self, steps: ControlSteps) -> None:
+        published = self._arm.move(steps)
         self._queue.hold(published + self._period)  # filling a message took time as well
-        self._motion.go_on(command.deltas[-1], published)
-        self._place.go_on(command.deltas[:, :3].sum(axis=0))
+        self._last_step.go_on(steps.deltas[-1], published)
+        self._eef.go_on(steps.deltas[:, :3].sum(axis=0))
 
-    def _drop(self, job: Job) -> None:
-        self._newest.drop(job)
+    def _drop(self, request: InferenceRequest) -> None:
+        self._inbox.drop(request)
         self._drop_answer()
 
     def _drop_answer(self) -> None:
@@ -350,7 +357,7 @@ class Pilot:
 
     def _stand_still(self) -> None:
         if self._safety.fallback != 'none':
-            self._arm.stand_still(self._motion.gripper, self._safety.fallback == 'hold')
+            self._arm.stand_still(self._last_step.gripper, self._safety.fallback == 'hold')
 
     def _stale(self, age: float, when: str = '') -> StaleImage:
         where = f'{age:.3f} s old{when}' if age > 0 else f'from {-age:.3f} s in the future'

@@ -7,10 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from specvla_ros.carrying import Carrying, check_execute_steps
 from specvla_ros.configuration import Component, DecoderConfig, load_preset
 from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps, Execution
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
@@ -57,10 +57,10 @@ TOPIC_PARAMETERS = (
     Parameter('pacing', 'realtime', 'realtime: at most one control step each control period of '
               'the data set, as an arm needs it; lockstep: act on every image at once, only for a '
               'simulation or bag that waits for each action', choices=PACINGS, reloadable=True),
-    Parameter('execute_steps', 0, 'control steps of an answer that are carried out before the '
+    Parameter('execute_steps', 0, 'control steps of an answer that are executed before the '
               'next one is there, at most `chunk`; steps beyond go on where it is late; 0: what '
               'the checkpoint recommends, or all', low=0, high=64, reloadable=True),
-    Parameter('latency_s', 0.0, 'only with lockstep: how late answers are carried out, as if a '
+    Parameter('latency_s', 0.0, 'only with lockstep: how late answers are executed, as if a '
               'clock had gone on meanwhile, in whole control periods', unit='s', low=0.0,
               high=60.0, reloadable=True),
     Parameter('image_transport', 'raw', 'raw: sensor_msgs/Image on `image`; compressed: '
@@ -101,22 +101,22 @@ S = TypeVar('S')
 
 
 class ActingPolicy(Protocol):
-    """What the node needs of `specvla_ros.policy.Policy`."""
+    """The part of `specvla_ros.policy.Policy` that the node needs."""
 
     decoder_config: DecoderConfig
     dataset: DatasetConfig
     chunk: int  # control steps of an action
-    execute_steps: int  # of them to carry out, if nobody says another number
+    execute_steps: int  # of them to execute, where the parameter names no number
 
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,
-        position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
-        carried: int | None = None,
+        eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
+        executed: int | None = None,
     ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
-        position: of the end effector, m. limits: of the next control step. carried: of
+        eef_position: of the end effector, m. limits: of the next control step. executed: of
         the last action's steps, those that belong to times before; None = all.
         """
 
@@ -220,9 +220,9 @@ def _in_words(value: object) -> str:
     return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def carrying_of(settings: TopicSettings, policy: ActingPolicy) -> Carrying:
+def execution_of(settings: TopicSettings, policy: ActingPolicy) -> Execution:
     """
-    Return how the policy's answers are carried out.
+    Return how the policy's answers are executed.
 
     :raises SpecVLAError: more steps than an answer has, or a latency on a real clock
     """
@@ -231,7 +231,7 @@ def carrying_of(settings: TopicSettings, policy: ActingPolicy) -> Carrying:
         raise SpecVLAError(
             f'latency_s is {settings.latency_s:g}, must be 0 with pacing {settings.pacing}: a '
             'real clock brings its own; set it to 0, or pacing to lockstep for a simulation')
-    return Carrying.late(settings.execute_steps or policy.execute_steps, settings.latency_s,
+    return Execution.late(settings.execute_steps or policy.execute_steps, settings.latency_s,
                          policy.dataset.period_s)
 
 

@@ -95,8 +95,8 @@ from specvla_ros.nodes.messages import (
 )
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.sessions.processes import NodeProcess
-from specvla_ros.nodes.sessions.recording import Answer, Cost, Recording
-from specvla_ros.nodes.sessions.session import call, play, set_decoder
+from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
+from specvla_ros.nodes.sessions.session import call, play_session, set_decoder
 from specvla_ros.nodes.sessions.session_spec import Round, SessionSpec
 
 NAME = 'demo_session'
@@ -152,7 +152,7 @@ class SessionNode(Node):
         call(self._start_episode, Trigger.Request(), self._check_processes)
         facts = {'decoder': round_.decoder, 'suite': self._spec.suite,
                  'task': round_.episode.task, 'state': round_.episode.state}
-        recording, status = Recording(), None
+        recording, status = EpisodeRecording(), None
         while status is None or not status.done:
             message, received = self._next_message()
             if not isinstance(message, EpisodeStatus):
@@ -171,7 +171,7 @@ class SessionNode(Node):
                     'npz': self._save(round_, recording, facts)})
         return 'crash' if status.crashed else 'success' if status.success else 'failure'
 
-    def _emit_steps(self, round_: Round, recording: Recording, is_over: bool) -> None:
+    def _emit_steps(self, round_: Round, recording: EpisodeRecording, is_over: bool) -> None:
         for step in recording.new_steps(is_over):
             if step.cost.decoder != round_.config.name:
                 raise RuntimeError(f'the policy decoded with {step.cost.decoder} where '
@@ -182,7 +182,7 @@ class SessionNode(Node):
                         'ms_total': round(step.cost.stage_ms['total'], 3),
                         'ros_ms': round(step.ros_overhead_ms, 3)})
 
-    def _wait_for_last_report(self, round_: Round, recording: Recording) -> None:
+    def _wait_for_last_report(self, round_: Round, recording: EpisodeRecording) -> None:
         end = time.monotonic() + _LAST_REPORT_PATIENCE
         self._emit_steps(round_, recording, is_over=True)
         while not recording.is_complete and time.monotonic() < end:
@@ -190,7 +190,8 @@ class SessionNode(Node):
             _record(recording, message, received)
             self._emit_steps(round_, recording, is_over=True)
 
-    def _save(self, round_: Round, recording: Recording, facts: dict[str, Any]) -> str | None:
+    def _save(self, round_: Round, recording: EpisodeRecording, facts: dict[str, Any]
+              ) -> str | None:
         if not recording.steps:
             return None
         path = self._folder / 'episodes' / round_.file_name
@@ -244,10 +245,10 @@ def run_session(spec: SessionSpec, folder: Path, emit: Emit) -> int:
     :param folder: gets `episodes/` and `logs/`
     :param emit: called with every event
     """
-    return play(NAME, lambda: SessionNode(spec, folder, emit), emit, spec.domain_id)
+    return play_session(NAME, lambda: SessionNode(spec, folder, emit), emit, spec.domain_id)
 
 
-def _record(recording: Recording, message: Any, received: float) -> None:
+def _record(recording: EpisodeRecording, message: Any, received: float) -> None:
     """Put a message where it belongs; `received`: s, node clock."""
     if isinstance(message, PoseStamped):
         recording.add_observation(to_nanoseconds(message.header.stamp))
@@ -256,11 +257,11 @@ def _record(recording: Recording, message: Any, received: float) -> None:
             to_rgb(message), quality=_JPEG_QUALITY, colorspace='RGB', colorsubsampling='420')
         recording.add_frame(to_nanoseconds(message.header.stamp), jpeg)
     elif isinstance(message, ActionDelta):
-        recording.add_answer(to_nanoseconds(message.image_stamp), Answer(
+        recording.add_answer(to_nanoseconds(message.image_stamp), ReceivedAction(
             message.sequence, received, deltas_of(message), tuple(message.normalized),
             tuple(message.token_ids)))
     elif isinstance(message, DecodeReport):
-        recording.add_cost(to_nanoseconds(message.image_stamp), Cost(
+        recording.add_cost(to_nanoseconds(message.image_stamp), ReportedCost(
             message.decoder, message.target_passes, message.drafted, message.accepted,
             tuple(acceptance_lengths_of(message)), tuple(message.token_sources),
             stage_ms_of(message), message.forbidden, unverified_of(message), message.risk))

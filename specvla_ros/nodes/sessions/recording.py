@@ -1,5 +1,5 @@
 """
-One episode, put together from what came over the topics; no ROS in it.
+One episode, put together from the messages of its topics; no ROS in it.
 
 Messages of different topics arrive in any order. The stamp of the camera image ties them together:
 the pose and the image of an observation carry it, the action and the report name it. An image the
@@ -22,9 +22,9 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReceivedAction:
     """
-    One action and what it cost; times in ms, `deltas` float64 [chunk, 7] in SI units.
+    One action as it was received; `deltas` float64 [chunk, 7] in SI units.
 
     received: s, clock of the image's stamp. sequence: the policy's count of actions.
     """
@@ -37,8 +37,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What the decode report of an action says."""
+class ReportedCost:
+    """The cost of an action as its decode report says it."""
 
     decoder: str
     target_passes: int
@@ -53,9 +53,9 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RecordedStep:
     """
-    An observation, the action it got, and what that cost.
+    An observation, the action that answers it, and the cost of that action.
 
     number: counts the actions of the episode from 0. stamp: of the image, ns.
     """
@@ -63,8 +63,8 @@ class Step:
     number: int
     stamp: int
     frame: bytes
-    answer: Answer
-    cost: Cost
+    answer: ReceivedAction
+    cost: ReportedCost
 
     @property
     def ros_latency_ms(self) -> float:
@@ -79,14 +79,14 @@ class Step:
 
 
 @dataclass(slots=True)
-class Recording:
+class EpisodeRecording:
     """Collects the messages of one episode and gives out its steps, in order, as they complete."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RecordedStep] = field(default_factory=list)
     _observed: list[int] = field(default_factory=list)
     _frames: dict[int, bytes] = field(default_factory=dict)
-    _answers: dict[int, Answer] = field(default_factory=dict)
-    _costs: dict[int, Cost] = field(default_factory=dict)
+    _answers: dict[int, ReceivedAction] = field(default_factory=dict)
+    _costs: dict[int, ReportedCost] = field(default_factory=dict)
 
     def add_observation(self, stamp: int) -> None:
         """Note that the robot was observed at `stamp` (ns)."""
@@ -96,15 +96,15 @@ class Recording:
         """Keep a camera image."""
         self._frames[stamp] = jpeg
 
-    def add_answer(self, stamp: int, answer: Answer) -> None:
+    def add_answer(self, stamp: int, answer: ReceivedAction) -> None:
         """Keep the action that answers the image of that stamp."""
         self._answers[stamp] = answer
 
-    def add_cost(self, stamp: int, cost: Cost) -> None:
+    def add_cost(self, stamp: int, cost: ReportedCost) -> None:
         """Keep the decode report of the action that answers the image of that stamp."""
         self._costs[stamp] = cost
 
-    def new_steps(self, is_over: bool = False) -> list[Step]:
+    def new_steps(self, is_over: bool = False) -> list[RecordedStep]:
         """
         Return the steps completed since the last call.
 
@@ -123,7 +123,7 @@ class Recording:
         """Whether every observation has become a step."""
         return len(self.steps) == len(self._observed)
 
-    def _complete(self, index: int, is_over: bool) -> Step | None:
+    def _complete(self, index: int, is_over: bool) -> RecordedStep | None:
         stamp = self._observed[index]
         is_last = index + 1 == len(self._observed)
         if is_last and not is_over:  # a later stamp may be the next observation's
@@ -136,7 +136,7 @@ class Recording:
         first = min(answered, key=lambda s: self._answers[s].sequence)
         if first not in self._costs:
             return None
-        return Step(
+        return RecordedStep(
             index, first, self._frames[stamp], self._answers[first], self._costs[first])
 
     def save(self, path: Path, **facts: Any) -> None:

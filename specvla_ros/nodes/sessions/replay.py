@@ -50,7 +50,7 @@ from specvla_ros.nodes.messages import (
 )
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT
 from specvla_ros.nodes.sessions.processes import NodeProcess
-from specvla_ros.nodes.sessions.session import play, set_decoder
+from specvla_ros.nodes.sessions.session import play_session, set_decoder
 from specvla_ros.typed_files import read_json, typed
 
 NAME = 'replay_session'
@@ -80,7 +80,7 @@ class ReplaySpec:
 
 class ReplaySession(Node):
     """
-    Starts the policy, plays the bag to it under each decoder, and tells what it answered.
+    Starts the policy, plays the bag to it under each decoder, and reports the answers.
 
     :param emit: called with every event but `error`
     """
@@ -195,7 +195,7 @@ def _answer(decoder: str, number: int, stamp: int, action: ActionDelta, received
 
 def run_session(spec: ReplaySpec, folder: Path, emit: Emit) -> int:
     """Play a session in a ROS domain of its own; return the exit code."""
-    return play(NAME, lambda: ReplaySession(spec, folder, emit), emit)
+    return play_session(NAME, lambda: ReplaySession(spec, folder, emit), emit)
 
 
 def main(arguments: list[str] | None = None) -> int:

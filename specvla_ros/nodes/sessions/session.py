@@ -20,12 +20,13 @@ EXIT_INTERRUPTED = 130
 
 
 class Session(WorkingNode, Protocol):
-    """A node that plays something; `finished` once it has played all of it."""
+    """A node that plays a session; `finished` once it has played all of it."""
 
     finished: bool
 
 
-def play(name: str, make: Callable[[], Session], emit: Emit, domain_id: int | None = None) -> int:
+def play_session(name: str, make: Callable[[], Session], emit: Emit,
+                 domain_id: int | None = None) -> int:
     """
     Play a session; return the exit code. Initialises and shuts down rclpy.
 

@@ -186,7 +186,7 @@ def test_live_actions_count_for_the_decoder_that_made_them(make):
 
 
 class Forgetful:
-    """An actor that tells what it was asked, in a list shared with the others."""
+    """A policy that tells what it was asked, in a list shared with the others."""
 
     def __init__(self, name, calls, make):
         self.name, self.calls, self.make = name, calls, make
@@ -204,9 +204,9 @@ def test_decoders_alternate_and_forget_at_a_new_segment(make):
     action = SimpleNamespace(tokens=record.tokens, trace=record, si=np.zeros((1, 7)),
                              normalized=np.zeros((1, 7)))
     calls = []
-    actors = {name: Forgetful(name, calls, lambda: action) for name in 'ab'}
+    policies = {name: Forgetful(name, calls, lambda: action) for name in 'ab'}
     frames = [Frame(i, i, i, i, 'x', segment) for i, segment in enumerate((0, 0, 1))]
-    assert len(list(replay(frames, actors))) == 3
+    assert len(list(replay(frames, policies))) == 3
     assert calls[4:] == [  # after the warm-up
         ('a', 'reset'), ('b', 'reset'), ('a', 0), ('b', 0), ('b', 1), ('a', 1),
         ('a', 'reset'), ('b', 'reset'), ('a', 2), ('b', 2)]

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from specvla_ros.benchmark.calibration.family import check_family, scaled, thresholds
-from specvla_ros.benchmark.calibration.units import Limits, losses, measured, Unit, UnitLog
+from specvla_ros.benchmark.calibration.units import (
+    DeviationLimits,
+    losses,
+    measure_scale,
+    Unit,
+    UnitLog,
+)
 from specvla_ros.configuration import load_preset
 
 
@@ -20,29 +26,30 @@ STILL = (0,) * 6 + (1,)
 def unit(name, *of_scales):
     """Make a unit whose frames are so many mm off, by scale."""
     return Unit(name, True, tuple(
-        measured(float(scale), [action((mm / 1e3, *STILL[1:])) for mm in frames],
+        measure_scale(float(scale), [action((mm / 1e3, *STILL[1:])) for mm in frames],
                  [action(STILL)] * len(frames)) for scale, frames in enumerate(of_scales)))
 
 
 def test_the_distance_is_that_of_vectors_and_of_the_farthest_control_step():
     off = action((3e-3, 4e-3, 0, 0, 0, np.radians(2), 1), (0, 0, -1e-3, 0, 0, 0, 0.25), passes=3)
-    found = measured(1.5, [off], [action(STILL, STILL)])
+    found = measure_scale(1.5, [off], [action(STILL, STILL)])
     assert (found.scale, found.passes) == (1.5, (3,))
     assert found.mm == pytest.approx([5.0]) and found.deg == pytest.approx([2.0])
     assert found.gripper == pytest.approx([0.75])
 
 
 @pytest.mark.parametrize('limits, exceeded', [
-    (Limits(5.1, 2.1, 0.8), False), (Limits(4.9, 2.1, 0.8), True), (Limits(5.1, 1.9, 0.8), True),
-    (Limits(5.1, 2.1, 0.7), True)])
+    (DeviationLimits(5.1, 2.1, 0.8), False), (DeviationLimits(4.9, 2.1, 0.8), True),
+    (DeviationLimits(5.1, 1.9, 0.8), True),
+    (DeviationLimits(5.1, 2.1, 0.7), True)])
 def test_any_limit_may_be_exceeded(limits, exceeded):
     off = action((3e-3, 4e-3, 0, 0, 0, np.radians(2), 0.25))
-    assert measured(1.0, [off], [action(STILL)]).exceeds(limits).tolist() == [exceeded]
+    assert measure_scale(1.0, [off], [action(STILL)]).exceeds(limits).tolist() == [exceeded]
 
 
 def test_an_episode_loses_by_one_action_or_by_their_share():
     units = [unit('a', [0, 0, 0, 0], [0, 9, 1, 9]), unit('b', [0, 0], [1, 1])]
-    limits = Limits(5, 5, 0.5)
+    limits = DeviationLimits(5, 5, 0.5)
     assert losses(units, limits, 'episodes').tolist() == [[0, 1], [0, 0]]
     assert losses(units, limits, 'actions').tolist() == [[0, 0.5], [0, 0]]
 

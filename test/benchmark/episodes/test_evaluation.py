@@ -12,11 +12,11 @@ import pytest
 from specvla_ros.benchmark.episodes import evaluation
 from specvla_ros.benchmark.episodes.evaluation import EvalArgs, run
 from specvla_ros.benchmark.episodes.plan import make_plan
-from specvla_ros.benchmark.episodes.player import Cast, TaskPlayer
+from specvla_ros.benchmark.episodes.player import SuitePolicies, TaskPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
-from specvla_ros.benchmark.episodes.workers import Match
+from specvla_ros.benchmark.episodes.workers import Trial
 from specvla_ros.benchmark.records import EpisodeLog
-from specvla_ros.carrying import Carrying
+from specvla_ros.execution import Execution
 from specvla_ros.policy import Policy
 
 
@@ -54,19 +54,19 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_made(args, change, 
 
 
 def test_all_decoders_play_each_state_in_rotating_order(args):
-    matches = make_plan(args).matches([])
-    assert [(match.task, match.state, match.decoders) for match in matches] == [
+    trials = make_plan(args).trials_left([])
+    assert [(trial.task, trial.state, trial.decoders) for trial in trials] == [
         (0, 0, ('ar', 'strict')), (0, 1, ('strict', 'ar')),
         (1, 0, ('strict', 'ar')), (1, 1, ('ar', 'strict'))]
 
 
-def test_how_much_of_a_chunk_is_carried_out_and_how_late_is_part_of_a_run(args):
+def test_how_much_of_a_chunk_is_executed_and_how_late_is_part_of_a_run(args):
     chunks = dataclasses.replace(args, chunk=8, execute_steps=4, latency_s=0.15)
     plan = make_plan(chunks)
-    assert plan.carrying == Carrying(4, 3)
+    assert plan.execution == Execution(4, 3)
     assert (plan.config['execute_steps'], plan.config['latency_s']) == (4, 0.15)
-    assert evaluation.player_of(chunks, plan).rollout.carrying == plan.carrying
-    assert make_plan(dataclasses.replace(args, chunk=8)).carrying == Carrying(8, 0)
+    assert evaluation.player_of(chunks, plan).rollout.execution == plan.execution
+    assert make_plan(dataclasses.replace(args, chunk=8)).execution == Execution(8, 0)
     assert make_plan(dataclasses.replace(chunks, latency_s=0.0)).folder != plan.folder
     for change, message in (({'execute_steps': 9}, 'execute_steps is 9, must be from 1 to 8'),
                             ({'execute_steps': 0}, 'execute_steps is 0, must be from 1 to 8'),
@@ -93,8 +93,8 @@ def test_the_same_command_goes_on_where_it_was_interrupted(args, tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(''.join(lines[:3]))
     # Of the second state one decoder is left, of the others both.
-    left = make_plan(args).matches(EpisodeLog(path).episodes)
-    assert [len(match.decoders) for match in left] == [1, 2, 2]
+    left = make_plan(args).trials_left(EpisodeLog(path).episodes)
+    assert [len(trial.decoders) for trial in left] == [1, 2, 2]
     run(args, FakePlayer())
     assert sorted(path.read_text().splitlines()) == sorted(line.strip() for line in lines)
 
@@ -185,7 +185,7 @@ def test_the_same_tokens_are_other_motion_under_another_suites_statistics(args):
     assert other.checkpoint.model is policy.checkpoint.model
     assert other.checkpoint.drafter_weights('eagle') is policy.checkpoint.drafter_weights('eagle')
     image = np.zeros((64, 64, 3), np.uint8)
-    mine, theirs = (actor.act(image, 'pick up the milk') for actor in (policy, other))
+    mine, theirs = (it.act(image, 'pick up the milk') for it in (policy, other))
     assert mine.tokens == theirs.tokens
     np.testing.assert_allclose(  # -1 … 1 and -1 … 3, in units of the data set
         theirs.values[0, :6], 2 * mine.values[0, :6] + 1, atol=1e-6)
@@ -220,13 +220,13 @@ def test_a_player_changes_its_cast_with_the_suite(make):
             return SimpleNamespace(tokens=record.tokens, trace=record, si=np.zeros((1, 7)),
                                    normalized=np.zeros((1, 7)))
         casts.append(suite)
-        actor = SimpleNamespace(act=act, reset=lambda: None)
-        return Cast({'ar': actor}, actor)
+        policy = SimpleNamespace(act=act, reset=lambda: None)
+        return SuitePolicies({'ar': policy}, policy)
 
     player = TaskPlayer(Scene, cast, RolloutConfig(None, 0), first='a')
     for suite, task in (('a', 0), ('a', 1), ('b', 0), ('b', 0)):
         acted.clear()
-        episode, = player.play(Match(suite, task, 0, ('ar',)), lambda _: None)
+        episode, = player.play(Trial(suite, task, 0, ('ar',)), lambda _: None)
         assert episode.success and set(acted) == {suite}
     assert casts == ['a', 'b']
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
-from specvla_ros.benchmark.episodes.fence import settings_for_json
+from specvla_ros.benchmark.episodes.envelope import settings_for_json
 from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.carrying import Carrying
 from specvla_ros.data_sets import load_dataset
+from specvla_ros.execution import Execution
 from specvla_ros.safety import NO_LIMITS, SafetySettings, step_limits
 
 
@@ -37,19 +37,19 @@ class Environment:
                                success=self.steps >= self.solved_after)
 
 
-class Actor:
+class FakePolicy:
     """Says the same action of `chunk` steps every time, `bins` away from zero."""
 
     def __init__(self, bins=0, chunk=1):
         self.bins, self.chunk, self.seen, self.resets = bins, chunk, [], 0
-        self.carried = []
+        self.executed = []
 
     def reset(self):
         self.resets += 1
 
-    def act(self, image, instruction, stamp=None, *, carried=None):
+    def act(self, image, instruction, stamp=None, *, executed=None):
         self.seen.append(int(image[0, 0, 0]))
-        self.carried.append(carried)
+        self.executed.append(executed)
         normalized = np.zeros((self.chunk, 7), np.float32)
         normalized[:, 0] = self.bins * BIN_WIDTH
         si = normalized * 0.05
@@ -61,25 +61,25 @@ class Actor:
 
 
 def test_success_ends_the_episode():
-    episode = play(Environment(solved_after=3), Actor(), 'ar', 5, RolloutConfig())
+    episode = play(Environment(solved_after=3), FakePolicy(), 'ar', 5, RolloutConfig())
     assert (episode.success, episode.steps, len(episode.actions)) == (True, 3, 3)
     assert episode.key == ('libero_object', 2, 5, 'ar')
 
 
 @pytest.mark.parametrize('limit, steps', [(None, 6), (2, 2)])
 def test_the_step_limit_is_the_suites_or_the_users(limit, steps):
-    episode = play(Environment(), Actor(), 'ar', 0, RolloutConfig(max_steps=limit))
+    episode = play(Environment(), FakePolicy(), 'ar', 0, RolloutConfig(max_steps=limit))
     assert (episode.success, episode.steps, episode.crash) == (False, steps, None)
 
 
 def test_an_exception_of_the_simulator_is_a_crash_with_its_message():
-    episode = play(Environment(fails_at=2), Actor(), 'ar', 0, RolloutConfig())
+    episode = play(Environment(fails_at=2), FakePolicy(), 'ar', 0, RolloutConfig())
     assert not episode.success and episode.steps == 1
     assert episode.crash == 'RuntimeError: mjWARNING'
 
 
 def test_a_chunk_is_played_step_by_step_and_never_beyond_the_limit():
-    episode = play(Environment(), Actor(chunk=4), 'ar', 0, RolloutConfig())
+    episode = play(Environment(), FakePolicy(chunk=4), 'ar', 0, RolloutConfig())
     assert (episode.steps, len(episode.actions)) == (6, 2)
 
 
@@ -99,17 +99,17 @@ class Log(Environment):
                                success=seen.success)
 
 
-@pytest.mark.parametrize('execute, latency, images, stands, carried', [
+@pytest.mark.parametrize('execute, latency, images, stands, executed', [
     (4, 0, range(0, 12, 4), 0, 4), (1, 0, range(12), 0, 1), (None, 0, [0, 8], 0, None),
     (4, 2, range(0, 12, 4), 2, 4), (8, 2, range(0, 12, 6), 2, 6), (2, 3, range(0, 12, 3), 3, 3)])
-def test_so_many_steps_of_an_answer_are_carried_out_and_then_it_is_asked_again(
-        execute, latency, images, stands, carried):
-    environment, actor = Log(solved_after=12), Actor(bins=3, chunk=8)
-    episode = play(environment, actor, 'ar', 0, RolloutConfig(
-        carrying=Carrying(execute, latency)))
+def test_so_many_steps_of_an_answer_are_executed_and_then_it_is_asked_again(
+        execute, latency, images, stands, executed):
+    environment, policy = Log(solved_after=12), FakePolicy(bins=3, chunk=8)
+    episode = play(environment, policy, 'ar', 0, RolloutConfig(
+        execution=Execution(execute, latency)))
     assert episode.success and episode.crash is None and episode.steps == 12
-    assert actor.seen == list(images)
-    assert actor.carried == [None] + [carried] * (len(images) - 1)
+    assert policy.seen == list(images)
+    assert policy.executed == [None] + [executed] * (len(images) - 1)
     assert sum(not delta[:6].any() for delta in environment.told) == stands
     assert sum(action.steps for action in episode.actions) == 12 - stands
     again = EpisodeRecord.from_json(episode.to_json())
@@ -118,17 +118,17 @@ def test_so_many_steps_of_an_answer_are_carried_out_and_then_it_is_asked_again(
 
 
 def test_an_action_of_one_step_has_no_figures_of_steps_but_with_a_latency():
-    episode = play(Log(solved_after=4), Actor(), 'ar', 0, RolloutConfig())
+    episode = play(Log(solved_after=4), FakePolicy(), 'ar', 0, RolloutConfig())
     assert {action.steps for action in episode.actions} == {None}
-    environment, actor = Log(solved_after=9), Actor(bins=3)
-    episode = play(environment, actor, 'ar', 0, RolloutConfig(carrying=Carrying(1, 4)))
-    assert actor.seen == [0, 4, 8]
+    environment, policy = Log(solved_after=9), FakePolicy(bins=3)
+    episode = play(environment, policy, 'ar', 0, RolloutConfig(execution=Execution(1, 4)))
+    assert policy.seen == [0, 4, 8]
     assert [delta[0] != 0 for delta in environment.told] == [False] * 4 + [True] + [False] * 3 + [
         True]
     assert [action.steps for action in episode.actions] == [0, 1, 1]
 
 
-class SlowActor(Actor):
+class SlowPolicy(FakePolicy):
     """Says its own number; takes so many seconds for each action in turn, or so many passes."""
 
     dataset = load_dataset('libero_object')
@@ -137,8 +137,8 @@ class SlowActor(Actor):
         super().__init__(chunk=chunk)
         self.seconds, self.passes = list(seconds), list(passes)
 
-    def act(self, image, instruction, stamp=None, *, carried=None):
-        action = super().act(image, instruction, stamp, carried=carried)
+    def act(self, image, instruction, stamp=None, *, executed=None):
+        action = super().act(image, instruction, stamp, executed=executed)
         number = len(self.seen)
         if self.seconds:
             action.trace.stage_ms = {
@@ -149,11 +149,11 @@ class SlowActor(Actor):
         return action
 
 
-def played(actor, latency, execute=1, steps=12):
+def played(policy, latency, execute=1, steps=12):
     """Return in each period (number of the action, step of it), None = the arm stands still."""
     environment = Log(solved_after=steps)
-    episode = play(environment, actor, 'ar', 0, RolloutConfig(
-        carrying=Carrying(execute), latency=latency))
+    episode = play(environment, policy, 'ar', 0, RolloutConfig(
+        execution=Execution(execute), latency=latency))
     assert episode.success and episode.crash is None
     assert sum(action.steps for action in episode.actions) == sum(
         bool(delta[0]) for delta in environment.told)
@@ -166,12 +166,12 @@ def played(actor, latency, execute=1, steps=12):
     ([0.06, 0.03], [None, 1, 2, None, 3, 4, None, 5]),   # a late one keeps its period
     ([0.03, 0.11, 0.03, 0.03], [1, None, None, 2, 3, 4, 5, None, None, 6])])
 def test_an_action_is_as_late_as_it_was_slow(seconds, numbers):
-    done = played(SlowActor(seconds), Latency(measured=True), steps=len(numbers))
+    done = played(SlowPolicy(seconds), Latency(measured=True), steps=len(numbers))
     assert [step and step[0] for step in done] == numbers
 
 
 def test_by_passes_a_faster_decoder_acts_sooner_and_more_often():
-    ar, relaxed = (played(SlowActor(passes=passes), Latency(0.05, 0.02), steps=12)
+    ar, relaxed = (played(SlowPolicy(passes=passes), Latency(0.05, 0.02), steps=12)
                    for passes in ([7], [1, 2]))
     assert [step and step[0] for step in ar] == [None] * 3 + [1, None, None, 2, None, None,
                                                               3, None, None]
@@ -180,11 +180,11 @@ def test_by_passes_a_faster_decoder_acts_sooner_and_more_often():
 
 def test_steps_of_a_chunk_go_on_while_the_next_one_is_late():
     """Beyond the E steps too; those of the newer chunk are the ones of their own times."""
-    actor = SlowActor([0.03, 0.26], chunk=8)
-    done = played(actor, Latency(measured=True), execute=4, steps=14)
+    policy = SlowPolicy([0.03, 0.26], chunk=8)
+    done = played(policy, Latency(measured=True), execute=4, steps=14)
     assert done == [*((1, step) for step in range(8)), None,
                     (2, 5), *((3, step) for step in range(1, 5))]
-    assert actor.seen == [0, 4, 9]
+    assert policy.seen == [0, 4, 9]
 
 
 @pytest.mark.parametrize('chunk, execute, late', [
@@ -192,35 +192,36 @@ def test_steps_of_a_chunk_go_on_while_the_next_one_is_late():
 def test_the_same_latency_every_time_is_a_fixed_one(chunk, execute, late):
     def told(config):
         environment = Log(solved_after=30)
-        play(environment, SlowActor([0.05 * late + 0.01], chunk=chunk), 'ar', 0, config)
+        play(environment, SlowPolicy([0.05 * late + 0.01], chunk=chunk), 'ar', 0, config)
         return np.array(environment.told)
 
-    fixed = told(RolloutConfig(carrying=Carrying(execute, late)))
-    measured = told(RolloutConfig(carrying=Carrying(execute), latency=Latency(measured=True)))
+    fixed = told(RolloutConfig(execution=Execution(execute, late)))
+    measured = told(RolloutConfig(execution=Execution(execute), latency=Latency(measured=True)))
     np.testing.assert_array_equal(fixed, measured)
 
 
 def test_ar_is_run_beside_every_nth_action_on_the_same_picture():
-    actor, reference = Actor(bins=5), Actor(bins=2)
-    episode = play(Environment(), actor, 'relaxed', 7, RolloutConfig(reference_every=4), reference)
+    policy, reference = FakePolicy(bins=5), FakePolicy(bins=2)
+    episode = play(
+        Environment(), policy, 'relaxed', 7, RolloutConfig(reference_every=4), reference)
     assert [action.deviation is not None for action in episode.actions] == [
         True, False, False, False, True, False]
     first = episode.actions[0].deviation
     assert first.max_bins == 3
     assert first.mm == pytest.approx(1000 * 3 * BIN_WIDTH * 0.05 / 3)  # x only, mean of x, y, z
     assert first.deg == 0.0
-    assert actor.seen[0] == reference.seen[0] == 7
+    assert policy.seen[0] == reference.seen[0] == 7
 
 
 def test_ids_that_decode_to_the_same_value_are_no_distance_apart():
-    one, other = Actor().act(np.zeros((1, 1, 3)), ''), Actor().act(np.zeros((1, 1, 3)), '')
+    one, other = (FakePolicy().act(np.zeros((1, 1, 3)), '') for _ in range(2))
     other.tokens = tuple(token + 1 for token in other.tokens)
     assert deviation(one, other).max_bins == 0
 
 
 def test_no_reference_where_it_is_switched_off():
-    reference = Actor()
-    play(Environment(), Actor(), 'relaxed', 0, RolloutConfig(reference_every=0), reference)
+    reference = FakePolicy()
+    play(Environment(), FakePolicy(), 'relaxed', 0, RolloutConfig(reference_every=0), reference)
     assert reference.seen == []
 
 
@@ -244,7 +245,7 @@ class Walking(Environment):
         return observation
 
 
-class FencedActor(Actor):
+class EnvelopedPolicy(FakePolicy):
     """Notes where it was told to be and what it may choose from; moves 50 mm along x."""
 
     dataset = load_dataset('libero_object')
@@ -253,8 +254,8 @@ class FencedActor(Actor):
         super().__init__(bins=255, chunk=chunk)
         self.told = []
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
-        self.told.append((position, limits))
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None):
+        self.told.append((eef_position, limits))
         action = super().act(image, instruction, stamp)
         action.si[:, 0] = 0.05
         return action
@@ -266,31 +267,31 @@ WALLED = SafetySettings(
 
 @pytest.mark.parametrize('chunk', [1, 3])
 def test_under_an_envelope_an_episode_is_played_as_the_node_would(chunk):
-    """The decoder is told the next step's limits, and what is carried out fits the envelope."""
-    world, actor, reference = Walking(), FencedActor(chunk), FencedActor(chunk)
-    episode = play(world, actor, 'relaxed', 0, RolloutConfig(None, 1, safety=WALLED), reference)
+    """The decoder is told the next step's limits, and what is executed fits the envelope."""
+    world, policy, reference = Walking(), EnvelopedPolicy(chunk), EnvelopedPolicy(chunk)
+    episode = play(world, policy, 'relaxed', 0, RolloutConfig(None, 1, safety=WALLED), reference)
     assert episode.crash is None and episode.steps == 6
     steps = [step[0] for step in world.done]
     # 12 mm more than the step before, at most 40 mm, up to the wall at x = 120 mm.
     assert steps == pytest.approx([0.012, 0.024, 0.036, 0.04, 0.008, 0.0])
-    assert actor.told == reference.told  # `ar` says what it would do in the same envelope
+    assert policy.told == reference.told  # `ar` says what it would do in the same envelope
     places = np.cumsum([0.0, *steps])
-    for number, (position, limits) in enumerate(actor.told):
+    for number, (eef_position, limits) in enumerate(policy.told):
         done = number * chunk
-        assert position == pytest.approx((places[done], 0.0, 0.5))
+        assert eef_position == pytest.approx((places[done], 0.0, 0.5))
         previous = world.done[done - 1] if done else None
-        assert limits == step_limits(WALLED, 0.05, position_m=position, previous=previous)
+        assert limits == step_limits(WALLED, 0.05, position_m=eef_position, previous=previous)
 
 
 def test_without_an_envelope_nobody_is_told_of_one():
-    actor, world = FencedActor(), Walking()
-    play(world, actor, 'ar', 0, RolloutConfig())
-    assert set(actor.told) == {(None, None)}
+    policy, world = EnvelopedPolicy(), Walking()
+    play(world, policy, 'ar', 0, RolloutConfig())
+    assert set(policy.told) == {(None, None)}
     assert [step[0] for step in world.done] == pytest.approx([0.05] * 6)
 
 
-def test_an_action_that_must_not_be_carried_out_is_a_crash():
-    class Broken(FencedActor):
+def test_an_action_that_must_not_be_executed_is_a_crash():
+    class Broken(EnvelopedPolicy):
         def act(self, *arguments):
             action = super().act(*arguments)
             action.si[:, 1] = np.nan

@@ -14,7 +14,7 @@ from specvla_ros.benchmark.episodes import evaluation, sweep
 from specvla_ros.benchmark.episodes.plan import EvalArgs, make_plan
 from specvla_ros.benchmark.episodes.sweep import DriftArgs, plans, run
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
-from specvla_ros.carrying import Carrying
+from specvla_ros.execution import Execution
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_each_condition_is_an_evaluation_of_its_own(args):
     own, plan = runs[3]
     player = evaluation.player_of(own, plan)
     assert player.drift.m_per_s == 0.02 and player.drift.body == 'target'
-    assert player.rollout.latency.pass_s == 0.02 and player.rollout.carrying == Carrying(1, 0)
+    assert player.rollout.latency.pass_s == 0.02 and player.rollout.execution == Execution(1, 0)
     assert player.rollout.reference_every == 0
     assert runs[0][1].drift.m_per_s == 0 and runs[0][1].latency is None
     more = dataclasses.replace(args, drift=(0.0, 5.0), latency_s=('measured',), trials=3)
@@ -48,10 +48,10 @@ def test_a_narrower_drift_is_another_run(args):
     assert runs[1][1].folder.name == 'target-2-cm-s-within-3-cm-late-0'
 
 
-def test_steps_that_are_carried_out_are_a_condition_too(args):
+def test_steps_that_are_executed_are_a_condition_too(args):
     chunks = dataclasses.replace(args, chunk=8, execute_steps=(2, 8), drift=(1.0,))
     _, runs = plans(chunks)
-    assert [(plan.carrying.execute_steps, plan.folder.name) for _, plan in runs] == [
+    assert [(plan.execution.execute_steps, plan.folder.name) for _, plan in runs] == [
         (2, 'target-1-cm-s-late-0-steps-2'), (8, 'target-1-cm-s-late-0-steps-8'),
         (2, 'target-1-cm-s-late-0.05+0.02-steps-2'), (8, 'target-1-cm-s-late-0.05+0.02-steps-8')]
 

@@ -3,17 +3,17 @@
 from fake_players import FakePlayer
 import pytest
 
-from specvla_ros.benchmark.episodes.workers import Match, WorkerPool, WorkersDied
+from specvla_ros.benchmark.episodes.workers import Trial, WorkerPool, WorkersDied
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.errors import SpecVLAError
 
-MATCHES = [Match('libero_object', task, state, ('ar', 'strict'))
+TRIALS = [Trial('libero_object', task, state, ('ar', 'strict'))
            for task in (0, 1) for state in (0, 1)]
-PLACES = sorted((match.task, match.state, name) for match in MATCHES for name in match.decoders)
+PLACES = sorted((trial.task, trial.state, name) for trial in TRIALS for name in trial.decoders)
 
 
-def episodes_of(pool, matches=MATCHES):
-    return [event for event in pool.run(matches) if isinstance(event, EpisodeRecord)]
+def episodes_of(pool, trials=TRIALS):
+    return [event for event in pool.run(trials) if isinstance(event, EpisodeRecord)]
 
 
 def places_of(episodes):
@@ -56,7 +56,7 @@ def test_an_error_outside_of_an_episode_stops_the_run_with_its_type(tmp_path):
 
 def test_no_process_is_left_when_the_run_is_abandoned(tmp_path):
     pool = WorkerPool(FakePlayer(seconds=60), 2, tmp_path)
-    events = pool.run(MATCHES)
+    events = pool.run(TRIALS)
     next(events)
     processes = [worker.process for worker in pool._workers]
     events.close()

@@ -88,7 +88,7 @@ def test_a_chunk_has_figures_per_control_step(args, tmp_path, frames, capsys):
         assert row['ms_per_step']['mean'] == pytest.approx(row['ms_per_action']['mean'] / 4)
         assert row['target_passes_per_step'] == row['target_passes_per_action'] / 4
     assert document['rows'][0]['target_passes_per_action'] == 56
-    assert 'per control step, 4 of 8 carried out' in capsys.readouterr().out
+    assert 'per control step, 4 of 8 executed' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('execute_steps', [0, 9])

@@ -42,12 +42,12 @@ def diary():
 
 
 @pytest.fixture
-def actors(diary):
+def policies(diary):
     return {name: Recorder(name, diary, shift) for shift, name in enumerate(('ar', 'b', 'c'))}
 
 
-def test_all_get_an_observation_before_anyone_gets_the_next(actors, episodes, diary):
-    contest(actors, episodes, repeats=1, seed=0)
+def test_all_get_an_observation_before_anyone_gets_the_next(policies, episodes, diary):
+    contest(policies, episodes, repeats=1, seed=0)
     acts = [entry for entry in diary if entry[1] != 'reset']
     for start in range(0, len(acts), 3):
         three = acts[start:start + 3]
@@ -55,54 +55,54 @@ def test_all_get_an_observation_before_anyone_gets_the_next(actors, episodes, di
         assert {image for _, image in three} == {start // 3}
 
 
-def test_the_order_changes_and_nobody_is_always_first(actors, episodes):
-    samples = contest(actors, episodes, repeats=5, seed=0)
+def test_the_order_changes_and_nobody_is_always_first(policies, episodes):
+    samples = contest(policies, episodes, repeats=5, seed=0)
     first = Counter(sample.contestant for sample in samples if sample.turn == 0)
     assert sum(first.values()) == 100
-    assert all(20 <= first[name] <= 47 for name in actors)  # a third each, ±3 deviations
+    assert all(20 <= first[name] <= 47 for name in policies)  # a third each, ±3 deviations
 
 
-def test_the_same_seed_gives_the_same_order(actors, episodes):
-    orders = [[(s.contestant, s.turn) for s in contest(actors, episodes, 1, seed)]
+def test_the_same_seed_gives_the_same_order(policies, episodes):
+    orders = [[(s.contestant, s.turn) for s in contest(policies, episodes, 1, seed)]
               for seed in (3, 3, 4)]
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_each_lives_an_episode_in_its_order_and_forgets_before_it(actors, episodes, diary):
-    contest(actors, episodes, repeats=2, seed=0)
+def test_each_lives_an_episode_in_its_order_and_forgets_before_it(policies, episodes, diary):
+    contest(policies, episodes, repeats=2, seed=0)
     own = [what for name, what in diary if name == 'b']
     assert own == 2 * ['reset', *range(12), 'reset', *range(12, 20)]
 
 
-def test_actions_are_compared_with_the_baselines_on_the_same_observation(actors, episodes):
-    samples = contest(actors, episodes, repeats=1, seed=0)
+def test_actions_are_compared_with_the_baselines_on_the_same_observation(policies, episodes):
+    samples = contest(policies, episodes, repeats=1, seed=0)
     deviations = {s.contestant: s.record.deviation for s in samples}
     assert deviations['ar'] is None
     assert (deviations['b'].max_bins, deviations['c'].max_bins) == (1, 2)
 
 
-def test_whose_tokens_mean_nothing_is_not_compared(actors, episodes):
-    samples = contest(actors, episodes, repeats=1, seed=0, drawn={'b'})
+def test_whose_tokens_mean_nothing_is_not_compared(policies, episodes):
+    samples = contest(policies, episodes, repeats=1, seed=0, drawn={'b'})
     compared = {s.contestant for s in samples if s.record.deviation is not None}
     assert compared == {'c'}
 
 
-def test_progress_counts_every_action(actors, episodes):
+def test_progress_counts_every_action(policies, episodes):
     done = []
-    samples = contest(actors, episodes, 1, 0, lambda: done.append(1))
+    samples = contest(policies, episodes, 1, 0, lambda: done.append(1))
     assert len(done) == len(samples) == 3 * 20
 
 
-def test_warming_up_leaves_no_memory(actors, episodes, diary):
-    warm_up(actors['b'], episodes[0])
+def test_warming_up_leaves_no_memory(policies, episodes, diary):
+    warm_up(policies['b'], episodes[0])
     assert len(diary) > 1 and diary[-1] == ('b', 'reset')
 
 
-def test_of_a_chunk_the_contestants_are_told_how_much_was_carried_out(episodes):
+def test_of_a_chunk_the_contestants_are_told_how_much_was_executed(episodes):
     class Chunks(Recorder):
 
-        def act(self, image, instruction, *, carried=None):
-            self.diary.append(carried)
+        def act(self, image, instruction, *, executed=None):
+            self.diary.append(executed)
             action = super().act(image, instruction)
             return replace(action, tokens=action.tokens * 4,
                            si=np.repeat(action.si, 4, axis=0))
@@ -110,6 +110,6 @@ def test_of_a_chunk_the_contestants_are_told_how_much_was_carried_out(episodes):
     for execute_steps, told in ((2, 2), (4, None)):
         diary = []
         samples = contest({'ar': Chunks('ar', diary)}, episodes, 1, 0, execute_steps=execute_steps)
-        carried = [entry for entry in diary if not isinstance(entry, tuple)]
-        assert carried == ([None] + [told] * 11) + ([None] + [told] * 7)
+        executed = [entry for entry in diary if not isinstance(entry, tuple)]
+        assert executed == ([None] + [told] * 11) + ([None] + [told] * 7)
         assert {sample.record.steps for sample in samples} == {execute_steps}

@@ -55,7 +55,7 @@ def test_strict_is_ar_for_every_drafter_and_whatever_it_remembers(data, seed, la
     right, tokenizer = it.ar(), it.space.tokenizer
     for step in range(4):
         position = (0.1 * step, 0.0, 0.2) if random.integers(2) else None
-        tokens, _ = decoder.decode(*it.prompt, Situation(position=position))
+        tokens, _ = decoder.decode(*it.prompt, Situation(eef_position=position))
         assert tokens == right
         off = random.integers(-3, 4, len(right)) * random.integers(2)
         drafter.remember([int(token) for token in np.clip(

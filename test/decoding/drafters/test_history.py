@@ -71,18 +71,18 @@ def test_a_chunk_goes_on_step_by_step_with_the_gripper_held(lab):
     assert guessed == pytest.approx([-0.2, -1.0, -0.1, -1.0, 0.0], abs=3 / 255)
 
 
-@pytest.mark.parametrize(('carried', 'expected'), [
+@pytest.mark.parametrize(('executed', 'expected'), [
     (1, [-0.4, 1.0, -0.3, -1.0, -0.2]),  # what is left of the last chunk, then as it went on
     (2, [-0.3, -1.0, -0.2, -1.0, -0.1]), (3, [-0.2, -1.0, -0.1, -1.0, 0.0]),
     (None, [-0.2, -1.0, -0.1, -1.0, 0.0]), (0, [-0.9, 1.0, -0.4, 1.0, -0.3])])
-def test_the_last_chunk_is_guessed_again_shifted_by_what_was_carried_out(lab, carried, expected):
+def test_the_last_chunk_is_guessed_again_shifted_by_what_was_executed(lab, executed, expected):
     it = lab(0, 2, 3)
     for before in ((), (0.3, 1.0, 0.4, 1.0, 0.5, 1.0)):  # older ones are no part of it
         drafter = HistoryDrafter(ConstantVelocity())
         if before:
             drafter.remember(ids(it.space, *before))
         drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
-        now = replace(context(it), situation=Situation(carried=carried))
+        now = replace(context(it), situation=Situation(executed=executed))
         guessed = values(it.space, drafter.guess(now).tokens)
         assert guessed == pytest.approx(expected, abs=3 / 255)
 
@@ -92,7 +92,7 @@ def test_every_drafter_that_predicts_says_the_tail_of_a_chunk_again(lab):
     for name in ('history', 'velocity', 'kalman'):
         drafter = make_drafter(name, {}, {})
         drafter.remember(ids(it.space, -0.9, 1.0, -0.4, 1.0, -0.3, -1.0))
-        now = replace(context(it), situation=Situation(carried=1))
+        now = replace(context(it), situation=Situation(executed=1))
         guessed = values(it.space, drafter.guess(now).tokens)
         assert guessed[:4] == pytest.approx([-0.4, 1.0, -0.3, -1.0], abs=2 / 255), name
         assert len(guessed) == 5

@@ -53,7 +53,7 @@ def play(lab):
     def play(values, positions=None):
         tokens = it.space.tokenizer.encode(np.array(values)).tolist()
         relay.remember(tokens)
-        context = DraftContext(None, it.space, None, [], Situation(position=positions))
+        context = DraftContext(None, it.space, None, [], Situation(eef_position=positions))
         relay.guess(context)
         return switch.metric, [name for name, drafter in (
             ('before', before), ('behind', behind), ('go on', go_on)) if drafter in relay._playing]

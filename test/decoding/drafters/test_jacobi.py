@@ -21,7 +21,7 @@ from specvla_ros.decoding.drafters import (
 )
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
-from specvla_ros.decoding.target import Target, Verified
+from specvla_ros.decoding.target import Target, Verification
 from specvla_ros.decoding.tree import Accepted, TokenTree
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
@@ -38,7 +38,8 @@ def after(it, tree, said, nodes, known, runner='plain', start=()):
     if start:
         drafter.remember(start)
     target = Target(it.model, it.runners[runner]())
-    verified = Verified(torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner)
+    verified = Verification(
+        torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner)
     tokens = tuple(tree.tokens[node].item() for node in nodes)
     context = DraftContext(target, it.space, None, known)
     return drafter.propose(context.after(tree, verified, Accepted(nodes, tokens, known[-1])))
@@ -127,14 +128,14 @@ def test_alone_it_starts_from_the_last_action_or_the_middle(lab):
     assert last.guess(context).tokens.tolist() == middle
 
 
-@pytest.mark.parametrize(('carried', 'expected'), [
+@pytest.mark.parametrize(('executed', 'expected'), [
     (None, [290, 291, 292, 293, 294]), (0, [290, 291, 292, 293, 294]),
     (1, [292, 293, 294, 295, 294]), (2, [294, 295, 294, 295, 294]),
     (3, [294, 295, 294, 295, 294])])
-def test_of_a_chunk_it_starts_from_what_was_not_carried_out(lab, carried, expected):
+def test_of_a_chunk_it_starts_from_what_was_not_executed(lab, executed, expected):
     it, drafter = lab(0, 2, 3), Jacobi().drafter(None)
     drafter.remember([290, 291, 292, 293, 294, 295])
-    now = DraftContext(Target(it.model), it.space, None, [], Situation(carried=carried))
+    now = DraftContext(Target(it.model), it.space, None, [], Situation(executed=executed))
     assert drafter.guess(now).tokens.tolist() == expected
     drafter.reset()
     assert len(set(drafter.guess(now).tokens.tolist())) == 1  # the middle

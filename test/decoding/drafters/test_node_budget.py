@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 from specvla_ros.decoding.drafters import DraftContext, Drafter, make_drafter, RelayDrafter
-from specvla_ros.decoding.drafters.hit_rates import Branch
+from specvla_ros.decoding.drafters.branch_rates import Branch
 from specvla_ros.decoding.drafters.node_budget import MergedGuesses
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError

@@ -14,7 +14,7 @@ from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, Jacobi, RelayD
 from specvla_ros.decoding.drafters.action_memory import (
     ActionMemory,
     Descriptor,
-    likeness,
+    fingerprint,
     MemoryShape,
 )
 from specvla_ros.decoding.rules.strict import Strict
@@ -89,7 +89,7 @@ def test_its_memory_is_bounded_and_the_oldest_is_forgotten(lab):
     assert sorted(guess(drafter, context)) == [action(it, number)[:2] for number in (7, 8, 9)]
 
 
-def test_an_action_that_was_not_carried_out_is_not_remembered(lab):
+def test_an_action_that_was_not_executed_is_not_remembered(lab):
     it = lab(0, 3, 1)
     drafter = Retrieval(memory=3).drafter(ActionMemory.empty(it.model))
     (context, _), = scenes(it, 1)
@@ -114,7 +114,7 @@ def test_neighbours_are_one_tree_that_shares_its_beginnings(lab):
 def test_where_known_the_position_tells_equal_images_apart(lab):
     it = lab(0, 3, 1)
     (context, _), = scenes(it, 1)
-    places = [Situation(position=(0.1 * number, 0.0, 0.3)) for number in range(4)]
+    places = [Situation(eef_position=(0.1 * number, 0.0, 0.3)) for number in range(4)]
     drafter = Retrieval(neighbours=1, memory=8).drafter(ActionMemory.empty(it.model))
     for number, place in enumerate(places):
         guess(drafter, context, place)
@@ -160,7 +160,7 @@ def test_a_database_of_another_checkpoint_is_refused_in_one_line(lab, tmp_path):
 def test_the_same_checkpoint_in_another_data_type_is_the_same(lab, tmp_path, dtype):
     model = lab.new_model(0).bfloat16()  # as it is stored
     it = lab(0, 4, 1)
-    replace(database(it), likeness=likeness(model)).save(tmp_path)
+    replace(database(it), fingerprint=fingerprint(model)).save(tmp_path)
     assert len(ActionMemory.read(tmp_path, model.to(dtype))) == 12
 
 

@@ -19,16 +19,16 @@ from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
 from specvla_ros.decoding.rules.dynamic import Dynamic, variability
 from specvla_ros.decoding.rules.phase import Phase
-from specvla_ros.decoding.rules.sequence import Sequence
+from specvla_ros.decoding.rules.sequence import SequenceWise
 from specvla_ros.decoding.rules.strict import Strict
-from specvla_ros.decoding.target import Verified
+from specvla_ros.decoding.target import Verification
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 from specvla_ros.situation import Situation, UNKNOWN
 
 TOKENIZER = ActionTokenizer(32000)
 SPACE = ActionSpace(TOKENIZER, 7, 2, (1e-3,) * 6 + (2 / 255,))
-RELAXED = [Sequence(), Sequence(40, 50), Confidence(), Confidence(0.99, 200)]
+RELAXED = [SequenceWise(), SequenceWise(40, 50), Confidence(), Confidence(0.99, 200)]
 
 
 class Here:
@@ -41,7 +41,7 @@ def accepted(rule, offsets, known=0, before=(), logits=None, own=31872):
     rows = len(offsets) + 1
     logits = torch.zeros(rows, 256) if logits is None else logits
     acceptance = Acceptance(rule, None, SPACE, Here())
-    verified = Verified(torch.full((rows,), own), logits)
+    verified = Verification(torch.full((rows,), own), logits)
     path = acceptance.accept(
         tree, verified, [own] * known, acceptance.terms(UNKNOWN), before)
     assert path.bins_off == tuple(abs(off) for off in offsets[: len(path.nodes)])
@@ -60,14 +60,14 @@ def accepted(rule, offsets, known=0, before=(), logits=None, own=31872):
     ((15, 15, 0), 7, (15, 15, 0, 15, 15, 0, 0), 3),  # each control step has its own
 ])
 def test_sequence_by_hand(offsets, known, before, stay):
-    assert accepted(Sequence(), offsets, known, before) == min(stay, len(offsets))
+    assert accepted(SequenceWise(), offsets, known, before) == min(stay, len(offsets))
 
 
 @given(data=st.data(), each=st.integers(0, 20), total=st.integers(0, 40))
 @settings(max_examples=100, deadline=None)
 def test_sequence_keeps_its_bound_over_all_passes_and_refuses_nothing_else(data, each, total):
     offs = data.draw(st.lists(st.integers(-25, 25) | st.just(0), min_size=13, max_size=13))
-    rule, known, so_far = Sequence(each, total), 0, []
+    rule, known, so_far = SequenceWise(each, total), 0, []
     while known < 13:
         chain = offs[known : known + data.draw(st.integers(1, 6))]
         stay = accepted(rule, chain, known, so_far)
@@ -86,9 +86,9 @@ def test_sequence_keeps_its_bound_over_all_passes_and_refuses_nothing_else(data,
 
 
 def test_a_path_of_a_tree_is_judged_by_its_own_nodes():
-    own, acceptance = 31872, Acceptance(Sequence(), None, SPACE, Here())
+    own, acceptance = 31872, Acceptance(SequenceWise(), None, SPACE, Here())
     tree = TokenTree.from_paths([[own + 15, own + 15, own + 9], [own + 15, own, own + 15]])
-    verified = Verified(torch.full((len(tree) + 1,), own), torch.zeros(len(tree) + 1, 256))
+    verified = Verification(torch.full((len(tree) + 1,), own), torch.zeros(len(tree) + 1, 256))
     path = acceptance.accept(tree, verified, [], acceptance.terms(UNKNOWN))
     assert path.tokens == (own + 15, own, own + 15) and path.bins_off == (15, 0, 15)
 
@@ -226,7 +226,7 @@ def test_every_rule_has_a_preset_of_which_nothing_is_left_to_its_defaults(name):
 
 
 @pytest.mark.parametrize(('rule', 'guarded'), [
-    (Sequence(90, 120), False), (Confidence(0.9, 90), False), (Confidence(0.9, 90), True)])
+    (SequenceWise(90, 120), False), (Confidence(0.9, 90), False), (Confidence(0.9, 90), True)])
 def test_rules_that_rate_say_the_same_in_graphs_and_capture_nothing_after_the_warm_up(
     rule, guarded, lab, every_third
 ):

@@ -93,7 +93,7 @@ def test_lockstep_plays_the_list_and_ends(brain, start, log):
 
 
 def test_an_answer_of_several_steps_comes_as_late_as_it_says(brain, start, log):
-    """Three steps, carried out from the second period after each image on."""
+    """Three steps, executed from the second period after each image on."""
     brain.delta, brain.steps, brain.first_step = 0.0001, 3, 2
     bridge = start(NODE, dict(max_steps=8))
     assert bridge.wait() == 0

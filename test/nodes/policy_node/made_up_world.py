@@ -15,9 +15,9 @@ import math
 
 import numpy as np
 
-from specvla_ros.carrying import Carrying
+from specvla_ros.execution import Execution
+from specvla_ros.nodes.policy_node.inference import ControlSteps
 from specvla_ros.nodes.policy_node.pilot import Pilot
-from specvla_ros.nodes.policy_node.tasks import Command
 
 START = 1000.0  # s of the clock that never jumps
 EPSILON = 1e-9  # s; clocks here are floats
@@ -64,13 +64,13 @@ class World:
         self.n_sent = 0
         self._events, self._order = [], itertools.count()
         self._task, self._answered = None, {}
-        self.ends = 0  # of what ends the answer that is being carried out, or would
-        self._alive = None  # the task whose answer is the newest, and `ends` when it came
+        self.ends = 0  # of what ends the answer that is being executed, or would
+        self._alive = None  # the inference whose answer is the newest, and `ends` when it came
         self._new_images = []  # when they came
         self._lost = -math.inf  # when the camera was found lost
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
                            lambda: self.now, self.camera_clock,
-                           Carrying(execute_steps, latency))
+                           Execution(execute_steps, latency))
 
     def camera_clock(self):
         return self.offset + round(self.now * 1e9)
@@ -144,7 +144,7 @@ class World:
 
     def _go_on(self):
         n_stills = len(self.stills)
-        self._try(self.pilot.carry_out)
+        self._try(self.pilot.execute_due)
         if len(self.stills) > n_stills:  # the camera is lost
             self.ends, self._lost = self.ends + 1, self.now
         if self.pilot.may_take and self._task is None:
@@ -152,28 +152,28 @@ class World:
 
     def _begin(self):
         try:
-            task = self.pilot.take()
+            inference = self.pilot.take()
         except ValueError as error:
             self.refusals.append(str(error))
             self.ends += 1
             return
-        if task is None:
+        if inference is None:
             return
         self.n_inferences += 1
-        self._task = task
+        self._task = inference
         self._taken = self.now, self.camera_clock()
-        image = task.sight.message
+        image = inference.image.message
         self.at(self.now - START + image.infer, lambda: self._end(image))
 
     def _end(self, image):
-        task, self._task = self._task, None
+        inference, self._task = self._task, None
         if image.action is None:  # a picture that can't be read
             self.ends += 1
-            self.pilot.give_up(task)
+            self.pilot.give_up(inference)
         else:
             self._answered[image.order] = self._taken
-            self._alive = task, self.ends
-            self._try(lambda: self.pilot.answer(task, image.action, image.action))
+            self._alive = inference, self.ends
+            self._try(lambda: self.pilot.answer(inference, image.action, image.action))
         self._go_on()
 
     def _try(self, publish):
@@ -185,27 +185,27 @@ class World:
 
     # What the arm is told; `Arm` of the pilot.
 
-    def move(self, command: Command):
-        image = command.task.sight.message
-        for step, delta in enumerate(command.deltas):
-            self._check(command, image, command.first + step, delta)
-            self.published.append(Published(self.now, image, command.first + step, delta.copy()))
+    def move(self, steps: ControlSteps):
+        image = steps.inference.image.message
+        for step, delta in enumerate(steps.deltas):
+            self._check(steps, image, steps.first + step, delta)
+            self.published.append(Published(self.now, image, steps.first + step, delta.copy()))
             self.moved = self.moved + delta[:3]
         return self.now
 
     def stand_still(self, gripper, keeps_target):
         self.stills.append(self.now)
 
-    def _check(self, command, image, number, delta):
-        assert self.instruction and command.task.job.instruction == self.instruction
+    def _check(self, steps, image, number, delta):
+        assert self.instruction and steps.inference.request.instruction == self.instruction
         assert not self.is_paused
         taken, camera = self._answered[image.order]
         assert np.isfinite(delta).all()
-        assert (command.task, self.ends) == self._alive, 'of an answer that has ended'
+        assert (steps.inference, self.ends) == self._alive, 'of an answer that has ended'
         assert image.came > self._lost, 'of an image from before the camera was lost'
         before = self.published[-1] if self.published else None
         if self.is_paced:
-            self._check_time(command.task.taken, image, number, before)
+            self._check_time(steps.inference.taken, image, number, before)
         if before is None or image is not before.image:
             assert image.number not in self.acted_on, 'an image is acted on twice'
             self.acted_on.add(image.number)

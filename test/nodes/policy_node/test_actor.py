@@ -93,13 +93,13 @@ class FakePolicy:
     def __init__(self, chunk=1):
         self.dataset, self.decoder_config = load_dataset('libero_object'), load_preset('relaxed')
         self.chunk = self.execute_steps = chunk
-        self.calls, self.carried, self.risk = [], [], 0.1
+        self.calls, self.executed, self.risk = [], [], 0.1
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None,
-            carried=None):
-        self.carried.append(carried)
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None,
+            executed=None):
+        self.executed.append(executed)
         self.calls.append((int(image[0, 0, 0]), instruction))
-        self.position, self.limits = position, limits
+        self.eef_position, self.limits = eef_position, limits
         si = np.zeros((self.chunk, 7), np.float32)
         si[:, 0] = 1e-3 * np.arange(1, self.chunk + 1)
         if image[0, 0, 0] == 13:
@@ -213,7 +213,7 @@ def film(rig, seconds, rate=40):
         time.sleep(1 / rate)
 
 
-def test_four_of_eight_steps_are_carried_out_and_the_policy_is_told_how_many(make_rig):
+def test_four_of_eight_steps_are_executed_and_the_policy_is_told_how_many(make_rig):
     rig = make_rig(chunk=8, execute_steps=4, publish_twist=True)
     film(rig, 1.5)
     rig.actor.pause()
@@ -227,11 +227,11 @@ def test_four_of_eight_steps_are_carried_out_and_the_policy_is_told_how_many(mak
         [action.translation[0].x / PERIOD for action in rig.actions[:-1]])
     answers = Counter(image for image, _ in steps[:-1])
     assert 3 <= np.median(list(answers.values())) <= 5
-    told = [count for count in rig.policy.carried if count is not None]
-    assert rig.policy.carried[0] is None and 3 <= np.median(told) <= 5
+    told = [count for count in rig.policy.executed if count is not None]
+    assert rig.policy.executed[0] is None and 3 <= np.median(told) <= 5
 
 
-def test_in_lockstep_the_message_holds_what_is_to_be_carried_out_and_says_when(make_rig, until):
+def test_in_lockstep_the_message_holds_what_is_to_be_executed_and_says_when(make_rig, until):
     rig = make_rig(chunk=8, execute_steps=3, latency_s=0.1, pacing='lockstep')
     for number in range(3):
         rig.see()
@@ -239,7 +239,7 @@ def test_in_lockstep_the_message_holds_what_is_to_be_carried_out_and_says_when(m
     for action in rig.actions:
         assert (action.first_step, len(action.gripper), len(action.token_ids)) == (2, 3, 21)
         assert [round(1e3 * step.x) for step in action.translation] == [3, 4, 5]
-    assert rig.policy.carried == [None, 3, 3]
+    assert rig.policy.executed == [None, 3, 3]
 
 
 def test_an_answer_that_is_over_when_it_comes_says_its_last_step_late(make_rig, until):
@@ -254,7 +254,7 @@ def test_an_answer_that_is_over_when_it_comes_says_its_last_step_late(make_rig, 
 @pytest.mark.parametrize('settings, message', [
     ({'execute_steps': 9}, 'execute_steps is 9, must be from 1 to 8'),
     ({'latency_s': 0.1}, 'latency_s is 0.1, must be 0 with pacing realtime')])
-def test_what_can_not_be_carried_out_is_refused(settings, message):
+def test_what_can_not_be_executed_is_refused(settings, message):
     with pytest.raises(SpecVLAError, match=message):
         Rig(FakePolicy(8), **settings)
 
@@ -357,11 +357,11 @@ def test_the_policy_is_told_where_the_arm_is_and_what_the_envelope_leaves(make_r
     rig.see()
     until(lambda: rig.actions, 'an action')
     safety = SafetySettings.read()
-    assert rig.policy.position == (0.5, 0.1, 0.2)
+    assert rig.policy.eef_position == (0.5, 0.1, 0.2)
     assert rig.policy.limits == step_limits(safety, PERIOD, position_m=(0.5, 0.1, 0.2))
     rig.see()
     until(lambda: len(rig.actions) == 2, 'another')
-    assert rig.policy.position == pytest.approx((0.501, 0.1, 0.2))  # 1 mm along x
+    assert rig.policy.eef_position == pytest.approx((0.501, 0.1, 0.2))  # 1 mm along x
     assert rig.policy.limits.before == pytest.approx((1e-3, 0, 0, 0, 0, 0))
 
 

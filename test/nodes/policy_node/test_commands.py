@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from specvla_ros.nodes.policy_node.commands import GripperSwitch, target_of, twist_of
+from specvla_ros.nodes.policy_node.commands import GripperSwitch, target_pose_of, twist_of
 
 turns = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
 
@@ -27,7 +27,7 @@ def test_a_target_is_the_pose_moved_and_turned_about_the_base_s_axes(turn, start
     pose.position.y = 2.0
     q = pose.orientation
     q.x, q.y, q.z, q.w = Rotation.from_rotvec(start).as_quat().tolist()
-    target = target_of(pose, step((0.1, 0.2, 0.3), turn))
+    target = target_pose_of(pose, step((0.1, 0.2, 0.3), turn))
     assert (target.position.x, target.position.y, target.position.z) == pytest.approx(
         (0.1, 2.2, 0.3))
     got = target.orientation
@@ -39,7 +39,7 @@ def test_a_target_is_the_pose_moved_and_turned_about_the_base_s_axes(turn, start
 def test_no_turn_leaves_the_orientation_to_the_bit():
     pose = Pose()
     pose.orientation.w, pose.orientation.x = 0.8, 0.6
-    assert target_of(pose, step()).orientation == pose.orientation
+    assert target_pose_of(pose, step()).orientation == pose.orientation
 
 
 def test_the_gripper_changes_only_beyond_the_band():

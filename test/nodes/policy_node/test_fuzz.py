@@ -139,7 +139,7 @@ class Fuzz:
 
 
 def check_speed(world, envelopes):
-    """Check the way over times of a period and more, each step carried out in the one after it."""
+    """Check the way over times of a period and more, each step executed in the one after it."""
     at = np.array([step.at for step in world.published])
     for part, name in ((slice(0, 3), 'speed_m_s'), (slice(3, 6), 'turn_rate_rad_s')):
         most = max(getattr(envelope, name) for envelope in envelopes)

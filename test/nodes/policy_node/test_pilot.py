@@ -32,7 +32,7 @@ def film(world, rate, seconds, begin=0.0, action=FAST, **image):
 
 def path(published, period):
     """
-    Return times, and the way [m, rad] until each: a step is carried out over the period after it.
+    Return times, and the way [m, rad] until each: a step is executed over the period after it.
     """
     times = sorted({time for step in published for time in (step.at, step.at + period)})
     ways = np.zeros((len(times), 2))
@@ -144,7 +144,7 @@ def test_at_3_hz_a_step_a_third_of_a_second_after_another_is_not_late():
     assert world.pilot.deadline == pytest.approx(4 / 3)
 
 
-def test_a_chunk_is_carried_out_over_time_and_ends_at_once():
+def test_a_chunk_is_executed_over_time_and_ends_at_once():
     world = World(replace(ARM, **WALLS), T)
     world.say('pick up')
     world.at(0.1, lambda: world.see(np.repeat(FAST, 8, axis=0), infer=0.06))
@@ -173,7 +173,7 @@ def runs(published):
 
 @pytest.mark.parametrize('rate', [18, 22, 38, 60])
 @pytest.mark.parametrize('execute_steps, infer', [(4, 0.005), (4, 0.12), (2, 0.08), (8, 0.12)])
-def test_so_many_steps_of_an_answer_are_carried_out_and_the_next_one_is_there(
+def test_so_many_steps_of_an_answer_are_executed_and_the_next_one_is_there(
         execute_steps, infer, rate):
     """No period is without a step, and inference is not asked more often than need be."""
     world = World(replace(ARM, **WALLS), T, execute_steps=execute_steps)
@@ -307,7 +307,7 @@ def test_a_copy_that_comes_after_a_clock_was_set_back_is_not_acted_on_again(worl
     images = []
     for at in (0.1, 0.3):
         world.at(at, lambda: images.append(world.see(FAST)))
-    world.at(0.5, lambda: world.see(FAST, age=0.45))  # set back: passed over
+    world.at(0.5, lambda: world.see(FAST, age=0.45))  # set back: ignored
     world.at(0.6, lambda: world.resend(images[0]))
     world.run(1.0)
     assert [step.image.number for step in world.published] == [1, 2]

@@ -24,7 +24,7 @@ class Policy:
     def __init__(self, si):
         self.si, self.calls = si, []
 
-    def act(self, image, instruction, stamp=None, position=None, limits=None):
+    def act(self, image, instruction, stamp=None, eef_position=None, limits=None):
         assert (image.dtype, image.shape[2]) == (np.uint8, 3)
         self.calls.append('act')
         return SimpleNamespace(si=self.si)

@@ -101,7 +101,7 @@ def test_an_emergency_stop(act, press, reset, see_it_stop, rate, chunk):
 
 
 def test_a_chunk_ends_with_its_instruction_its_camera_and_its_node(robot, start, until):
-    """Each while steps of a chunk of 16 are carried out, 0.8 s of them: none comes after it."""
+    """Each while steps of a chunk of 16 are executed, 0.8 s of them: none comes after it."""
     node = start(NODE, FAKE_ACT_S='0.02', FAKE_CHUNK='16')
     robot.connect(until)
     robot.say('pick up')

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from specvla_ros.nodes.sessions.recording import Answer, Cost, Recording
+from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
 
 
 def answer(sequence=0, received=1.0):
-    return Answer(sequence, received, np.full((1, 7), sequence, float), (0.5,) * 7,
+    return ReceivedAction(sequence, received, np.full((1, 7), sequence, float), (0.5,) * 7,
                   tuple(range(7)))
 
 
 def cost(**changes):
-    return Cost(**{'decoder': 'ar', 'target_passes': 7, 'drafted': 0, 'accepted': 0,
+    return ReportedCost(**{'decoder': 'ar', 'target_passes': 7, 'drafted': 0, 'accepted': 0,
                    'acceptance_lengths': (1,) * 6, 'sources': ('target',) * 7,
                    'stage_ms': {'total': 10.0, 'publish': 1.0}, **changes})
 
@@ -24,7 +24,7 @@ def test_a_step_is_complete_in_whatever_order_its_messages_come():
         'observation': lambda r: r.add_observation(5), 'frame': lambda r: r.add_frame(5, b'jpeg'),
         'answer': lambda r: r.add_answer(5, answer()), 'cost': lambda r: r.add_cost(5, cost())}
     for order in itertools.permutations(adders):
-        recording, complete = Recording(), []
+        recording, complete = EpisodeRecording(), []
         for name in order:
             adders[name](recording)
             complete += recording.new_steps()
@@ -34,7 +34,7 @@ def test_a_step_is_complete_in_whatever_order_its_messages_come():
 
 
 def test_steps_come_in_the_order_of_their_observations():
-    recording = Recording()
+    recording = EpisodeRecording()
     for stamp in (20, 10):
         recording.add_observation(stamp)
         recording.add_frame(stamp, b'%d' % stamp)
@@ -47,7 +47,7 @@ def test_steps_come_in_the_order_of_their_observations():
 
 
 def test_an_answer_to_a_copy_of_the_image_belongs_to_the_observation():
-    recording = Recording()
+    recording = EpisodeRecording()
     recording.add_observation(10)
     for stamp in (10, 14, 16):
         recording.add_frame(stamp, b'%d' % stamp)
@@ -63,7 +63,7 @@ def test_an_answer_to_a_copy_of_the_image_belongs_to_the_observation():
 
 
 def test_latency_and_overhead():
-    recording = Recording()
+    recording = EpisodeRecording()
     recording.add_observation(10**9)
     recording.add_frame(10**9, b'')
     recording.add_answer(10**9, answer(received=1.012))
@@ -74,7 +74,7 @@ def test_latency_and_overhead():
 
 
 def record(n):
-    recording = Recording()
+    recording = EpisodeRecording()
     for i in range(1, n + 1):
         recording.add_observation(i)
         recording.add_frame(i, b'x' * i)

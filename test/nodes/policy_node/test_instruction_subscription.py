@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from std_msgs.msg import String
 
-from specvla_ros.nodes.policy_node.instruction import Instruction
+from specvla_ros.nodes.policy_node.instruction_subscription import InstructionSubscription
 from specvla_ros.nodes.topics import Origin
 
 
@@ -20,7 +20,7 @@ class Robot:
             get_publishers_info_by_topic=lambda topic: [
                 SimpleNamespace(endpoint_gid=gid) for gid in (b'boss', b'other')])
         topics = SimpleNamespace(subscribe_to_all=self._subscribe, every=self._every)
-        self.instruction = Instruction(node, topics, self._replace)
+        self.instruction = InstructionSubscription(node, topics, self._replace)
 
     def _subscribe(self, kind, topic, callback, is_latched):
         assert (kind, topic, is_latched) == (String, 'instruction', True)
@@ -84,7 +84,7 @@ def test_what_was_withdrawn_stays_so_over_a_deactivation(robot):
     assert second.told == ['']
 
 
-def test_a_text_that_is_only_repeated_is_passed_over_with_one_line(robot):
+def test_a_text_that_is_only_repeated_is_ignored_with_one_line(robot):
     follower = Follower()
     robot.instruction.set_follower(follower)
     robot.say('pick up', 7)
@@ -129,7 +129,7 @@ def test_an_empty_text_withdraws(robot):
     assert 'the instruction is empty' in robot.log[0]
 
 
-def test_a_kept_text_that_is_older_than_what_holds_is_passed_over_with_one_line(robot):
+def test_a_kept_text_that_is_older_than_what_holds_is_ignored_with_one_line(robot):
     follower = Follower()
     robot.instruction.set_follower(follower)
     robot.say('pick up', 7)

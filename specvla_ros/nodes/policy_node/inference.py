@@ -1,4 +1,4 @@
-"""What a `Pilot` is given to act on, and what it has published; no ROS in it."""
+"""One inference of a policy, from its image to the control steps it publishes; no ROS in it."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.nodes.policy_node.newest import Job
+from specvla_ros.nodes.policy_node.request_inbox import InferenceRequest
 from specvla_ros.safety import StepLimits
 
 
@@ -19,7 +19,7 @@ class StaleImage(SpecVLAError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ReceivedImage:
     """An image: its stamp, ns (0 = none), and when it came, s on `Pilot`'s clock."""
 
     message: Any
@@ -28,45 +28,45 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Inference:
     """
-    An image to infer an action from.
+    One inference: its request, when it began, and where the robot was then.
 
     age: s when the work began, NaN where the camera gives no stamp; least_age: the same, or how
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
-    `Pilot`'s clock. position: of the end effector then, m; None: not known. limits: what the
-    envelope leaves of the next control step. carried: how many steps of the last answer belong to
-    times before this image; None where there is none, or it was dropped.
+    `Pilot`'s clock. eef_position: of the end effector then, m; None: not known. limits: what
+    the envelope leaves of the next control step. executed: how many steps of the last answer
+    belong to times before this image; None where there is none, or it was dropped.
     """
 
-    job: Job
+    request: InferenceRequest
     age: float
     least_age: float
     taken: float
     begun: float
-    position: tuple[float, float, float] | None
+    eef_position: tuple[float, float, float] | None
     limits: StepLimits
-    carried: int | None = None
+    executed: int | None = None
 
     @property
-    def sight(self) -> Sight:
+    def image(self) -> ReceivedImage:
         """The image."""
-        return self.job.image
+        return self.request.image
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ControlSteps:
     """
     Control steps to publish now, inside the envelope.
 
-    task, action: what was acted on, and what was inferred. first: number of the first of these
+    inference, action: what was acted on, and its result. first: number of the first of these
     steps in the action. is_new: nothing of this action was published before. deltas: float64
     [steps, 7], SI. limited_by: the settings that changed them. period: the control period in which
-    the first of them is carried out, counted from the image's: `first`, but where a simulated
+    the first of them is executed, counted from the image's: `first`, but where a simulated
     latency is longer than the action.
     """
 
-    task: Task
+    inference: Inference
     action: Any
     first: int
     is_new: bool
@@ -76,9 +76,9 @@ class Command:
 
 
 class Arm(Protocol):
-    """What publishes; called by one thread at a time."""
+    """Publishes what the arm shall do; called by one thread at a time."""
 
-    def move(self, command: Command) -> float:
+    def move(self, steps: ControlSteps) -> float:
         """Publish control steps; return when they were, s on the pilot's clock."""
 
     def stand_still(self, gripper: float, keeps_target: bool) -> None:

@@ -1,4 +1,4 @@
-"""The instruction that holds, by topic or as a goal, also while the node does not act."""
+"""The instruction that holds, from the topic or a goal, also while the node does not act."""
 
 from collections.abc import Callable
 import time
@@ -7,8 +7,13 @@ from typing import Protocol
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from specvla_ros.nodes.policy_node.instruction_arbiter import (
+    HeardText,
+    InstructionArbiter,
+    Novelty,
+    PAUSE,
+)
 from specvla_ros.nodes.policy_node.listening import Listening, PERIOD
-from specvla_ros.nodes.policy_node.words import Heard, PAUSE, Word, Words
 from specvla_ros.nodes.topics import Origin, Topics
 
 _LOG_PERIOD = 5.0
@@ -25,9 +30,9 @@ class Follower(Protocol):
         """Act on none; when this returns, nothing more is published for the one before."""
 
 
-class Instruction:
+class InstructionSubscription:
     """
-    Subscribes `instruction`, and has the newest word of any kind followed; see `Words`.
+    Subscribes `instruction`, and passes on the text that holds; see `InstructionArbiter`.
 
     It lives as long as its node. So what was said last holds when the node is activated, and a
     latched text isn't heard a second time.
@@ -39,8 +44,8 @@ class Instruction:
         self._node, self._logger = node, node.get_logger()
         self._on_replaced = on_replaced
         self._topic = node.resolve_topic_name('instruction')
-        self._words, self._listening = Words(), Listening()
-        self._passed_over: str | None = None
+        self._arbiter, self._listening = InstructionArbiter(), Listening()
+        self._ignored: str | None = None
         self._follower: Follower | None = None
         self._was_told = False
         topics.subscribe_to_all(String, 'instruction', self._hear, is_latched=True)
@@ -50,19 +55,19 @@ class Instruction:
         """Have what holds, now and later, followed; None: the node isn't active."""
         self._follower = follower
         if follower is not None and self._was_told:
-            follower.follow(self._words.text)
+            follower.follow(self._arbiter.text)
 
     def follow(self, instruction: str) -> None:
         """Let a goal's instruction hold from now on."""
-        self._words.say(instruction, time.time_ns())
-        self._was_told, self._passed_over = True, None
+        self._arbiter.say(instruction, time.time_ns())
+        self._was_told, self._ignored = True, None
         if self._follower is not None:
             self._follower.follow(instruction)
 
     def withdraw(self) -> None:
         """Let none hold, until a new one comes."""
-        self._words.say('', time.time_ns())
-        self._was_told, self._passed_over = True, None
+        self._arbiter.say('', time.time_ns())
+        self._was_told, self._ignored = True, None
         if self._follower is not None:
             self._follower.withdraw()
 
@@ -70,27 +75,27 @@ class Instruction:
         text = message.data.strip()
         speakers = frozenset(bytes(end.endpoint_gid) for end in
                              self._node.get_publishers_info_by_topic(self._topic))
-        heard = self._words.hear(
-            Word(text, origin.stamp, origin.is_kept, origin.number, speakers),
+        novelty = self._arbiter.hear(
+            HeardText(text, origin.stamp, origin.is_kept, origin.number, speakers),
             self._listening.note())
-        if not text and heard is not Heard.OUTDATED:
+        if not text and novelty is not Novelty.OUTDATED:
             self._logger.warning('the instruction is empty: no action until another comes',
                                  throttle_duration_sec=_LOG_PERIOD)
-        if heard is Heard.NEW:
-            self._was_told, self._passed_over = True, None
+        if novelty is Novelty.NEW:
+            self._was_told, self._ignored = True, None
             if self._follower is not None:
                 self._follower.follow(text)
             self._on_replaced()
-        elif heard is Heard.REPEATED:
-            self._pass_over(text, (
+        elif novelty is Novelty.REPEATED:
+            self._ignore(text, (
                 'it was said before what holds now, and is only repeated. Say another text, say '
                 f'it again after a pause of {PAUSE:g} s, or send a goal'))
-        elif heard is Heard.OUTDATED:
-            self._pass_over(text, (
+        elif novelty is Novelty.OUTDATED:
+            self._ignore(text, (
                 "by its publisher's clock it was written before what holds now. Say it again"))
 
-    def _pass_over(self, text: str, why: str) -> None:
+    def _ignore(self, text: str, why: str) -> None:
         """Say once why a text isn't followed."""
-        if self._passed_over != text:
-            self._passed_over = text
+        if self._ignored != text:
+            self._ignored = text
             self._logger.warning(f'{self._topic}: {text[:_LOG_LENGTH]!r} is not followed: {why}')

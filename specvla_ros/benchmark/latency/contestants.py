@@ -9,7 +9,7 @@ import torch
 
 from specvla_ros.benchmark.latency import projection, roofline
 from specvla_ros.benchmark.latency.contest import warm_up
-from specvla_ros.benchmark.latency.cost import PassCost
+from specvla_ros.benchmark.latency.cost import PassWork
 from specvla_ros.benchmark.latency.peers import GeneratePeer, GENERATIONS
 from specvla_ros.benchmark.latency.random_weights import random_checkpoint, RandomCheckpoint
 from specvla_ros.benchmark.machine import available_cores
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Entrants:
+class Contestants:
     """
-    The field of a bench.
+    All decoders and peers of a bench, on one checkpoint.
 
-    :param actors: decoders and peers by name, all on the checkpoint's weights
+    :param policies: decoders and peers by name, all on the checkpoint's weights
     :param costs: the least that a pass of each can cost
     :param peers: names of those that are peers
     :param left_out: why a peer doesn't take part, by its name
     """
 
     checkpoint: Checkpoint
-    actors: dict[str, PolicyLike]
-    costs: dict[str, PassCost]
+    policies: dict[str, PolicyLike]
+    costs: dict[str, PassWork]
     peers: tuple[str, ...]
     ceilings: roofline.Ceilings
     threads: int
@@ -50,10 +50,10 @@ class Entrants:
         """Names of those whose acceptance is drawn, so that their tokens mean nothing."""
         if not isinstance(self.checkpoint, RandomCheckpoint):
             return set()
-        return set(self.actors) - {BASELINE, *self.peers}
+        return set(self.policies) - {BASELINE, *self.peers}
 
 
-def enter(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Entrants:
+def make_contestants(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Contestants:
     """
     Load or make the weights, make all contestants on them, and measure the device's ceilings.
 
@@ -62,33 +62,33 @@ def enter(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> Entrants:
     threads = args.threads or available_cores()
     torch.set_num_threads(threads)
     checkpoint = _checkpoint(args, decoders[BASELINE])
-    actors: dict[str, PolicyLike] = {name: Policy(checkpoint, config)
-                                for name, config in decoders.items()}
-    actors |= {name: GeneratePeer(checkpoint, GENERATIONS[name]) for name in args.peer}
+    policies: dict[str, PolicyLike] = {
+        name: Policy(checkpoint, config) for name, config in decoders.items()}
+    policies |= {name: GeneratePeer(checkpoint, GENERATIONS[name]) for name in args.peer}
     model = checkpoint.model
-    ours = PassCost(model, model.action_tokenizer.n_bins)
-    theirs = PassCost(model, model.lm_head.weight.shape[0])
-    costs = {name: theirs if name in args.peer else ours for name in actors}
+    ours = PassWork(model, model.action_tokenizer.n_bins)
+    theirs = PassWork(model, model.lm_head.weight.shape[0])
+    costs = {name: theirs if name in args.peer else ours for name in policies}
     ceilings = roofline.measure(model.device, model.dtype, ours.weight_bytes)
-    return Entrants(checkpoint, actors, costs, args.peer, ceilings, threads)
+    return Contestants(checkpoint, policies, costs, args.peer, ceilings, threads)
 
 
-def warm(entrants: Entrants, episode: Footage) -> dict[str, PolicyLike]:
+def warm_up_all(contestants: Contestants, episode: Footage) -> dict[str, PolicyLike]:
     """
     Let all act a few times, untimed; return those that can.
 
     A peer that fails is left out with its reason: it depends on transformers, not on us.
     """
-    for name, actor in list(entrants.actors.items()):
+    for name, policy in list(contestants.policies.items()):
         try:
-            warm_up(actor, episode)
+            warm_up(policy, episode)
         except Exception as error:
-            if name not in entrants.peers:
+            if name not in contestants.peers:
                 raise
             reason = next(iter(str(error).split('\n')), '')
-            entrants.left_out[name] = f'{type(error).__name__}: {reason}'
-            del entrants.actors[name]
-    return entrants.actors
+            contestants.left_out[name] = f'{type(error).__name__}: {reason}'
+            del contestants.policies[name]
+    return contestants.policies
 
 
 def _checkpoint(args: BenchArgs, baseline: DecoderConfig) -> Checkpoint:

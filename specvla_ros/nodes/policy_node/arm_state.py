@@ -1,11 +1,11 @@
-"""What the arm is doing and where it is, as far as it was told; no ROS in it."""
+"""The last control step of the arm, and where its end effector is; no ROS in it."""
 
 import numpy as np
 
 
 class LastStep:
     """
-    The control step that was published last, and when; times are s of a clock that never jumps.
+    Remembers the control step published last; times are s of a clock that never jumps.
 
     :param deadline: seconds after which the next action is late, and the arm stands still
     """
@@ -44,7 +44,7 @@ class LastStep:
 
     def delta(self, now: float) -> np.ndarray | None:
         """
-        Return the last control step if the arm may still carry it out, else None: it is at rest.
+        Return the last control step if the arm may still execute it, else None: it is at rest.
 
         However long ago it was: a pause earns no more motion.
         """
@@ -52,9 +52,9 @@ class LastStep:
         return None if last is None or self.is_late(now) else last[0]
 
 
-class Place:
+class EefPosition:
     """
-    Where the end effector is: the position heard last, and the steps published since.
+    Tracks the end effector: the position heard last, and the steps published since.
 
     Without these a sensor slower than the control period would let several steps lead through
     the same wall, each of them allowed alone. However old that is: walls only ever take motion

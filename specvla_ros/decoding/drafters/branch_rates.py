@@ -24,7 +24,7 @@ class Branch(NamedTuple):
     rank: int = 0
 
 
-class HitRates:
+class BranchRates:
     """
     Measures for each drafter and token how often a guess was right, given a right prefix.
 

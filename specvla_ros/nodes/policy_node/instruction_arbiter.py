@@ -1,4 +1,4 @@
-"""Which of the words that were said holds; no ROS in it."""
+"""Which instruction holds, of those heard on the topic and those of goals; no ROS in it."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ _MOST_TEXTS = 32
 _MOST_COPIES = 256
 
 
-class Heard(enum.Enum):
-    """What a word on the topic means."""
+class Novelty(enum.Enum):
+    """Says whether a text on the topic is new."""
 
     NEW = 'it holds from now on'
     KNOWN = 'a copy of what was heard, or what holds already'
@@ -22,7 +22,7 @@ class Heard(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class HeardText:
     """
     A text as it was heard on a topic.
 
@@ -54,13 +54,13 @@ class _Said:
         return PAUSE
 
 
-class Words:
+class InstructionArbiter:
     """
-    Keeps the newest word of any kind: a text on the topic, a goal, the end of a goal.
+    Decides which instruction holds: the newest text on the topic, goal, or end of a goal.
 
-    * Words that are heard live hold in the order in which they come. Their stamps are of several
-      clocks, so they only tell copies (the same word on another subscription) and put words that
-      were kept for late joiners in their place.
+    * Texts that are heard live hold in the order in which they come. Their stamps are of several
+      clocks. So stamps only tell copies (the same text on another subscription), and say where
+      texts belong that a publisher kept for late joiners.
     * Repeating a text says nothing new. After something newer (a goal, its end, another text) the
       same text holds again only if it is said anew: by a new publisher, after a pause, or by the
       only publisher there is after it said something else.
@@ -72,7 +72,7 @@ class Words:
         self._stamp = 0
         self._copies: deque[tuple[int, str]] = deque(maxlen=_MOST_COPIES)
         self._said: dict[str, _Said] = {}
-        self._last: Word | None = None
+        self._last: HeardText | None = None
 
     def say(self, text: str, stamp: int) -> bool:
         """Let a goal's text hold, or '' at its end; False if it holds already. stamp: now, ns."""
@@ -80,46 +80,46 @@ class Words:
         self.text, self._stamp = text, stamp
         return changed
 
-    def hear(self, word: Word, now: float) -> Heard:
-        """Take a word from the topic. now: s, of a clock that goes while the node listens."""
-        if word.stamp:
-            copy = word.stamp, word.text
+    def hear(self, heard: HeardText, now: float) -> Novelty:
+        """Take a text from the topic. now: s, of a clock that goes while the node listens."""
+        if heard.stamp:
+            copy = heard.stamp, heard.text
             if copy in self._copies:
-                return Heard.KNOWN
-            if word.is_kept and word.stamp <= self._stamp:
+                return Novelty.KNOWN
+            if heard.is_kept and heard.stamp <= self._stamp:
                 # Not noted as heard: if it is live and its clock is slow, its live copy counts.
-                return Heard.OUTDATED
+                return Novelty.OUTDATED
             self._copies.append(copy)
-        is_new = self._is_new(word, now)
-        self._note(word, now)
-        if word.text == self.text:
-            self._stamp = word.stamp
-            return Heard.KNOWN
-        if word.text and not is_new:
-            return Heard.REPEATED
-        self.text, self._stamp = word.text, word.stamp
-        return Heard.NEW
+        is_new = self._is_new(heard, now)
+        self._note(heard, now)
+        if heard.text == self.text:
+            self._stamp = heard.stamp
+            return Novelty.KNOWN
+        if heard.text and not is_new:
+            return Novelty.REPEATED
+        self.text, self._stamp = heard.text, heard.stamp
+        return Novelty.NEW
 
-    def _is_new(self, word: Word, now: float) -> bool:
-        said = self._said.get(word.text)
-        return (said is None or word.number == 1 or now - said.at > said.pause
-                or self._turns(word, said))
+    def _is_new(self, heard: HeardText, now: float) -> bool:
+        said = self._said.get(heard.text)
+        return (said is None or heard.number == 1 or now - said.at > said.pause
+                or self._turns(heard, said))
 
-    def _turns(self, word: Word, said: _Said) -> bool:
+    def _turns(self, heard: HeardText, said: _Said) -> bool:
         """Say whether one and the same publisher said this text, then another, and now this."""
         last = self._last
-        return (last.text != word.text and len(word.speakers) == 1
-                and last.speakers == word.speakers
-                and 0 < said.number < last.number < word.number)
+        return (last.text != heard.text and len(heard.speakers) == 1
+                and last.speakers == heard.speakers
+                and 0 < said.number < last.number < heard.number)
 
-    def _note(self, word: Word, now: float) -> None:
-        self._last = word
-        said = self._said.pop(word.text, None)
+    def _note(self, heard: HeardText, now: float) -> None:
+        self._last = heard
+        said = self._said.pop(heard.text, None)
         if said is None:
-            said = _Said(now, word.number)
+            said = _Said(now, heard.number)
         else:
             said.gaps.append(now - said.at)
-            said.at, said.number = now, word.number
-        self._said[word.text] = said  # the last one heard is the last of all
+            said.at, said.number = now, heard.number
+        self._said[heard.text] = said  # the last one heard is the last of all
         if len(self._said) > _MOST_TEXTS:
             del self._said[next(iter(self._said))]

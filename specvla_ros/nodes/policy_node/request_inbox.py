@@ -1,4 +1,4 @@
-"""Where callbacks leave what arrives, and the worker takes the newest of it; no ROS in it."""
+"""Where callbacks leave images and instructions, and inference takes the newest; no ROS in it."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,12 +11,12 @@ _STAMPS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class InferenceRequest:
     """
-    One image to act on, under the instruction that held when it was taken.
+    A request to a policy: an image, and the instruction that held when it was taken.
 
-    image: the message as it arrived. settings: what `Newest.set_settings` was last given.
-    revision: counts instructions; `Newest.answer` compares it.
+    image: the message as it arrived. settings: what `RequestInbox.set_settings` was last given.
+    revision: counts instructions; `RequestInbox.answer` compares it.
     """
 
     image: Any
@@ -25,9 +25,9 @@ class Job:
     revision: int
 
 
-class Newest:
+class RequestInbox:
     """
-    Two slots, the newest image and the instruction, and the rules of acting on them.
+    Holds the newest image and the instruction, and says which answers count.
 
     * Nothing can be taken before both are there; an older image is never kept for later.
     * An image is answered at most once. Its `stamp` (ns, 0 = unknown) tells a resent copy, also
@@ -74,11 +74,11 @@ class Newest:
             return True
 
     def set_settings(self, settings: Any) -> None:
-        """Jobs taken from now on carry these settings; the one under way keeps its own."""
+        """Give these settings to later requests; the one under way keeps its own."""
         with self._lock:
             self._settings = settings
 
-    def take(self) -> Job | None:
+    def take(self) -> InferenceRequest | None:
         """Take the image and the instruction; None unless both are there."""
         with self._lock:
             if self._image is None or not self._instruction:
@@ -86,7 +86,8 @@ class Newest:
             self._under_way, self._image = self._image, None
             if self._last_stamp:
                 self._taken_stamps.append(self._last_stamp)
-            return Job(self._under_way, self._instruction, self._settings, self._revision)
+            return InferenceRequest(
+                self._under_way, self._instruction, self._settings, self._revision)
 
     @property
     def waiting(self) -> Any:
@@ -94,22 +95,22 @@ class Newest:
         with self._lock:
             return self._image if self._instruction else None
 
-    def holds(self, job: Job) -> bool:
+    def holds(self, request: InferenceRequest) -> bool:
         """Whether an answer would count now."""
         with self._lock:
-            return job.revision == self._revision
+            return request.revision == self._revision
 
-    def answer(self, job: Job, publish: Callable[[], None]) -> bool:
+    def answer(self, request: InferenceRequest, publish: Callable[[], None]) -> bool:
         """
-        Call `publish` if the job's instruction still holds, and say whether it did.
+        Call `publish` if the request's instruction still holds, and say whether it did.
 
         Instructions wait while `publish` runs: none can slip in between check and publishing. An
         answer of several control steps is given step by step.
         """
         with self._lock:
-            if job.revision != self._revision:
+            if request.revision != self._revision:
                 return False
-            self._forget(job)
+            self._forget(request)
             publish()
             return True
 
@@ -130,13 +131,13 @@ class Newest:
         with self._lock:
             self._paused = False
 
-    def drop(self, job: Job) -> None:
-        """Give up on a job (a bad image, say): its image will not be taken again."""
+    def drop(self, request: InferenceRequest) -> None:
+        """Give up on a request (a bad image, say): its image will not be taken again."""
         with self._lock:
-            if job.revision == self._revision:
-                self._forget(job)
+            if request.revision == self._revision:
+                self._forget(request)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, request: InferenceRequest) -> None:
         """Don't take this image again; the one under way may be a newer one by now."""
-        if self._under_way is job.image:
+        if self._under_way is request.image:
             self._under_way = None

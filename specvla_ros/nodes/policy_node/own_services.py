@@ -35,7 +35,7 @@ def survive_bad_transitions(node: LifecycleNode) -> None:
 
 def set_parameters_aside(node: Node) -> None:
     """
-    Carry out changes of parameters in a thread of their own.
+    Make changes of parameters in a thread of their own.
 
     What a change loads (a drafter, say) may take seconds. The node's default callback group, with
     transitions and other changes in it, waits for it; callbacks in other groups go on.

@@ -13,9 +13,9 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.safety import fit, SafetySettings, step_limits, StepLimits
 
 
-class Fence:
+class EpisodeEnvelope:
     """
-    What an episode's actions must fit in: limits for the decoder, and `safety.fit` behind it.
+    Limits the actions of an episode: in the decoder, and by `safety.fit` behind it.
 
     :param period_s: how long a control step lasts
     """
@@ -32,9 +32,9 @@ class Fence:
     def fit(self, delta: NDArray[np.float32], position: NDArray[np.float64]
             ) -> NDArray[np.float32]:
         """
-        Return a control step inside the envelope, SI [7]; the arm carries it out.
+        Return a control step inside the envelope, SI [7]; the arm executes it.
 
-        :raises SpecVLAError: it must not be carried out
+        :raises SpecVLAError: it must not be executed
         """
         safe = fit(delta[None], self._settings, self._period, position_m=position,
                    previous=self._previous)

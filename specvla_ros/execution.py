@@ -1,9 +1,9 @@
 """
-How many steps of an answer are carried out, and when the next answer is asked for; no ROS in it.
+How many steps of an answer are executed, and when the next answer is asked for; no ROS in it.
 
-An answer says H control steps. E of them (`execute_steps`) are carried out for each answer. The
+An answer says H control steps. E of them (`execute_steps`) are executed for each answer. The
 answer to an image taken at time t that takes D s comes at t + D: its first D / T steps are over by
-then (T: control period) and are skipped, the next E are carried out. So that the next answer is
+then (T: control period) and are skipped, the next E are executed. So that the next answer is
 there when they are done, its image is taken E periods after t.
 
 Where the next answer is late, steps beyond E go on: they are still what the policy said of these
@@ -31,9 +31,9 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Carrying:
+class Execution:
     """
-    Which steps of an answer are carried out by a simulation that waits for it.
+    Says which steps of an answer a simulation executes that waits for it.
 
     execute_steps: E, at least 1; None = all that there are. latency: control periods that pass in
     the simulation before an answer is there.
@@ -43,7 +43,7 @@ class Carrying:
     latency: int = 0
 
     @classmethod
-    def late(cls, execute_steps: int | None, latency_s: float, period_s: float) -> Carrying:
+    def late(cls, execute_steps: int | None, latency_s: float, period_s: float) -> Execution:
         """
         Take the latency in seconds; parts of a period don't count, as on a clock.
 
@@ -61,9 +61,9 @@ class Carrying:
 
     def steps(self, chunk: int) -> slice:
         """
-        Return which steps of an answer are carried out, the first of them `latency` periods late.
+        Return which steps of an answer are executed, the first of them `latency` periods late.
 
-        Where all are over when it comes, the last one is carried out, as late as it is: a policy
+        Where all are over when it comes, the last one is executed, as late as it is: a policy
         that is slower than its answers are long moves the arm slowly, rather than not at all.
         """
         return slice(min(self.latency, chunk - 1),
@@ -79,7 +79,7 @@ class Move:
 
 
 class StepsAhead:
-    """What an arm in a simulation does until the next image, and what it knows beyond."""
+    """Holds the steps that an arm in a simulation has still to execute."""
 
     def __init__(self) -> None:
         self._ahead: deque[NDArray[np.floating] | None] = deque()

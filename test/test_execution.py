@@ -1,11 +1,11 @@
-"""How many steps of an answer are carried out, and what an arm does in a simulation."""
+"""How many steps of an answer are executed, and what an arm does in a simulation."""
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from specvla_ros.carrying import Carrying, check_execute_steps, StepsAhead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps, Execution, StepsAhead
 
 T = 0.05
 
@@ -17,14 +17,14 @@ def said(chunk, image):
     return deltas
 
 
-def play(carrying, chunk, answers):
+def play(execution, chunk, answers):
     """Return what is done in each period: (image's time, number of the step), None = still."""
     ahead, done = StepsAhead(), []
     for _ in range(answers):
-        steps, image = carrying.steps(chunk), len(done)
-        for move in ahead.put(said(chunk, image)[steps], carrying.latency):
+        steps, image = execution.steps(chunk), len(done)
+        for move in ahead.put(said(chunk, image)[steps], execution.latency):
             done.append(None if move.stands else (int(move.delta[0]), int(move.delta[1])))
-        assert len(done) - image == carrying.periods(chunk)
+        assert len(done) - image == execution.periods(chunk)
     return done
 
 
@@ -42,18 +42,18 @@ def play(carrying, chunk, answers):
     # All steps are over: the last one, late.
     (4, 6, [None] * 6 + [(0, 3)] + [None] * 5 + [(6, 3)] + [None] * 5)])
 def test_what_is_done_in_each_period(execute, latency, expected):
-    done = play(Carrying(execute, latency), 4, len(expected))
+    done = play(Execution(execute, latency), 4, len(expected))
     assert done[:len(expected)] == expected
 
 
 def test_a_policy_of_one_step_makes_one_a_latency():
-    assert play(Carrying(1, 0), 1, 3) == [(0, 0), (1, 0), (2, 0)]
-    assert play(Carrying(1, 3), 1, 3) == [None] * 3 + [(0, 0), None, None, (3, 0), None, None]
+    assert play(Execution(1, 0), 1, 3) == [(0, 0), (1, 0), (2, 0)]
+    assert play(Execution(1, 3), 1, 3) == [None] * 3 + [(0, 0), None, None, (3, 0), None, None]
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 20))
 def test_no_step_twice_none_out_of_order_and_none_late_but_the_last(chunk, execute, latency):
-    done = play(Carrying(min(execute, chunk), latency), chunk, 12)
+    done = play(Execution(min(execute, chunk), latency), chunk, 12)
     steps = [(now, *step) for now, step in enumerate(done) if step is not None]
     for now, image, number in steps:
         assert now >= image + latency
@@ -82,13 +82,13 @@ def test_where_the_arm_stands_still_the_gripper_stays_as_it_is():
 @pytest.mark.parametrize('seconds, periods', [
     (0.0, 0), (0.049, 0), (0.05, 1), (0.15, 3), (0.3, 6), (0.12, 2), (0.35, 7)])
 def test_parts_of_a_period_do_not_count(seconds, periods):
-    assert Carrying.late(4, seconds, T) == Carrying(4, periods)
+    assert Execution.late(4, seconds, T) == Execution(4, periods)
 
 
 @pytest.mark.parametrize('seconds', [-0.1, float('nan'), float('inf')])
 def test_a_latency_that_can_not_be_is_refused(seconds):
     with pytest.raises(SpecVLAError, match='latency_s is .*, must be 0 s or more'):
-        Carrying.late(4, seconds, T)
+        Execution.late(4, seconds, T)
 
 
 def test_no_more_steps_than_an_answer_has():
