@@ -60,7 +60,7 @@ COMMANDS = {
                             'train an OpenVLA on collected demonstrations'),
     'regenerate': Command('specvla_ros.training.regenerate', 'RegenerateArgs',
                           'let a target label the data its drafter learns from'),
-    'train drafter': Command('specvla_ros.training.train_drafter', 'TrainDrafterArgs',
+    'train drafter': Command('specvla_ros.training.train_eagle', 'TrainEagleArgs',
                              'train EAGLE on what its target says; `train eagle` is the same'),
     'train glance': Command('specvla_ros.training.train_glance', 'TrainGlanceArgs',
                             "train a network that guesses from the image's patches"),

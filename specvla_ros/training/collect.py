@@ -32,6 +32,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:  # the workers import them: the simulator and torch take seconds
@@ -232,7 +233,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
     observation = env.reset_random(SEED_BASE + seed)
     expert, policy = PickAndPlace(env), _policy(args)
-    disturbance = _Disturbance(random, args.noise)
+    disturbance = Disturbance(random, args.noise)
     jpegs, actions, states, frames = [], [], [], []
     policy_until = expert_until = policy_steps = 0
     for step in range(MAX_STEPS):
@@ -268,37 +269,3 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
                 frame=np.array(frames, np.int32), instruction=env.instruction,
                 success=observation.success, steps=step + 1,
                 policy_steps=policy_steps)
-
-
-class _Disturbance:
-    """Adds noise to the executed action: a little always, pushes and twists for a few steps."""
-
-    def __init__(self, random: np.random.Generator, strength: float):
-        self._random, self._strength = random, strength
-        self._left, self._push = 0, np.zeros(6)
-        self._fingers_left = 0
-        # Half of the episodes start elsewhere: a long push away from the usual first pose.
-        if strength and random.random() < 0.5:
-            self._left = int(random.integers(5, 16))
-            self._push = np.concatenate([random.normal(size=3) * 1.2, random.normal(size=3) * 0.1])
-
-    def __call__(self, action: np.ndarray) -> np.ndarray:
-        random, executed = self._random, action.copy()
-        # Long, strong and frequent pushes: where the arm is must not follow from how far the task
-        # has come, or a policy learns the usual path by heart instead of looking.
-        if self._left == 0 and random.random() < 0.07:
-            self._left = int(random.integers(3, 13))
-            twist = random.normal(size=3) * (0.25 if random.random() < 0.2 else 0.0)
-            self._push = np.concatenate([random.normal(size=3) * 1.4, twist])
-        if self._left:
-            executed[:6] += self._strength * self._push
-            self._left -= 1
-        # Open fingers close at times: a policy that did so in mid-air must know how to go on.
-        if self._fingers_left == 0 and self._strength and random.random() < 0.02:
-            self._fingers_left = int(random.integers(3, 13))
-        if self._fingers_left:
-            executed[6] = 0.0
-            self._fingers_left -= 1
-        executed[:3] += self._strength * 0.1 * random.normal(size=3)
-        executed[:6] = np.clip(executed[:6], -1, 1)
-        return executed

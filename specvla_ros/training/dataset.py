@@ -49,10 +49,6 @@ class Episode:
         """Steps that each frame is labelled with, [T, H, D]."""
         return self.action[:, None] if self.following is None else self.following
 
-    def is_held_out(self, share: float) -> bool:
-        """Whether this episode is for measuring only: decided by its name, for good."""
-        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
-
 
 class Dataset:
     """
@@ -237,6 +233,11 @@ class Frames:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes they are of."""
+        return len(self.episodes)
 
     def locate(self, index: int) -> tuple[Episode, int]:
         """Episode and frame within it of a running index."""

@@ -13,12 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import copy
 from dataclasses import dataclass
 import math
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn, Tensor
-
-from specvla_ros.errors import SpecVLAError
 
 Part = TypeVar('Part')
 Result = TypeVar('Result')
@@ -36,10 +34,10 @@ class OptimizerSettings:
     clip: float = 1.0  # largest norm of the gradient
     average: float = 0.998  # decay of the averaged weights per step
 
-    def rate(self, progress: float) -> float:
-        """Learning rate at a progress of 0 … 1: a trapezium."""
-        rise = progress / self.warm_up if self.warm_up else 1.0
-        fall = (1 - progress) / self.decay if self.decay else 1.0
+    def rate(self, done: float) -> float:
+        """Learning rate when a share of the training is done, 0 … 1: a trapezium."""
+        rise = done / self.warm_up if self.warm_up else 1.0
+        fall = (1 - done) / self.decay if self.decay else 1.0
         return self.learning_rate * max(0.0, min(1.0, rise, fall))
 
 
@@ -78,11 +76,12 @@ class Optimizer:
         return list(self._pool.map(function, parts))
 
     def step(self, loss: Callable[[Part], tuple[Tensor, Result]], parts: list[Part],
-             progress: float) -> list[Result]:
+             done: float) -> list[Result]:
         """
         Take one step down the mean of a loss over equally large parts; returns the lanes' results.
 
-        loss: computes (scalar loss, anything) of a part with `replica`.
+        loss: computes (scalar loss, anything) of a part with `replica`; done: share of the
+        training, 0 … 1.
 
         :raises FloatingPointError: ten steps in a row had no finite gradient
         """
@@ -103,7 +102,7 @@ class Optimizer:
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         for group in self._adamw.param_groups:
-            group['lr'] = self.settings.rate(progress)
+            group['lr'] = self.settings.rate(done)
         for parameter, gradient in zip(self._masters, gradients, strict=True):
             parameter.grad = gradient
         self._adamw.step()
@@ -113,7 +112,7 @@ class Optimizer:
             # A short memory at first: the random start should not linger.
             keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
             torch._foreach_lerp_(self._averages, self._masters, 1 - keep)
-            self._publish()
+            self._hand_out()
         return [result for _, result in lanes]
 
     def state_dict(self) -> dict:
@@ -127,10 +126,10 @@ class Optimizer:
         self.averaged.load_state_dict(state['averaged'])
         self._adamw.load_state_dict(state['adamw'])
         self.steps = state['steps']
-        with torch.no_grad():
-            self._publish()
+        if self.replica is not self.module:
+            self.replica.load_state_dict(state['module'])  # what is frozen as well
 
-    def _publish(self) -> None:
+    def _hand_out(self) -> None:
         """Give the lanes the master weights."""
         if self.replica is not self.module:
             torch._foreach_copy_(self._replicas, self._masters)
@@ -141,29 +140,3 @@ class Optimizer:
         value, result = loss(part)
         return list(torch.autograd.grad(value, self._replicas, materialize_grads=True,
                                         allow_unused=True)), result
-
-
-class Schedule(Protocol):
-    """Arguments that every training has."""
-
-    batch: int
-    lanes: int
-    dtype: str
-    store: str
-    minutes: float
-    epochs: float
-
-
-def check_schedule(args: Schedule) -> None:
-    """Raise SpecVLAError for a batch, lanes, data type or length that can't be."""
-    for name in ('batch', 'lanes'):
-        if getattr(args, name) < 1:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
-    if args.batch % args.lanes:
-        raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
-    for name in ('dtype', 'store'):
-        if getattr(args, name) not in ('bfloat16', 'float32'):
-            raise SpecVLAError(
-                f'{name} is {getattr(args, name)!r}, must be bfloat16 or float32')
-    if args.minutes <= 0 and args.epochs <= 0:
-        raise SpecVLAError('minutes and epochs are both 0: one must be positive')

@@ -3,15 +3,13 @@ The target's own actions on a data set's frames, as files: a drafter learns from
 
 One shard an episode, `<folder>/task<id>/seed<seed>.npy`, opened as a memory map: one record a
 frame (`frame_type`), float16 where the network computes float32 (an error of 0.05 %).
-`manifest.json` says whose words they are, by the hash of the target's weights, and which shards
-belong.
+`manifest.json` says which target said them, by the hash of its weights, and which shards belong.
 """
 
 from dataclasses import asdict, dataclass, field, fields
 import json
 from pathlib import Path
 from typing import Any
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,9 +115,26 @@ class Shard:
     def __len__(self) -> int:
         return len(self.records)
 
-    def is_held_out(self, share: float) -> bool:
-        """Whether the target's training held this episode out, see `Episode.is_held_out`."""
-        return zlib.crc32(self.name.encode()) % 1000 < 1000 * share
+
+class ShardFrames:
+    """Frames of some shards under one running index."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
+        self._ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.shards else 0
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes they are of, one a shard."""
+        return len(self.shards)
+
+    def locate(self, index: int) -> tuple[Shard, int]:
+        """Shard and frame within it of a running index."""
+        number = int(np.searchsorted(self._ends, index, side='right'))
+        return self.shards[number], index - int(self._ends[number]) + len(self.shards[number])
 
 
 def open_shards(folder: Path, target_sha256: str) -> tuple[Manifest, list[Shard]]:

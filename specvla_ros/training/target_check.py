@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
@@ -42,14 +41,3 @@ def check_place(option: str, folder: Path, keep: Collection[str] = ()) -> None:
         raise SpecVLAError(f'{option} {folder} holds something that is no checkpoint, and would '
                            'be replaced; give another folder')
 
-
-def check_same(now: dict[str, Any], then: Any, folder: Path, option: str) -> None:
-    """Raise SpecVLAError where a training is resumed with other settings than it began with."""
-    if not isinstance(then, dict):
-        raise SpecVLAError(
-            f'the training in {folder} holds no settings: delete that folder and train anew')
-    for name, value in now.items():
-        if name not in then or then[name] != value:
-            raise SpecVLAError(
-                f'--resume with {name} {value!r}, but the training in {folder} began with '
-                f'{then.get(name)!r}: use that, or another {option}')

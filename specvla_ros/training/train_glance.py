@@ -6,15 +6,14 @@ target's own tokens. The labels are blurred over neighbouring bins, so that a gu
 bin off costs less than one that is far off.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 from torch.nn import functional
 import tyro
 
@@ -24,10 +23,10 @@ from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import ShardFrames
-from specvla_ros.training.drafter_measures import passes, TokenAccuracy
-from specvla_ros.training.drafter_training import DrafterTraining, DrafterTrainingArgs
+from specvla_ros.training.drafter_measures import passes
+from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.regenerated import ShardFrames
 
 Help = tyro.conf.arg
 
@@ -52,39 +51,40 @@ class TrainGlanceArgs(DrafterTrainingArgs):
 
 @dataclass(frozen=True, slots=True)
 class GlanceLoss:
-    """Cross entropy with the blurred labels, nats a token."""
+    """Cross entropy with the blurred labels, nats a token; `total` carries the gradient."""
 
+    total: Tensor
     tokens: Tensor
 
 
 def run(args: TrainGlanceArgs) -> int:
     """
-    Train, measure and save until the end; returns an exit code.
+    Train a glance network, see `drafter_recipe.train`; returns an exit code.
 
-    :raises SpecVLAError: no data of this target, settings that can't be, or an unfinished training
-        in the way
+    :raises SpecVLAError: settings that can't be, and what `train` refuses
     """
     _check(args)
-    training = GlanceTraining(replace(args, target=checkpoint_folder(args.target)))
-    with training.progress:
-        training.run()
-    return 0
+    return train(GlanceRecipe, replace(args, target=checkpoint_folder(args.target)))
 
 
-class GlanceTraining(DrafterTraining):
-    """One training of a glance network."""
+class GlanceRecipe(DrafterRecipe):
+    """The glance network: guesses an action from the patches before the target's first pass."""
 
-    name, option = 'train glance', '--drafter'
+    command, option = 'train glance', '--drafter'
 
-    def __init__(self, args: TrainGlanceArgs) -> None:
-        self.drafters = args.drafter or beside(args.target)
-        state = args.drafter.with_name(args.drafter.name + '.glance.training') if args.drafter \
-            else args.target.with_name(args.target.name + '.glance.training')
+    def __init__(self, args: TrainGlanceArgs, unnorm_key: str) -> None:
+        super().__init__(args, unnorm_key)
         self._texts: dict[str, Tensor] = {}
-        super().__init__(args, args.optimizer, self.drafters / 'glance', state)
         self._blurred = _blurred(self.model.action_tokenizer.n_bins, args.blur).to(args.device)
 
-    def new_head(self) -> GlanceHead:
+    @staticmethod
+    def folders(args: TrainGlanceArgs) -> tuple[Path, Path]:
+        """Return the folder glance of `--drafter`, or of the target's drafters."""
+        near = args.drafter or args.target
+        return ((args.drafter or beside(args.target)) / 'glance',
+                near.with_name(near.name + '.glance.training'))
+
+    def new_network(self) -> GlanceHead:
         """Return a network that fits the target."""
         args = self.args
         return GlanceHead(GlanceConfig.like(
@@ -92,48 +92,39 @@ class GlanceTraining(DrafterTraining):
             shapes=args.shapes))
 
     def loss(
-        self, chosen: NDArray[np.int64], random: np.random.Generator
-    ) -> tuple[Tensor, GlanceLoss]:
-        """Cross entropy of frames."""
+        self, network: nn.Module, chosen: NDArray[np.int64], random: np.random.Generator,
+        done: float,
+    ) -> GlanceLoss:
+        """Return the cross entropy of frames."""
         patches, text, columns = self._batch(self.frames, chosen)
-        kept = self._kept(len(chosen), random)
-        logits = self.optimizer.replica(
-            patches.to(self.dtype), text.to(self.dtype), kept.to(self.dtype)).float()
+        dropout = self._dropout(len(chosen), random)
+        logits = network(
+            patches.to(self.dtype), text.to(self.dtype), dropout.to(self.dtype)).float()
         # Both come in the form [frames · L, bins].
         loss = functional.cross_entropy(logits.flatten(0, 1), self._blurred[columns.flatten()])
-        return loss, GlanceLoss(loss.detach())
+        return GlanceLoss(loss, loss.detach())
 
-    def curve(self, losses: Sequence[GlanceLoss]) -> dict[str, float]:
-        """Return the mean loss."""
-        return {'loss': float(torch.stack([loss.tokens for loss in losses]).mean())}
-
-    def measure(self) -> TokenAccuracy:
-        """Hold the likeliest tokens against the target's."""
-        head: GlanceHead = self.optimizer.averaged
-
-        @torch.no_grad()
-        def lane(indices: NDArray[np.int64]) -> Tensor:
-            patches, text, columns = self._batch(self.held_out, indices)
-            return (head(patches, text).argmax(-1) - columns).abs().cpu()
-
-        return TokenAccuracy.of(torch.cat(self.optimizer.map(lane, self.held_out_parts())))
+    def distances(self, network: nn.Module, chosen: NDArray[np.int64]) -> Tensor:
+        """Hold the likeliest tokens against the target's: int [N, L]."""
+        patches, text, columns = self._batch(self.held_out, chosen)
+        return (network(patches, text).argmax(-1) - columns).abs()
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the passes an action takes, each frame on its own: no action before it is known."""
         # A chunk's held step guesses nothing, and costs a row a token.
         presets = ('glance', 'glance_relaxed') if (self.model.config.chunk or 1) == 1 else (
             'glance_jacobi', 'glance_jacobi_relaxed')
-        found = passes(Checkpoint(self.model, self.unnorm_key, self.drafters), episodes,
+        found = passes(Checkpoint(self.model, self.unnorm_key, self.out.parent), episodes,
                        self.args.decode_frames, presets)
         return 'held-out passes an action, each frame on its own: ' + ', '.join(
             f'{name} {mean:.2f}' for name, mean in found.items())
 
-    def own_settings(self) -> dict:
+    def own_settings(self) -> dict[str, Any]:
         """Dimensions, dropout and blur."""
         names = ('rank', 'width', 'shapes', 'dropout', 'blur')
         return {name: getattr(self.args, name) for name in names}
 
-    def _kept(self, batch: int, random: np.random.Generator) -> Tensor:
+    def _dropout(self, batch: int, random: np.random.Generator) -> Tensor:
         """Dropout [2, B, width], drawn by numpy: which lane is first must not matter."""
         share = 1 - self.args.dropout
         drawn = random.random((2, batch, self.args.width), np.float32) < share

@@ -2,27 +2,25 @@
 
 from collections.abc import Sequence
 import time
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
-from torch import Tensor
 
 from specvla_ros.progress import LiveProgress, terminal_bar
+from specvla_ros.training.recipe import Loss
 
 _SHOW_EVERY = 1.0  # seconds
 
 
-class HasTokens(Protocol):
-    """A loss whose part to show is `tokens`."""
-
-    tokens: Tensor
-
-
 class TrainingProgress(LiveProgress):
-    """A progress bar over the share that is done, with loss, frames/s and time left."""
+    """
+    A progress bar over the share that is done, with loss, frames/s and time left.
 
-    def __init__(self, title: str, console: Console) -> None:
+    chunk: steps of an action; a measurement has a line for each.
+    """
+
+    def __init__(self, title: str, console: Console, chunk: int = 1) -> None:
+        self._chunk = chunk
         super().__init__(terminal_bar(
             console, TextColumn('{task.description}'), BarColumn(),
             TextColumn('{task.percentage:.1f} %'), TextColumn('{task.fields[note]}')))
@@ -35,7 +33,7 @@ class TrainingProgress(LiveProgress):
             self.say(f'episodes read: {done} of {total}')
 
     def update(
-        self, done: float, elapsed: float, speed: float, losses: Sequence[HasTokens]
+        self, done: float, elapsed: float, speed: float, losses: Sequence[Loss]
     ) -> None:
         """Move the bar: share done, seconds so far, frames a second, losses since the last."""
         if time.monotonic() - self._shown < _SHOW_EVERY:
@@ -47,8 +45,8 @@ class TrainingProgress(LiveProgress):
         self._bar.update(self._task, completed=done, note=(
             f'loss {loss:.3f}  {speed:.0f} frames/s  {left / 60:.0f} min left'))
 
-    def point(self, point: dict, chunk: int = 1) -> None:
-        """Print one measurement; of a chunk's shares of tokens a line for each step."""
+    def point(self, point: dict) -> None:
+        """Print one measurement."""
         loss = point.get('loss')
         words = [f'{point["minutes"]:6.1f} min', f'step {point["step"]}',
                  f'epoch {point["epoch"]:.2f}', f'{point["frames"]} frames',
@@ -59,9 +57,9 @@ class TrainingProgress(LiveProgress):
         for key, label in (('held_out_exact', 'exact'), ('held_out_within_9', 'within 9')):
             if point.get(key):
                 shares = [f'{100 * share:.0f}' for share in point[key]]
-                size = len(shares) // chunk
-                for step in range(chunk):
-                    of_step = f'\n    step {step}  ' if chunk > 1 else ''
+                size = len(shares) // self._chunk
+                for step in range(self._chunk):
+                    of_step = f'\n    step {step}  ' if self._chunk > 1 else ''
                     said = ' '.join(shares[step * size:(step + 1) * size])
                     words.append(f'{of_step}{label} % {said}')
         self.say('  '.join(words))

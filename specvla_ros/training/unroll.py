@@ -22,12 +22,12 @@ from specvla_ros.decoding.drafters.eagle_head import EagleHead
 
 
 @dataclass(frozen=True, slots=True)
-class DraftBatch:
+class EagleBatch:
     """
-    Rows of a batch, S = R + A of them a frame.
+    Rows of a batch for EAGLE, S = R + A of them a frame.
 
     features, embeds: [B, S, h], f_i and e_{i+1}; positions: int64 [B, S], i; real: bool [B, R],
-    false where a prompt row is padding; answers: [B, A, h], f_{i+1} of the action rows;
+    false where a prompt row is padding; next_features: [B, A, h], f_{i+1} of the action rows;
     logits: [B, A, action tokens], what the target makes of them.
     """
 
@@ -35,13 +35,13 @@ class DraftBatch:
     embeds: Tensor
     positions: Tensor
     real: Tensor
-    answers: Tensor
+    next_features: Tensor
     logits: Tensor
 
     @property
     def action_rows(self) -> int:
         """A: rows whose guess says an action token."""
-        return self.answers.shape[1]
+        return self.next_features.shape[1]
 
 
 class _Grown:
@@ -75,7 +75,7 @@ def _sees(rows: int, depth: int) -> Tensor:
 
 
 def unroll(
-    head: EagleHead, batch: DraftBatch, prompt: bool = False
+    head: EagleHead, batch: EagleBatch, prompt: bool = False
 ) -> tuple[list[Tensor], Tensor]:
     """
     Guesses of depths 1 … A, [B, A - d + 1, h] each, and those of the prompt rows.
@@ -99,7 +99,7 @@ def unroll(
     return depths, guessed[:, :-rows]
 
 
-def _first_mask(batch: DraftBatch, queries: int) -> Tensor:
+def _first_mask(batch: EagleBatch, queries: int) -> Tensor:
     """Causal, without the padding; padding sees itself, lest its softmax be empty."""
     size = batch.features.shape[1]
     real = functional.pad(batch.real, (0, size - batch.real.shape[1]), value=True)
@@ -133,7 +133,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftLoss:
+class EagleLoss:
     """Parts of the loss, means over a batch; `total` carries the gradient."""
 
     total: Tensor
@@ -141,13 +141,13 @@ class DraftLoss:
     features: Tensor
 
 
-def drafter_loss(
-    head: EagleHead, action_head: Tensor, batch: DraftBatch, weights: LossWeights
-) -> DraftLoss:
+def eagle_loss(
+    head: EagleHead, action_head: Tensor, batch: EagleBatch, weights: LossWeights
+) -> EagleLoss:
     """Loss of a batch; action_head: [action tokens, h], the target's rows of the action tokens."""
     depths, prompt = unroll(head, batch, prompt=weights.prompt > 0)
     guesses = torch.cat(depths, dim=1)
-    wanted = torch.cat([batch.answers[:, depth:] for depth in range(len(depths))], dim=1)
+    wanted = torch.cat([batch.next_features[:, depth:] for depth in range(len(depths))], dim=1)
     logits = torch.cat([batch.logits[:, depth:] for depth in range(len(depths))], dim=1)
     said = functional.log_softmax(functional.linear(guesses, action_head).float(), dim=-1)
     should = functional.log_softmax(logits.float() / weights.temperature, dim=-1)
@@ -159,12 +159,12 @@ def drafter_loss(
         after = batch.features[:, 1:1 + prompt.shape[1]]
         error = functional.smooth_l1_loss(prompt.float(), after.float(), reduction='none').mean(-1)
         total = total + weights.prompt * (error * batch.real).sum() / batch.real.sum()
-    return DraftLoss(total, tokens.detach(), features.detach())
+    return EagleLoss(total, tokens.detach(), features.detach())
 
 
 @torch.no_grad()
 def distances(
-    head: EagleHead, action_head: Tensor, batch: DraftBatch
+    head: EagleHead, action_head: Tensor, batch: EagleBatch
 ) -> Tensor:
     """
     Ids between the drafter's first choice and the target's, int64 [B, A, A].

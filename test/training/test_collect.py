@@ -4,6 +4,7 @@ import pytest
 
 from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
+from specvla_ros.training.disturbance import Disturbance
 
 
 def test_an_episode_holds_frames_clean_labels_and_where_things_were(tmp_path):
@@ -38,7 +39,7 @@ def test_bad_arguments_are_refused_before_anything_starts(tmp_path, wrong):
 
 def test_the_disturbance_moves_the_action_but_stays_in_range():
     random = np.random.default_rng(0)
-    disturb = collect._Disturbance(random, 1.0)
+    disturb = Disturbance(random, 1.0)
     clean = np.array([1.0, -1, 0, 0, 0, 0, 1])
     executed = np.array([disturb(clean) for _ in range(400)])
     assert np.abs(executed[:, :6]).max() <= 1
@@ -47,5 +48,5 @@ def test_the_disturbance_moves_the_action_but_stays_in_range():
     grasping = clean * [1, 1, 1, 1, 1, 1, 0]
     assert not any(disturb(grasping)[6] for _ in range(400))
     assert executed[:, 2].std() > 0.05
-    still = collect._Disturbance(random, 0.0)
+    still = Disturbance(random, 0.0)
     np.testing.assert_array_equal(still(clean), clean)

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import simplejpeg
-import torch
 
 from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.training.dataset import action_statistics, Dataset, Episode, Frames
-from specvla_ros.training.saved_state import load_state
+from specvla_ros.training.holdout import divide
 from test.training.conftest import SUITE, write_episode
 
 
@@ -95,10 +94,13 @@ def test_a_dimension_that_hardly_moves_keeps_its_extremes():
 
 
 def test_held_out_episodes_stay_the_same():
-    share = [episode(np.zeros((1, 2)), f'task{t}/seed{s}').is_held_out(0.1)
-             for t in range(10) for s in range(100)]
-    assert 0.07 < np.mean(share) < 0.13
-    assert not episode(np.zeros((1, 2))).is_held_out(0.0)
+    episodes = [episode(np.zeros((1, 2)), f'task{t}/seed{s}')
+                for t in range(10) for s in range(100)]
+    frames, held_out = divide(episodes, 0.1)
+    assert 70 < len(held_out) < 130 and len(frames) == 1000 - len(held_out)
+    assert held_out == divide(held_out, 0.1)[1]  # whichever others there are
+    assert divide(episodes, 0.0) == (episodes, [])
+    assert divide(episodes, 1.0) == ([], episodes)
 
 
 def test_a_target_that_saw_whole_frames_is_trained_on_them(data):
@@ -139,17 +141,3 @@ def test_an_episode_of_another_form_is_named(data, change, message):
     with pytest.raises(SpecVLAError, match=message) as caught:
         Dataset(data, SUITE, size=32).refresh()
     assert '\n' not in str(caught.value)
-
-
-def test_a_damaged_state_of_a_training_is_named(tmp_path):
-    path = tmp_path / 'state.pt'
-    for content in (b'', b'no', b'PK\x03\x04'):
-        path.write_bytes(content)
-        with pytest.raises(SpecVLAError, match="state.pt can't be read .* begin again"):
-            load_state(path, ())
-    torch.save([1], path)
-    with pytest.raises(SpecVLAError, match=r'state.pt holds \[1\]'):
-        load_state(path, ())
-    torch.save({'elapsed': 1}, path)
-    with pytest.raises(SpecVLAError, match=r"lacks \['sampler'\]"):
-        load_state(path, ('elapsed', 'sampler'))

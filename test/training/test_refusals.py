@@ -2,7 +2,9 @@
 from pathlib import Path
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from specvla_ros import cli
 from specvla_ros.training.regenerate import run as regenerate
@@ -110,6 +112,18 @@ def test_a_damaged_state_is_not_resumed(refused, command, folder, content):
     Path(folder).mkdir()
     Path(folder, 'state.pt').write_bytes(content)
     refused(command, "state.pt can't be read", '--resume')
+
+
+@pytest.mark.parametrize('command, folder', [
+    ('train drafter', 'new.training'), ('train glance', 'new.glance.training'),
+    ('train target', 'new.training')])
+def test_a_state_of_an_older_version_is_not_resumed(refused, command, folder):
+    Path(folder).mkdir()
+    content = {'settings': {}, 'optimizer': {}, 'sampler': {}, 'elapsed': 0.0, 'samples': 0}
+    for more in ({}, {'scale': {'mean': np.zeros(3)}}):
+        torch.save(content | more, Path(folder, 'state.pt'))
+        refused(command, 'has layout None, must be 2: another version of specvla wrote it',
+                '--resume')
 
 
 @pytest.mark.parametrize('command, folder', [

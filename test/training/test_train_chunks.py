@@ -12,12 +12,13 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
 from specvla_ros.policy_check import check_policy
-from specvla_ros.training import train_glance, train_target
-from specvla_ros.training.batches import NONE
+from specvla_ros.training import train_glance
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
+from specvla_ros.training.target_batches import NONE
 from specvla_ros.training.train_glance import TrainGlanceArgs
-from specvla_ros.training.train_target import run, TrainTargetArgs
+from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
+from specvla_ros.training.trainer import Trainer
 from test.training.conftest import INSTRUCTIONS, SUITE, TINY, write_episode
 from test.training.drafter_data import regenerate_args
 
@@ -50,20 +51,18 @@ def frame(seed=0):
 
 
 def test_it_learns_says_its_chunk_and_a_glance_guesses_all_of_it(args, data, tmp_path, capsys):
-    losses, step = [], train_target.Training._step
+    losses, step = [], Trainer.step
 
     def watched(self, done):
-        losses.append(float(step(self, done)[0].tokens))
-        return []
+        found = step(self, done)
+        losses.append(float(found[0].tokens))
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_target.Training, '_step', watched)
-        training = train_target.Training(args)
-        training.run()
-        training._evaluate_and_save([], 0.0)
-    assert training.args.store == 'bfloat16' and (
-        args.out / 'model.safetensors').stat().st_size < 2.2 * sum(
-            p.numel() for p in training.model.parameters()) + 20_000
+        patch.setattr(Trainer, 'step', watched)
+        run(args)
+    numbers = sum(p.numel() for p in OpenVLA.from_pretrained(args.out).parameters())
+    assert (args.out / 'model.safetensors').stat().st_size < 2.2 * numbers + 20_000  # bfloat16
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     content = json.loads((args.out / 'config.json').read_text())
     assert (content['chunk'], content['execute_steps']) == (CHUNK, 2)
@@ -86,7 +85,7 @@ def test_it_learns_says_its_chunk_and_a_glance_guesses_all_of_it(args, data, tmp
 
 
 def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
-    training = train_target.Training(args)
+    training = make_trainer(args).recipe
     frames = training.frames
     index = np.arange(0, len(frames), 5)
     batch = training.maker(frames, index, np.random.default_rng(0), NONE)
@@ -103,7 +102,7 @@ def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
     np.testing.assert_array_equal(values[..., 6] > 0.5, np.array(wanted)[..., 6] > 0.5)
     moved = training.maker(frames, index, np.random.default_rng(0), replace(NONE, jitter=5))
     off = (moved.input_ids - batch.input_ids)[:, -(7 * CHUNK - 1):]
-    for row, answer in zip(moved.input_ids - batch.input_ids, batch.answers, strict=True):
+    for row, answer in zip(moved.input_ids - batch.input_ids, batch.prompt_ends, strict=True):
         said = row[answer + 1:answer + 7 * CHUNK]
         assert not said[6::7].any()  # the grippers' stay exact, of every step
     assert off.any()

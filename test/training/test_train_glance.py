@@ -10,11 +10,12 @@ import torch
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead, GlanceHead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training import train_drafter, train_glance
-from specvla_ros.training.drafter_measures import TokenAccuracy
+from specvla_ros.training import train_eagle, train_glance
+from specvla_ros.training.accuracy import TokenAccuracy
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.train_glance import run, TrainGlanceArgs
+from specvla_ros.training.trainer import Trainer
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -63,18 +64,18 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
     args = replace(args, dtype=dtype)
     whole = replace(args, drafter=tmp_path / 'whole')
     run(whole)
-    step = train_glance.GlanceTraining._step
+    step = Trainer.step
 
     def interrupted(self, done):
         if self.optimizer.steps == 7:
-            self._save({})
+            self.save()
             raise KeyboardInterrupt
         return step(self, done)
 
-    monkeypatch.setattr(train_glance.GlanceTraining, '_step', interrupted)
+    monkeypatch.setattr(Trainer, 'step', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(args)
-    monkeypatch.setattr(train_glance.GlanceTraining, '_step', step)
+    monkeypatch.setattr(Trainer, 'step', step)
     run(replace(args, resume=True))
     assert_same(weights(whole), weights(args))
     with pytest.raises(SpecVLAError, match='--resume with width 16'):
@@ -83,11 +84,11 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
 
 def test_neither_training_takes_away_what_the_other_made(args, tmp_path):
     run(replace(args, epochs=1))
-    eagle = train_drafter.TrainDrafterArgs(
+    eagle = train_eagle.TrainEagleArgs(
         target=args.target, out=args.drafter, regenerated=args.regenerated, data=args.data,
         epochs=1, batch=16, holdout=0.0, decode_frames=0)
     glance = weights(args)
-    train_drafter.run(eagle)
+    train_eagle.run(eagle)
     assert_same(weights(args), glance)
     head = EagleHead.from_pretrained(args.drafter, OpenVLA.from_pretrained(args.target))
     assert head.config == EagleConfig.like(OpenVLA.from_pretrained(args.target))

@@ -9,13 +9,13 @@ import torch
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training import train_target
-from specvla_ros.training.batches import Augmentation, BatchMaker, NONE, StateScale
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.shape import new_target
+from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
 from specvla_ros.training.tokenizer import build_tokenizer
-from specvla_ros.training.train_target import run, TrainTargetArgs
+from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
+from specvla_ros.training.trainer import Trainer
 from test.training.conftest import SUITE, TINY, write_episode
 
 
@@ -44,17 +44,16 @@ def assert_same(a, b):
 def test_it_learns_and_leaves_a_checkpoint_that_loads(args, monkeypatch):
     args = replace(args, epochs=12, holdout=0.3, eval_frames=16, augmentation=NONE)
     losses = []
-    step = train_target.Training._step
+    step = Trainer.step
 
     def watched(self, done):
-        losses.append(float(step(self, done)[0].tokens))
-        return []
+        found = step(self, done)
+        losses.append(float(found[0].tokens))
+        return found
 
-    monkeypatch.setattr(train_target.Training, '_step', watched)
-    training = train_target.Training(args)
-    training.run()
+    monkeypatch.setattr(Trainer, 'step', watched)
+    run(args)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    training._evaluate_and_save([], 0.0)
     model = OpenVLA.from_pretrained(args.out)
     assert model.action_dim() == 7
     assert sorted(model.norm_stats) == [SUITE]
@@ -78,24 +77,24 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
     whole = replace(args, out=tmp_path / 'whole')
     run(whole)
     # Interrupted in the middle of an epoch, by a signal as it were, with a saved state.
-    step = train_target.Training._step
+    step = Trainer.step
 
     def interrupted(self, done):
         if self.optimizer.steps == 6:
-            self._save()
+            self.save()
             raise KeyboardInterrupt
         return step(self, done)
 
-    monkeypatch.setattr(train_target.Training, '_step', interrupted)
+    monkeypatch.setattr(Trainer, 'step', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(args)
-    monkeypatch.setattr(train_target.Training, '_step', step)
+    monkeypatch.setattr(Trainer, 'step', step)
     run(replace(args, resume=True))
     assert_same(weights(whole.out), weights(args.out))
 
 
 def test_episodes_that_arrive_meanwhile_are_trained_on(args, data, monkeypatch):
-    step = train_target.Training._step
+    step = Trainer.step
 
     def collecting(self, done):
         if self.optimizer.steps == 3:
@@ -103,7 +102,7 @@ def test_episodes_that_arrive_meanwhile_are_trained_on(args, data, monkeypatch):
                 write_episode(data, task=0, seed=seed)
         return step(self, done)
 
-    monkeypatch.setattr(train_target.Training, '_step', collecting)
+    monkeypatch.setattr(Trainer, 'step', collecting)
     run(args)
     assert curve(args)[-1]['frames'] == 120
 
@@ -117,8 +116,82 @@ def test_training_goes_on_from_a_checkpoint(args, tmp_path):
     assert not torch.equal(before['lm_head.weight'], after['lm_head.weight'])
 
 
+def add_state(path, numbers):
+    """Replace an episode's privileged state."""
+    with np.load(path, allow_pickle=True) as file:
+        content = dict(file)
+    np.savez(path, **content | {'state': np.asarray(numbers, np.float32)})
+
+
+def squares(episodes, scale):
+    """Mean squares of the standardised states [S] over episodes."""
+    state = np.concatenate([episode.state for episode in episodes])
+    return (((state - scale.mean) / scale.deviation) ** 2).mean(0)
+
+
+def test_a_thing_that_hardly_moves_does_not_drown_the_others_when_it_is_knocked(data):
+    """As LIBERO's basket, which stands within 0.6 mm until an arm lifts it by 6 cm."""
+    random = np.random.default_rng(0)
+    for path in sorted((data / SUITE).rglob('*.npz')):
+        arm, basket = random.normal(0, 0.1, (8, 3)), random.normal(0.26, 0.0006, (8, 1))
+        add_state(path, np.hstack((arm, basket)))
+    dataset = Dataset(data, SUITE, size=32)
+    dataset.refresh()
+    scale = StateScale.of(dataset.episodes)
+    path = write_episode(data, 0, 50)
+    add_state(path, np.hstack((random.normal(0, 0.1, (8, 3)), np.full((8, 1), 0.32))))
+    dataset.refresh()
+    knocked = squares(dataset.episodes[-1:], scale)
+    assert knocked[3] < 50  # it was 10,000
+    assert (squares(dataset.episodes, scale) < 5).all()
+    np.testing.assert_allclose(scale.deviation[:3], 0.1, rtol=0.2)
+
+
+def test_states_are_scaled_by_all_episodes_there_are_by_now(args, data):
+    """The first episodes may be of one task, and all others far from them."""
+    recipe = make_trainer(args).recipe
+    assert (np.abs(squares(recipe.dataset.episodes, recipe.maker.scale) - 1) < 0.01).all()
+    for seed in range(60, 65):
+        path = write_episode(data, 1, seed)
+        add_state(path, np.random.default_rng(seed).normal(30, 1, (8, 4)))
+    assert recipe.refresh(at_end=True)
+    assert (np.abs(squares(recipe.dataset.episodes, recipe.maker.scale) - 1) < 0.01).all()
+
+
+def state_losses(monkeypatch, args):
+    """Train; return the loss of the states, step by step."""
+    losses, step = [], Trainer.step
+
+    def watched(self, done):
+        found = step(self, done)
+        losses.append(found[0].state)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'step', watched)
+        run(args)
+    return losses
+
+
+def test_the_state_heads_learn_from_frozen_towers(args, tmp_path, monkeypatch):
+    run(replace(args, epochs=1))
+    losses = state_losses(monkeypatch, replace(
+        args, out=tmp_path / 'more', init=args.out, freeze_vision=True, epochs=12,
+        optimizer=OptimizerSettings(learning_rate=0.02)))
+    # Heads begin anew, at the mean: a square of 1 each.
+    assert 1 < float(losses[0]) < 4
+    assert float(torch.stack(losses[-5:]).mean()) < 0.7 * float(torch.stack(losses[:5]).mean())
+
+
+def test_states_without_weight_are_not_measured(args, tmp_path, monkeypatch, capsys):
+    """Nothing teaches the heads then: they would say the mean for ever, a loss of about 2."""
+    assert set(state_losses(monkeypatch, replace(args, state_weight=0.0))) == {None}
+    assert curve(args)[-1]['state_loss'] is None
+    assert 'state ' not in capsys.readouterr().out
+
+
 def test_a_batch_holds_the_prompt_and_the_tokens_inference_has(args, data):
-    training = train_target.Training(args)
+    training = make_trainer(args).recipe
     maker, frames = training.maker, training.frames
     batch = maker(frames, np.arange(0, 80, 9), np.random.default_rng(0), NONE)
     for row, index in enumerate(range(0, 80, 9)):
@@ -126,7 +199,7 @@ def test_a_batch_holds_the_prompt_and_the_tokens_inference_has(args, data):
         prompt = training.model.prompt_ids(episode.instruction)
         length = len(prompt)
         assert batch.input_ids[row, :length].tolist() == prompt.tolist()
-        assert batch.answers[row] == length - 1
+        assert batch.prompt_ends[row] == length - 1
         tokens = batch.labels[row].tolist()
         assert batch.input_ids[row, length:length + 6].tolist() == tokens[:6]
         action = training.statistics.unnormalize(maker.tokenizer.decode(tokens))
@@ -139,7 +212,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     dataset.refresh()
     frames = Frames.of(dataset.episodes)
     model = new_target(TINY, build_tokenizer(['a'], 300), 300, 0)
-    maker = BatchMaker(model, action_statistics(dataset.episodes),
+    maker = TargetBatchMaker(model, action_statistics(dataset.episodes),
                        StateScale.of(dataset.episodes), [])
     indices = np.arange(32)
     plain = maker(frames, indices, np.random.default_rng(0), NONE)
@@ -148,7 +221,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     assert torch.equal(plain.pixel_values, moved.pixel_values)
     difference = (plain.input_ids - moved.input_ids).abs()
     assert 0 < difference.max() <= 6
-    prompt = int(plain.answers[0]) + 1
+    prompt = int(plain.prompt_ends[0]) + 1
     assert difference[0, :prompt].max() == 0
 
 
@@ -172,3 +245,8 @@ def test_an_unfinished_training_is_not_overwritten(args):
         run(args)
     with pytest.raises(SpecVLAError, match='--resume with seed 5'):
         run(replace(args, resume=True, seed=5))
+    path = args.out.with_name('target.training') / 'state.pt'
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {'recipe': {}}, path)
+    with pytest.raises(SpecVLAError, match=r"state.pt lacks \['episodes', 'instructions'"):
+        run(replace(args, resume=True))

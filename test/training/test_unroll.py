@@ -11,10 +11,11 @@ from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation, ShardFrames
+from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
+from specvla_ros.training.holdout import divide
 from specvla_ros.training.regenerate import run
-from specvla_ros.training.regenerated import open_shards
-from specvla_ros.training.unroll import distances, drafter_loss, LossWeights, unroll
+from specvla_ros.training.regenerated import open_shards, ShardFrames
+from specvla_ros.training.unroll import distances, eagle_loss, LossWeights, unroll
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -29,7 +30,7 @@ def case(tmp_path, data):
     frames = ShardFrames(shards)
     torch.manual_seed(0)
     head = EagleHead(EagleConfig.like(model))
-    maker = DraftBatchMaker(model, torch.float32)
+    maker = EagleBatchMaker(model, torch.float32)
     indices = np.array([2, 70, 41, 13])
     batch = maker(frames, indices, np.random.default_rng(0), NONE)
     return SimpleNamespace(model=model, head=head, frames=frames, maker=maker, indices=indices,
@@ -118,10 +119,10 @@ def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
     """The loss compares each guess with its feature: unsharpened, the true ones give zero."""
     def perfect(head, batch, prompt=False):
         after = batch.features[:, 1:1 + batch.real.shape[1]]
-        return [batch.answers[:, depth:] for depth in range(batch.action_rows)], after
+        return [batch.next_features[:, depth:] for depth in range(batch.action_rows)], after
     monkeypatch.setattr('specvla_ros.training.unroll.unroll', perfect)
     weights = LossWeights(1.0, 1.0, 1.0, temperature=1.0)
-    loss = drafter_loss(case.head, case.maker.action_head, case.batch, weights)
+    loss = eagle_loss(case.head, case.maker.action_head, case.batch, weights)
     assert float(loss.total) == pytest.approx(0, abs=1e-5)
     off = distances(case.head, case.maker.action_head, case.batch)
     assert off.shape == (4, 6, 6)
@@ -129,7 +130,7 @@ def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
 
 
 def test_the_gradient_reaches_all_weights_through_all_depths(case):
-    loss = drafter_loss(case.head, case.maker.action_head, case.batch, LossWeights(1, 1, 1))
+    loss = eagle_loss(case.head, case.maker.action_head, case.batch, LossWeights(1, 1, 1))
     loss.total.backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0
                for p in case.head.parameters())
@@ -147,7 +148,8 @@ def test_perturbation_changes_paths_and_noise_only(case):
 
 
 def test_held_out_episodes_are_the_targets(case):
-    for shard in case.frames.shards:
-        episode = Episode(shard.name, '', *(np.zeros((1, 1)),) * 3)
-        for share in (0.0, 0.3, 0.5, 1.0):
-            assert shard.is_held_out(share) == episode.is_held_out(share)
+    episodes = [Episode(shard.name, '', *(np.zeros((1, 1)),) * 3) for shard in case.frames.shards]
+    for share in (0.0, 0.3, 0.5, 1.0):
+        names = [[[it.name for it in part] for part in divide(items, share)]
+                 for items in (case.frames.shards, episodes)]
+        assert names[0] == names[1]

@@ -1,4 +1,4 @@
-"""Regenerated frames → batches of rows for the drafter."""
+"""Regenerated frames → batches of rows for an EAGLE network."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.regenerated import Shard
-from specvla_ros.training.unroll import DraftBatch
+from specvla_ros.training.regenerated import ShardFrames
+from specvla_ros.training.unroll import EagleBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,8 @@ class Perturbation:
 NONE = Perturbation(own_share=1.0, noise=0.0)
 
 
-class ShardFrames:
-    """Frames of some shards under one running index."""
-
-    def __init__(self, shards: list[Shard]) -> None:
-        self.shards = shards
-        self._ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self.shards else 0
-
-    def locate(self, index: int) -> tuple[Shard, int]:
-        """Shard and frame within it of a running index."""
-        number = int(np.searchsorted(self._ends, index, side='right'))
-        return self.shards[number], index - int(self._ends[number]) + len(self.shards[number])
-
-
-class DraftBatchMaker:
-    """Make batches for the drafters of one target; safe to call from several threads."""
+class EagleBatchMaker:
+    """Make batches for the EAGLE networks of one target; safe to call from several threads."""
 
     def __init__(self, model: OpenVLA, dtype: torch.dtype) -> None:
         tokenizer = model.action_tokenizer
@@ -61,13 +45,13 @@ class DraftBatchMaker:
     def __call__(
         self, frames: ShardFrames, indices: NDArray[np.int64], random: np.random.Generator,
         perturbation: Perturbation,
-    ) -> DraftBatch:
+    ) -> EagleBatch:
         """Frames at running indices [B] as a batch."""
         located = [frames.locate(int(index)) for index in indices]
         records = [shard.records[frame] for shard, frame in located]
         paths = [self._path(len(record['tokens']), random, perturbation) for record in records]
         tokens = self._tensor([r['tokens'][path] for r, path in zip(records, paths, strict=True)])
-        answers = self._tensor(
+        next_features = self._tensor(
             [r['features'][path] for r, path in zip(records, paths, strict=True)]).float()
         fed = self._model.embed_tokens(tokens[:, :-1].long()).float()
         longest = max(len(record['prompt']) for record in records)
@@ -83,16 +67,16 @@ class DraftBatchMaker:
         real = torch.stack(real)
         # The last prompt row reads e of the first action token, the last action row the feature
         # of the last token but one.
-        features = torch.cat((torch.stack(features), answers[:, :-1]), dim=1)
+        features = torch.cat((torch.stack(features), next_features[:, :-1]), dim=1)
         rows = torch.arange(features.shape[1], device=self.device)
         padded = (~real).sum(dim=1, keepdim=True)
-        return DraftBatch(
+        return EagleBatch(
             features=self._noisy(features, random, perturbation.noise).to(self.dtype),
             embeds=torch.cat((torch.stack(embeds), fed), dim=1).to(self.dtype),
             positions=(rows - padded).clamp(min=0),
             real=real,
-            answers=answers,
-            logits=functional.linear(answers, self.action_head),
+            next_features=next_features,
+            logits=functional.linear(next_features, self.action_head),
         )
 
     def _path(

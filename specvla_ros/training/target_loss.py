@@ -1,5 +1,5 @@
 """
-The loss of the target: say the expert's action tokens, and know where things are.
+The loss of a target: say the expert's action tokens, and know where things are.
 
 One forward pass teaches all L tokens (teacher forcing): BOS, patches, prompt, the first L - 1
 action tokens. Neighbouring bins mean nearly the same motion, so the labels are smoothed over them
@@ -16,24 +16,31 @@ from torch.nn import functional
 
 from specvla_ros.openvla.model import OpenVLA
 
+_TRANSLATION = 3  # dimensions; an action begins with it
+
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TargetBatch:
     """
-    Training frames as tensors; N may be padded on the right to the longest prompt.
+    Training frames of a target as tensors; N may be padded on the right to the longest prompt.
 
     pixel_values float [B, 6, size, size]; input_ids int64 [B, N], the prompt and the first L - 1
-    action tokens; answers int64 [B], the position of the last prompt token among input_ids;
+    action tokens; prompt_ends int64 [B], the position of the last prompt token among input_ids;
     labels int64 [B, L] action ids; state float [B, S], standardised; task int64 [B], number of
     the instruction.
     """
 
     pixel_values: Tensor
     input_ids: Tensor
-    answers: Tensor
+    prompt_ends: Tensor
     labels: Tensor
     state: Tensor
     task: Tensor
+
+    def to(self, device: torch.device | str) -> 'TargetBatch':
+        """Return it on the device that computes."""
+        return TargetBatch(**{name: getattr(self, name).to(device, non_blocking=True)
+                        for name in self.__slots__})
 
 
 class StateHeads(nn.Module):
@@ -76,6 +83,28 @@ def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
     distance = (bins - rows[..., None]).float()
     width = sigma.clamp(min=1e-3).to(rows.device)[:, None]
     return torch.softmax(-0.5 * (distance / width) ** 2, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWidths:
+    """
+    Widths of the smoothed labels, bins: `start` at first, `translation` and `rotation` at last.
+
+    A hand that is unsure where it is says the commonest answer, about zero, and stays there. Wide
+    labels make neighbouring answers help each other; a rotation is hardly ever unsure.
+    """
+
+    start: float
+    translation: float
+    rotation: float
+
+    def at(self, done: float, action_dim: int, chunk: int) -> Tensor:
+        """Widths [L] when a share of the training is done; a gripper's labels are hard."""
+        last = torch.full((action_dim,), self.rotation)
+        last[:_TRANSLATION] = self.translation
+        sigma = self.start + (last - self.start) * done
+        sigma[-1] = 0
+        return sigma.repeat(chunk)
 
 
 def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -126,28 +155,30 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
-def action_hidden(model: OpenVLA, batch: Batch) -> tuple[Tensor, Tensor]:
+def action_hidden(model: OpenVLA, batch: TargetBatch) -> tuple[Tensor, Tensor]:
     """Patch features [B, P, D] and hidden states [B, L, h] that say the action tokens."""
     patches = model.vision(batch.pixel_values.to(model.dtype))
     tokens = model.embed_tokens(batch.input_ids)
     embeds = torch.cat((tokens[:, :1], model.projector(patches), tokens[:, 1:]), dim=1)
     steps = torch.arange(batch.labels.shape[1], device=tokens.device)
-    rows = batch.answers[:, None] + model.config.n_patches + steps
+    rows = batch.prompt_ends[:, None] + model.config.n_patches + steps
     return patches, hidden_at(model, embeds, rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class TargetLoss:
     """Parts of the loss, means over a batch; `total` carries the gradient."""
 
     total: Tensor
     tokens: Tensor  # cross entropy above that of the smoothed labels themselves (KL), nats
-    state: Tensor  # squared error of the standardised state, both heads
+    # Squared error of the standardised state, of both heads together: 2 where both only know its
+    # mean. None where it has no weight: nothing teaches the heads then.
+    state: Tensor | None
 
 
 def target_loss(
-    model: OpenVLA, heads: StateHeads, batch: Batch, sigma: Tensor, state_weight: float
-) -> Loss:
+    model: OpenVLA, heads: StateHeads, batch: TargetBatch, sigma: Tensor, state_weight: float
+) -> TargetLoss:
     """
     Cross entropy of the action tokens, plus `state_weight` times the heads' squared error.
 
@@ -161,12 +192,14 @@ def target_loss(
     labels = soft_labels(batch.labels - tokenizer.first_id, sigma, tokenizer.n_bins)
     entropy = -torch.xlogy(labels, labels).sum(-1)
     tokens = (-(labels * log_probs).sum(-1) - entropy).mean()
+    if not state_weight:
+        return TargetLoss(tokens, tokens.detach(), None)
     guesses = heads(patches, hidden[:, 0], batch.task)
     state = sum(functional.mse_loss(guess.float(), batch.state) for guess in guesses)
-    return Loss(tokens + state_weight * state, tokens.detach(), state.detach())
+    return TargetLoss(tokens + state_weight * state, tokens.detach(), state.detach())
 
 
-def vision_loss(model: OpenVLA, heads: StateHeads, batch: Batch) -> Loss:
+def vision_loss(model: OpenVLA, heads: StateHeads, batch: TargetBatch) -> TargetLoss:
     """
     Squared error of the state that the patch head alone reads: the towers without the Llama.
 
@@ -174,4 +207,4 @@ def vision_loss(model: OpenVLA, heads: StateHeads, batch: Batch) -> Loss:
     """
     patches = model.vision(batch.pixel_values.to(model.dtype))
     state = functional.mse_loss(heads.from_patches(patches, batch.task).float(), batch.state)
-    return Loss(state, torch.zeros_like(state.detach()), state.detach())
+    return TargetLoss(state, torch.zeros_like(state.detach()), state.detach())

@@ -1,4 +1,4 @@
-"""`train drafter` on a tiny target: learns its words, resumes to the bit, decodes."""
+"""`train eagle` on a tiny target: learns its words, resumes to the bit, decodes."""
 
 from dataclasses import replace
 import json
@@ -13,13 +13,14 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training import train_drafter
+from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Dataset
-from specvla_ros.training.drafter_measures import acceptance_lengths, Accuracy, ConstantDrafter
+from specvla_ros.training.drafter_measures import acceptance_lengths, ConstantDrafter
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.regenerated import open_shards
-from specvla_ros.training.train_drafter import run, TrainDrafterArgs
+from specvla_ros.training.train_eagle import run, TrainEagleArgs
+from specvla_ros.training.trainer import Trainer
 from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
 
@@ -28,7 +29,7 @@ from test.training.drafter_data import regenerate_args, write_target
 def args(tmp_path, data):
     target = write_target(tmp_path / 'target')
     regenerate(regenerate_args(tmp_path, data))
-    return TrainDrafterArgs(
+    return TrainEagleArgs(
         target=target, out=tmp_path / 'drafter', regenerated=tmp_path / 'words', data=data,
         epochs=3, batch=16, holdout=0.0, evaluate=60, decode_frames=4,
         optimizer=OptimizerSettings(learning_rate=3e-3))
@@ -74,18 +75,18 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
     args = replace(args, dtype=dtype)
     whole = replace(args, out=tmp_path / 'whole')
     run(whole)
-    step = train_drafter.EagleTraining._step
+    step = Trainer.step
 
     def interrupted(self, done):
         if self.optimizer.steps == 7:
-            self._save({})
+            self.save()
             raise KeyboardInterrupt
         return step(self, done)
 
-    monkeypatch.setattr(train_drafter.EagleTraining, '_step', interrupted)
+    monkeypatch.setattr(Trainer, 'step', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(args)
-    monkeypatch.setattr(train_drafter.EagleTraining, '_step', step)
+    monkeypatch.setattr(Trainer, 'step', step)
     run(replace(args, resume=True))
     assert_same(weights(whole.out), weights(args.out))
 
@@ -148,7 +149,7 @@ def test_the_constant_guess_is_the_most_common_token_of_each_position(args):
 
 def test_accuracy_counts_only_the_guesses_there_are():
     off = torch.tensor([[[0, 20], [-1, 5]], [[3, 0], [-1, 0]]])
-    accuracy = Accuracy.of(off)
+    accuracy = DepthAccuracy.of(off)
     assert accuracy.exact == [[0.5, 0.5], [0.0, 0.5]]
     assert accuracy.near == [[1.0, 0.5], [0.0, 1.0]]
     assert accuracy.by_depth(accuracy.near) == [0.75, 1.0]

@@ -7,12 +7,12 @@ It learns from `specvla regenerate`'s data, unrolled on its own guesses (`unroll
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 import tyro
 
 from specvla_ros.decoding.drafters import DRAFTERS
@@ -20,22 +20,20 @@ from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.loaded_checkpoint import Checkpoint
+from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.draft_batches import DraftBatchMaker, NONE, Perturbation
-from specvla_ros.training.drafter_measures import (
-    acceptance_lengths,
-    Accuracy,
-    ConstantDrafter,
-)
-from specvla_ros.training.drafter_training import DrafterTraining, DrafterTrainingArgs
+from specvla_ros.training.drafter_measures import acceptance_lengths, ConstantDrafter
+from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
+from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.unroll import distances, drafter_loss, DraftLoss, LossWeights
+from specvla_ros.training.recipe import mean
+from specvla_ros.training.unroll import distances, eagle_loss, EagleLoss, LossWeights
 
 Help = tyro.conf.arg
 
 
 @dataclass(frozen=True, slots=True)
-class TrainDrafterArgs(DrafterTrainingArgs):
+class TrainEagleArgs(DrafterTrainingArgs):
     """Train an EAGLE drafter for a target on what `specvla regenerate` made with it."""
 
     out: Annotated[Path | None, Help(
@@ -49,35 +47,33 @@ class TrainDrafterArgs(DrafterTrainingArgs):
         learning_rate=1e-3, decay=0.6, weight_decay=0.02, clip=0.5))
 
 
-def run(args: TrainDrafterArgs) -> int:
-    """
-    Train, measure and save until the end; returns an exit code.
-
-    :raises SpecVLAError: no data of this target, settings that can't be, or an unfinished training
-        in the way
-    """
-    training = EagleTraining(replace(args, target=checkpoint_folder(args.target)))
-    with training.progress:
-        training.run()
-    return 0
+def run(args: TrainEagleArgs) -> int:
+    """Train an EAGLE network, see `drafter_recipe.train`; returns an exit code."""
+    return train(EagleRecipe, replace(args, target=checkpoint_folder(args.target)))
 
 
-class EagleTraining(DrafterTraining):
-    """One training of an EAGLE network."""
+class EagleRecipe(DrafterRecipe):
+    """The EAGLE network: continues the target's features, and then its own."""
 
-    name, option = 'train eagle', '--out'
+    command, option = 'train eagle', '--out'
     # In the layout before, the others' folders stand in this one's.
     keep = tuple(it.weights for it in DRAFTERS.values() if it.weights)
 
-    def __init__(self, args: TrainDrafterArgs) -> None:
-        out = args.out or beside(args.target) / 'eagle'
-        state = args.out.with_name(args.out.name + '.training') if args.out \
-            else args.target.with_name(args.target.name + '.drafter.training')
-        super().__init__(args, args.optimizer, out, state)
-        self.maker = DraftBatchMaker(self.model, self.dtype)
+    def __init__(self, args: TrainEagleArgs, unnorm_key: str) -> None:
+        super().__init__(args, unnorm_key)
+        self.maker = EagleBatchMaker(self.model, self.dtype)
+        self.exact_maker = EagleBatchMaker(self.model, torch.float32)  # to measure with
         self.action_head = self.maker.action_head.to(self.dtype)
 
-    def new_head(self) -> EagleHead:
+    @staticmethod
+    def folders(args: TrainEagleArgs) -> tuple[Path, Path]:
+        """Return `--out`, or the place beside the target."""
+        if args.out:
+            return args.out, args.out.with_name(args.out.name + '.training')
+        name = args.target.name + '.drafter.training'
+        return beside(args.target) / 'eagle', args.target.with_name(name)
+
+    def new_network(self) -> EagleHead:
         """Return a network of the target's dimensions, or with an MLP of its own."""
         config = EagleConfig.like(self.model)
         if self.args.mlp:
@@ -85,28 +81,25 @@ class EagleTraining(DrafterTraining):
         return EagleHead(config)
 
     def loss(
-        self, chosen: NDArray[np.int64], random: np.random.Generator
-    ) -> tuple[Tensor, DraftLoss]:
-        """Loss of frames, unrolled."""
+        self, network: nn.Module, chosen: NDArray[np.int64], random: np.random.Generator,
+        done: float,
+    ) -> EagleLoss:
+        """Return the loss of frames, unrolled."""
         batch = self.maker(self.frames, chosen, random, self.args.perturbation)
-        loss = drafter_loss(self.optimizer.replica, self.action_head, batch, self.args.weights)
-        return loss.total, replace(loss, total=loss.total.detach())
+        return eagle_loss(network, self.action_head, batch, self.args.weights)
 
-    def curve(self, losses: Sequence[DraftLoss]) -> dict[str, float]:
+    def curve(self, losses: Sequence[EagleLoss]) -> dict[str, float | None]:
         """Return the mean losses of tokens and features."""
-        return {'loss': float(torch.stack([loss.tokens for loss in losses]).mean()),
-                'feature_loss': float(torch.stack([loss.features for loss in losses]).mean())}
+        return super().curve(losses) | {'feature_loss': mean([it.features for it in losses])}
 
-    def measure(self) -> Accuracy:
-        """Hold the network's guesses, unrolled, against the target's words."""
-        head: EagleHead = self.optimizer.averaged
-        maker = DraftBatchMaker(self.model, torch.float32)
+    def distances(self, network: nn.Module, chosen: NDArray[np.int64]) -> Tensor:
+        """Hold the network's guesses, unrolled, against the target's tokens: int [N, A, A]."""
+        batch = self.exact_maker(self.held_out, chosen, np.random.default_rng(0), NONE)
+        return distances(network, self.exact_maker.action_head, batch)
 
-        def lane(indices: NDArray[np.int64]) -> Tensor:
-            batch = maker(self.held_out, indices, np.random.default_rng(0), NONE)
-            return distances(head, maker.action_head, batch).cpu()
-
-        return Accuracy.of(torch.cat(self.optimizer.map(lane, self.held_out_parts())))
+    def accuracy(self, distances: Tensor) -> DepthAccuracy:
+        """Sum up the guesses, by depth."""
+        return DepthAccuracy.of(distances)
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the acceptance lengths."""
@@ -117,7 +110,7 @@ class EagleTraining(DrafterTraining):
             f'{name} {length.drafter:.2f} (constant guess {length.constant:.2f})'
             for name, length in lengths.items())
 
-    def own_settings(self) -> dict:
+    def own_settings(self) -> dict[str, Any]:
         """MLP, weights and perturbation."""
         args = self.args
         return {'mlp': args.mlp, 'weights': asdict(args.weights),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from specvla_ros.training.objective import hidden_at, soft_labels
 from specvla_ros.training.shape import new_target
+from specvla_ros.training.target_loss import hidden_at, soft_labels
 from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
 from test.training.conftest import INSTRUCTIONS, TINY
 
