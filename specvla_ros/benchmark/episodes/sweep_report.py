@@ -15,9 +15,9 @@ from specvla_ros.benchmark.report import Report, Row
 from specvla_ros.benchmark.report_tables import broken, provenance
 
 _NOTES = (
-    'Solved of ended episodes; under it the 95 % interval (Wilson). Late: seconds from\n'
-    'an image to its action in the simulation, the mean; parts of a control period do\n'
-    'not count there. Steps: how many of an action are executed.')
+    'Solved of ended episodes; under it the 95 % interval (Wilson). Late: mean time\n'
+    'from an image to its action in the simulation, where parts of a control period\n'
+    'do not count. Steps: how many of an action are executed.')
 _MARKS = 'osD^vXP*'
 _LABEL_WIDTH = 24  # characters
 
