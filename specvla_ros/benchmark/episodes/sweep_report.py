@@ -24,9 +24,10 @@ _LABEL_WIDTH = 24  # characters
 
 def print_sweep(document: Report, console: Console) -> None:
     """Print a table per suite, drifting object and latency: a line each decoder and steps."""
+    runs = _runs(document['rows'])
     for title, rows in _groups(document['rows']):
         console.print(title, style='bold', highlight=False)
-        console.print(_table(rows))
+        console.print(_table(rows, runs))
     console.print(f'{provenance(document)}\n{_NOTES}', style='dim', highlight=False, markup=False)
 
 
@@ -53,13 +54,13 @@ def _lines(rows: Sequence[Row], runs: int) -> dict[str, list[Row]]:
     return lines
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], runs: int) -> Table:
     speeds = sorted({row['drift_cm_per_s'] for row in rows})
     table = Table(header_style='bold')
     table.add_column('')
     for heading in ('late, s', *(f'{speed:g} cm/s' for speed in speeds)):
         table.add_column(heading, justify='right')
-    for name, of_line in _lines(rows, _runs(rows)).items():
+    for name, of_line in _lines(rows, runs).items():
         by_speed = {row['drift_cm_per_s']: row for row in of_line}
         table.add_row(broken(name, _LABEL_WIDTH), _late(of_line),
                       *(_cell(by_speed.get(speed)) for speed in speeds))
