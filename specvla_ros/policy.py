@@ -22,9 +22,9 @@ from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.bin_limits import can_forbid
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import DatasetConfig
-from specvla_ros.decoding.acceptance import Guard
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import able
+from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.devices import resolve_device, resolve_dtype

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from specvla_ros.situation import Situation, UNKNOWN
 
-from .acceptance import Acceptance, Guard
+from .acceptance import Acceptance
 from .completion import Completion, NONE
 from .drafters.drafter import DraftContext, Drafter
+from .guard import Guard
 from .target import Target
 from .trace import DecodeTrace
 

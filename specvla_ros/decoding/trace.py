@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
@@ -75,10 +75,10 @@ class DecodeTrace:
         self.bins_off += [*path.bins_off, 0]
         self.entropies.append(path.entropy)
 
-    def complete(self, tokens: Sequence[int], source: str) -> None:
-        """Count tokens that the target never saw."""
-        self.sources += [source] * len(tokens)
-        self.bins_off += [None] * len(tokens)
+    def complete(self, tokens: int, source: str) -> None:
+        """Count so many tokens that the target never saw."""
+        self.sources += [source] * tokens
+        self.bins_off += [None] * tokens
 
     @property
     def unverified(self) -> int:
