@@ -97,7 +97,8 @@ class StepsAhead:
         self._ahead: deque[NDArray[np.floating] | None] = deque()
         self._gripper = _OPEN
 
-    def put(self, deltas: NDArray[np.floating], first: int = 0) -> Iterator[Move]:
+    def put(self, deltas: NDArray[np.floating], first: int = 0, periods: int | None = None
+            ) -> Iterator[Move]:
         """
         Take steps of an answer to the image shown now; say what is done until the next image.
 
@@ -106,11 +107,12 @@ class StepsAhead:
 
         :param deltas: [steps, 7]
         :param first: control periods from the image to the first of them
+        :param periods: from the image to the next; None = until all are done
         """
         older = [self._ahead.popleft() if self._ahead else None for _ in range(first)]
         self._ahead = deque([*older, *deltas])  # of what both say, the newer word
-        for _ in range(max(len(deltas), first)):
-            delta = self._ahead.popleft()
+        for _ in range(max(len(deltas), first) if periods is None else periods):
+            delta = self._ahead.popleft() if self._ahead else None
             if delta is None:
                 yield Move(np.append(np.zeros(6), self._gripper), stands=True)
             else:

@@ -252,6 +252,18 @@ def report(command: Sequence[str], config: dict[str, Any], checkpoint: dict[str,
             'versions': versions(), 'config': config, 'checkpoint': checkpoint, 'rows': rows}
 
 
+def conditions(config: Mapping[str, Any]) -> str:
+    """Say what drifts in the episodes of a run, and how late actions are; '' where it stands."""
+    drift, late = config.get('drift'), config.get('latency_s') or 0
+    if drift is None:
+        return ''
+    steps, span = config.get('execute_steps'), drift['span_cm']
+    return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s'
+            + ('' if span is None else f' within {span:g} cm') + f', latency {late}'
+            + ('' if late == 'measured' else ' s')
+            + (f', {steps} steps of an action executed' if steps else ''))
+
+
 def verification_of(decoder: str, decoders: Mapping[str, DecoderConfig]) -> str | None:
     """Return what a decoder promises of its tokens; None of one that is none of ours."""
     return decoders[decoder].verification if decoder in decoders else None
