@@ -27,15 +27,20 @@ class BinValues:
     """
     What the bins of the first six dimensions mean: m, and angles as the data set has them, rad.
 
-    lowest, highest: [6] of the first and the last bin. size: [6] of one bin. error: how far
-    `lowest + bin · size` may be off. rotation: one of `configuration.ROTATIONS`.
+    lowest: [6] of the first bin. size: [6] of one bin; diagonal: of one of each part. error: how
+    far `lowest + bin · size` may be off. rotation: one of `configuration.ROTATIONS`.
+    down, up: [3] the furthest that a translation goes along each axis. longest: no translation is
+    longer, m, and no rotation, rad.
     """
 
-    lowest: NDArray[np.float64]
-    highest: NDArray[np.float64]
-    size: NDArray[np.float64]
+    lowest: tuple[float, ...]
+    size: tuple[float, ...]
+    diagonal: tuple[float, ...]
     error: float
     rotation: str
+    down: tuple[float, ...]
+    up: tuple[float, ...]
+    longest: tuple[float, float]
 
     @classmethod
     def of(cls, values: NDArray[np.floating], rotation: str) -> BinValues:
@@ -43,7 +48,17 @@ class BinValues:
         values = np.asarray(values, np.float64)
         size = (values[-1] - values[0]) / (len(values) - 1)
         lines = values[0] + np.arange(len(values))[:, None] * size
-        return cls(values[0], values[-1], size, float(abs(lines - values).max()), rotation)
+        ends = np.stack((values[0], values[-1]))
+        most = abs(ends).max(axis=0)
+        # Turns one after the other turn no further than their sum.
+        turn = most[3:].sum() if rotation == 'euler_xyz' else math.hypot(*most[3:])
+        return cls(
+            tuple(values[0].tolist()), tuple(size.tolist()),
+            tuple(np.linalg.norm(size.reshape(PARTS, 3), axis=1).tolist()),
+            float(abs(lines - values).max()), rotation,
+            tuple(ends[:, :3].min(axis=0).clip(None, 0.0).tolist()),
+            tuple(ends[:, :3].max(axis=0).clip(0.0, None).tolist()),
+            (math.hypot(*most[:3]), float(turn)))
 
 
 def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
@@ -56,10 +71,8 @@ def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
       bin, the size of a bin.
     """
     parts = []
-    for part in range(PARTS):
+    for part, a_bin in enumerate(bins.diagonal):
         axes = slice(3 * part, 3 * part + 3)
-        size = bins.size[axes]
-        a_bin = float(np.linalg.norm(size))
         longest, change = (
             max(most * (1 - _MARGIN) - 4 * bins.error, 0.0)
             for most in (limits.longest[part], limits.change[part]))
@@ -71,27 +84,20 @@ def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
             # Three turns one after the other turn further than their vector is long, by about
             # half the product of two: a completion keeps away from that.
             shorter *= 1 - min(longest, 1.0) / 2
-        low, high = np.full(3, -_FAR), np.full(3, _FAR)
+        low, high = [-_FAR] * 3, [_FAR] * 3
         if part == 0:
-            low = np.maximum(np.array(limits.low_m) + 4 * bins.error, low)
-            high = np.minimum(np.array(limits.high_m) - 4 * bins.error, high)
-        parts.append([
-            shorter**2, longest**2, change**2, *low.tolist(), *high.tolist(),
-            *limits.before[axes], *bins.lowest[axes].tolist(), *size.tolist()])
+            low = [max(wall + 4 * bins.error, -_FAR) for wall in limits.low_m]
+            high = [min(wall - 4 * bins.error, _FAR) for wall in limits.high_m]
+        parts.append([shorter**2, longest**2, change**2, *low, *high, *limits.before[axes],
+                      *bins.lowest[axes], *bins.size[axes]])
     return parts
 
 
 def can_forbid(limits: StepLimits, bins: BinValues, chunk: int = 1) -> bool:
     """Whether any bin could be forbidden; cheap, for envelopes wider than the bins reach."""
-    ends = np.stack((bins.lowest, bins.highest))
-    most = abs(ends).max(axis=0)
-    # Turns one after the other turn no further than their sum.
-    turn = most[3:].sum() if bins.rotation == 'euler_xyz' else math.hypot(*most[3:])
-    for part, length in enumerate((math.hypot(*most[:3]), turn)):
+    for length, longest, change in zip(bins.longest, limits.longest, limits.change, strict=True):
         # "No motion" is on the way to the step before: no change is longer than the step.
-        least = min(limits.longest[part], limits.change[part])
-        if length + 4 * bins.error > (1 - _MARGIN) * least:
+        if length + 4 * bins.error > (1 - _MARGIN) * min(longest, change):
             return True
-    down, up = ends[:, :3].min(axis=0), ends[:, :3].max(axis=0)
-    return bool((np.asarray(limits.low_m) > chunk * np.minimum(down, 0.0)).any()
-                or (np.asarray(limits.high_m) < chunk * np.maximum(up, 0.0)).any())
+    return (any(wall > chunk * way for wall, way in zip(limits.low_m, bins.down, strict=True))
+            or any(wall < chunk * way for wall, way in zip(limits.high_m, bins.up, strict=True)))

@@ -15,10 +15,11 @@ from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.calibrated import check_calibrated
 from specvla_ros.configuration import Component, DecoderConfig
 from specvla_ros.data_sets import DatasetConfig, ImagePreparation, load_dataset
-from specvla_ros.decoding.acceptance import Acceptance, Guard
-from specvla_ros.decoding.completion import NONE, Predicted
+from specvla_ros.decoding.acceptance import Acceptance
+from specvla_ros.decoding.completion import Completion, NONE
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import able, Drafter, learned, make_drafter
+from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.drafter_folders import weights_folder
@@ -94,7 +95,7 @@ class Checkpoint:
 
         Of a decoder with candidates those without weights are left out.
         """
-        members, missing = able(config, self.drafters)
+        members, missing = able(config.of_chunk(self.space.chunk), self.drafters)
         for member in members:
             check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
         target = Target(self.model)
@@ -105,7 +106,7 @@ class Checkpoint:
         """Make a decoder of one drafter on a target."""
         drafter, completion = self._drafter(config.drafter), NONE
         if config.completion is not None:
-            completion = Predicted(config.completion, self._drafter(config.completion.drafter))
+            completion = Completion(config.completion, self._drafter(config.completion.drafter))
         rule = make_rule(config.rule.name, config.rule.settings)
         return Decoder(target, drafter, Acceptance(
             rule, guard, self.space, target, config.strict_above_risk), completion)

@@ -17,6 +17,9 @@ envelope that changes captures no graph anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+import math
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
@@ -28,19 +31,20 @@ from specvla_ros.bin_limits import BinValues, NUMBERS, part_numbers, PARTS
 from specvla_ros.safety import StepLimits
 
 if TYPE_CHECKING:
-    from specvla_ros.decoding.acceptance import Guard
+    from specvla_ros.decoding.guard import Guard
 
 Array = Any  # a tensor, or on the host an array
 
 _TINY = 1e-30  # 0 / 0 is 1: to a step before of no length any share of it is as near
 _EXACT = 1e-9  # of a bin: what rounding does to one that stands on a wall
 _NONE = 1e6  # no bin
+_LAST = 254.0  # the last bin
 
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeGuard:
     """
-    Allow the bins that the safety envelope holds: an `acceptance.Guard`.
+    Allow the bins that the safety envelope holds: an `guard.Guard`.
 
     rotation: what the three angles of an action are, one of `configuration.ROTATIONS`.
     other: a guard that must allow a bin as well; where both leave none, its answer counts.
@@ -51,7 +55,8 @@ class EnvelopeGuard:
 
     def allowed(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> Tensor:
         """Return the bins inside, bool [R, bins]; the state's last numbers: `guard_numbers`."""
-        inside = self._inside(self._rows(said, position, state, space), space)
+        bins = _bins(space.tokenizer, said.device)
+        inside = self._inside(self._rows(said, position, state, space), bins)
         if self.other is not None:
             theirs = self.other.allowed(said, position, state, space)
             both = inside & theirs
@@ -61,24 +66,22 @@ class EnvelopeGuard:
     def _rows(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> _Rows:
         """Pick what each row needs of the limits and of what was said."""
         axis = position % space.action_dim
-        place = axis.clamp(max=5)  # a row of the gripper's is worked out in vain
+        places, before = (it.index_select(0, axis) for it in _places(said.device))
         if space.chunk == 1:
-            numbers = state[-6 * _PREPARED :].view(6, _PREPARED).index_select(0, place)
+            rows = state[-_PREPARED:][places]
         else:
-            numbers = self._moved(said, position, state[-PARTS * NUMBERS :], space)
-        vector = (position - place % 3 - axis + place)[:, None]
-        tokens = said.gather(1, vector + torch.arange(3, device=said.device))
-        bins = space.tokenizer.bins(tokens)[:, :2].to(state.dtype).T[:, :, None]
-        is_gripper, axis = (axis > 5)[:, None], (place % 3)[:, None]
-        return _Rows(
-            axis == 0, axis == 1, axis == 2, is_gripper, (place > 2)[:, None], bins[0], bins[1],
-            *numbers.T[:, :, None].unbind(0))
+            rows = self._moved(said, position, state[-_RAW:], space).gather(1, places)
+        bins = space.tokenizer.bins(said.gather(1, (position - axis)[:, None] + before))
+        known = rows[:, 3:6].addcmul(rows[:, :3], bins.to(rows.dtype))
+        columns = (it.T[:, :, None].unbind(0) for it in (known, rows[:, 6:]))
+        return _Rows._make(chain.from_iterable(columns))
 
     def _moved(
         self, said: Tensor, position: Tensor, numbers: Tensor, space: ActionSpace
     ) -> Tensor:
         """Let the steps said before a row's own move the walls and be the step before."""
-        table = numbers.view(PARTS, NUMBERS)
+        table, constants = numbers.split((PARTS * NUMBERS, len(_CONSTANTS)))
+        table = table.view(PARTS, NUMBERS)
         squares, axes = table[:, :3], table[:, 3:].view(PARTS, 5, 3)
         lowest, size = axes[:, 3].reshape(6), axes[:, 4].reshape(6)
         bins = space.tokenizer.bins(said).view(-1, space.chunk, space.action_dim)[..., :6]
@@ -94,60 +97,74 @@ class EnvelopeGuard:
         rows = prepared(
             torch, axes[:, 0] - moved, axes[:, 1] - moved, before, axes[:, 3].expand_as(moved),
             axes[:, 4].expand_as(moved), squares.expand(len(said), -1, -1))
-        place = (position % space.action_dim).clamp(max=5)[:, None, None]
-        return rows.flatten(1, 2).take_along_dim(place, 1)[:, 0]
+        return torch.cat((rows.flatten(1), constants.expand(len(said), -1)), 1)
 
-    def _inside(self, rows: _Rows, space: ActionSpace) -> Tensor:
+    def _inside(self, rows: _Rows, bins: Tensor) -> Tensor:
         """Return the bins whose vectors can be completed inside, bool [R, bins]."""
-        tokenizer = space.tokenizer
-        ids = torch.arange(tokenizer.n_bins, device=rows.first.device) + tokenizer.first_id
-        bins = tokenizer.bins(ids).to(rows.first.dtype)
-        candidates = torch.addcmul(rows.lowest, bins, rows.size)
-        x = candidates.where(rows.is_x, torch.addcmul(rows.lowest_x, rows.bin_x, rows.size_x))
+        x = torch.addcmul(rows.bin_x, bins, rows.unit_x)
+        x = torch.addcmul(rows.lowest_x, x, rows.size_x)
         length, along = x * x, x * rows.before_x
-        way = torch.addcmul(rows.tiny_x, along, rows.share_x).clamp(0.0, 1.0)
-        way = way.minimum(((rows.shorter - length).clamp(min=0.0) * rows.open_x).sqrt())
-        y = torch.addcmul(rows.zero_y, way, rows.scale_y).round().clamp(rows.first_y, rows.last_y)
-        y = y.where(rows.is_x, rows.bin_y)
-        y = candidates.where(rows.is_y, torch.addcmul(rows.lowest_y, y, rows.size_y))
-        length = torch.addcmul(length, y, y)
-        along = torch.addcmul(along, y, rows.before_y)
-        way = torch.addcmul(rows.tiny_y, along, rows.share_y).clamp(0.0, 1.0)
-        way = way.minimum(((rows.shorter - length).clamp(min=0.0) * rows.open_y).sqrt())
-        z = torch.addcmul(rows.zero_z, way, rows.scale_z).round().clamp(rows.first_z, rows.last_z)
-        z = candidates.where(rows.is_z, torch.addcmul(rows.lowest_z, z, rows.size_z))
+        way = _way(length, along, rows.shorter, rows.open_x, rows.tiny_x, rows.share_x)
+        y = torch.addcmul(rows.zero_y, way, rows.scale_y).addcmul_(bins, rows.unit_y)
+        y = y.round_().clamp(rows.first_y, rows.last_y)
+        y = torch.addcmul(rows.lowest_y, y, rows.size_y)
+        length, along = length.addcmul_(y, y), along.addcmul_(y, rows.before_y)
+        way = _way(length, along, rows.shorter, rows.open_y, rows.tiny_y, rows.share_y)
+        z = torch.addcmul(rows.zero_z, way, rows.scale_z).addcmul_(bins, rows.unit_z)
+        z = z.round_().clamp(rows.first_z, rows.last_z)
+        z = torch.addcmul(rows.lowest_z, z, rows.size_z)
         if self.rotation == 'euler_xyz':
-            x, y, z = (turn.where(rows.is_rotation, it) for turn, it in zip(
-                _rotation_vectors(x, y, z), (x, y, z), strict=True))
+            turned = zip(_rotation_vectors(x, y, z), (x, y, z), strict=True)
+            x, y, z = (turn.where(rows.turns > 0, it) for turn, it in turned)
             length = torch.addcmul(x * x, y, y)
             along = torch.addcmul(x * rows.before_x, y, rows.before_y)
-        length = torch.addcmul(length, z, z)
-        along = torch.addcmul(along, z, rows.before_z)
-        way = torch.addcmul(rows.tiny_z, along, rows.share_z).clamp(0.0, 1.0)
-        off = torch.addcmul(length, way, way * rows.known - 2 * along)  # |v - way · before|²
+        length, along = length.addcmul_(z, z), along.addcmul_(z, rows.before_z)
+        way = torch.addcmul(rows.tiny_z, along, rows.share_z).clamp_(0.0, 1.0)
+        # |v - way · before|² = length - 2 way (along - way known / 2)
+        off = torch.addcmul(length, way, along.addcmul_(way, rows.half), value=-2)
         inside = (length <= rows.longest) & (off <= rows.change)
-        inside &= (bins >= rows.first) & (bins <= rows.last)
-        rest = (bins == rows.rest) | rows.is_gripper
-        return inside.where(inside.any(-1, keepdim=True), rest) | rows.is_gripper
+        inside &= bins.clamp(rows.first, rows.last) == bins
+        return inside.where(inside.any(-1, keepdim=True), bins == rows.rest)
+
+
+def _way(
+    length: Tensor, along: Tensor, shorter: Tensor, behind: Tensor, tiny: Tensor, share: Tensor
+) -> Tensor:
+    """How far a completion goes along the step before, 0 … 1: no longer than it may be."""
+    most = (shorter - length).mul_(behind).clamp_(0.0, 1.0).sqrt_()
+    return torch.addcmul(tiny, along, share).clamp_(min=0.0).minimum(most)
 
 
 class _Rows(NamedTuple):
     """
     Of each row the vector that its next token belongs to, and its limits: [R, 1] each, m or rad.
 
-    From ``shorter`` on these are the columns of `prepared`.
+    The next axis takes the bins as they are; an axis before it was said; of one behind it the
+    completion decides. So ``bin``, ``unit`` and the bounds of an axis are: 0, 1 and all bins where
+    it is next; the bin said, 0 and nothing else; those of the walls, and 0.
     """
 
-    is_x: Tensor  # which axis of the vector is next
-    is_y: Tensor
-    is_z: Tensor
-    is_gripper: Tensor
-    is_rotation: Tensor
-    bin_x: Tensor  # bins said; anything where not yet
-    bin_y: Tensor
-    shorter: Tensor  # squares: how long a completion is made, how long the vector may be, and
-    longest: Tensor
-    change: Tensor  # how far from the way to the step before
+    bin_x: Tensor
+    first_y: Tensor
+    last_y: Tensor
+    unit_x: Tensor
+    unit_y: Tensor
+    unit_z: Tensor
+    zero_y: Tensor  # bin of no motion, bins of the step before
+    zero_z: Tensor
+    scale_y: Tensor
+    scale_z: Tensor
+    first_z: Tensor
+    last_z: Tensor
+    first: Tensor  # of the next axis the bins between the walls; none where a later one has none
+    last: Tensor
+    rest: Tensor  # bin nearest to no motion
+    lowest_x: Tensor  # the grid: value of bin 0, size of a bin
+    lowest_y: Tensor
+    lowest_z: Tensor
+    size_x: Tensor
+    size_y: Tensor
+    size_z: Tensor
     before_x: Tensor  # the step before
     before_y: Tensor
     before_z: Tensor
@@ -159,36 +176,67 @@ class _Rows(NamedTuple):
     tiny_z: Tensor
     open_x: Tensor  # 1 / the square of its axes behind x, behind y
     open_y: Tensor
-    known: Tensor  # its square
-    lowest_x: Tensor  # the grid: value of bin 0, size of a bin
-    lowest_y: Tensor
-    lowest_z: Tensor
-    size_x: Tensor
-    size_y: Tensor
-    size_z: Tensor
-    zero_y: Tensor  # bin of no motion, bins of the step before
-    zero_z: Tensor
-    scale_y: Tensor
-    scale_z: Tensor
-    first_y: Tensor  # bins between the walls
-    first_z: Tensor
-    last_y: Tensor
-    last_z: Tensor
-    lowest: Tensor  # of the next axis
-    size: Tensor
-    first: Tensor  # none where a later axis has none
-    last: Tensor
-    rest: Tensor  # bin nearest to no motion
+    half: Tensor  # - its square / 2
+    shorter: Tensor  # squares: how long a completion is made, how long the vector may be, and
+    longest: Tensor
+    change: Tensor  # how far from the way to the step before
+    turns: Tensor  # 1 of a rotation
 
 
-_PREPARED = len(_Rows._fields) - _Rows._fields.index('shorter')
+# What `prepared` works out, by name: of each axis, of the vector; and what never changes.
+_OF_AXIS = ('lowest', 'size', 'before', 'share', 'tiny', 'zero', 'scale', 'low', 'high', 'last',
+            'rest')
+_OF_PART = ('open_x', 'open_y', 'half', 'shorter', 'longest', 'change')
+_CONSTANTS = {'0': 0.0, '1': 1.0, 'all': _LAST, 'inf': math.inf}
+_WIDTH = 3 * len(_OF_AXIS) + len(_OF_PART)
+_RAW, _PREPARED = (PARTS * width + len(_CONSTANTS) for width in (NUMBERS, _WIDTH))
+# Where a row's numbers come from, by its next axis: x, y, z. Of others the name is the same.
+_SOURCES = {
+    'bin_x': ('0', '0', '0'), 'first_y': ('low_y', '0', '0'), 'last_y': ('high_y', 'all', '0'),
+    'unit_x': ('1', '0', '0'), 'unit_y': ('0', '1', '0'), 'unit_z': ('0', '0', '1'),
+    'zero_y': ('zero_y', '0', '0'), 'zero_z': ('zero_z', 'zero_z', '0'),
+    'scale_y': ('scale_y', '0', '0'), 'scale_z': ('scale_z', 'scale_z', '0'),
+    'first_z': ('low_z', 'low_z', '0'), 'last_z': ('high_z', 'high_z', 'all'),
+    'first': ('low_x', 'low_y', 'low_z'), 'last': ('last_x', 'last_y', 'last_z'),
+    'rest': ('rest_x', 'rest_y', 'rest_z'),
+}
+# Whether x, y and y again of the vector were said: what was is added to the first three.
+_SAID = (('0', '1', '1'), ('0', '0', '1'), ('0', '0', '1'))
+_GRIPPER = {'last': 'all', 'longest': 'inf', 'change': 'inf'}  # every bin is inside
+
+
+@cache  # for good: a graph goes on reading them
+def _places(device: torch.device) -> tuple[Tensor, Tensor]:
+    """
+    Where a row's numbers stand among those prepared, int64 [7, 3 + fields], by the next dimension;
+    and where among the tokens of its step x, y, y of its vector, int64 [7, 3].
+    """
+    names = [f'{name}_{axis}' for name in _OF_AXIS for axis in 'xyz'] + list(_OF_PART)
+    places = []
+    for part in range(PARTS):
+        at = {name: part * _WIDTH + number for number, name in enumerate(names)}
+        at |= {name: PARTS * _WIDTH + number for number, name in enumerate(_CONSTANTS)}
+        at['turns'] = at[str(part)]
+        for axis in range(3):
+            places.append([at[it[axis]] for it in _SAID] + [
+                at[_SOURCES[name][axis] if name in _SOURCES else name] for name in _Rows._fields])
+    places.append([at['0']] * 3 + [at[_GRIPPER.get(name, '0')] for name in _Rows._fields])
+    tokens = [[0, 1, 1]] * 3 + [[3, 4, 4]] * 3 + [[0, 0, 0]]
+    return torch.tensor(places).to(device), torch.tensor(tokens).to(device)
+
+
+@cache
+def _bins(tokenizer: Any, device: torch.device) -> Tensor:
+    """Bins of the action tokens, float64 [bins], by id."""
+    ids = torch.arange(tokenizer.n_bins) + tokenizer.first_id
+    return tokenizer.bins(ids).to(torch.float64).to(device)
 
 
 def prepared(
     xp: Any, low: Array, high: Array, before: Array, lowest: Array, size: Array, squares: Array
 ) -> Array:
     """
-    Work out what does not depend on the tokens of a vector, [..., 3, 34] for its next axis each.
+    Work out what does not depend on the tokens of a vector, [..., 39] in the order of `_OF_AXIS`.
 
     xp: ``torch``, or ``numpy`` on the host, where small arrays cost a third of small tensors. Of
     [..., 3] all others: low, high: to the walls; before: the step before; lowest, size: of the
@@ -200,22 +248,18 @@ def prepared(
     first = xp.where(moves, xp.ceil(low * per + zero - _EXACT),
                      xp.where(lowest >= low, 0.0, _NONE)).clip(0.0, None)
     last = xp.where(moves, xp.floor(high * per + zero + _EXACT),
-                    xp.where(lowest <= high, 0.0, -_NONE)).clip(None, 254.0)
-    there = first <= last
-    nearest = first.clip(None, 254.0), last.clip(0.0, None)  # where none is between the walls
-    rest = xp.minimum(xp.maximum(xp.round(zero), nearest[0]), nearest[1])
-    behind = xp.stack(
-        (there[..., 1] & there[..., 2], there[..., 2], there[..., 2] | True), axis=-1)
+                    xp.where(lowest <= high, 0.0, -_NONE)).clip(None, _LAST)
+    x, y, z = ((first <= last)[..., axis] for axis in range(3))  # is a bin between the walls?
+    there = xp.stack((x & y & z, y & z, z), axis=-1)
+    low, high = first.clip(None, _LAST), last.clip(0.0, None)
+    rest = xp.minimum(xp.maximum(xp.round(zero), low), high)
     known = (before * before).cumsum(axis=-1)
     share = 1 / (known + _TINY)
     total = known[..., 2:]
-    common = xp.concatenate((
-        squares, before, share, _TINY * share, 1 / (total - known[..., :2] + _TINY), total,
-        lowest, size, zero[..., 1:], (before * per)[..., 1:], nearest[0][..., 1:],
-        nearest[1][..., 1:]), axis=-1)
-    own = xp.stack((lowest, size, xp.where(behind, first, _NONE), last, rest), axis=-1)
-    shape = (*own.shape[:-1], common.shape[-1])
-    return xp.concatenate((xp.broadcast_to(common[..., None, :], shape), own), axis=-1)
+    return xp.concatenate((
+        lowest, size, before, share, _TINY * share, zero, before * per, low, high,
+        xp.where(there, last, -_NONE), rest, 1 / (total - known[..., :2] + _TINY),
+        -total / 2, squares), axis=-1)
 
 
 def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[float, ...]:
@@ -229,7 +273,7 @@ def guard_numbers(limits: StepLimits, bins: BinValues, chunk: int) -> tuple[floa
     if chunk == 1:
         low, high, before, lowest, size = numbers[:, 3:].reshape(PARTS, 5, 3).swapaxes(0, 1)
         numbers = prepared(np, low, high, before, lowest, size, numbers[:, :3])
-    return tuple(numbers.ravel().tolist())
+    return (*numbers.ravel().tolist(), *_CONSTANTS.values())
 
 
 def _rotation_vectors(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -107,6 +107,28 @@ def test_of_an_action_that_fits_no_bin_is_forbidden(seed, chunk):
     assert allowed[torch.arange(len(tokens)), columns].all()
 
 
+@given(seeds)
+@settings(max_examples=10, deadline=None)
+def test_of_the_last_axis_exactly_the_bins_are_allowed_that_fit_leaves_alone(seed):
+    """A vector that is complete leaves nothing to choose: `fit` alone says what is inside."""
+    world, first = World(seed), TOKENIZER.first_id
+    said = [first + int(it) for it in world.random.normal(128, 30, 5).clip(0, 255)]
+    for known in (2, 5):  # z, and the last angle
+        rest = [first + 128] * (6 - known)
+        ends = [world.si([*said[:known], first + column, *rest]) for column in range(256)]
+        of_it = {2: ('workspace', 'step_translation_m', 'speed_m_s', 'acceleration_m_s2'),
+                 5: ('step_rotation_rad', 'turn_rate_rad_s', 'turn_acceleration_rad_s2')}[known]
+        fits, fits_with_room = (
+            np.array([not set(of_it) & set(world.fit(end * share).limited_by) for end in ends])
+            for share in (1.0, 1.001))
+        allowed = world.allowed([said[:known]])[0].numpy()
+        if known == 2 and world.place is not None:
+            fits_with_room &= fits  # towards a wall behind it, more is not less
+        if fits_with_room.any():  # else only the bin nearest to no motion is left
+            assert not (allowed & ~fits).any()
+            assert not (fits_with_room & ~allowed).any()
+
+
 def test_what_is_left_for_y_depends_on_x():
     world = World(0)
     world.settings = replace(world.settings, step_translation_m=0.01, speed_m_s=math.inf,

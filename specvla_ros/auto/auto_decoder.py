@@ -16,9 +16,9 @@ import time
 from torch import Tensor
 
 from specvla_ros.configuration import BASELINE
-from specvla_ros.decoding.acceptance import Guard
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.graphs import GraphRunner
+from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.situation import Situation, UNKNOWN
 
@@ -74,6 +74,11 @@ class AutoDecoder:
         """Let the drafters of all candidates see the action."""
         for decoder in self.candidates.values():
             decoder.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Tell all candidates how many steps of the last action were due before the next one."""
+        for decoder in self.candidates.values():
+            decoder.note_executed(steps)
 
     def reset(self) -> None:
         """Let all forget earlier actions. What was measured of the machine stays."""

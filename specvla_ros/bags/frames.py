@@ -186,18 +186,35 @@ class LiveAction:
     """
     The policy's action when the bag was recorded.
 
-    decoder: '' if no report names it. is_own: the report says that every token is the target's own
-    choice: a strict rule, nothing forbidden, nothing unverified, the whole action.
+    tokens: of the control steps that were sent. decoder: '' if no report names it. steps: their
+    numbers in the action, ascending. at_once: how many of them came in one message: in a
+    simulation that waits, the next frame is so many control periods later. is_own: the report says
+    that every token is the target's own choice: a strict rule, nothing forbidden or unverified.
     """
 
     tokens: tuple[int, ...]
     decoder: str
+    steps: tuple[int, ...] = (0,)
+    at_once: int = 1
     is_own: bool = False
+
+    def said_again(self, tokens: Sequence[int]) -> bool | None:
+        """Whether another action says the same for these steps; None = it lacks some of them."""
+        size = len(self.tokens) // len(self.steps)
+        if size * (self.steps[-1] + 1) > len(tokens):
+            return None
+        return self.tokens == tuple(
+            token for step in self.steps for token in tokens[step * size:(step + 1) * size])
 
 
 def live_actions(bag: Bag) -> dict[int, LiveAction]:
-    """Return the recorded actions by the stamp (ns) of the image they answer."""
-    tokens: dict[int, tuple[int, ...]] = {}
+    """
+    Return the recorded actions by the stamp (ns) of the image they answer.
+
+    Control steps that were not sent, as the next action said them again, are in none of them.
+    """
+    steps: dict[int, dict[int, tuple[int, ...]]] = {}  # stamp: step: tokens
+    at_once: dict[int, int] = {}
     decoders: dict[int, str] = {}
     exact: set[int] = set()
     for message in bag.messages(bag.of_kind(ACTION, REPORT)):
@@ -208,14 +225,23 @@ def live_actions(bag: Bag) -> dict[int, LiveAction]:
         except SpecVLAError:
             continue  # a damaged one is none: it can't be compared
         stamp = to_nanoseconds(content.image_stamp)
-        if message.kind == ACTION:
-            tokens[stamp] = tuple(int(token) for token in content.token_ids)
-        else:
+        if message.kind == REPORT:
             decoders[stamp] = content.decoder
             if _is_exact(content):
                 exact.add(stamp)
-    return {stamp: LiveAction(ids, decoders.get(stamp, ''), stamp in exact)
-            for stamp, ids in tokens.items()}
+        elif len(content.token_ids):  # others tell the arm to stand still
+            count = len(content.gripper)
+            if not count or len(content.token_ids) % count:
+                continue  # not ours: it can't be compared either
+            of_stamp = steps.setdefault(stamp, {})
+            first = getattr(content, 'first_step', 0)  # older bags have no such field
+            ids = np.reshape(content.token_ids, (count, -1)).tolist()
+            of_stamp |= {first + number: tuple(step) for number, step in enumerate(ids)}
+            at_once[stamp] = max(count, at_once.get(stamp, 1))
+    return {stamp: LiveAction(
+        tuple(token for _, step in sorted(said.items()) for token in step),
+        decoders.get(stamp, ''), tuple(sorted(said)), at_once[stamp], stamp in exact)
+        for stamp, said in steps.items()}
 
 
 def _is_exact(report: Any) -> bool:

@@ -6,9 +6,7 @@ Spec-VLA (arXiv 2507.22424, section 3.2): walk down the tree from the root. A dr
 accepted, and the target's own argmax after its last node is the bonus token. A rule says how large
 r is for each token. Two things the published code leaves open are decided here: ties go to the
 path closest to the target's own choices, and only action tokens may stay.
-
-A guard forbids bins. The target's own choice is then the best bin that the guard allows, for the
-bonus as well, so strict decoding under a guard is plain autoregression under the same guard.
+A guard (``guard``) may forbid bins, of the bonus as well.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, nan
 from numbers import Integral
-from typing import Any, cast, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +27,8 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.situation import Situation
 
 from .graphs import Input, Padded
+from .guard import best_allowed, Guard, nearest_allowed, said_before
+from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification
 from .tree import Accepted, TokenTree
 
@@ -36,53 +36,12 @@ from .tree import Accepted, TokenTree
 _LONGER = 2**20
 
 
-class Rule(Protocol):
-    """Says how far drafts may be off: settings on the host, asked once an action."""
-
-    def reach(self, space: ActionSpace, situation: Situation) -> tuple[int, ...]:
-        """Bins a draft of each of the L tokens may be off; 0 = exact, -1 = none may stay."""
-
-
-class Rating(Protocol):
-    """A rule may also implement `stays`, which judges each draft by more than its distance."""
-
-    def stays(self, drafts: Drafts, space: ActionSpace) -> Tensor:
-        """
-        Which drafts within reach may stay, bool [G]; it runs in a graph: it may ask for no value.
-
-        A path stays if all its nodes do.
-        """
-
-
-class Drafts(NamedTuple):
-    """Gives `stays` the drafts of a tree: bins, distances, positions, paths and logits."""
-
-    bins: Tensor  # int64 [G] their columns of the logits
-    own: Tensor  # int64 [G] those of what the target chooses in their place
-    off: Tensor  # int64 [G] bins between a draft and the target's own choice
-    position: Tensor  # int64 [G] which of the L tokens
-    paths: Tensor  # bool [G, G], row i true at i's ancestors and at i
-    logits: Tensor  # [G, bins] what the target says in the draft's place; -inf = forbidden
-    before: Tensor  # int64 [L] bins off of the action's tokens so far, then zeros
-
-
-class Guard(Protocol):
-    """Says which bins may be said at all: hashable settings, a frozen dataclass."""
-
-    def allowed(self, said: Tensor, position: Tensor, state: Tensor, space: ActionSpace) -> Tensor:
-        """
-        Bins allowed as the next token, bool [R, bins]; column 0 is the first action id.
-
-        said: int64 [R, L] the tokens so far, -1 = not yet; position: int64 [R] which of the L is
-        next; state: float64, ``Situation.numbers``. It runs in a graph: it may ask for no value.
-        """
-
-
 class Terms(NamedTuple):
     """Holds the reach and the guard's state of one action, as tensors on the device."""
 
     reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
     state: Tensor | None  # float64, what a guard reads
+    bins: tuple[int, ...]  # the reach on the host, [L]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +59,7 @@ class Acceptance:
     strict_above: float = inf
 
     def __post_init__(self) -> None:
-        for kind, asked in (('guard', self.guard), ('rule', _rating(self.rule))):
+        for kind, asked in (('guard', self.guard), ('rule', rating(self.rule))):
             try:
                 hash(asked)
             except TypeError as error:
@@ -116,10 +75,10 @@ class Acceptance:
                 f'{self.rule} has the reach {reach}, must be {space.length} whole numbers')
         if situation.risk is not None and situation.risk > self.strict_above:
             reach = tuple(min(bins, 0) for bins in reach)
-        if self.guard is not None or _rating(self.rule) is not None:
+        if self.guard is not None or rating(self.rule) is not None:
             numbers = situation.numbers(space.action_dim)
             state = torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
-        return Terms(_uploaded(reach, device), state)
+        return Terms(_uploaded(reach, device), state, reach)
 
     def accept(
         self, tree: TokenTree, verified: Verification, tokens: Sequence[int], terms: Terms,
@@ -134,7 +93,7 @@ class Acceptance:
         forbids every bin.
         """
         n, known, run = len(tree), len(tokens), verified.runner.run
-        walk, own = _Walk(self.guard, _rating(self.rule), self.space), verified.argmax
+        walk, own = _Walk(self.guard, rating(self.rule), self.space), verified.argmax
         asked: tuple[Input, ...] = ()
         entropy = torch.full_like(own, -1) if verified.entropy is None else verified.entropy
         if terms.state is not None:
@@ -148,7 +107,7 @@ class Acceptance:
             if self.guard is not None:
                 own, forbidden = run(walk.root, Padded(own), *asked).split(1)
             bonus, unsure, *wrong = torch.cat((own[:1], entropy, forbidden)).tolist()
-            return Accepted((), (), self._checked(bonus, verified, known), (), _share(unsure),
+            return Accepted((), (), self._checked(bonus, known), (), _share(unsure),
                             sum(wrong))
         # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
@@ -162,45 +121,41 @@ class Acceptance:
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
         drafts, off = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         nodes = tuple(node for node in range(n) if off[node] >= 0)
-        bonus = self._checked(bonus, verified, known + len(nodes))
+        bonus = self._checked(bonus, known + len(nodes))
         return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
                         tuple(off[node] for node in nodes), _share(unsure), forbidden)
 
-    def nearest_allowed(self, token: int, said: Sequence[int], terms: Terms) -> int:
+    def nearest_allowed(self, wanted: Tensor, said: Sequence[int], terms: Terms) -> list[int]:
         """
-        Return the token, or the nearest that the guard allows behind those said.
+        Return the last tokens of an action, [n]; each the nearest allowed behind those before it.
 
-        Raises SpecVLAError if it allows none.
+        wanted: int64 [n]; said: the tokens before. The host waits once, whatever n. Raises
+        SpecVLAError if the guard allows none.
         """
-        if self.guard is None:
-            return token
-        assert terms.state is not None  # as there is a guard
-        space, known, device = self.space, len(said), self.target.device
-        row = torch.tensor([[*said, *[-1] * (space.length - known)]]).to(device)
-        allowed = self.guard.allowed(row, row.new_tensor([known]), terms.state, space)[0].tolist()
-        ids = [space.tokenizer.first_id + column for column, fits in enumerate(allowed) if fits]
-        if not ids:
-            raise self._shut(known)
-        return min(ids, key=lambda it: abs(it - token))
+        if self.guard is not None:
+            assert terms.state is not None  # as there is a guard
+            row = torch.tensor([[*said, *[-1] * len(wanted)]])
+            row, wanted = (it.to(self.target.device, non_blocking=True) for it in (row, wanted))
+            wanted = nearest_allowed(self.guard, self.space, wanted, row, terms.state)
+        return [self._checked(token, place)
+                for place, token in enumerate(wanted.tolist(), len(said))]
 
     def rehearsal(self) -> Acceptance:
         """Return one that does the same work, lets no draft stay, and ends no action early."""
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
-    def _checked(self, bonus: int, verified: Verification, position: int) -> int:
-        """Return a bonus token; raise SpecVLAError if it is none."""
-        if bonus == -1:
+    def _checked(self, token: int, position: int) -> int:
+        """Return a token decided on the device; raise SpecVLAError if it is none."""
+        if token == -1:
             raise SpecVLAError(
-                f'the target gave logits that are not finite (data type {verified.logits.dtype}); '
-                'check the checkpoint, or load it in float32 or bfloat16')
-        if bonus < -1:
-            raise self._shut(position)
-        return bonus
-
-    def _shut(self, position: int) -> SpecVLAError:
-        return SpecVLAError(
-            f'the guard {self.guard} forbids every bin of token {position + 1} of '
-            f'{self.space.length}; no action is left')
+                'the target gave logits that are not finite (data type '
+                f'{self.target.model.dtype}); check the checkpoint, or load it in float32 or '
+                'bfloat16')
+        if token < -1:
+            raise SpecVLAError(
+                f'the guard {self.guard} forbids every bin of token {position + 1} of '
+                f'{self.space.length}; no action is left')
+        return token
 
 
 class _Rehearsal(Acceptance):
@@ -212,8 +167,8 @@ class _Rehearsal(Acceptance):
         reach = _uploaded((-1,) * self.space.length, self.target.device)
         return super().terms(situation)._replace(reach=reach)
 
-    def _checked(self, bonus: int, *others: Any) -> int:
-        return super()._checked(~bonus if bonus < -1 else bonus, *others)
+    def _checked(self, token: int, position: int) -> int:
+        return super()._checked(~token if token < -1 else token, position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +179,15 @@ class _Walk:
     rating: Rating | None
     space: ActionSpace
 
-    def root(self, own: Tensor, *asked: Any) -> Tensor:
+    def root(
+        self, own: Tensor, logits: Tensor, said: Tensor, state: Tensor, known: int | Tensor
+    ) -> Tensor:
         """Best allowed token after the root, and whether the best of all is another, int64 [2]."""
-        none = own[:0]
-        best = self._guarded(none, none, none[None].bool(), own, *asked)[0]
-        return torch.cat((best, best != own[:1]))
+        assert self.guard is not None
+        own = own[:1]
+        best, _ = best_allowed(self.guard, self.space, own, logits[:1], said[:1],
+                               torch.zeros_like(own) + known, state)
+        return torch.cat((best, best != own))
 
     def decide(
         self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
@@ -248,27 +207,33 @@ class _Walk:
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
         paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        logits: Any = asked[0] if asked else None
-        free = own
+        free, known = own, 0
+        if asked:
+            logits, said, state, known = asked
+            position = known + depth - 1  # of the drafts
         if self.guard is not None:
-            own, allowed = self._guarded(tokens, depth, paths, own, *asked)
-            logits = logits[: len(own)].masked_fill(~allowed, -torch.inf)
+            # Of a padded pass and a padded tree one may have more rows, or one fewer.
+            count = min(len(tokens) + 1, len(own))
+            before = said_before(paths[:count], tokens, position, said[0])
+            own, logits = best_allowed(
+                self.guard, self.space, own[:count], logits[:count], before,
+                functional.pad(depth, (1, 0))[:count] + known, state)
         choice = own.index_select(0, rows)
-        columns, chosen = (
-            (it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1) for it in (tokens, choice))
         # Ids, not bins: neighbours in one are neighbours in the other, except that the two
         # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
         stays = (tokens - choice).abs() <= reach.index_select(0, depth)
         stays &= tokens.minimum(choice) >= tokenizer.first_id
         stays &= tokens.maximum(choice) <= tokenizer.last_id
+        if asked:
+            columns, chosen = ((it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
+                               for it in (tokens, choice))
         if self.guard is not None:
-            stays &= allowed[rows, columns]
+            stays &= logits[rows, columns] > -torch.inf
         distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
         if self.rating is not None:
-            position = (asked[3] + depth - 1).clamp(0, self.space.length - 1)
             stays &= self.rating.stays(Drafts(
-                columns, chosen, distance, position, ancestors, logits.index_select(0, rows),
-                asked[1][1]), self.space)
+                columns, chosen, distance, position.clamp(0, self.space.length - 1), ancestors,
+                logits.index_select(0, rows), said[1]), self.space)
         refused = (ancestors & ~stays).any(1)
         scores = depth * _LONGER - (ancestors * distance).sum(1)
         scores = scores.masked_fill(refused | ~real if padded else refused, -1)
@@ -283,36 +248,6 @@ class _Walk:
             forbidden = on_path[: len(own)] & (own != free[: len(own)])
         return torch.cat((finite, own.index_select(0, best), unsure,
                           forbidden.sum(0, keepdim=True), tokens, distance.where(path, -1)))
-
-    def _guarded(
-        self, tokens: Tensor, depth: Tensor, paths: Tensor, own: Tensor, logits: Tensor,
-        said: Tensor, state: Tensor, known: int | Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """
-        Best allowed tokens after the root and each node, int64 [R], and what is allowed [R, bins].
-
-        -1 where the logits were not finite, as in ``own``; ~id, below -1, where no bin is allowed.
-        """
-        rows = min(len(tokens) + 1, len(own))  # padding may leave more, or one fewer
-        own, logits, paths = own[:rows], logits[:rows], paths[:rows]
-        position = functional.pad(depth, (1, 0)) + known
-        stands = position[1:, None] - 1 == torch.arange(self.space.length, device=own.device)
-        stands = paths[:, :, None] & stands  # [R, G, L]
-        said = (stands * tokens[:, None]).sum(1).where(stands.any(1), said[0])
-        assert self.guard is not None
-        allowed = self.guard.allowed(said, position[:rows], state, self.space)
-        if allowed.shape != logits.shape or allowed.dtype != torch.bool:
-            raise SpecVLAError(
-                f'the guard {self.guard} gives {allowed.dtype} {list(allowed.shape)}, must be '
-                f'bool {list(logits.shape)}')
-        best = logits.masked_fill(~allowed, -torch.inf).max(dim=-1).indices
-        best = best + self.space.tokenizer.first_id
-        return best.where(allowed.any(-1), ~best).where(own >= 0, own), allowed
-
-
-def _rating(rule: Rule) -> Rating | None:
-    """Return the rule, if it rates drafts by more than its reach."""
-    return cast('Rating', rule) if hasattr(rule, 'stays') else None
 
 
 def _share(unsure: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +26,12 @@ class StaticCache:
     """
 
     def __init__(
-        self,
-        layers: int,
-        heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, layers: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
         capacity: int = _STEP,
     ) -> None:
         self.length = 0
-        self._allocate(
-            torch.zeros((layers, 2, 1, heads, capacity, head_dim), dtype=dtype, device=device)
-        )
+        shape = layers, 2, 1, heads, capacity, head_dim
+        self._allocate(torch.zeros(shape, dtype=dtype, device=device))
 
     def _allocate(self, storage: Tensor) -> None:
         self.storage = storage
@@ -96,29 +91,21 @@ class StaticCache:
         self.length += entries
 
 
-class CacheWriter:
+class CacheWriter(NamedTuple):
     """Writes the keys and values of one pass into given slots of the cache."""
 
-    __slots__ = ('_layers', '_slots')
-
-    def __init__(self, layers: tuple[Tensor, ...], slots: Tensor) -> None:
-        self._layers, self._slots = layers, slots
+    layers: tuple[Tensor, ...]
+    rows: Tensor
 
     def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write new entries [S, 2, heads, d], keys first, at once; return as ``update``."""
-        layer = self._layers[layer_idx]
-        layer.index_copy_(3, self._slots, entries.permute(1, 2, 0, 3)[:, None])
+        """
+        Write a layer's new entries [S, 2, heads, d], keys first, at once; return all its keys and
+        values, [1, heads, capacity, d] each.
+        """
+        layer = self.layers[layer_idx]
+        layer.index_copy_(3, self.rows, entries.permute(1, 2, 0, 3)[:, None])
         return layer[0], layer[1]
 
     def slots(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Return a layer's storage [2, 1, heads, capacity, d] and the slots to write, [S]."""
-        return self._layers[layer_idx], self._slots
-
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *_: object
-    ) -> tuple[Tensor, Tensor]:
-        """Write a layer's new entries [1, heads, S, d]; return all its [1, heads, capacity, d]."""
-        keys, values = self._layers[layer_idx].unbind(0)
-        keys.index_copy_(2, self._slots, key)
-        values.index_copy_(2, self._slots, value)
-        return keys, values
+        return self.layers[layer_idx], self.rows

@@ -10,17 +10,35 @@ acceptance says anything of such tokens; a guard's forbidden bins are kept out o
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
+
+import torch
+from torch import Tensor
 
 from specvla_ros.configuration import CompletionConfig
 from specvla_ros.errors import SpecVLAError
 
 from .acceptance import Acceptance, Terms
 from .drafters.drafter import DraftContext, Drafter, LastPass
+from .drafters.none import NoDrafter
 from .trace import DecodeTrace
 
 
 class Completion:
-    """The default: the target verifies every token, nothing is completed without it."""
+    """
+    Fills the rest of an action with a drafter's prediction that the target never verifies.
+
+    settings: when; None = never: the target verifies every token. Raises SpecVLAError if the
+    drafter can't predict before the target has read the prompt.
+    """
+
+    def __init__(self, settings: CompletionConfig | None, drafter: Drafter) -> None:
+        if settings and (drafter.reads_features or drafter.only_continues):
+            raise SpecVLAError(
+                f'completion drafts with {settings.drafter.name}, which predicts nothing alone '
+                'before a pass; take one that does, such as kalman, history or retrieval')
+        self.settings, self.drafter = settings, drafter
+        self._since = math.inf  # actions since the last one completed
 
     def tokens(
         self, context: DraftContext, acceptance: Acceptance, terms: Terms, trace: DecodeTrace
@@ -28,80 +46,61 @@ class Completion:
         """
         All tokens that are still missing, if they are to be taken unverified, else [].
 
-        Asked before the prefill (``context.last`` is None) and after each pass. What is taken is
-        counted in the trace.
+        Asked before the prefill (``context.last`` is None), where the situation may be well known,
+        and after each pass, where a draft may have been rejected. What is taken is counted in the
+        trace. The host waits for a device once for it, and once for a likeness.
         """
-        return []
-
-    def remember(self, tokens: Sequence[int]) -> None:
-        """Take in an action, [L] tokens."""
-
-    def reset(self) -> None:
-        """Forget earlier actions."""
-
-
-NONE = Completion()
-
-
-class Predicted(Completion):
-    """
-    Fills the rest of an action with a drafter's prediction that the target never verifies.
-
-    Raises SpecVLAError if the drafter can't predict before the target has read the prompt.
-    """
-
-    def __init__(self, settings: CompletionConfig, drafter: Drafter) -> None:
-        if drafter.reads_features or drafter.only_continues:
-            raise SpecVLAError(
-                f'completion drafts with {settings.drafter.name}, which predicts nothing alone '
-                'before a pass; take one that does, such as kalman, history or retrieval')
-        self.settings, self.drafter = settings, drafter
-        self._since = settings.every  # actions since the last one completed
-
-    def tokens(
-        self, context: DraftContext, acceptance: Acceptance, terms: Terms, trace: DecodeTrace
-    ) -> list[int]:
-        """Predict the rest after a rejected draft, or all where the situation is well known."""
-        if self._since < self.settings.every or not self._is_asked(context.last):
+        settings = self.settings
+        if settings is None or self._since < settings.every or not self._is_asked(context.last):
             return []
-        tokens, least = self._predicted(context), self.settings.skip_above
-        if not tokens or context.last is None and (
+        wanted, least = self._predicted(context), settings.skip_above
+        if not len(wanted) or context.last is None and (
                 least is None or not self.drafter.likeness(context) >= least):  # NaN isn't
             return []
-        said = list(context.tokens)
-        for token in tokens:
-            said.append(acceptance.nearest_allowed(token, said, terms))
         self._since = 0
-        trace.complete(tokens, self.settings.drafter.name)
-        return said[len(context.tokens):]
+        trace.complete(len(wanted), settings.drafter.name)
+        return acceptance.nearest_allowed(wanted, context.tokens, terms)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
         self._since += 1
         self.drafter.remember(tokens)
 
+    def note_executed(self, steps: int) -> None:
+        """Take in how many steps of the last action were due before this one."""
+        self.drafter.note_executed(steps)
+
     def reset(self) -> None:
         """Forget earlier actions."""
-        self._since = self.settings.every
+        self._since = math.inf
         self.drafter.reset()
 
-    def _predicted(self, context: DraftContext) -> list[int]:
-        """Tokens of the drafter's first branch, to the end of the action; [] if it is shorter."""
+    def _predicted(self, context: DraftContext) -> Tensor:
+        """
+        Tokens of the drafter's first branch to the end of the action, int64 [n]; [0] if it is
+        shorter. They stay on the drafter's device.
+        """
         context = _ToTheEnd(context.target, context.space, context.prompt, context.tokens,
                             context.situation, context.last)
-        tree, tokens, node = self.drafter.guess(context), [], -1
-        nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True)
-        for number, (token, parent) in enumerate(nodes):
-            if parent == node:
-                tokens.append(token)
-                node = number
-        return tokens if len(tokens) == context.max_depth else []
+        tree, nodes = self.drafter.guess(context), [-1]
+        # On the host a drafter's tree says its parents at no cost.
+        parents = tree.parents.tolist() if tree.layout is None else tree.layout
+        for number, parent in enumerate(parents):
+            if parent == nodes[-1]:
+                nodes.append(number)
+        branch = nodes[1:] if len(nodes) > context.max_depth else []
+        return tree.tokens.index_select(
+            0, torch.tensor(branch, dtype=torch.int64).to(tree.tokens.device, non_blocking=True))
 
     def _is_asked(self, last: LastPass | None) -> bool:
         """Whether this is a moment to complete: after a rejection, or before the prefill."""
+        assert self.settings is not None
         if last is None:
             return self.settings.skip_above is not None
         return self.settings.after_rejection and len(last.accepted.nodes) < len(last.tree)
+
+
+NONE = Completion(None, NoDrafter())
 
 
 class _ToTheEnd(DraftContext):

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from specvla_ros.situation import Situation, UNKNOWN
 
-from .acceptance import Acceptance, Guard
+from .acceptance import Acceptance
 from .completion import Completion, NONE
 from .drafters.drafter import DraftContext, Drafter
+from .guard import Guard
 from .target import Target
 from .trace import DecodeTrace
 
@@ -55,6 +56,7 @@ class Decoder:
         draft = DraftContext(
             target, acceptance.space, prompt, tokens, situation, depths=self.depths)
         terms = acceptance.terms(situation)
+        trace.reach = terms.bins
         tokens += self.completion.tokens(draft, acceptance, terms, trace)
         if not tokens:
             with stage('draft'):
@@ -95,6 +97,11 @@ class Decoder:
         """Take in the L tokens of an action that the robot may do."""
         self.drafter.remember(tokens)
         self.completion.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Take in how many steps of the action remembered last were due before the next one."""
+        self.drafter.note_executed(steps)
+        self.completion.note_executed(steps)
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
@@ -32,6 +32,9 @@ class DecodeTrace:
     bins_off: for each token how many bins it is from the target's own choice after the same
         tokens; None = the target was never asked.
     si_off: the same in m, rad, share of the gripper's way; the policy adds it, NaN = never asked.
+    reach: for each token how many bins the rule lets a guess be off.
+    firm_steps: control steps, from the first on, that keep to the first one's reach: these may be
+        executed; the policy adds it, None = all.
     entropies: of what the target said for the tokens, summed over each pass; see ``risk``.
     forbidden: tokens at which the target's own choice was a bin that the guard forbids.
     reason: why this drafter and rule; '' = there was no choice.
@@ -51,6 +54,8 @@ class DecodeTrace:
     sources: list[str] = field(default_factory=list)
     bins_off: list[int | None] = field(default_factory=list)
     si_off: list[float] = field(default_factory=list)
+    reach: tuple[int, ...] = ()
+    firm_steps: int | None = None
     entropies: list[float] = field(default_factory=list)
     forbidden: int = 0
     decoder: str = ''
@@ -75,10 +80,10 @@ class DecodeTrace:
         self.bins_off += [*path.bins_off, 0]
         self.entropies.append(path.entropy)
 
-    def complete(self, tokens: Sequence[int], source: str) -> None:
-        """Count tokens that the target never saw."""
-        self.sources += [source] * len(tokens)
-        self.bins_off += [None] * len(tokens)
+    def complete(self, tokens: int, source: str) -> None:
+        """Count so many tokens that the target never saw."""
+        self.sources += [source] * tokens
+        self.bins_off += [None] * tokens
 
     @property
     def unverified(self) -> int:

@@ -16,7 +16,8 @@ from torch import nn, Tensor
 import tyro
 
 from specvla_ros.decoding.drafters import DRAFTERS
-from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
+from specvla_ros.decoding.drafters.eagle_config import EagleConfig
+from specvla_ros.decoding.drafters.eagle_head import EagleHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError

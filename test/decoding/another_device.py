@@ -10,6 +10,7 @@ starts it.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from specvla_ros.configuration import CompletionConfig, Component
 from specvla_ros.decoding.cache import StaticCache
+from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     ConstantVelocity,
@@ -311,6 +314,39 @@ def test_a_rule_that_rates_there_says_the_same_and_costs_two_small_copies(
     assert crossed['down'] == trace.target_passes
     if name == 'none' and type(runner()) is Runner:
         assert crossed['up'] == (trace.target_passes - 1) + 1 + trace.target_passes
+
+
+@RUNNERS
+@pytest.mark.parametrize('skips', [True, False])
+@pytest.mark.parametrize('guarded', [True, False])
+def test_a_completion_there_says_the_same_and_waits_once_for_all_its_tokens(
+    lab, registered, monkeypatch, runner, guarded, skips, every_third
+):
+    """And once more where it asks how like what is known this is."""
+    settings = CompletionConfig(
+        Component('retrieval'), every=1, skip_above=1e-9 if skips else None)
+
+    def third(it, runner):
+        """Decode three actions, the ones before with wrong guesses; make the last one."""
+        decoder = it.decoder(history(it), Strict(), runner, every_third if guarded else None)
+        decoder = replace(decoder, completion=Completion(settings, retrieval(it)))
+        for _ in range(2):
+            tokens, _ = decoder.decode(*it.prompt)
+            decoder.remember(tokens[::-1])
+        device.crossed.clear()
+        return decoder.decode(*it.prompt)
+
+    monkeypatch.setattr(Decoder, 'decode', Decoder.decode.__wrapped__)
+    device, here, there = Device(), lab(0, 7, 1), lab(0, 7, 1)
+    with torch.no_grad():
+        expected, _ = third(here, 'plain')
+        with device, HostSide(device):
+            there.model = moved(lab.new_model(0))
+            there.prompt = tuple(map(There, there.prompt))
+            tokens, trace = third(there, runner())
+    assert tokens == expected and trace.unverified
+    assert trace.target_passes == (0 if skips else 1)
+    assert device.crossed['down'] == trace.target_passes + 1 + skips
 
 
 def on_another_device(

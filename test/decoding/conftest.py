@@ -25,7 +25,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.acceptance import Acceptance, Guard, Rule
+from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -41,6 +41,8 @@ from specvla_ros.decoding.drafters import (
     TreeBudget,
 )
 from specvla_ros.decoding.graphs import GraphRunner, Runner
+from specvla_ros.decoding.guard import Guard
+from specvla_ros.decoding.rules.rule import Rule
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
@@ -215,6 +217,7 @@ class TracedGraphs(GraphRunner):
     def _capture(
         self, function: Callable[..., Any], buffers: tuple[torch.Tensor, ...]
     ) -> tuple[Callable[[], None], Any]:
+        function(*buffers)  # as CudaGraphs does: what is made once and kept is there then
         with ValuesAreAsked(), Recording() as recording:
             outputs = function(*buffers)
         mine = outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,6 +1,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ class Here:
     """All that acceptance asks of a target."""
 
     device = torch.device('cpu')
+    model = SimpleNamespace(dtype=torch.float32)
 
 
 def accept(rule, tree, own, position=0, guard=None):

@@ -25,7 +25,12 @@ def write(cache, new):
     size = new.shape[4]
     cache.reserve(cache.length + size)
     writer = cache.at(cache.length + torch.arange(size))
-    return [writer.update(*new[layer], layer) for layer in range(LAYERS)]
+    return [put(writer, new[layer], layer) for layer in range(LAYERS)]
+
+
+def put(writer, new, layer):
+    """Write a layer's entries [2, 1, heads, S, d]."""
+    return writer.put(new[:, 0].permute(2, 0, 1, 3), layer)
 
 
 @given(passes())
@@ -47,7 +52,7 @@ def test_it_holds_what_concatenation_would(passes):
 def test_what_is_written_to_the_spare_slot_is_never_committed():
     cache = new_cache()
     write(cache, torch.ones(LAYERS, 2, 1, HEADS, 7, DIM))
-    cache.at(torch.tensor([cache.spare] * 2)).update(*torch.full((2, 1, HEADS, 2, DIM), 9.0), 0)
+    put(cache.at(torch.tensor([cache.spare] * 2)), torch.full((2, 1, HEADS, 2, DIM), 9.0), 0)
     cache.advance(7)
     assert (cache.storage[..., : cache.length, :] == 1).all()
     assert cache.reserve(8) and cache.spare > 8

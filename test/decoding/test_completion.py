@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specvla_ros.configuration import CompletionConfig, Component, load_preset, preset_names
-from specvla_ros.decoding.completion import Predicted
+from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.drafters import Held, HistoryDrafter, NoDrafter, TreeBudget
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
@@ -34,7 +34,7 @@ class Odd:
 
 
 def completion(**changes):
-    return Predicted(CompletionConfig(Component('history'), **changes), Sure(Held()))
+    return Completion(CompletionConfig(Component('history'), **changes), Sure(Held()))
 
 
 def decoder(it, drafter, completes, *others):
@@ -120,4 +120,4 @@ def test_what_a_completion_can_not_be(tmp_path, entry, message):
 def test_a_drafter_that_waits_for_a_pass_can_not_complete(lab):
     it = lab(0, 7, 1)
     with pytest.raises(SpecVLAError, match='predicts nothing alone before a pass; take one'):
-        Predicted(CompletionConfig(Component('eagle')), it.eagle(0, TreeBudget(2, 2, 4)))
+        Completion(CompletionConfig(Component('eagle')), it.eagle(0, TreeBudget(2, 2, 4)))

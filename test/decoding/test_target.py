@@ -27,6 +27,16 @@ def path_to(tree, node):
     return tree.ancestor_mask[node].nonzero().flatten().tolist() if node >= 0 else []
 
 
+class Unfused:
+    """A cache's writer as the unfused layers ask for it: keys and values apart."""
+
+    def __init__(self, writer):
+        self.writer = writer
+
+    def update(self, key, value, layer_idx, *_):
+        return self.writer.put(torch.stack((key[0], value[0])).permute(2, 0, 1, 3), layer_idx)
+
+
 def from_scratch(model, prompt, tokens):
     """Hidden states of prompt and tokens, and the cache a plain causal pass leaves."""
     text = model.config.text_config
@@ -37,7 +47,7 @@ def from_scratch(model, prompt, tokens):
     rows = torch.arange(inputs.shape[1])
     cache.reserve(len(rows))
     causal = (cache.columns <= rows[:, None])[None, None]
-    hidden = model(inputs, attention_mask=causal, cache=cache.at(rows))
+    hidden = model(inputs, attention_mask=causal, cache=Unfused(cache.at(rows)))
     cache.advance(len(rows))
     return inputs, hidden, cache
 

@@ -99,7 +99,7 @@ def action(maker, stamp, tokens):
     nothing = np.array([], np.float32)
     maker.send('/action', frames.ACTION, stamp + 1, header=maker.header(stamp),
                image_stamp=maker.stamp(stamp), sequence=0, step_period=0.05, translation=[],
-               rotation=[], gripper=nothing, normalized=nothing,
+               rotation=[], gripper=np.zeros(1, np.float32), normalized=nothing,
                token_ids=np.array(tokens, np.uint32), limited=False, unverified=False,
                first_step=0)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from specvla_ros.decoding.drafters.eagle_head import EagleConfig, EagleHead
+from specvla_ros.decoding.drafters.eagle_config import EagleConfig
+from specvla_ros.decoding.drafters.eagle_head import EagleHead
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Episode

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.decoding.acceptance import Acceptance, Guard
+from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     DraftContext,
@@ -28,6 +28,7 @@ from specvla_ros.decoding.drafters import (
     EagleHead,
     make_drafter,
 )
+from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError

@@ -24,7 +24,8 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 
 from .drafter import DraftContext, Drafter, DRAFTERS
-from .eagle_head import EagleConfig, EagleHead
+from .eagle_config import EagleConfig
+from .eagle_head import EagleHead
 
 __all__ = ['TreeBudget', 'EagleConfig', 'EagleDrafter', 'EagleHead']
 

@@ -55,6 +55,11 @@ class RelayDrafter(Drafter):
         for drafter in self.drafters:
             drafter.remember(tokens)
 
+    def note_executed(self, steps: int) -> None:
+        """Tell each how much of the last action was executed."""
+        for drafter in self.drafters:
+            drafter.note_executed(steps)
+
     def reset(self) -> None:
         """Let each forget."""
         self.guesses.forget()

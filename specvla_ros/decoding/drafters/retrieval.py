@@ -118,8 +118,8 @@ class RetrievalDrafter(Drafter):
         if self._seen is None or self._guessed is None:
             return nan
         keys, seen = self._keys[: self._entries, :-3], self._seen[:-3]
-        nearest = keys[(keys - seen).square().sum(1).argmin()]
-        return float(functional.cosine_similarity(nearest, seen, dim=0))
+        nearest = (keys - seen).square().sum(1).argmin(0, keepdim=True)
+        return float(functional.cosine_similarity(keys.index_select(0, nearest), seen[None]))
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens, under what was seen for it."""

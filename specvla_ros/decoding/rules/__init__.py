@@ -1,7 +1,7 @@
 """
 Acceptance rules by name, one file each.
 
-A rule is a frozen dataclass of settings with a ``reach`` (see ``acceptance.Rule``). A new one is a
+A rule is a frozen dataclass of settings with a ``reach`` (see ``rule.Rule``). A new one is a
 new file in this folder, whose class registers itself.
 """
 
@@ -15,7 +15,7 @@ from specvla_ros.registry import Registry
 from specvla_ros.typed_files import is_number
 
 if TYPE_CHECKING:
-    from specvla_ros.decoding.acceptance import Rule
+    from .rule import Rule
 
 RULES: Registry[Rule] = Registry('rule', __name__)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.acceptance import Drafts
 from specvla_ros.situation import Situation
 
 from . import check_number, RULES
 from .bins import Bins
+from .rule import Drafts
 
 
 @RULES.register('sequence')
