@@ -48,7 +48,7 @@ def run(args: AdaptArgs) -> int:
     keys = check_policy(target, present, (), args.device)
     check_given(args.drafter)
     key = check_key(keys, args.unnorm_key)
-    _check_out(args.out)
+    _check_out(args.out, args.source)
     console = Console()
     recordings = open_recordings(args.source, Selection(
         args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
@@ -58,8 +58,12 @@ def run(args: AdaptArgs) -> int:
     return 0
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a folder that something else stands in."""
+def _check_out(out: Path, sources: Sequence[Path]) -> None:
+    """Refuse a folder that something else stands in, and one inside of the recordings."""
+    for source in sources:
+        if source.is_dir() and source.resolve() in out.resolve().parents:
+            raise SpecVLAError(f'--out {out} is inside of {source}, in which nothing is written; '
+                               'give another folder')
     known = {WORK, WORDS, DRAFTERS, REPORT}
     others = sorted({it.name for it in out.iterdir()} - known) if out.is_dir() else []
     if others:

@@ -92,6 +92,19 @@ def test_eagle_is_taught_as_well_and_what_was_not_taught_is_taken_along(
     Policy.load(args.checkpoint, decoder='strict', drafter=args.out / 'drafters')
 
 
+def test_a_checkpoint_that_says_chunks_gets_a_drafter_for_all_of_their_steps(args, monkeypatch):
+    path = args.checkpoint / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'chunk': 2, 'execute_steps': 1}))
+    monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
+    run(args)
+    strict, _ = kept(args)['comparisons']['glance']
+    assert (strict['old'], strict['new']) == ('jacobi', 'glance_jacobi')
+    drafters = args.out / 'drafters'
+    assert json.loads((drafters / 'glance' / 'config.json').read_text())['length'] == 14
+    policy = Policy.load(args.checkpoint, decoder='glance_jacobi', drafter=drafters)
+    assert len(policy.act(np.full((64, 64, 3), 99, np.uint8), 'wave').tokens) == 14
+
+
 def test_worse_weights_are_not_kept_and_nothing_is_replaced(args, monkeypatch):
     monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
     run(args)
@@ -191,6 +204,7 @@ def test_frames_are_thinned_to_those_asked_for(args):
     ('--device', 'tpu', "device is 'tpu'"),
     ('--image-topic', '/wrist', 'has no topic /wrist'),
     ('--out', 'taken', 'taken holds mine, which `specvla adapt` did not write'),
+    ('--out', str(BAG / 'adapted'), 'is inside of'),
 ])
 def test_bad_input_is_one_line_and_writes_nothing(
         tmp_path, monkeypatch, capsys, option, value, message):
