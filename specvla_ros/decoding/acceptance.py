@@ -37,7 +37,12 @@ _LONGER = 2**20
 
 
 class Terms(NamedTuple):
-    """Holds the reach and the guard's state of one action, as tensors on the device."""
+    """
+    Holds the limits for the guesses of one action, on the device.
+
+    reach: int64 [2L + 1], bins. state: float64 [n], the numbers of the `Situation`; None if there
+    is neither a guard nor a rule that has ``stays``.
+    """
 
     reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
     state: Tensor | None  # float64, what a guard reads

@@ -26,7 +26,9 @@ from .trace import DecodeTrace
 
 class Completion:
     """
-    Fills the rest of an action with a drafter's prediction that the target never verifies.
+    Ends an action with tokens that a drafter predicts and the target never verifies.
+
+    It predicts the rest after a rejection, or a whole action before the prefill.
 
     settings: when; None = never: the target verifies every token. Raises SpecVLAError if the
     drafter can't predict before the target has read the prompt.

@@ -76,7 +76,7 @@ class Drafter(ABC):
     """
     Guesses the tokens of an action, cheaply.
 
-    A tree never goes deeper than ``context.max_depth``.
+    A subclass returns a tree of at most ``context.max_depth`` levels; nothing checks this.
 
     reads_features: whether it asks the target for ``new_pairs``; else the prefill keeps none.
     only_continues: whether it leaves the guess before the prefill to the others of a relay.

@@ -39,7 +39,7 @@ class Kalman:
 
     window: control steps over which innovations are averaged: fewer follow a change of motion
     sooner. noise: standard deviation of the target's own choices around a steady motion, in bins:
-    what a prediction may be smoothed by.
+    the larger, the smoother the prediction.
     """
 
     weights: ClassVar[str | None] = None
