@@ -32,11 +32,11 @@ ROSDEP = {
 ONLY_WITH_APT = {'control_msgs', 'launch', 'launch_ros'}
 # Too big to come along for what it does; without it the node says what to install. Triton comes
 # with torch for CUDA; without it torch's own operations are taken.
-BY_HAND = {'rerun', 'triton', 'av', 'h5py', 'pyarrow'}
+BY_HAND = {'rerun', 'triton'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
-                 'robosuite', 'mujoco', 'bddl', 'torchao', 'faiss'}
+                 'robosuite', 'mujoco', 'bddl', 'torchao', 'faiss', 'av', 'h5py', 'pyarrow'}
 
 
 def requirements(*names):
@@ -131,7 +131,8 @@ def test_every_field_is_explained_and_every_constant_in_capitals(path):
 
 def test_every_import_is_declared_for_pip():
     declared = requirements('requirements/base.txt', 'requirements/libero.txt',
-                            'requirements/libero-no-deps.txt', 'requirements/quant.txt')
+                            'requirements/libero-no-deps.txt', 'requirements/quant.txt',
+                            'requirements/recordings.txt')
     for name, path in third_party().items():
         if name not in ONLY_WITH_APT | BY_HAND:
             assert normalised(DISTRIBUTION.get(name, name)) in declared, \
@@ -149,7 +150,7 @@ def test_every_import_is_declared_for_ros():
 def test_every_requirement_has_one_exact_version(python):
     pins = requirements('constraints.txt')
     wanted = requirements(*(f'requirements/{name}.txt' for name in ('base', 'libero', 'quant',
-                                                                    'dev', 'build')))
+                                                                    'recordings', 'dev', 'build')))
     environment = {'python_version': python, 'python_full_version': f'{python}.9'}
     for name, alternatives in wanted.items():
         valid = [pin for pin in pins[name]
@@ -160,8 +161,10 @@ def test_every_requirement_has_one_exact_version(python):
         assert all(specifier.version in want.specifier for want in alternatives)
 
 
-# The simulator, quantised weights: not for the policy on a robot. scipy comes with the simulator.
-NOT_ON_A_ROBOT = {'scipy', 'libero', 'robosuite', 'mujoco', 'bddl', 'torchao'}
+# The simulator, quantised weights, recordings of others: not for the policy on a robot.
+# scipy comes with the simulator.
+NOT_ON_A_ROBOT = {'scipy', 'libero', 'robosuite', 'mujoco', 'bddl', 'torchao', 'av', 'h5py',
+                  'pyarrow'}
 
 
 @pytest.mark.parametrize('python', ['3.11', '3.12'])
@@ -183,7 +186,7 @@ def test_a_robot_gets_the_same_versions_but_numpy_1_and_no_opencv(python):
         assert requirement.specifier == pin.specifier
 
 
-@pytest.mark.parametrize('name', ['base', 'libero', 'quant', 'dev', 'build'])
+@pytest.mark.parametrize('name', ['base', 'libero', 'quant', 'recordings', 'dev', 'build'])
 def test_every_requirement_says_its_lowest_version(name):
     """It is one that was run: CONTRIBUTING.md says how."""
     for alternatives in requirements(f'requirements/{name}.txt').values():
