@@ -19,14 +19,15 @@ LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safe
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
           'calibrated', 'execution'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
-                   'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'openvla'}
+                   'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
     'openvla': set(),
     'action_space': {'errors', 'openvla'},
-    'decoding': LEAVES | {'action_space', 'openvla'},
+    'graphs': set(),
+    'decoding': LEAVES | {'action_space', 'graphs', 'openvla'},
     'bin_limits': {'safety'},
     'safety_guard': {'action_space', 'bin_limits', 'safety', 'decoding'},
-    'auto': LEAVES | {'decoding'},
+    'auto': LEAVES | {'decoding', 'graphs'},
     'actions': LEAVES | {'bin_limits', 'decoding', 'openvla'},
     'devices': {'errors'},
     'loaded_checkpoint': LEAVES | {'action_space', 'actions', 'auto', 'bin_limits',

@@ -17,8 +17,8 @@ from specvla_ros.configuration import Component, DecoderConfig, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding import drafters, rules
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead
-from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import GraphRunner
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform

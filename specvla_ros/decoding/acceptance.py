@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import Input, Padded
 from specvla_ros.situation import Situation
 
-from .graphs import Input, Padded
 from .guard import best_allowed, Guard, nearest_allowed, said_before
 from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from specvla_ros.graphs import Padded, Runner, runner_on
 from specvla_ros.openvla.model import OpenVLA
 
 from .cache import StaticCache
-from .graphs import Padded, Runner, runner_on
 from .tree import Accepted, TokenTree
 
 MILLION = 1e6  # entropies cross as whole numbers, together with tokens

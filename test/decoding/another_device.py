@@ -39,11 +39,11 @@ from specvla_ros.decoding.drafters import (
     TreeBudget,
 )
 from specvla_ros.decoding.drafters.action_memory import ActionMemory
-from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
 from specvla_ros.decoding.rules.sequence import SequenceWise
 from specvla_ros.decoding.rules.strict import Strict
+from specvla_ros.graphs import GraphRunner, Runner
 from specvla_ros.openvla.fused_llama import FusedLayers
 
 NAME = 'elsewhere'
