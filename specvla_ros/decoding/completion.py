@@ -79,9 +79,7 @@ class Completion:
         context = _ToTheEnd(context.target, context.space, context.prompt, context.tokens,
                             context.situation, context.last)
         tree, nodes = self.drafter.guess(context), [-1]
-        # On the host a drafter's tree says its parents at no cost.
-        parents = tree.parents.tolist() if tree.layout is None else tree.layout
-        for number, parent in enumerate(parents):
+        for number, parent in enumerate(tree.parents_on_host()):
             if parent == nodes[-1]:
                 nodes.append(number)
         branch = nodes[1:] if len(nodes) > context.max_depth else []

@@ -41,14 +41,13 @@ class Verification:
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
     runner: of the pass; acceptance uses the same.
-    entropy: int64 [N + 1] of what it says there, in millionths of the largest there is; None =
-        not known.
+    entropy: int64 [N + 1] of what it says there, in millionths of the largest there is.
     """
 
     argmax: Tensor
     logits: Tensor
-    runner: Runner = Runner()
-    entropy: Tensor | None = None
+    runner: Runner
+    entropy: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

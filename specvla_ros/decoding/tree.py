@@ -107,6 +107,10 @@ class TokenTree:
                 place[node] = child[key]
         return replace(cls.of(tokens, parents, sources), finite=all_finite(trees))
 
+    def parents_on_host(self) -> Sequence[int]:
+        """Index of each node's parent; only of a tree without ``layout`` a device is asked."""
+        return self.parents.tolist() if self.layout is None else self.layout
+
     def to(self, device: torch.device) -> TokenTree:
         """Move the tree to a device; an empty one stays, as it is never read."""
         if self.tokens.device == device or not len(self):
