@@ -17,7 +17,7 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
-          'calibrated', 'execution'}
+          'calibrated', 'execution', 'safety_settings'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
@@ -52,7 +52,8 @@ MAY_IMPORT = {
     'config_folder': {'errors'},
     'configuration': {'config_folder', 'errors', 'typed_files'},
     'data_sets': {'config_folder', 'errors', 'configuration', 'typed_files'},
-    'safety': {'config_folder', 'errors', 'typed_files'},
+    'safety': {'safety_settings'},
+    'safety_settings': {'config_folder', 'errors', 'typed_files'},
     'camera': {'errors', 'encodings', 'pictures'},
     'encodings': {'errors', 'pictures'},
     'pictures': {'errors'},

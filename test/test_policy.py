@@ -24,7 +24,8 @@ from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
-from specvla_ros.safety import fit, SafetySettings, step_limits
+from specvla_ros.safety import fit, step_limits
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.situation import Situation
 
 WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]

@@ -38,7 +38,8 @@ from specvla_ros.nodes.policy_node.inference import (
     StaleImage,
 )
 from specvla_ros.nodes.policy_node.request_inbox import InferenceRequest, RequestInbox
-from specvla_ros.safety import fit, refusal, SafetySettings, step_limits
+from specvla_ros.safety import fit, refusal, step_limits
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.steps import StepQueue
 
 PACINGS = ('realtime', 'lockstep')

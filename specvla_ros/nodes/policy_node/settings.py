@@ -14,7 +14,8 @@ from specvla_ros.execution import check_execute_steps, Execution
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
-from specvla_ros.safety import SafetySettings, StepLimits
+from specvla_ros.safety import StepLimits
+from specvla_ros.safety_settings import SafetySettings
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint, or name of an embedded one; '

@@ -21,7 +21,8 @@ from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.policy_node import silence
 from specvla_ros.nodes.policy_node.actor import Actor
 from specvla_ros.nodes.policy_node.settings import pick, TOPIC_PARAMETERS, TopicSettings
-from specvla_ros.safety import SafetySettings, step_limits
+from specvla_ros.safety import step_limits
+from specvla_ros.safety_settings import SafetySettings
 
 PERIOD = 0.05
 
