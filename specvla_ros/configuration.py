@@ -2,8 +2,7 @@
 Settings of decoders, from preset files.
 
 The files stand in ``config/`` of the source root, or, installed, in the package's share folder.
-Nothing here knows what the settings do: names are turned into objects where those live, with
-``build``.
+Nothing here knows what the settings do: a ``registry`` turns names into objects, where those live.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import re
-from typing import Any, cast, TypeVar
+from typing import Any
 
 from specvla_ros.config_folder import config_folder
 from specvla_ros.errors import shown, SpecVLAError
-from specvla_ros.typed_files import check_keys, Dataclass, is_number, naming, read_yaml
+from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
 DEVICES = ('cpu', 'cuda')
 AUTO = 'auto'  # drafter of a preset that has candidates
@@ -29,8 +28,6 @@ _UNVERIFIED_SUFFIX = f' ({UNVERIFIED})'
 # A decoder's name stands in tables, legends and file names: square brackets, $ and the like mean
 # something else there.
 _NAME = re.compile(r'[^\W_][\w .()+-]*')
-
-T = TypeVar('T')
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,27 +251,6 @@ def _candidate(path: Path, name: str) -> DecoderConfig:
         raise SpecVLAError(f'{path}: the candidate {name} leaves tokens unverified; name presets '
                            'without a completion')
     return config
-
-
-def build(
-    registry: Mapping[str, type[T]], kind: str, name: str, settings: Mapping[str, object]
-) -> T:
-    """
-    Make the settings dataclass registered as ``name``.
-
-    Raises SpecVLAError for an unknown name or setting, listing what there is.
-    """
-    if name not in registry:
-        raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
-    # A registry of a Protocol: that each of its classes is a dataclass, `Registry` checks.
-    allowed = [it.name for it in fields(cast('type[Dataclass]', registry[name]))]
-    unknown = sorted(set(settings) - set(allowed))
-    if unknown:
-        raise SpecVLAError(
-            f'{kind} {name} has no setting {", ".join(map(str, unknown))}; it has '
-            f'{", ".join(allowed) or "none"}'
-        )
-    return registry[name](**settings)
 
 
 def _completion(path: Path, content: object) -> CompletionConfig:

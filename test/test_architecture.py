@@ -59,7 +59,7 @@ MAY_IMPORT = {
     'pictures': {'errors'},
     'steps': set(),
     'execution': {'errors'},
-    'registry': {'errors', 'configuration'},
+    'registry': {'errors', 'typed_files'},
     'situation': set(),
     'drafter_folders': set(),
     'policy_source': {'configuration', 'typed_files', 'embedded'},
