@@ -38,6 +38,8 @@ COMMANDS = {
                     'play LIBERO with two ROS 2 nodes: a table, a video, a plot'),
     'eval': Command('specvla_ros.benchmark.episodes.evaluation', 'EvalArgs',
                     'success, acceptance length and time per action, without ROS'),
+    'drift': Command('specvla_ros.benchmark.episodes.sweep', 'DriftArgs',
+                     'success while an object drifts, over speed, latency and decoder'),
     'bench': Command('specvla_ros.benchmark.latency.bench', 'BenchArgs',
                      'latency per stage, decoders and peers side by side in one run'),
     'calibrate': Command('specvla_ros.benchmark.calibration.command', 'CalibrateArgs',

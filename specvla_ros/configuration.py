@@ -85,6 +85,7 @@ class DecoderConfig:
     completion: tokens that the target never sees; None = there are none.
     candidates: decoders of which each action gets the cheapest, `ar` among them. Then the drafter
     is called `auto`, and the rule is that of the candidates that are not strict. () = no choice.
+    chunk_candidates: those in their place for actions of several control steps; () = the same.
     calibrated: hashes of the weights that a promise was measured on, see ``calibrated``; empty =
         nothing was promised.
     """
@@ -95,6 +96,7 @@ class DecoderConfig:
     strict_above_risk: float = 1.0
     completion: CompletionConfig | None = None
     candidates: tuple[DecoderConfig, ...] = ()
+    chunk_candidates: tuple[DecoderConfig, ...] = ()
     calibrated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,25 +113,43 @@ class DecoderConfig:
         """The candidates, or itself where there are none: decoders of one drafter each."""
         return self.candidates or (self,)
 
+    @property
+    def all_members(self) -> tuple[DecoderConfig, ...]:
+        """Those for actions of one control step and of several, while it is not known which."""
+        return *self.members, *self.chunk_candidates
+
+    def of_chunk(self, chunk: int) -> DecoderConfig:
+        """Return it for actions of so many control steps: with the candidates for these."""
+        if chunk == 1 or not self.chunk_candidates:
+            return self
+        return replace(self, candidates=self.chunk_candidates, chunk_candidates=(),
+                       rule=_rule_of(self.chunk_candidates))
+
     def member(self, name: str) -> DecoderConfig:
         """Return the candidate of this name; itself where there is none."""
         return next((it for it in self.candidates if it.name == name), self)
 
     def with_rule(self, rule: Component) -> DecoderConfig:
         """Return it under another rule; of candidates those that are strict stay so."""
-        candidates = tuple(it if it.is_strict else it.with_rule(rule) for it in self.candidates)
+        candidates, for_chunks = (
+            tuple(it if it.is_strict else it.with_rule(rule) for it in members)
+            for members in (self.candidates, self.chunk_candidates))
         # What was promised hangs on the thresholds.
-        return replace(self, rule=rule, candidates=candidates, calibrated={})
+        return replace(self, rule=rule, candidates=candidates, chunk_candidates=for_chunks,
+                       calibrated={})
 
     def with_risk(self, strict_above_risk: float) -> DecoderConfig:
         """Return it with another ``strict_above_risk``, its candidates' too."""
-        candidates = tuple(it.with_risk(strict_above_risk) for it in self.candidates)
-        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates)
+        candidates, for_chunks = (
+            tuple(it.with_risk(strict_above_risk) for it in members)
+            for members in (self.candidates, self.chunk_candidates))
+        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates,
+                       chunk_candidates=for_chunks)
 
     @property
     def is_strict(self) -> bool:
         """Whether only the target's own tokens may stay."""
-        return all(it.rule.name == 'strict' and it.completion is None for it in self.members)
+        return all(it.rule.name == 'strict' and it.completion is None for it in self.all_members)
 
     @property
     def verification(self) -> str:
@@ -139,14 +159,19 @@ class DecoderConfig:
         'lossless': each is the target's own choice, as under `ar`. 'relaxed': it may be near that
         choice, as far as the rule lets it. 'unverified': the target may never have seen it.
         """
-        if any(it.completion is not None for it in self.members):
+        if any(it.completion is not None for it in self.all_members):
             return UNVERIFIED
-        return LOSSLESS if all(it._is_exact for it in self.members) else RELAXED
+        return LOSSLESS if all(it._is_exact for it in self.all_members) else RELAXED
 
     @property
     def _is_exact(self) -> bool:
-        """Whether its rule lets no draft be off; r bounds every rule that has one."""
-        return self.is_strict or self.rule.settings.get('r') == 0
+        """Whether its rule lets no draft be off; r bounds every rule that doesn't grow by step."""
+        return self.is_strict or self.rule.settings.get('r') == 0 and not self.by_step
+
+    @property
+    def by_step(self) -> bool:
+        """Whether steps that the next action says again may be further off than the others."""
+        return any(it.rule.settings.get('per_step') for it in self.all_members)
 
     @property
     def file_name(self) -> str:
@@ -214,29 +239,40 @@ def load_preset(preset: str | Path) -> DecoderConfig:
 def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
     """Read a preset that has candidates; `ar` is one of them, named or not."""
     check_keys(path, content, required={'candidates'},
-               optional={'lossless', 'rule', 'strict_above_risk'})
-    names, lossless = content['candidates'], content.get('lossless', False)
-    if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
-        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must be a list of presets')
-    if len(set(names)) < len(names):
-        raise SpecVLAError(f'{path}: candidates is {shown(names)}, must name each preset once')
+               optional={'chunk_candidates', 'lossless', 'rule', 'strict_above_risk'})
+    lossless = content.get('lossless', False)
     if not isinstance(lossless, bool):
         raise SpecVLAError(f'{path}: lossless is {shown(lossless)}, must be true or false')
-    names = names if BASELINE in names else [BASELINE, *names]
-    candidates = tuple(_candidate(path, name) for name in names)
-    rules = [it.rule for it in candidates if not it.is_strict]
-    made = DecoderConfig(decoder_name(path), Component(AUTO), (*rules, Component('strict'))[0],
-                         candidates=candidates)
+    candidates = _candidates(path, 'candidates', content['candidates'])
+    for_chunks = () if 'chunk_candidates' not in content else _candidates(
+        path, 'chunk_candidates', content['chunk_candidates'])
+    made = DecoderConfig(decoder_name(path), Component(AUTO), _rule_of(candidates),
+                         candidates=candidates, chunk_candidates=for_chunks)
     if 'strict_above_risk' in content:
         with naming(path):
             made = made.with_risk(content['strict_above_risk'])
     if 'rule' in content:
         made = made.with_rule(_component(path, 'rule', content['rule']))
-    relaxed = [it.name for it in made.candidates if not it.is_strict]
+    relaxed = [it.name for it in made.all_members if not it.is_strict]
     if lossless and relaxed:
         raise SpecVLAError(f'{path}: lossless is true, but {", ".join(relaxed)} may say other '
                            'tokens than ar; leave them out, or set it to false')
     return made
+
+
+def _candidates(path: Path, key: str, names: object) -> tuple[DecoderConfig, ...]:
+    """Read a list of candidates; `ar` is added where it isn't one."""
+    if not isinstance(names, list) or not names or not all(isinstance(it, str) for it in names):
+        raise SpecVLAError(f'{path}: {key} is {shown(names)}, must be a list of presets')
+    if len(set(names)) < len(names):
+        raise SpecVLAError(f'{path}: {key} is {shown(names)}, must name each preset once')
+    names = names if BASELINE in names else [BASELINE, *names]
+    return tuple(_candidate(path, name) for name in names)
+
+
+def _rule_of(candidates: tuple[DecoderConfig, ...]) -> Component:
+    """Return the rule of the candidates that are not strict."""
+    return next((it.rule for it in candidates if not it.is_strict), Component('strict'))
 
 
 def _candidate(path: Path, name: str) -> DecoderConfig:

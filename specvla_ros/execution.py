@@ -59,6 +59,18 @@ class Execution:
         # One answer is computed at a time, and none longer than its steps last.
         return max(self.latency, min(wanted, chunk - self.latency), 1)
 
+    def firm_steps(self, missed: int | None = None) -> int | None:
+        """
+        Return how many steps of an answer are firm: the next one says the others again in time.
+
+        :param missed: steps that are over when the answer comes; None = as the latency says
+        :returns: None = all
+        """
+        if self.execute_steps is None:
+            return None
+        missed = self.latency if missed is None else missed
+        return missed + max(self.execute_steps, missed, 1)
+
     def steps(self, chunk: int) -> slice:
         """
         Return which steps of an answer are executed, the first of them `latency` periods late.
@@ -85,7 +97,8 @@ class StepsAhead:
         self._ahead: deque[NDArray[np.floating] | None] = deque()
         self._gripper = _OPEN
 
-    def put(self, deltas: NDArray[np.floating], first: int = 0) -> Iterator[Move]:
+    def put(self, deltas: NDArray[np.floating], first: int = 0, periods: int | None = None
+            ) -> Iterator[Move]:
         """
         Take steps of an answer to the image shown now; say what is done until the next image.
 
@@ -94,11 +107,12 @@ class StepsAhead:
 
         :param deltas: [steps, 7]
         :param first: control periods from the image to the first of them
+        :param periods: from the image to the next; None = until all are done
         """
         older = [self._ahead.popleft() if self._ahead else None for _ in range(first)]
         self._ahead = deque([*older, *deltas])  # of what both say, the newer word
-        for _ in range(max(len(deltas), first)):
-            delta = self._ahead.popleft()
+        for _ in range(max(len(deltas), first) if periods is None else periods):
+            delta = self._ahead.popleft() if self._ahead else None
             if delta is None:
                 yield Move(np.append(np.zeros(6), self._gripper), stands=True)
             else:

@@ -95,7 +95,7 @@ class Checkpoint:
 
         Of a decoder with candidates those without weights are left out.
         """
-        members, missing = able(config, self.drafters)
+        members, missing = able(config.of_chunk(self.space.chunk), self.drafters)
         for member in members:
             check_calibrated(member, self.folder, self.drafters, self.dataset.unnorm_key)
         target = Target(self.model)

@@ -61,7 +61,7 @@ class Policy:
         self, checkpoint: Checkpoint, config: DecoderConfig, guard: Guard | None = None
     ) -> None:
         self.checkpoint = checkpoint
-        self.decoder_config = config
+        self.decoder_config = config = config.of_chunk(checkpoint.space.chunk)
         self.guard = guard
         self._decoder = checkpoint.decoder(config, guard)
         # The same decoder where the envelope of the next step could forbid something.
@@ -116,7 +116,7 @@ class Policy:
         config, folder = _config(source.decoder), checkpoint_folder(source.checkpoint)
         drafters = source.drafters or beside(folder)
         # The cheapest checks first: the weights may take a minute.
-        for member in config.members:
+        for member in config.all_members:
             make_rule(member.rule.name, member.rule.settings)
         if folder.is_dir():
             check_given(source.drafters)
@@ -180,7 +180,7 @@ class Policy:
     def act(
         self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None,
         eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
-        executed: int | None = None,
+        executed: int | None = None, firm_steps: int | None = None,
     ) -> Action:
         """
         Decode the action for a camera frame.
@@ -194,6 +194,8 @@ class Policy:
         accepted nor chosen. What it can't resolve into bins is left to ``safety.fit``. None = all.
         executed: of the last action's steps, how many belong to times before this frame, and were
         executed or missed; None = all of them.
+        firm_steps: of this action's steps, how many are executed before the next action says the
+        others again: a rule may accept more for those (``per_step``); None = all.
         Raises ValueError if one is not of that form, or if the action is not finite.
         """
         if not isinstance(instruction, str):
@@ -204,7 +206,9 @@ class Policy:
         self._instruction = instruction
         self._situation = replace(
             self._situation_after(executed), stamp=stamp, eef_position=eef_position,
-            executed=executed)
+            executed=executed, firm_steps=self._firm(firm_steps))
+        if executed is not None:
+            self._decoder.note_executed(executed)
         decoder, situation = self._within(limits)
         prompt_ids = self.checkpoint.prompt_ids(instruction)
         pixel_values = self.checkpoint.pixel_values(image)
@@ -216,6 +220,7 @@ class Policy:
             # The tokens are on the host, so the device is done: no need to wait for it.
             'total': 1e3 * (time.perf_counter() - started),
         }
+        self._note_steps(trace)
         action = self._action(tokens, trace)
         self._decoder.remember(tokens)
         self._last = replace(self._situation, risk=trace.risk), action.si
@@ -232,6 +237,26 @@ class Policy:
             return self._situation
         before, said = self._last
         return _after(before, said[:executed])
+
+    def _firm(self, steps: int | None) -> int | None:
+        """Return how many steps are firm; None where all are, as without a chunk."""
+        if steps is not None and (type(steps) is not int or steps < 1):
+            raise SpecVLAError(f'firm_steps is {steps!r}, must be a whole number from 1 on, the '
+                               'steps that are executed before the next action; or None')
+        return None if steps is None or steps >= self.chunk else steps
+
+    def _note_steps(self, trace: DecodeTrace) -> None:
+        """Note the reach of each step, and which may be executed, where it is not alike."""
+        size = self.checkpoint.space.action_dim
+        steps = [slice(first, first + size) for first in range(0, len(trace.reach), size)]
+        first = trace.reach[steps[0]]
+        if self._situation.firm_steps is None or all(trace.reach[it] == first for it in steps):
+            return
+        bins = ' '.join(str(max(trace.reach[it])) for it in steps)
+        trace.reason = '; '.join(filter(None, (trace.reason, f'bins by step: {bins}')))
+        trace.firm_steps = next((number for number, step in enumerate(steps) if any(
+            off is not None and off > most
+            for off, most in zip(trace.bins_off[step], first, strict=True))), None)
 
     def _within(self, limits: StepLimits | None) -> tuple[Decoder | AutoDecoder, Situation]:
         """Return a decoder that keeps to these limits, and the situation that tells it them."""

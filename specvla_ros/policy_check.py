@@ -46,7 +46,7 @@ def check_policy(
     check_quantization(quantization, where, resolve_dtype(dtype))
     content = read_config(folder)
     config = OpenVLAConfig.from_dict(content, str(folder / 'config.json'))
-    action_chunk(config, chunk)
+    steps = action_chunk(config, chunk)
     statistics = read_norm_stats(folder, content)
     if len(statistics) == 1:  # of several, the user chooses one by its name
         (key, of_key), = statistics.items()
@@ -59,9 +59,9 @@ def check_policy(
     weights = {name: partial(settings.read, weights_folder(drafters, name), model)
                for name, settings in learned().items()}
     for decoder in decoders:
-        for member in decoder.members:
+        for member in decoder.all_members:
             make_rule(member.rule.name, member.rule.settings)
-        for member in able(decoder, drafters)[0]:
+        for member in able(decoder.of_chunk(steps), drafters)[0]:
             check_calibrated(member, folder, drafters)
             make_drafter(member.drafter.name, member.drafter.settings_on(where.type), weights)
     return frozenset(statistics)

@@ -15,6 +15,8 @@ class Situation:
     previous: the delta executed last, m, rad and gripper [action_dim]; None at the start.
     steps: control steps executed since the start of the episode.
     executed: how many steps of the last action were executed; None = all.
+    firm_steps: how many steps of this action are firm: the next action says the others again
+        before they are executed. None = all.
     recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
     risk: of the action before, see ``DecodeTrace.risk``.
     limits: what the safety envelope leaves of the next steps, see ``safety_guard``; () = all.
@@ -25,6 +27,7 @@ class Situation:
     previous: tuple[float, ...] | None = None
     steps: int = 0
     executed: int | None = None
+    firm_steps: int | None = None
     # What led here tells no two moments apart: it is no part of what makes them equal.
     recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     risk: float | None = field(default=None, compare=False)

@@ -36,6 +36,7 @@ class StepQueue(Generic[Delta]):
 
     * After `execute_steps` of an answer the next one is wanted. Until it comes the steps beyond go
       on: they are still what was said of these times.
+    * Of an answer of which not all steps may be executed, none is where the firm ones are over.
 
     :param period_s: T, how long a control step lasts
     :param execute_steps: E; None = all that an answer has
@@ -47,6 +48,7 @@ class StepQueue(Generic[Delta]):
         self._newest = -math.inf  # when the image of the last step handed out was taken, s
         self._deltas: Sequence[Delta] = ()
         self._taken, self._next, self._enough = -math.inf, 0, 0
+        self._firm = 0  # steps that may be executed
 
     @property
     def free_at(self) -> float:
@@ -85,7 +87,7 @@ class StepQueue(Generic[Delta]):
     @property
     def bridges(self) -> bool:
         """Whether steps go on if the next answer is late; True where none goes on anyway."""
-        return not len(self._deltas) or len(self._deltas) > max(self._enough, self._next)
+        return not len(self._deltas) or self._firm > max(self._enough, self._next)
 
     @property
     def next_at(self) -> float | None:
@@ -94,17 +96,19 @@ class StepQueue(Generic[Delta]):
             return None
         return max(self._free_at, self._taken + self._next * self._period)
 
-    def put(self, deltas: Sequence[Delta], taken: float) -> bool:
+    def put(self, deltas: Sequence[Delta], taken: float, firm_steps: int | None = None) -> bool:
         """
         Execute these steps from now on, and no older ones.
 
         :param deltas: one entry a control step
         :param taken: when the image they answer was taken, s
+        :param firm_steps: of them that may be executed, from the first on; None = all
         :returns: False if this image was answered already, or is older than one that was
         """
         if not taken > max(self._newest, self._taken):
             return False
         self._deltas, self._taken, self._next, self._enough = deltas, taken, 0, 0
+        self._firm = len(deltas) if firm_steps is None else min(firm_steps, len(deltas))
         return True
 
     def due(self, now: float) -> Step[Delta] | None:
@@ -114,11 +118,15 @@ class StepQueue(Generic[Delta]):
             return None
         begun = int((now - self._taken) / self._period)  # steps whose period has begun, less one
         number = max(self._next, min(begun, len(self._deltas) - 1))
+        if number >= self._firm:  # it came too late
+            self._newest = self._taken
+            self.clear()
+            return None
         step = Step(number, self._deltas[number])
         if not self._enough:
-            self._enough = min(number + (self._execute or len(self._deltas)), len(self._deltas))
+            self._enough = min(number + (self._execute or len(self._deltas)), self._firm)
         self._free_at, self._newest, self._next = now + self._period, self._taken, number + 1
-        if self._next == len(self._deltas):
+        if self._next == self._firm:
             self.clear()
         return step
 
@@ -129,3 +137,4 @@ class StepQueue(Generic[Delta]):
     def clear(self) -> None:
         """Execute nothing of what was put so far; the pace stays."""
         self._deltas, self._taken, self._next, self._enough = (), -math.inf, 0, 0
+        self._firm = 0

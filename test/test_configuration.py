@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from specvla_ros import data_sets
+from specvla_ros.benchmark.checks import drafter_and_rule
 from specvla_ros.config_folder import config_folder
 from specvla_ros.configuration import Component, DecoderConfig, load_preset, preset_names
 from specvla_ros.data_sets import load_dataset
@@ -47,7 +48,7 @@ def test_every_preset_can_be_made(name, device):
     class Memory:
         """In place of a database that is not there."""
 
-        positions = None
+        eef_positions = None
 
         def __len__(self):
             return 0
@@ -84,7 +85,35 @@ def test_auto_may_only_choose_lossless_ones():
     assert load_preset('ar').members == (load_preset('ar'),)
 
 
+def test_actions_of_several_steps_may_have_other_candidates(preset):
+    config = load_preset(preset(
+        '{candidates: [history], chunk_candidates: [glance_jacobi_relaxed, jacobi]}'))
+    assert (config.verification, config.is_strict) == ('relaxed', False)  # it may come to that
+    assert [it.name for it in config.of_chunk(1).members] == ['ar', 'history']
+    assert config.of_chunk(1) == config
+    tight = config.with_rule(Component('bins', {'r': 2})).with_risk(0.4).of_chunk(8)
+    assert [(it.name, it.threshold, it.strict_above_risk) for it in tight.members] == [
+        ('ar', 0, 0.4), ('glance_jacobi_relaxed', 2, 0.4), ('jacobi', 0, 0.4)]
+    assert tight.of_chunk(8) == tight and tight.rule == Component('bins', {'r': 2})
+    assert load_preset(preset('candidates: [history]')).of_chunk(8).members[1].name == 'history'
+    for name, rule in (('auto', 'strict'), ('auto_relaxed', 'bins')):
+        made = load_preset(name).of_chunk(8)
+        assert made.rule.name == rule and len(made.members) == 3
+
+
+def test_thresholds_that_grow_by_step_are_not_lossless_at_r_0(preset):
+    text = '{{drafter: {{name: jacobi}}, rule: {{name: bins, r: 0, per_step: {}}}}}'
+    for per_step, verification in ((0, 'lossless'), (3, 'relaxed')):
+        config = load_preset(preset(text.format(per_step)))
+        assert (config.by_step, config.verification) == (per_step > 0, verification)
+        assert drafter_and_rule(config) == f'jacobi + bins, r = 0, per_step = {per_step}'
+
+
 @pytest.mark.parametrize(('text', 'problem'), [
+    ('{candidates: [history], chunk_candidates: []}', r'chunk_candidates is \[\], must be a list'),
+    ('{candidates: [history], chunk_candidates: [glance_jacobi_relaxed], lossless: true}',
+     'lossless is true, but glance_jacobi_relaxed may say other tokens than ar'),
+    ('{candidates: [history], chunk_candidates: [kerv]}', 'kerv leaves tokens unverified'),
     ('{candidates: [history, relaxed], lossless: true}',
      'lossless is true, but relaxed may say other tokens than ar'),
     ('{candidates: [history], rule: {name: strict}, lossless: 1}', 'lossless is 1, must be true'),

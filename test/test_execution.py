@@ -63,6 +63,14 @@ def test_no_step_twice_none_out_of_order_and_none_late_but_the_last(chunk, execu
         assert None not in done[latency:]
 
 
+def test_steps_beyond_the_next_image_go_on_until_the_next_answer_is_there():
+    ahead, steps = StepsAhead(), []
+    for image, first, periods in ((1, 0, 2), (2, 3, 3), (3, 1, 2)):
+        steps += [None if move.stands else (int(move.delta[0]), int(move.delta[1]))
+                  for move in ahead.put(said(4, image)[min(first, 3):], first, periods)]
+    assert steps == [(1, 0), (1, 1), (1, 2), (1, 3), None, (2, 3), (3, 1)]
+
+
 def test_where_the_arm_stands_still_the_gripper_stays_as_it_is():
     ahead = StepsAhead()
     moves = [*ahead.put(said(1, 1), 2), *ahead.put(said(1, 2), 2), *ahead.put(said(1, 4), 2)]
@@ -89,3 +97,13 @@ def test_no_more_steps_than_an_answer_has():
     for wrong in (0, -1, 9):
         with pytest.raises(SpecVLAError, match=f'execute_steps is {wrong}, must be from 1 to 8'):
             check_execute_steps(wrong, 8)
+
+
+@pytest.mark.parametrize('execute, latency, firm', [
+    (None, 0, None), (4, 0, 4), (4, 2, 6), (1, 3, 6), (8, 2, 10)])
+def test_steps_before_the_next_answer_comes_are_firm(execute, latency, firm):
+    execution = Execution(execute, latency)
+    assert execution.firm_steps() == firm
+    assert Execution(execute).firm_steps(latency) == firm
+    if firm is not None:
+        assert execution.steps(8).stop <= firm

@@ -30,6 +30,17 @@ def test_passes_are_measured(tmp_path):
     assert all(row['host_ms'] > 0 and row['kernels'] > 0 for row in passes.values())
 
 
+def test_chunks_take_the_passes_they_are_to_take(tmp_path):
+    found = run('chunks.py', tmp_path / 'chunks.json', '--shape', 'embedded', '--dtype',
+                'float32', '--actions', '2')['chunks']
+    assert {name: row['passes'] for name, row in found.items()} == {
+        'L = 7, ar': 7, 'L = 7, 1 pass': 1, 'L = 7, 4 passes': 4,
+        'L = 56, ar': 56, 'L = 56, 1 pass': 1, 'L = 56, 4 passes': 4}
+    for name, row in found.items():
+        assert 0 < row['floor_ms'] and 0 < row['ms'] <= row['p95_ms']
+        assert row['ms_per_step'] == pytest.approx(row['ms'] / (8 if 'L = 56' in name else 1))
+
+
 def test_tokens_of_the_bag_are_held_against_a_reference(tmp_path):
     decoders = ['--decoders', 'ar', 'glance_relaxed', '--most', '3']
     first, second = tmp_path / 'first.json', tmp_path / 'second.json'

@@ -16,7 +16,7 @@ from specvla_ros.benchmark import machine
 from specvla_ros.configuration import Component, DecoderConfig, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding import drafters, rules
-from specvla_ros.decoding.drafters import EagleConfig, EagleHead
+from specvla_ros.decoding.drafters import EagleConfig, EagleHead, NoDrafter
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.graphs import GraphRunner
 from specvla_ros.loaded_checkpoint import Checkpoint
@@ -442,6 +442,47 @@ def test_a_chunk_of_which_some_steps_were_executed(folder):
     assert second.si.shape == (3, 7)
 
 
+def test_drafters_hear_how_much_of_a_chunk_was_executed_before_the_next(folder):
+    class Noting(NoDrafter):
+        heard = []
+
+        def remember(self, tokens):
+            self.heard.append(len(tokens))
+
+        def note_executed(self, steps):
+            self.heard.append(f'{steps} of them')
+
+    policy = Policy.load(folder, decoder='ar', device='cpu', chunk=3)
+    policy._decoder = replace(policy._decoder, drafter=Noting())
+    for executed in (None, 2, 0, None):
+        policy.act(fake_frame(), INSTRUCTION, executed=executed)
+    assert Noting.heard == [21, '2 of them', 21, '0 of them', 21, 21]
+
+
+def test_steps_that_are_said_again_have_thresholds_of_their_own(folder):
+    config = DecoderConfig('mine', Component('jacobi'), Component('bins', {'r': 2, 'per_step': 3}))
+    policy = Policy.load(folder, decoder=config, device='cpu', chunk=4)
+    for firm, bins in ((None, None), (1, '2 5 8 11'), (2, '2 2 5 8'), (4, None), (9, None)):
+        trace = policy.act(fake_frame(), INSTRUCTION, firm_steps=firm).trace
+        assert trace.reason == (f'bins by step: {bins}' if bins else '')
+        by_step = [int(most) for most in (bins or '2 2 2 2').split()]
+        assert trace.reach == tuple(
+            0 if place == 6 else most for most in by_step for place in range(7))
+    wide = policy.with_decoder(replace(config, rule=Component('bins', {'r': 0, 'per_step': 255})))
+    last = 0
+    for seed in range(6):
+        trace = wide.act(fake_frame(seed), INSTRUCTION, firm_steps=1).trace
+        off = np.reshape(trace.bins_off, (4, 7)).any(axis=1)
+        assert trace.firm_steps == (int(off.argmax()) if off.any() else None)
+        last += off.any()
+    assert last and wide.act(fake_frame(), INSTRUCTION).trace.firm_steps is None
+    for wrong in (0, -1, 2.0, True):
+        with pytest.raises(SpecVLAError, match=f'firm_steps is {wrong!r}, must be a whole number'):
+            policy.act(fake_frame(), INSTRUCTION, firm_steps=wrong)
+    strict = policy.with_decoder('jacobi').act(fake_frame(), INSTRUCTION, firm_steps=1)
+    assert strict.trace.reason == '' and set(strict.trace.reach) == {0}
+
+
 def test_a_chunk_that_takes_long_to_execute_is_no_gap(folder):
     """10 periods of 50 ms after the last step: 11 steps end 0.5 s after the image they answer."""
     policy = Policy.load(folder, decoder='ar', device='cpu', chunk=12)
@@ -592,6 +633,15 @@ def test_without_a_drafter_folder_only_eagle_is_refused_and_auto_does_without():
     auto = policy.with_decoder('auto')
     taken = {auto.act(fake_frame(), INSTRUCTION).trace.decoder for _ in range(10)}
     assert {'ar', 'history'} <= taken <= {'ar', 'history', 'jacobi'}
+
+
+def test_auto_takes_candidates_that_suit_actions_of_several_steps():
+    for chunk, candidates in ((None, {'ar', 'history', 'jacobi'}), (2, {'ar', 'jacobi'})):
+        policy = Policy(Checkpoint(small_model().eval(), chunk=chunk), load_preset('auto'))
+        actions = [policy.act(fake_frame(), INSTRUCTION) for _ in range(8)]
+        assert {action.trace.decoder for action in actions} <= candidates
+        assert policy.decoder_config.member('jacobi').name == 'jacobi'
+        assert ('glance_jacobi left out' in actions[-1].trace.reason) == (chunk == 2)
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', torch.float32])

@@ -101,3 +101,14 @@ def test_each_step_once_in_order_in_its_time_and_a_period_apart(answers, asked):
     for (before, a, k, _), (now, b, m, _) in zip(handed, handed[1:]):
         assert now - before >= T - 1e-9
         assert (taken_of[a], k) < (taken_of[b], m)
+
+
+@pytest.mark.parametrize('late, done', [(0.0, [0, 1, 2]), (0.21, [2]), (0.31, []), (9.0, [])])
+def test_steps_that_are_not_firm_are_never_handed_out(late, done):
+    queue = StepQueue(T, execute_steps=4)
+    assert queue.put(range(8), 0.0, firm_steps=3)
+    steps = [queue.due(late + number * T) for number in range(9)]
+    assert [step.number for step in steps if step is not None] == done
+    assert queue.next_at is None and not queue.put(range(8), 0.0)
+    assert queue.put(range(8), 0.01)  # a later image: all of its steps may be
+    assert queue.due(20.0).number == 7

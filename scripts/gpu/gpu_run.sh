@@ -4,7 +4,7 @@
 #   OUT=FOLDER bash .gpukit/gpu_run.sh [STAGE...]
 #
 # To be started in the root of the repository, after prepare.sh was. Stages: device test bench
-# passes bag quant memory compiled; without names, all, in this order. Each has a timeout of its own
+# passes chunks bag quant memory compiled; without names, all, in this order. Each has a timeout of its own
 # within LIMIT (seconds for everything, 550). $OUT gets log.txt, which grows as the stages run,
 # results.json, which is written anew after each, and a few pictures and traces.
 #
@@ -21,7 +21,7 @@ log=$out/log.txt
 work=$(mktemp -d)
 python=${PYTHON:-python3}
 site=${SITE:-$work/site} quant=${QUANT_SITE:-$work/quant}
-[ $# -gt 0 ] || set -- device test bench passes bag quant memory compiled
+[ $# -gt 0 ] || set -- device test bench passes chunks bag quant memory compiled
 
 say() { printf '[%3ds] %s\n' $((SECONDS - start)) "$*" | tee -a "$log"; }
 
@@ -94,6 +94,9 @@ for stage in "$@"; do
     passes)
         step passes 110 "$python" "$kit/steps/passes.py" --device $device --shape $shape \
             --dtype $bf16 --json "$work/passes.json" --traces "$out" ;;
+    chunks)
+        step chunks 75 "$python" "$kit/steps/chunks.py" --device $device --shape $shape \
+            --dtype $bf16 --actions $n --json "$work/chunks.json" ;;
     bag)
         reference=$kit/reference.json
         # shellcheck disable=SC2086

@@ -75,6 +75,11 @@ class AutoDecoder:
         for decoder in self.candidates.values():
             decoder.remember(tokens)
 
+    def note_executed(self, steps: int) -> None:
+        """Tell all candidates how many steps of the last action were due before the next one."""
+        for decoder in self.candidates.values():
+            decoder.note_executed(steps)
+
     def reset(self) -> None:
         """Let all forget earlier actions. What was measured of the machine stays."""
         for decoder in self.candidates.values():

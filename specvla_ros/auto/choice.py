@@ -26,6 +26,7 @@ LOOK_AGAIN, _PATIENCE = 100, 10
 # One that was measured fewer times than this waits a share of that. Two looks, one of them with
 # cold caches, put the best preset behind another for a whole episode of the demo.
 _WELL_KNOWN = 10
+_LEAST_MS = 1e-6  # a clock may say that an action took no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,12 @@ def choose(costs: Mapping[str, Cost], lost_ms: float, may_lose_ms: float) -> Cho
     least = min((costs[name].ms for name in faster), default=ar.ms)
     alike = (name for name in faster if costs[name].ms <= (1 + _ALIKE) * least)
     best = next(alike, BASELINE)
+    best_ms = max(costs[best].ms, _LEAST_MS)
     for name in able:
         cost = costs[name]
         if cost.actions < _FIRST_LOOKS and name != BASELINE:
             return Choice(name, f'{name} is looked at: measured {cost.actions} times so far')
-        dearer = min(cost.ms / costs[best].ms - 1, 1)
+        dearer = min(cost.ms / best_ms - 1, 1)
         known = min(cost.actions / _WELL_KNOWN, 1)
         if name != best and cost.idle >= LOOK_AGAIN * (1 + _PATIENCE * dearer) * known:
             return Choice(name, f'{name} is looked at again after {cost.idle} actions')

@@ -62,7 +62,8 @@ class Recent:
     """
     The last few measurements of one thing.
 
-    median: the middle one; 0 where there is none.
+    median: the middle one, of an even number the lower: of a candidate's first two actions one
+        finds caches cold. 0 where there is none.
     """
 
     __slots__ = ('_kept', 'median')
@@ -77,7 +78,7 @@ class Recent:
     def take(self, value: float) -> None:
         """Take in a measurement; the oldest is forgotten."""
         self._kept.append(value)
-        self.median = sorted(self._kept)[len(self._kept) // 2]
+        self.median = sorted(self._kept)[(len(self._kept) - 1) // 2]
 
     @property
     def most(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,15 +146,36 @@ class FrameReader:
 
 @dataclass(frozen=True, slots=True)
 class LiveAction:
-    """The policy's action when the bag was recorded; decoder: '' if no report names it."""
+    """
+    The policy's action when the bag was recorded.
+
+    tokens: of the control steps that were sent. decoder: '' if no report names it. steps: their
+    numbers in the action, ascending. at_once: how many of them came in one message: in a
+    simulation that waits, the next frame is so many control periods later.
+    """
 
     tokens: tuple[int, ...]
     decoder: str
+    steps: tuple[int, ...] = (0,)
+    at_once: int = 1
+
+    def said_again(self, tokens: Sequence[int]) -> bool | None:
+        """Whether another action says the same for these steps; None = it lacks some of them."""
+        size = len(self.tokens) // len(self.steps)
+        if size * (self.steps[-1] + 1) > len(tokens):
+            return None
+        return self.tokens == tuple(
+            token for step in self.steps for token in tokens[step * size:(step + 1) * size])
 
 
 def live_actions(bag: Bag) -> dict[int, LiveAction]:
-    """Return the recorded actions by the stamp (ns) of the image they answer."""
-    tokens: dict[int, tuple[int, ...]] = {}
+    """
+    Return the recorded actions by the stamp (ns) of the image they answer.
+
+    Control steps that were not sent, as the next action said them again, are in none of them.
+    """
+    steps: dict[int, dict[int, tuple[int, ...]]] = {}  # stamp: step: tokens
+    at_once: dict[int, int] = {}
     decoders: dict[int, str] = {}
     for message in bag.messages(bag.of_kind(ACTION, REPORT)):
         if message.kind not in (ACTION, REPORT):
@@ -164,11 +185,18 @@ def live_actions(bag: Bag) -> dict[int, LiveAction]:
         except SpecVLAError:
             continue  # a damaged one is none: it can't be compared
         stamp = to_nanoseconds(content.image_stamp)
-        if message.kind == ACTION:
-            tokens[stamp] = tuple(int(token) for token in content.token_ids)
-        else:
+        if message.kind == REPORT:
             decoders[stamp] = content.decoder
-    return {stamp: LiveAction(ids, decoders.get(stamp, '')) for stamp, ids in tokens.items()}
+        elif len(content.token_ids):  # others tell the arm to stand still
+            of_stamp, count = steps.setdefault(stamp, {}), len(content.gripper)
+            first = getattr(content, 'first_step', 0)  # older bags have no such field
+            ids = np.reshape(content.token_ids, (count, -1)).tolist()
+            of_stamp |= {first + number: tuple(step) for number, step in enumerate(ids)}
+            at_once[stamp] = max(count, at_once.get(stamp, 1))
+    return {stamp: LiveAction(
+        tuple(token for _, step in sorted(said.items()) for token in step),
+        decoders.get(stamp, ''), tuple(sorted(said)), at_once[stamp])
+        for stamp, said in steps.items()}
 
 
 def only_camera(bag: Bag) -> str:

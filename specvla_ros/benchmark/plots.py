@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from specvla_ros.benchmark.report import Report, Row
+from specvla_ros.benchmark.report import conditions, Report, Row
 from specvla_ros.configuration import RELAXED, UNVERIFIED
 from specvla_ros.files import whole_file
 
@@ -197,5 +197,7 @@ def footnote(document: Report) -> str:
     device = ', '.join(host['gpus']) or host['cpu']
     sha256 = document['checkpoint'].get('target_sha256')
     weights = f'target {sha256[:12]}' if sha256 else 'random weights'
-    return (f'{device}, {host["cores"]} cores; specvla {document["specvla"]}, torch '
+    moving = conditions(document['config'])
+    return (f'{moving}{"; " if moving else ""}'
+            f'{device}, {host["cores"]} cores; specvla {document["specvla"]}, torch '
             f'{document["versions"].get("torch", "?")}; {weights}')

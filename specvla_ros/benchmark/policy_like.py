@@ -35,7 +35,11 @@ class ActionLike(Protocol):
 
 
 class PolicyLike(Protocol):
-    """The two methods of `policy.Policy` that benchmarks call."""
+    """
+    The two methods of `policy.Policy` that benchmarks call.
+
+    Only decoders with `DecoderConfig.by_step` are told `firm_steps` as well.
+    """
 
     def act(self, image: NDArray[np.uint8], instruction: str, stamp: float | None = None, /, *,
             executed: int | None = None) -> Action:

@@ -43,6 +43,16 @@ def execute_steps(args: PolicyArgs, wanted: int | None) -> tuple[int, int]:
     return chunk, wanted or said.get('execute_steps') or chunk
 
 
+def usual_decoders(args: PolicyArgs, usual: Sequence[str], for_chunks: Sequence[str]
+                   ) -> tuple[str, ...]:
+    """Return the decoders to take where none is named, by the control steps of an action."""
+    try:
+        chunk, _ = execute_steps(args, None)
+    except (ValueError, OSError):
+        chunk = 1  # `check_policy` says what is wrong with the checkpoint
+    return tuple(for_chunks if chunk > 1 else usual)
+
+
 def statistics_of(args: PolicyArgs) -> frozenset[str]:
     """
     Return the keys of the statistics that a checkpoint has.

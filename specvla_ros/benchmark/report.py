@@ -119,7 +119,7 @@ def action_figures(actions: Sequence[ActionRecord]) -> Row:
     figures: Row = {
         'actions': len(actions),
         'actions_without_pass': sum(not action.target_passes for action in actions),
-        'tokens': sum(len(action.tokens) for action in actions),
+        'tokens': sum(len(action.sources) for action in actions),
         'unverified': sum(action.unverified for action in actions),
         'forbidden': sum(action.forbidden for action in actions),
         'target_passes_per_action': float(np.mean([a.target_passes for a in actions])),
@@ -250,6 +250,18 @@ def report(command: Sequence[str], config: dict[str, Any], checkpoint: dict[str,
         row.setdefault('verification', verification_of(row['decoder'], decoders))
     return {'specvla': __version__, 'command': list(command), 'machine': machine(),
             'versions': versions(), 'config': config, 'checkpoint': checkpoint, 'rows': rows}
+
+
+def conditions(config: Mapping[str, Any]) -> str:
+    """Say what drifts in the episodes of a run, and how late actions are; '' where it stands."""
+    drift, late = config.get('drift'), config.get('latency_s') or 0
+    if drift is None:
+        return ''
+    steps, span = config.get('execute_steps'), drift['span_cm']
+    return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s'
+            + ('' if span is None else f' within {span:g} cm') + f', latency {late}'
+            + ('' if late == 'measured' else ' s')
+            + (f', {steps} steps of an action executed' if steps else ''))
 
 
 def verification_of(decoder: str, decoders: Mapping[str, DecoderConfig]) -> str | None:

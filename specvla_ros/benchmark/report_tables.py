@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from specvla_ros.benchmark.report import grouped, Report, Row, STAGES
+from specvla_ros.benchmark.report import conditions, grouped, Report, Row, STAGES
 
 _NOTES = ('Crashes are not among the ended episodes. Passes count the prefill; acceptance\n'
           'length = tokens per pass after it, bonus included. Equal actions: of those up to\n'
@@ -81,8 +81,8 @@ def figures_table(title: str, rows: Sequence[Row]) -> Table:
         if heading:
             table.add_section()
             table.add_row(heading, style='italic')
-        for name, cells in shown_lines(
-                [of_subset.get(decoder, {'actions': 0}) for decoder in decoders]):
+        none: Row = {'actions': 0, 'subset': subset}
+        for name, cells in shown_lines([of_subset.get(name, none) for name in decoders]):
             table.add_row(name, *cells)
     return table
 
@@ -197,5 +197,7 @@ def provenance(document: Report) -> str:
                         if name.endswith('_sha256') and value)
     packages = ', '.join(f'{name} {found[name]}' for name in ('torch', 'mujoco')
                          if name in found)
+    moving = conditions(document['config'])
     return (f'{host["cpu"]}, {host["cores"]} cores, {gpus}; {settings}\n'
+            + (f'{moving}\n' if moving else '') +
             f'specvla {document["specvla"]}, {packages}; sha256: {weights or "random weights"}')

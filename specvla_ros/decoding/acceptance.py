@@ -37,10 +37,16 @@ _LONGER = 2**20
 
 
 class Terms(NamedTuple):
-    """Holds the reach and the guard's state of one action, as tensors on the device."""
+    """
+    Holds the limits for the guesses of one action, on the device.
+
+    reach: int64 [2L + 1], bins. state: float64 [n], the numbers of the `Situation`; None if there
+    is neither a guard nor a rule that has ``stays``.
+    """
 
     reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
     state: Tensor | None  # float64, what a guard reads
+    bins: tuple[int, ...]  # the reach on the host, [L]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Acceptance:
         if self.guard is not None or rating(self.rule) is not None:
             numbers = situation.numbers(space.action_dim)
             state = torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
-        return Terms(_uploaded(reach, device), state)
+        return Terms(_uploaded(reach, device), state, reach)
 
     def accept(
         self, tree: TokenTree, verified: Verification, tokens: Sequence[int], terms: Terms,

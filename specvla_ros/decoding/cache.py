@@ -13,7 +13,7 @@ _STEP = 32  # entries
 
 class StaticCache:
     """
-    Stores keys and values in one tensor that grows but never shrinks.
+    Stores keys and values in one tensor; when it is full a larger one takes its place.
 
     Committed entries come first. A pass writes its entries to slots behind this border; only
     ``commit`` and ``advance`` move it. The mask of a pass says which row sees which entry. Of a

@@ -26,7 +26,9 @@ from .trace import DecodeTrace
 
 class Completion:
     """
-    Fills the rest of an action with a drafter's prediction that the target never verifies.
+    Ends an action with tokens that a drafter predicts and the target never verifies.
+
+    It predicts the rest after a rejection, or a whole action before the prefill.
 
     settings: when; None = never: the target verifies every token. Raises SpecVLAError if the
     drafter can't predict before the target has read the prompt.
@@ -65,6 +67,10 @@ class Completion:
         """Take in an action, [L] tokens."""
         self._since += 1
         self.drafter.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Take in how many steps of the last action were due before this one."""
+        self.drafter.note_executed(steps)
 
     def reset(self) -> None:
         """Forget earlier actions."""

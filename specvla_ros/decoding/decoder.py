@@ -56,6 +56,7 @@ class Decoder:
         draft = DraftContext(
             target, acceptance.space, prompt, tokens, situation, depths=self.depths)
         terms = acceptance.terms(situation)
+        trace.reach = terms.bins
         tokens += self.completion.tokens(draft, acceptance, terms, trace)
         if not tokens:
             with stage('draft'):
@@ -96,6 +97,11 @@ class Decoder:
         """Take in the L tokens of an action that the robot may do."""
         self.drafter.remember(tokens)
         self.completion.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Take in how many steps of the action remembered last were due before the next one."""
+        self.drafter.note_executed(steps)
+        self.completion.note_executed(steps)
 
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins."""

@@ -33,6 +33,9 @@ class DecodeTrace:
     bins_off: for each token how many bins it is from the target's own choice after the same
         tokens; None = the target was never asked.
     si_off: the same in m, rad, share of the gripper's way; the policy adds it, NaN = never asked.
+    reach: for each token how many bins the rule lets a guess be off.
+    firm_steps: control steps, from the first on, that keep to the first one's reach: these may be
+        executed; the policy adds it, None = all.
     entropies: of what the target said for the tokens, summed over each pass; see ``risk``.
     forbidden: tokens at which the target's own choice was a bin that the guard forbids.
     reason: why this drafter and rule; '' = there was no choice.
@@ -52,6 +55,8 @@ class DecodeTrace:
     sources: list[str] = field(default_factory=list)
     bins_off: list[int | None] = field(default_factory=list)
     si_off: list[float] = field(default_factory=list)
+    reach: tuple[int, ...] = ()
+    firm_steps: int | None = None
     entropies: list[float] = field(default_factory=list)
     forbidden: int = 0
     decoder: str = ''

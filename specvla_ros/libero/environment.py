@@ -21,6 +21,7 @@ import yaml
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import initial_states, suites
 from specvla_ros.libero.assets import cache_folder, installed_assets
+from specvla_ros.libero.drift import Belt, Drift, name_of
 from specvla_ros.libero.renderer import importing_robosuite, renderer_error
 
 # robosuite's OSC_POSE turns an input of 1 into 0.05 m and 0.5 rad per step of 0.05 s.
@@ -59,7 +60,8 @@ class LiberoEnv:
     :param task_id: index in the suite
     :param resolution: side of the square frame, pixels
     :param render: False leaves `Observation.image` None, at a third of the time per step
-    :raises ValueError: unknown suite or task
+    :param drift: lets an object of the task drift once it has settled; None = the world stands
+    :raises ValueError: unknown suite or task, or one in which nothing can drift
     :raises AssetError: the assets aren't there
     :raises RendererError: MuJoCo can't render here
     :raises RuntimeError: this process has a rendered environment already
@@ -67,7 +69,8 @@ class LiberoEnv:
 
     _rendering = False  # whether this process has a rendered environment
 
-    def __init__(self, suite: str, task_id: int, resolution: int = 256, render: bool = True):
+    def __init__(self, suite: str, task_id: int, resolution: int = 256, render: bool = True,
+                 drift: Drift | None = None):
         self.task = suites.task(suite, task_id)
         self.suite, self.task_id = suite, task_id
         self.instruction = self.task.instruction
@@ -83,6 +86,9 @@ class LiberoEnv:
         LiberoEnv._rendering = LiberoEnv._rendering or render
         self._renderer: Any = None
         self._observation: dict = {}
+        self._drift = drift or Drift(0.0)
+        # At 0 m/s the steps are MuJoCo's own, as without a drift.
+        self._belt = self._make_belt() if self._drift.m_per_s else None
 
     @property
     def sim(self) -> Any:
@@ -105,7 +111,7 @@ class LiberoEnv:
                              f'{state_index}; there are 0 to {len(self._states) - 1}')
         self._restart(0)  # the seed also moves objects: the reference evaluation's
         self._observation = self._env.set_init_state(self._states[state_index])
-        return self._settle()
+        return self._settle(state_index)
 
     def reset_random(self, seed: int) -> Observation:
         """
@@ -119,7 +125,7 @@ class LiberoEnv:
         sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
         sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
         sim.forward()
-        return self._settle()
+        return self._settle(seed)
 
     def step(self, action: np.ndarray, render: bool = True) -> Observation:
         """
@@ -158,16 +164,38 @@ class LiberoEnv:
 
     def _restart(self, seed: int) -> None:
         """Begin a new episode: one that remembers nothing of the one before."""
+        if self._belt is not None:
+            self._belt.stop()
         self._env.seed(seed)  # numpy's global state, from which the placement samplers draw
         # robosuite's gripper moves towards its goal by steps, and keeps where it was over a reset.
         gripper = self.sim.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
         self._env.reset()
 
-    def _settle(self) -> Observation:
+    def _settle(self, start: int) -> Observation:
         for _ in range(SETTLING_STEPS - 1):
             self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=False)
-        return self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
+        observation = self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
+        if self._belt is not None:
+            self._set_off(self._belt, start)
+        return observation
+
+    def _make_belt(self) -> Belt:
+        """Put a belt under what is to drift; robosuite's steps go through it from now on."""
+        name = name_of(self._drift.body, self.sim.parsed_problem['goal_state'])
+        name = getattr(self.sim.object_states_dict[name], 'parent_name', name)
+        sim = self.sim.sim
+        belt = Belt(sim.model._model, sim.data._data, self.sim.obj_body_id[name], name, self._base)
+        sim.step = belt.step
+        return belt
+
+    def _set_off(self, belt: Belt, start: int) -> None:
+        """Start the belt, in the direction of the initial state or seed `start`."""
+        if not belt.carries:
+            raise SpecVLAError(
+                f'{belt.name} of {self.suite} task {self.task_id} can not drift: it stands on '
+                'another object; choose another task, or let the other object drift')
+        belt.start(self._drift.velocity(self.task_id, start), *self._drift.box(belt.place))
 
     def _advance(self, command: np.ndarray, render: bool) -> Observation:
         # robosuite ends an episode at its own horizon or success; the caller counts steps here.

@@ -9,7 +9,7 @@ Images are stamped with the time of publishing: a policy has reason to refuse ol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 import threading
 import time
@@ -19,7 +19,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from specvla_ros.bags.frames import Frame, FrameReader
+from specvla_ros.bags.frames import Frame
 from specvla_ros.msg import ActionDelta
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
@@ -59,14 +59,14 @@ class BagPlayer:
         action = self._node.resolve_topic_name('action')
         return bool(self._images.get_subscription_count() and self._node.count_publishers(action))
 
-    def play(self, reader: FrameReader) -> Iterator[Sent]:
+    def play(self, frames: Iterable[Frame]) -> Iterator[Sent]:
         """
         Publish every frame, and yield it once it is published and, in lockstep, answered.
 
         :raises RuntimeError: lockstep: no answer came in time
         """
         begin = None
-        for frame in reader:
+        for frame in frames:
             if self._rate:
                 begin = begin or (time.monotonic(), frame.received)
                 due = begin[0] + (frame.received - begin[1]) * 1e-9 / self._rate

@@ -44,6 +44,11 @@ def test_it_takes_what_costs_least_and_says_why(costs, lost_ms, chosen, reason):
     assert reason in choice.reason
 
 
+def test_a_clock_that_says_no_time_passed_ends_nothing():
+    costs = {'ar': cost(0), 'a': cost(0, idle=200), 'b': cost(1, idle=2000)}
+    assert choose(costs, 0, 60).name == 'a'
+
+
 def test_more_rows_never_cost_less():
     costs = PassCosts()
     for rows, units in ((0, 1.0), (0, 1.2), (0, 1.1), (1, 3.0), (3, 1.5), (3, 1.7), (3, 1.6)):

@@ -114,6 +114,15 @@ def test_rows_without_any_action_can_be_printed(make):
     assert rows[0]['actions'] == 0 and rows[0]['crashes'] == 1
 
 
+@pytest.mark.parametrize('solved', [('ar',), ('relaxed',), ()])
+def test_a_decoder_that_solved_nothing_leaves_its_column_of_solved_episodes_empty(make, solved):
+    names = ('ar', 'relaxed')
+    rows = report.rows([make.episode(name, success=name in solved) for name in names], names)
+    screen = io.StringIO()
+    report_tables.print_tables(report.report([], {}, {}, rows), Console(file=screen, width=80))
+    assert ('successful episodes only' in screen.getvalue()) == bool(solved)
+
+
 def test_the_ceiling_is_ar_through_what_no_drafter_shortens(make):
     stages = {'preprocess': 5.0, 'vision': 15.0, 'prefill': 20.0}
     slow = replace(make.action(), stage_ms=stages | {'total': 80.0})

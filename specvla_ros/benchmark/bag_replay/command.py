@@ -20,6 +20,7 @@ import tyro
 from specvla_ros import files
 from specvla_ros.bags.folder import METADATA
 from specvla_ros.bags.frames import FrameReader, live_actions, only_camera
+from specvla_ros.bags.looks import looks
 from specvla_ros.bags.reader import Bag
 from specvla_ros.benchmark import checks, machine, plots, preflight, report
 from specvla_ros.benchmark.arguments import PolicyArgs
@@ -27,7 +28,7 @@ from specvla_ros.benchmark.bag_replay import page as replay_page
 from specvla_ros.benchmark.bag_replay import plots as replay_plots
 from specvla_ros.benchmark.bag_replay import rows as replay_rows
 from specvla_ros.benchmark.bag_replay.live import play_live
-from specvla_ros.benchmark.bag_replay.offline import replay, Replayed
+from specvla_ros.benchmark.bag_replay.offline import Chunks, replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
@@ -36,6 +37,7 @@ from specvla_ros.hashing import files_sha256
 from specvla_ros.progress import terminal_bar
 
 DECODERS = ('ar', 'strict', 'relaxed')
+CHUNK_DECODERS = ('ar', 'glance_jacobi', 'glance_jacobi_relaxed')
 MAX_RATE = 100.0  # times the recording's speed
 ACTION_TIMEOUT_S, START_TIMEOUT_S = 60.0, 300.0  # of a policy on a machine that is busy
 
@@ -48,7 +50,8 @@ class ReplayArgs(PolicyArgs):
     """rosbag2 folder, or a single .mcap or .db3 file."""
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preset of config/decoders or a YAML file; give it again for more. Default: ar, strict and
-    relaxed. `ar` is the baseline that speed-ups and errors are against."""
+    relaxed; where an action has several control steps ar, glance_jacobi and glance_jacobi_relaxed.
+    `ar` is the baseline that speed-ups and errors are against."""
     threads: int = 0
     """Torch threads of the policy; 0 = torch's own choice, with --live the node's."""
     image_topic: str = ''
@@ -63,6 +66,9 @@ class ReplayArgs(PolicyArgs):
     rate: float | None = None
     """With --live: times the speed of the recording, like 1.0; what the policy has no time for is
     missed. Default: lockstep, every frame waits for its action."""
+    execute_steps: int | None = None
+    """Control steps of an action that are executed before the policy looks at a frame again: 1
+    to --chunk. Default: what the checkpoint recommends, else all."""
     out: Path | None = None
     """Folder for report.json, the plots and report.html. Default: runs/replay-<date and time>."""
     html: bool = True
@@ -80,6 +86,9 @@ def run(args: ReplayArgs) -> int:
     """
     decoders = _check(args)
     key = preflight.check_key(preflight.check_policy(args, decoders.values()), args.unnorm_key)
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    args = dataclasses.replace(args, decoder=tuple(args.decoder or _usual(args)))
+    decoders = {name: config.of_chunk(chunk) for name, config in decoders.items()}
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     console = Console()
     with Bag(args.bag) as bag:
@@ -88,10 +97,12 @@ def run(args: ReplayArgs) -> int:
         _tell_missing(bag, '', console)
         missing = bag.missing
         folder = files.folder_of(args.out, 'replay')
+        live = live_actions(bag)
+        chunks = Chunks(chunk, execute_steps, live) if chunk > 1 else None
         play = _play_live if args.live else _play_here
         try:
             with sigterm_as_interrupt(), files.new_folder(folder):
-                frames = play(args, reader, decoders, folder, console)
+                frames = play(args, reader, decoders, chunks, folder, console)
         except KeyboardInterrupt:
             console.print('interrupted: a report needs the whole bag, nothing was written')
             return INTERRUPTED
@@ -99,9 +110,10 @@ def run(args: ReplayArgs) -> int:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             return 1
         _tell_missing(bag, missing, console)
-        rows = replay_rows.rows(frames, live_actions(bag), list(decoders))
-        document = report.report(sys.argv, _config(args, key, image_topic, decoders), checkpoint,
-                                 rows, decoders)
+        rows = replay_rows.rows(frames, live, list(decoders))
+        config = _config(args, key, image_topic, decoders)
+        config['execute_steps'] = None if chunks is None else execute_steps
+        document = report.report(sys.argv, config, checkpoint, rows, decoders)
         document['bag'] = _bag_facts(reader, frames)
         _leave(args, folder, document, reader, frames, console)
     return 0
@@ -117,7 +129,11 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')
-    return checks.check_decoders(args.decoder or DECODERS)
+    return checks.check_decoders(args.decoder or _usual(args))
+
+
+def _usual(args: ReplayArgs) -> tuple[str, ...]:
+    return preflight.usual_decoders(args, DECODERS, CHUNK_DECODERS)
 
 
 def _check_outside(bag: Path, option: str, path: Path | None) -> None:
@@ -130,7 +146,7 @@ def _check_outside(bag: Path, option: str, path: Path | None) -> None:
 
 
 def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
-               _: Path, console: Console) -> list[Replayed]:
+               chunks: Chunks | None, _: Path, console: Console) -> list[Replayed]:
     """
     Load the weights once, and replay every frame to each decoder's own policy, with a bar.
 
@@ -147,21 +163,23 @@ def _play_here(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
     played = []
     with _bar(console) as bar:
         task = bar.add_task('', total=reader.n_images)
-        for frame in replay(reader, policies):
+        for frame in replay(reader, policies, chunks):
             played.append(frame)
-            bar.advance(task)
+            bar.update(task, completed=frame.number + 1)
     _tell_skipped(reader, bool(played), console)
     return played
 
 
 def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, DecoderConfig],
-               folder: Path, console: Console) -> list[Replayed]:
+               chunks: Chunks | None, folder: Path, console: Console) -> list[Replayed]:
     """
     Let a session play the bag once per decoder, with a bar.
 
     :raises SpecVLAError: there is no frame that could be replayed
     """
-    count = sum(1 for _ in reader)  # what it will send
+    # What it will send.
+    count = sum(1 for _ in (reader if chunks is None or args.rate else looks(
+        reader, chunks.live, chunks.execute_steps)))
     _tell_skipped(reader, bool(count), console)
     with _bar(console) as bar:
         task = bar.add_task('', total=count * len(decoders))
@@ -173,17 +191,21 @@ def _play_live(args: ReplayArgs, reader: FrameReader, decoders: dict[str, Decode
             elif event['event'] == 'frame':
                 bar.advance(task)
 
-        return play_live(_specification(args, reader), folder, list(decoders), show)
+        specification = _specification(args, reader)
+        if chunks is not None:
+            specification['execute_steps'] = chunks.execute_steps
+        return play_live(specification, folder, list(decoders), show)
 
 
 def _specification(args: ReplayArgs, reader: FrameReader) -> dict[str, Any]:
     """Return the session's specification; the keys are `ReplaySpec`'s and `policy_node`'s."""
+    steps = {} if args.execute_steps is None else {'execute_steps': args.execute_steps}
     return {
         'bag': str(args.bag.resolve()),
-        'decoders': [checks.name_or_full_path(name) for name in args.decoder or DECODERS],
+        'decoders': [checks.name_or_full_path(name) for name in args.decoder or _usual(args)],
         'image_topic': reader.image_topic, 'instruction_topic': args.instruction_topic,
         'instruction': args.instruction, 'rate': args.rate or 0.0,
-        'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads},
+        'policy': {**args.source(DECODERS[0]).parameters, 'threads': args.threads, **steps},
         'action_timeout_s': ACTION_TIMEOUT_S, 'start_timeout_s': START_TIMEOUT_S,
     }
 
@@ -262,7 +284,7 @@ def _leave(args: ReplayArgs, folder: Path, document: report.Report, reader: Fram
     written += pictures
     if args.html:
         written.append(folder / 'report.html')
-        seen = replay_plots.pictures(reader, len(frames))
+        seen = replay_plots.pictures(reader, frames[-1].number + 1)
         replay_page.write_page(written[-1], document, title, seen, pictures)
     for path in written:
         console.print(str(path), style='cyan', highlight=False, soft_wrap=True)

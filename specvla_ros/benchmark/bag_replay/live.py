@@ -84,7 +84,9 @@ def _completed(record: ActionRecord, answer: dict[str, Any]) -> ActionRecord:
     """Return a record with what a session tells of an action beside its trace."""
     return dataclasses.replace(
         record, ros_ms=round(answer['ros_ms'], 3), risk=rounded_risk(answer.get('risk')),
-        forbidden=answer.get('forbidden', 0), unverified=answer.get('unverified', 0))
+        forbidden=answer.get('forbidden', 0), unverified=answer.get('unverified', 0),
+        # Of an action of several control steps only those were sent that are executed.
+        steps=len(answer['si']) if len(answer['sources']) > len(answer['si'][0]) else None)
 
 
 def _action(answer: dict[str, Any]) -> ReportedAction:

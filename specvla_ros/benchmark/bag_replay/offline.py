@@ -12,7 +12,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
-from specvla_ros.bags.frames import Frame
+from specvla_ros.bags.frames import Frame, LiveAction
+from specvla_ros.bags.looks import Look, looks
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.policy_like import ActionLike, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord
@@ -50,15 +51,37 @@ class Replayed:
     actions: dict[str, ActionRecord]
 
 
-def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike]) -> Iterator[Replayed]:
+@dataclass(frozen=True, slots=True)
+class Chunks:
     """
-    Let each decoder act on each frame.
+    How actions of several control steps are executed in a bag.
+
+    chunk: H, steps of an action. execute_steps: E of them until the next look. live: recorded
+    actions by the image's stamp, ns.
+    """
+
+    chunk: int
+    execute_steps: int
+    live: Mapping[int, LiveAction]
+
+
+def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike],
+           chunks: Chunks | None = None) -> Iterator[Replayed]:
+    """
+    Let each decoder act on each frame, or on those that `looks` chooses.
 
     A decoder forgets where the instruction or the episode changes. Where `ar` is among them, the
     others' actions carry their deviation from its.
+
+    :param chunks: of actions of several control steps; None = they have one
     """
     names, segment = list(policies), None
-    for frame in frames:
+    chosen = (Look(frame, None, 1) for frame in frames) if chunks is None else looks(
+        frames, chunks.live, chunks.execute_steps)
+    for look in chosen:
+        frame = look.frame
+        told = {} if chunks is None or look.executed is None else {
+            'executed': min(look.executed, chunks.chunk)}
         if segment is None:
             warm_up(frame, policies)
         if frame.segment != segment:
@@ -68,9 +91,18 @@ def replay(frames: Iterable[Frame], policies: Mapping[str, PolicyLike]) -> Itera
         turn = frame.number % len(names)
         # With the camera's own time if it has one, as policy_node does.
         taken = frame.stamp * 1e-9 if frame.stamp else None
-        actions = {name: policies[name].act(frame.image, frame.instruction, taken)
+        actions = {name: policies[name].act(frame.image, frame.instruction, taken, **told)
                    for name in names[turn:] + names[:turn]}
-        yield with_deviations(frame, {name: actions[name] for name in names})
+        replayed = with_deviations(frame, {name: actions[name] for name in names})
+        yield replayed if chunks is None else _executed(
+            replayed, min(look.steps, chunks.chunk))
+
+
+def _executed(replayed: Replayed, steps: int) -> Replayed:
+    """Note that so many steps of each action are executed."""
+    return dataclasses.replace(replayed, actions={
+        name: dataclasses.replace(action, steps=steps)
+        for name, action in replayed.actions.items()})
 
 
 def warm_up(frame: Frame, policies: Mapping[str, PolicyLike]) -> None:

@@ -36,7 +36,7 @@ from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.progress import terminal_bar
 
-DECODER = 'relaxed'
+DECODER, CHUNK_DECODER = 'relaxed', 'glance_jacobi_relaxed'
 WARM_UP = 20  # actions that aren't counted: discovery, caches, the first of everything
 SIDES = (16, 4096)  # pixels
 _TIMEOUT_S, _START_TIMEOUT_S = 60.0, 300.0
@@ -51,7 +51,8 @@ class OverheadArgs(PolicyArgs):
     """What ROS adds to an action: image published to action received, less the inference."""
 
     decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preset of config/decoders or a YAML file; give it again for more. Default: relaxed."""
+    """Preset of config/decoders or a YAML file; give it again for more. Default: relaxed;
+    where an action has several control steps glance_jacobi_relaxed."""
     actions: int = 300
     """Actions that are counted, after 20 that aren't, for each decoder."""
     side: int = 224
@@ -101,6 +102,10 @@ def run(args: OverheadArgs) -> int:
     return 0
 
 
+def _named(args: OverheadArgs) -> tuple[str, ...]:
+    return args.decoder or preflight.usual_decoders(args, (DECODER,), (CHUNK_DECODER,))
+
+
 def _check(args: OverheadArgs) -> dict[str, DecoderConfig]:
     files.check_json_path(args.json)
     checks.check_at_least('--actions', args.actions, 1)
@@ -110,13 +115,13 @@ def _check(args: OverheadArgs) -> dict[str, DecoderConfig]:
         raise SpecVLAError(f'--side {args.side}: give {SIDES[0]} to {SIDES[1]} pixels')
     if not args.instruction.strip():
         raise SpecVLAError('--instruction is empty: without one the policy does not act')
-    return checks.check_decoders(args.decoder or (DECODER,))
+    return checks.check_decoders(_named(args))
 
 
 def _measure(args: OverheadArgs, decoders: dict[str, DecoderConfig], folder: Path,
              console: Console) -> dict[str, NDArray[np.float64]]:
     """Return for each decoder [actions, 2]: ms of inference, and of ROS around it."""
-    asked = [checks.name_or_full_path(name) for name in args.decoder or (DECODER,)]
+    asked = [checks.name_or_full_path(name) for name in _named(args)]
     names = dict(zip(asked, decoders))
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in decoders}
     with tempfile.TemporaryDirectory(prefix='specvla-') as temporary, _bar(console) as bar:

@@ -35,11 +35,13 @@ def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: S
         row: Row = {'decoder': name, 'suite': None, 'task': None, 'subset': 'all',
                     **action_figures(actions), 'tokens_sha256': tokens_sha256(actions)}
         if BASELINE in decoders and name != BASELINE:
-            row['tokens_equal_ar'] = _equality(
-                frames, actions, [_tokens(frame, BASELINE) for frame in frames])
-        then = [_live_tokens(live, frame, name) for frame in frames]
-        if any(then):
-            row['tokens_equal_live'] = _equality(frames, actions, then)
+            row['tokens_equal_ar'] = _equality(frames, [
+                _equal(action, frame.actions.get(BASELINE))
+                for frame, action in zip(frames, actions)])
+        then = [_as_live(live.get(frame.stamp), action, name)
+                for frame, action in zip(frames, actions)]
+        if any(equal is not None for equal in then):
+            row['tokens_equal_live'] = _equality(frames, then)
         row['missed_frames'] = len(played) - len(frames) or missed_frames(
             [frame.received for frame in frames],
             [action.stage_ms['total'] for action in actions])
@@ -47,23 +49,21 @@ def rows(played: Sequence[Replayed], live: Mapping[int, LiveAction], decoders: S
     return against_baseline(made)
 
 
-def _tokens(frame: Replayed, decoder: str) -> tuple[int, ...] | None:
-    action = frame.actions.get(decoder)
-    return action.tokens if action is not None else None
+def _equal(action: ActionRecord, other: ActionRecord | None) -> bool | None:
+    return None if other is None else action.tokens == other.tokens
 
 
-def _live_tokens(live: Mapping[int, LiveAction], frame: Replayed, decoder: str
-                 ) -> tuple[int, ...] | None:
-    action = live.get(frame.stamp)
-    return action.tokens if action is not None and action.decoder == decoder else None
+def _as_live(live: LiveAction | None, action: ActionRecord, decoder: str) -> bool | None:
+    """Whether an action is the recorded one of that decoder; None where there is none."""
+    if live is None or live.decoder != decoder:
+        return None
+    return live.said_again(action.tokens)
 
 
-def _equality(frames: Sequence[Replayed], actions: Sequence[ActionRecord],
-              others: Sequence[tuple[int, ...] | None]) -> Row:
+def _equality(frames: Sequence[Replayed], equal: Sequence[bool | None]) -> Row:
     """Count the actions that equal the others', where there is another, and name who doesn't."""
-    compared = [(frame.number, action.tokens == other)
-                for frame, action, other in zip(frames, actions, others) if other is not None]
-    different = [number for number, equal in compared if not equal]
+    compared = [(frame.number, it) for frame, it in zip(frames, equal) if it is not None]
+    different = [number for number, it in compared if not it]
     return {'actions': len(compared), 'actions_equal': len(compared) - len(different),
             'first_differences': different[:_FIRST]}
 

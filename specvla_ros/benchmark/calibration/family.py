@@ -21,6 +21,10 @@ def check_family(config: DecoderConfig) -> None:
         raise SpecVLAError(
             f'--decoder {config.name}: give a preset of one drafter that leaves nothing '
             'unverified, like tolerance')
+    if config.by_step:
+        raise SpecVLAError(
+            f'--decoder {config.name}: its thresholds grow by step (per_step), and a promise '
+            'holds for every step; set per_step to 0')
     if config.rule.name not in THRESHOLDS or config.rule.by_device:
         raise SpecVLAError(
             f'--decoder {config.name}: its rule is {config.rule.name}, must be one of '

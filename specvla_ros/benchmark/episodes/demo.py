@@ -52,6 +52,9 @@ class DemoArgs(PolicyArgs):
     """Torch threads of the policy; 0 = one less than there are cores."""
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit."""
+    execute_steps: int | None = None
+    """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
+    what the checkpoint recommends, else all."""
     video: bool = True
     """Draw demo.mp4."""
     out: Path | None = None
@@ -72,6 +75,8 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     decoders = _check(args)
     keys = preflight.check_policy(args, decoders.values())
     key = preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    decoders = {name: config.of_chunk(chunk) for name, config in decoders.items()}
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
     if args.video:
         video.ffmpeg()  # before minutes of playing, not after
@@ -93,7 +98,8 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
         return 1
     rows = report.rows(records, list(decoders))
     document = report.report(
-        sys.argv, _config(args, decoders, key), checkpoint, rows, decoders)
+        sys.argv, _config(args, decoders, key, execute_steps if chunk > 1 else None),
+        checkpoint, rows, decoders)
     report_tables.print_tables(document, console)
     _leave(args, folder, document, episodes, console)
     return 0
@@ -128,17 +134,19 @@ def _specification(args: DemoArgs, unnorm_key: str) -> dict[str, Any]:
         'suite': args.suite,
         'tasks': list(dict.fromkeys(args.tasks)), 'states': list(dict.fromkeys(args.states)),
         'max_steps': args.max_steps or 0, 'threads': args.threads,
+        'execute_steps': args.execute_steps or 0,
     }
 
 
-def _config(args: DemoArgs, decoders: dict[str, DecoderConfig], unnorm_key: str
-            ) -> dict[str, Any]:
+def _config(args: DemoArgs, decoders: dict[str, DecoderConfig], unnorm_key: str,
+            execute_steps: int | None) -> dict[str, Any]:
     return {
         'ros': True, 'suite': args.suite, 'tasks': list(args.tasks),
         'states': list(args.states),
         'decoders': {name: dataclasses.asdict(config) for name, config in decoders.items()},
         'max_steps': args.max_steps, **args.source(checks.DECODERS[0]).facts,
         'unnorm_key': unnorm_key, 'threads': args.threads or None,
+        'execute_steps': execute_steps,
     }
 
 
@@ -170,7 +178,8 @@ def _play(session: DemoSession, args: DemoArgs, decoders: dict[str, DecoderConfi
                 progress.playing(playing)
             elif kind == 'step' and playing is not None:
                 note = f', {event["passes"]} passes, {event["ms_total"]:.0f} ms'
-                playing = dataclasses.replace(playing, steps=event['step'] + 1, note=note)
+                playing = dataclasses.replace(
+                    playing, steps=event.get('steps', event['step'] + 1), note=note)
                 progress.playing(playing)
             elif kind == 'episode_end' and playing is not None:
                 on_episode()

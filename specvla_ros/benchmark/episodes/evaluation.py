@@ -47,8 +47,19 @@ def player_of(args: EvalArgs, plan: EvaluationPlan) -> LiberoPlayer:
         source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
         unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
-        rollout=RolloutConfig(args.max_steps, args.reference_every, plan.execution,
-                              None if args.safety is None else read_safety(args.safety)))
+        rollout=RolloutConfig(
+            args.max_steps, args.reference_every, plan.execution,
+            None if args.safety is None else read_safety(args.safety), plan.latency,
+            frozenset(name for name, config in plan.decoders.items() if config.by_step)),
+        drift=plan.drift)
+
+
+class Unfinished(Exception):
+    """A run ended early, and the user was told why: the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
@@ -59,11 +70,32 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
-    plan = make_plan(args)
-    console = Console()
+    plan, console = make_plan(args), Console()
+    try:
+        episodes = finish(plan, make_player or player_of(args, plan), console)
+    except Unfinished as end:
+        return end.code
+    document = make_report(plan, episodes, sys.argv)
+    if args.compare:
+        document['comparison'] = comparison(episodes, plan.decoders)
+    report_tables.print_tables(document, console)
+    if args.compare:
+        print_comparison(document, console)
+    _write(plan, document, args.json, console)
+    return 0
+
+
+def finish(plan: EvaluationPlan, make_player: Callable[[], Player], console: Console
+           ) -> list[EpisodeRecord]:
+    """
+    Play what is missing of a plan, and return all of its episodes.
+
+    :raises ValueError: bad input, in one line
+    :raises Unfinished: the user stopped it, or no worker is left
+    """
     with open_run(plan) as log:
         missing = plan.n_episodes - len(plan.select(log.episodes))
-        if missing and make_player is None:
+        if missing and isinstance(make_player, LiberoPlayer):
             check_simulator(plan.tasks)
         if missing < plan.n_episodes:
             console.print(f'{plan.n_episodes - missing} of {plan.n_episodes} episodes are in '
@@ -71,25 +103,18 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
         started = time.monotonic()
         try:
             with sigterm_as_interrupt():
-                _play(plan, log, make_player or player_of(args, plan), console)
+                _play(plan, log, make_player, console)
         except KeyboardInterrupt:
             console.print(f'interrupted: {len(plan.select(log.episodes))} of {plan.n_episodes} '
                           f'episodes are kept in {plan.folder}; the same command goes on from '
                           'there')
-            return INTERRUPTED
+            raise Unfinished(INTERRUPTED) from None
         except WorkersDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
-            return 1
+            raise Unfinished(1) from error
         if missing:
             console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
-        document = make_report(plan, log.episodes, sys.argv)
-        if args.compare:
-            document['comparison'] = comparison(plan.select(log.episodes), plan.decoders)
-    report_tables.print_tables(document, console)
-    if args.compare:
-        print_comparison(document, console)
-    _write(plan, document, args.json, console)
-    return 0
+        return plan.select(log.episodes)
 
 
 def _play(plan: EvaluationPlan, log: EpisodeLog, make_player: Callable[[], Player],

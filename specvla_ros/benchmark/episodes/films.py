@@ -40,6 +40,7 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
     sources = json.loads(str(content['sources']))
     lengths = json.loads(str(content['acceptance_lengths']))
     stages = json.loads(str(content['stage_ms']))
+    steps = _steps(content, sources)
     actions = tuple(
         ActionRecord(
             tokens=tuple(map(int, content['tokens'][step])),
@@ -48,6 +49,7 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
             acceptance_lengths=tuple(lengths[step]), sources=tuple(sources[step]),
             stage_ms=stages[step], ros_ms=float(content['ros_overhead_ms'][step]),
             risk=rounded_risk(content['risk'][step]) if 'risk' in content else None,
+            steps=steps[step],
             forbidden=_count(content, 'forbidden', step),
             unverified=_count(content, 'unverified', step))
         for step in range(len(content['tokens'])))
@@ -55,12 +57,22 @@ def _episode(content: np.lib.npyio.NpzFile, decoder: str, method: str) -> Played
     crash = (str(content['message']) or 'crashed') if crashed else None
     record = EpisodeRecord(
         suite=str(content['suite']), task=int(content['task']), state=int(content['state']),
-        decoder=decoder, success=success, steps=len(actions), crash=crash, actions=actions)
+        decoder=decoder, success=success, steps=sum(1 if it is None else it for it in steps),
+        crash=crash, actions=actions)
     film = EpisodeFilm(
         decoder=decoder, method=method, frames=list(content['frames']),
         bins=np.rint((content['normalized'] + 1) / BIN_WIDTH - 0.5).astype(int).tolist(),
         actions=actions, success=success, crash=crash, max_steps=int(content['max_steps']))
     return PlayedEpisode(record, film, str(content['instruction']))
+
+
+def _steps(content: np.lib.npyio.NpzFile, sources: list[list[str]]) -> list[int | None]:
+    """Return the control steps of each action that were executed; None where it is one step."""
+    if 'steps' not in content:
+        return [None] * len(sources)
+    size = content['action_si'].shape[1]
+    return [int(content['steps'][number]) if len(said) > size else None
+            for number, said in enumerate(sources)]
 
 
 def _count(content: np.lib.npyio.NpzFile, name: str, step: int) -> int:

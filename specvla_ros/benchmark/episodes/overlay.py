@@ -4,6 +4,9 @@ The picture of one moment: the camera frame, and how the action was decoded.
 A decoder's column holds its name, the camera frame, the action's tokens as chips and the counts.
 Chips of one pass are underlined together: blue ones are the target's own choice, green ones drafts
 it accepted. Orange ones, behind the last pass, are tokens that the target never saw.
+
+An action of several control steps has a row of chips for each. Those that were not executed,
+as the next action said these steps again, are drawn small.
 """
 
 from collections.abc import Sequence
@@ -36,7 +39,7 @@ class EpisodeFilm:
     :param decoder: preset's name, the column's title
     :param method: what stands behind it, e.g. `eagle + bins, r = 9`
     :param frames: JPEG of the camera frame at each action
-    :param bins: int [T][L], the tokens as bins
+    :param bins: int [T][L], the tokens as bins; of several control steps those that were sent
     :param actions: one record per frame
     :param crash: None if the episode ran to its end
     """
@@ -54,6 +57,15 @@ class EpisodeFilm:
     def times_ms(self) -> np.ndarray:
         """Time of each action, milliseconds [T]."""
         return np.array([action.stage_ms['total'] for action in self.actions])
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether an action is of several control steps."""
+        return any(action.steps is not None for action in self.actions)
+
+    def steps_until(self, index: int) -> int:
+        """Return the control steps that were executed until the end of an action."""
+        return sum(1 if it.steps is None else it.steps for it in self.actions[:index + 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +131,12 @@ def _draw_title(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
 
 
 def _draw_outcome(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
-    n, seconds = len(film.actions), film.times_ms.sum() / 1000
-    text, colour = (f'solved: {n} actions, {seconds:.1f} s', SOLVED) if film.success else \
-        ('crashed', CRASHED) if film.crash is not None else (f'not solved: {n} actions', UNSOLVED)
+    seconds = film.times_ms.sum() / 1000
+    n = f'{len(film.actions)} actions'
+    if film.has_chunks:
+        n = f'{film.steps_until(len(film.actions))} steps in {n}'
+    text, colour = (f'solved: {n}, {seconds:.1f} s', SOLVED) if film.success else \
+        ('crashed', CRASHED) if film.crash is not None else (f'not solved: {n}', UNSOLVED)
     box = (0, TITLE_HEIGHT + COLUMN_WIDTH - 44, COLUMN_WIDTH, TITLE_HEIGHT + COLUMN_WIDTH)
     pen.rectangle(box, colour)
     pen.text((COLUMN_WIDTH // 2, box[1] + 22), text, 'white', font(20, bold=True), anchor='mm')
@@ -130,7 +145,8 @@ def _draw_outcome(pen: ImageDraw.ImageDraw, film: EpisodeFilm) -> None:
 def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[int], passes: int,
                 top: int) -> None:
     """Draw the L tokens, row by row where the action is a chunk of several steps."""
-    length, per_row = len(bins), min(len(bins), len(DIMENSIONS))
+    length = len(action.sources)
+    per_row = min(length, len(DIMENSIONS))
     n_rows = -(-length // per_row)
     gap, left = 6, 12
     width = (COLUMN_WIDTH - 2 * left + gap) / per_row
@@ -145,6 +161,8 @@ def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[i
             known = number < passes
             colour = _colour(action, index) if known else UNKNOWN
             box = (x, y, x + width - gap, y + height - (3 if n_rows > 1 else 0))
+            if action.steps is not None and index // per_row >= action.steps:
+                box = _middle_of(box)
             pen.rounded_rectangle(box, 6 if labelled else 2, colour)
             if labelled:
                 centre = (box[0] + box[2]) / 2
@@ -162,6 +180,15 @@ def _draw_chips(pen: ImageDraw.ImageDraw, action: ActionRecord, bins: Sequence[i
                 name = 'no pass' if gained > 1 else '–'
             pen.text(((x0 + x1) / 2, y + 11), name, DIM, font(13), anchor='mm')
         position += gained
+    if action.steps is not None:
+        text = f'{action.steps} of {n_rows} control steps executed'
+        pen.text((COLUMN_WIDTH // 2, top + CHIPS_HEIGHT - 11), text, DIM, font(13), anchor='mm')
+
+
+def _middle_of(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Return a box a third as wide, in its middle."""
+    third = (box[2] - box[0]) / 3
+    return box[0] + third, box[1], box[2] - third, box[3]
 
 
 def _colour(action: ActionRecord, index: int) -> str:
@@ -178,7 +205,7 @@ def _draw_counts(pen: ImageDraw.ImageDraw, film: EpisodeFilm, moment: Moment, to
     length = f'{np.mean(lengths):.2f}' if lengths else '–'
     elapsed = film.times_ms[:moment.index + 1].sum() / 1000
     pen.line((12, top, COLUMN_WIDTH - 12, top), LINE, 1)
-    cells = [('step', f'{moment.index + 1}'), ('passes', f'{action.target_passes}'),
+    cells = [('step', f'{film.steps_until(moment.index)}'), ('passes', f'{action.target_passes}'),
              ('tokens/pass', length), ('this action', f'{action.stage_ms["total"]:.0f} ms'),
              ('time so far', f'{elapsed:.1f} s')]
     starts = (12, 72, 140, 246, 350)

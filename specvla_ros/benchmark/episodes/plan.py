@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +16,20 @@ from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.envelope import settings_for_json
+from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.episodes.workers import Trial
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import Execution
+from specvla_ros.libero.drift import Drift, Drifting
 from specvla_ros.safety_settings import SafetySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalArgs(PolicyArgs):
-    """LIBERO success, acceptance length and time per action, decoders side by side."""
+class EpisodeArgs(PolicyArgs):
+    """Which episodes are played, and by which decoders."""
 
     suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """LIBERO suite; give it again for more than one. Default: libero_object."""
@@ -45,19 +48,36 @@ class EvalArgs(PolicyArgs):
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit, as published results
     have it."""
+    safety: str | None = None
+    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
+    chooses among the bins it allows, and what is executed fits it, as in the node. Default:
+    none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArgs(EpisodeArgs):
+    """LIBERO success, acceptance length and time per action, decoders side by side."""
+
     reference_every: int = 10
     """Run `ar` beside the other decoders on every Nth action, for their error on the same
     observation; 0 = never. Its time isn't counted."""
     execute_steps: int | None = None
     """Control steps of an action that are executed before the next one: 1 to --chunk. Default:
     what the checkpoint recommends, else all."""
-    latency_s: float = 0.0
+    latency_s: float | str = 0.0
     """Seconds that pass in the simulation before an action is there, in whole control periods:
-    steps that are over by then are skipped, and older actions go on meanwhile."""
-    safety: str | None = None
-    """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
-    chooses among the bins it allows, and what is executed fits it, as in the node. Default:
-    none."""
+    steps that are over by then are skipped, and older actions go on meanwhile. FIRST+PASS, e.g.
+    0.05+0.02: seconds of the image and the first pass, and of each further pass that the action
+    takes. `measured`: what each action takes on this machine."""
+    drift: float | None = None
+    """Let an object of the task drift over the table at so many cm/s, in a direction of its own
+    in each initial state. Default: the world stands still."""
+    drift_object: Drifting | None = None
+    """What drifts: the object to be taken (target), or where it is to be put (basket). Default:
+    target."""
+    drift_span: float | None = None
+    """How far it drifts from where it began, along x and along y, before it turns back, cm.
+    Default: to the end of the robot's reach."""
     compare: bool = False
     """Also hold the decoders against each other: a table and compare.png, success against time per
     action with 95 % intervals, `ar` the reference. A finished run is not played again for it."""
@@ -74,7 +94,8 @@ class EvaluationPlan:
     A checked evaluation: the episodes, the decoders, the weights and the folder of the run.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite. execution: how many steps of
-    an action are executed, and how late.
+    an action are executed, and how late. latency: how late each action is, None = as `execution`
+    says. drift: of an object, None = the world stands still.
     """
 
     suites: tuple[str, ...]
@@ -86,6 +107,8 @@ class EvaluationPlan:
     checkpoint: dict[str, str | None]
     folder: Path
     execution: Execution
+    latency: Latency | None = None
+    drift: Drift | None = None
 
     def identity(self) -> dict[str, Any]:
         """
@@ -144,9 +167,8 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
     trials = checks.check_states(args.trials)
     keys = preflight.check_policy(args, decoders.values())
     unnorm_keys = preflight.keys_of_suites(tuple(tasks), keys, args.unnorm_key)
-    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
-    period = load_dataset(next(iter(unnorm_keys.values()))).period_s
-    execution = Execution.late(execute_steps, args.latency_s, period)
+    chunk, _ = preflight.execute_steps(args, args.execute_steps)
+    decoders = {name: config.of_chunk(chunk) for name, config in decoders.items()}
     threads = args.threads or max(1, machine.available_cores() // args.workers)
     config = {
         'suites': list(tasks), 'tasks': {name: list(ids) for name, ids in tasks.items()},
@@ -157,20 +179,54 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
         'max_steps': args.max_steps, 'reference_every': args.reference_every,
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
-        # Of an action of one step, at once, there is nothing to say.
-        'execute_steps': execute_steps if chunk > 1 else None,
-        'latency_s': args.latency_s or None,
     }
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
-    plan = EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config, checkpoint,
-                folder=args.out or Path(), execution=execution)
+    plan = under(args, EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
+                            checkpoint, folder=args.out or Path(), execution=Execution()))
     if args.out is None:
         text = json.dumps(plan.identity(), sort_keys=True)
         name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
         plan = dataclasses.replace(plan, folder=Path('runs') / name)
     return plan
+
+
+def under(args: EvalArgs, plan: EvaluationPlan) -> EvaluationPlan:
+    """
+    Return the same plan with the E, the latency, the drift and the folder of `args`.
+
+    :raises ValueError: what is wrong and what is allowed
+    """
+    chunk, execute_steps = preflight.execute_steps(args, args.execute_steps)
+    period = load_dataset(next(iter(plan.unnorm_keys.values()))).period_s
+    latency, drift = Latency.read(args.latency_s), drift_of(args)
+    config = plan.config | {
+        # Of an action of one step, at once, there is nothing to say.
+        'execute_steps': execute_steps if chunk > 1 else None, 'latency_s': latency.said}
+    if drift is not None:  # no key otherwise, so that runs without one go on
+        config['drift'] = {'cm_per_s': args.drift, 'object': drift.body,
+                           'span_cm': args.drift_span}
+    return dataclasses.replace(
+        plan, config=config, folder=args.out or Path(), drift=drift,
+        execution=Execution.late(execute_steps, latency.fixed_s or 0.0, period),
+        latency=latency if latency.fixed_s is None else None)
+
+
+def drift_of(args: EvalArgs) -> Drift | None:
+    """
+    Return how the world moves; None where it stands still.
+
+    :raises SpecVLAError: a drift that can't be
+    """
+    if args.drift is None:
+        for option, value in (('object', args.drift_object), ('span', args.drift_span)):
+            if value is not None:
+                raise SpecVLAError(f'--drift-{option} {value}: give --drift CM_PER_S as well; '
+                                   'without it the world stands still')
+        return None
+    span = math.inf if args.drift_span is None else args.drift_span / 100
+    return Drift(args.drift / 100, args.drift_object or 'target', span)
 
 
 def read_safety(name: str) -> SafetySettings:

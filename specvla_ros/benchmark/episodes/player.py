@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
+import functools
 
 from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
@@ -11,6 +12,7 @@ from specvla_ros.benchmark.policy_like import EpisodePolicy
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
 from specvla_ros.configuration import DecoderConfig
+from specvla_ros.libero.drift import Drift
 from specvla_ros.policy_source import PolicySource
 
 
@@ -19,7 +21,8 @@ class LiberoPlayer:
     """
     Makes the player in a worker process; picklable.
 
-    unnorm_keys: whose statistics turn tokens into motion, by suite.
+    unnorm_keys: whose statistics turn tokens into motion, by suite. drift: of an object of the
+    scene, None = it stands still.
     """
 
     source: PolicySource
@@ -27,6 +30,7 @@ class LiberoPlayer:
     unnorm_keys: dict[str, str]
     threads: int
     rollout: RolloutConfig
+    drift: Drift | None = None
 
     def __call__(self) -> Player:
         """Load the weights once and share them among the decoders."""
@@ -44,7 +48,8 @@ class LiberoPlayer:
             policies = {name: own.with_decoder(config) for name, config in self.decoders.items()}
             return SuitePolicies(policies, own.with_decoder(BASELINE))
 
-        return TaskPlayer(LiberoEnv, policies_of, self.rollout, first=next(iter(self.unnorm_keys)))
+        make = functools.partial(LiberoEnv, drift=self.drift)
+        return TaskPlayer(make, policies_of, self.rollout, first=next(iter(self.unnorm_keys)))
 
 
 @dataclass(frozen=True, slots=True)

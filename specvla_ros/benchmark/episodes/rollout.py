@@ -14,6 +14,7 @@ import numpy as np
 from specvla_ros.benchmark.deviation import deviation
 from specvla_ros.benchmark.environment import Environment, image_of
 from specvla_ros.benchmark.episodes.envelope import EpisodeEnvelope
+from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.execution import Execution, StepsAhead
@@ -33,12 +34,18 @@ class RolloutConfig:
     :param reference_every: run `ar` beside the decoder on every Nth action; 0 = never
     :param execution: how many steps of an action are executed, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
+    :param latency: how late each action is; None = all as late as `execution` says
+    :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`). They do so
+        only where `latency` is None: else it is not known before which steps the next action says
+        again
     """
 
     max_steps: int | None = None
     reference_every: int = 10
     execution: Execution = Execution()
     safety: SafetySettings | None = None
+    latency: Latency | None = None
+    by_step: frozenset[str] = frozenset()
 
 
 def warm_up(environment: Environment, policies: Sequence[PolicyLike], state: int) -> None:
@@ -65,14 +72,19 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
     actions: list[ActionRecord] = []
     steps, success, crash = 0, False, None
     limit = config.max_steps or environment.max_steps
-    execution, ahead, executed = config.execution, StepsAhead(), None
+    ahead, turn, executed = StepsAhead(), None, None
+    told: dict[str, int] = {}
+    firm = config.execution.firm_steps() if config.latency is None else None
+    if decoder in config.by_step and firm is not None:
+        told['firm_steps'] = firm
     envelope = None if config.safety is None else EpisodeEnvelope(
         config.safety, policy.dataset.period_s)
     try:
         policy.reset()
         observation = environment.reset(state)
         while steps < limit and not success:
-            action = _act(policy, observation, environment.instruction, envelope, executed)
+            action = _act(
+                policy, observation, environment.instruction, envelope, executed, **told)
             difference = None
             if reference is not None and config.reference_every > 0 \
                     and len(actions) % config.reference_every == 0:
@@ -80,7 +92,8 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
                     reference, observation, environment.instruction, envelope))
             actions.append(ActionRecord.of(action.tokens, action.trace, difference))
             chunk, done = len(action.si), 0
-            for move in ahead.put(action.si[execution.steps(chunk)], execution.latency):
+            turn = _Turn.of(_execution(config, policy, action), chunk, turn)
+            for move in ahead.put(action.si[turn.step:], turn.late, turn.periods):
                 delta = move.delta.astype(np.float32)
                 if envelope is not None:
                     delta = envelope.fit(delta, observation.eef_position)
@@ -88,10 +101,9 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
                 steps, done = steps + 1, done + (not move.stands)
                 if (success := bool(observation.success)) or steps == limit:
                     break
-            if chunk > 1 or execution.latency:
+            if chunk > 1 or turn.late or config.latency is not None:
                 actions[-1] = replace(actions[-1], steps=done)
-            periods = execution.periods(chunk)
-            executed = None if periods >= chunk else periods  # None: all of them
+            executed = None if turn.periods >= chunk else turn.periods  # None: all of them
             on_action(steps)
     except Exception as error:  # noqa: BLE001 - any exception is recorded as a crash
         crash = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -100,10 +112,48 @@ def play(environment: Environment, policy: EpisodePolicy, decoder: str, state: i
         success=success and crash is None, steps=steps, crash=crash, actions=tuple(actions))
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """
+    When an action is executed.
+
+    step: its first one that is; late: control periods from the image to that step; periods: from
+    the image to the next one.
+    """
+
+    step: int
+    late: int
+    periods: int
+
+    @classmethod
+    def of(cls, execution: Execution, chunk: int, before: '_Turn | None') -> '_Turn':
+        """
+        Return the turn of an action of H = chunk steps.
+
+        Where actions take different times, one may come in the period that the one before has come
+        in. It waits for the next period: there is one step a period, and none is lost because
+        the next action was faster.
+        """
+        taken = before is not None and before.late == before.periods
+        wait = int(taken and not execution.latency)
+        return cls(min(execution.steps(chunk).start + wait, chunk - 1), execution.latency + wait,
+                   execution.periods(chunk) + wait)
+
+
+def _execution(config: RolloutConfig, policy: EpisodePolicy, action: 'Action') -> Execution:
+    """Return how an action is executed that took as long as it did."""
+    if config.latency is None:
+        return config.execution
+    return Execution.late(config.execution.execute_steps, config.latency.seconds(action.trace),
+                         policy.dataset.period_s)
+
+
 def _act(policy: EpisodePolicy, observation: 'Observation', instruction: str,
-         envelope: EpisodeEnvelope | None, executed: int | None = None) -> 'Action':
+         envelope: EpisodeEnvelope | None, executed: int | None = None, **told: int) -> 'Action':
     """Return what a policy says to an observation, of what the envelope leaves."""
-    image, told = image_of(observation), {} if executed is None else {'executed': executed}
+    image = image_of(observation)
+    if executed is not None:
+        told['executed'] = executed
     if envelope is None:
         return policy.act(image, instruction, **told)
     x, y, z = observation.eef_position.tolist()

@@ -68,7 +68,8 @@ def run(args: BenchArgs) -> int:
                       highlight=False)
         task = bar.add_task('actions', total=args.repeats * len(policies) * n_frames)
         samples = contest(policies, episodes, args.repeats, args.seed, lambda: bar.advance(task),
-                          field.drawn, _execute_steps(args, field))
+                          field.drawn, _execute_steps(args, field),
+                          [name for name, config in decoders.items() if config.by_step])
     document = bench_report.make_report(
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples,
         decoders)

@@ -43,7 +43,7 @@ class Sample:
 def contest(
     policies: dict[str, PolicyLike], episodes: Sequence[Footage], repeats: int, seed: int,
     on_action: Callable[[], None] = lambda: None, drawn: Collection[str] = (),
-    execute_steps: int = 1,
+    execute_steps: int = 1, by_step: Collection[str] = (),
 ) -> list[Sample]:
     """
     Let all act on all observations, `repeats` times; samples come in the order of acting.
@@ -52,6 +52,7 @@ def contest(
     :param seed: of the order in which they get each observation
     :param drawn: names of those whose acceptance is drawn: their tokens aren't compared
     :param execute_steps: control steps between two frames
+    :param by_step: names of those whose thresholds grow by step (`DecoderConfig.by_step`)
     """
     random, names = np.random.default_rng(seed), list(policies)
     samples: list[Sample] = []
@@ -63,8 +64,9 @@ def contest(
             for frame, image in enumerate(episode.frames):
                 order = [names[i] for i in random.permutation(len(names))]
                 for name in order:
+                    told = {'firm_steps': execute_steps} if name in by_step else {}
                     actions[name] = _act(policies[name], image, episode.instruction,
-                                         actions.get(name), execute_steps)
+                                         actions.get(name), execute_steps, **told)
                     on_action()
                 place = (repeat, number, frame)
                 for turn, name in enumerate(order):
@@ -76,11 +78,11 @@ def contest(
 
 
 def _act(policy: PolicyLike, image: NDArray[np.uint8], instruction: str,
-         before: ActionLike | None, execute_steps: int) -> ActionLike:
+         before: ActionLike | None, execute_steps: int, **told: int) -> ActionLike:
     """Act, and say how much of the action before was executed where it was not all of it."""
-    if before is None or len(before.si) == execute_steps:
-        return policy.act(image, instruction)
-    return policy.act(image, instruction, executed=execute_steps)
+    if before is not None and len(before.si) != execute_steps:
+        told['executed'] = execute_steps
+    return policy.act(image, instruction, **told)
 
 
 def warm_up(policy: PolicyLike, episode: Footage) -> None:

@@ -36,7 +36,7 @@ _INSTRUCTION = 4.0  # how much the instruction's numbers count beside one of the
 @dataclass(frozen=True, slots=True)
 class MemoryShape:
     """
-    Dimensions of a memory of actions.
+    Sizes of the descriptors and actions in an `ActionMemory`, not how many there are.
 
     hidden_size, patches, bins: of its target. length: L, tokens of an action. rank: numbers a
     patch is condensed to; size: numbers of the image's descriptor; text: of the instruction's.
@@ -66,7 +66,11 @@ class MemoryShape:
 
 
 class Descriptor(nn.Module):
-    """Projects image patches and instruction to a vector of ``size + text`` numbers."""
+    """
+    Computes the search key of an image and an instruction: float [B, size + text].
+
+    Its matrices are fixed: principal components, or drawn at random. No gradient trains them.
+    """
 
     channels: Tensor
     mean: Tensor
@@ -107,7 +111,9 @@ class Descriptor(nn.Module):
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionMemory:
     """
-    Actions with the descriptors of what was seen then.
+    A database of N actions, each with the descriptor of the image it answered.
+
+    `RetrievalDrafter` itself keeps the actions that come while it runs.
 
     descriptors: float32 [N, size + text]. columns: int64 [N, L], tokens counted from the first
     action token. eef_positions: float32 [N, 3], m; None = not known. fingerprint: a

@@ -18,7 +18,11 @@ _PRIOR_TRIALS = 2.0  # what a first belief counts, in trials
 
 
 class Branch(NamedTuple):
-    """Identifies a guess by its drafter and its rank (0 = the drafter's first choice)."""
+    """
+    Identifies one path of a drafter's tree, from the root to a leaf.
+
+    source: the drafter's name. rank: the leaf's number in the order of the tree, from 0.
+    """
 
     source: str
     rank: int = 0
@@ -26,7 +30,9 @@ class Branch(NamedTuple):
 
 class BranchRates:
     """
-    Measures for each drafter and token how often a guess was right, given a right prefix.
+    Measures how often the guess of a branch was right at each position of the action.
+
+    Only positions count where all guesses before were right.
 
     length: L, tokens of an action. memory: actions after which what was seen counts 1 / e: then
     a branch that was left out for its rate is believed in, and tried, again. first: what is

@@ -76,7 +76,7 @@ class Drafter(ABC):
     """
     Guesses the tokens of an action, cheaply.
 
-    A tree never goes deeper than ``context.max_depth``.
+    A subclass returns a tree of at most ``context.max_depth`` levels; nothing checks this.
 
     reads_features: whether it asks the target for ``new_pairs``; else the prefill keeps none.
     only_continues: whether it leaves the guess before the prefill to the others of a relay.
@@ -103,6 +103,14 @@ class Drafter(ABC):
 
     def remember(self, tokens: Sequence[int]) -> None:  # noqa: B027 (most drafters do not)
         """Take in the L tokens of an action that the target verified and the robot may do."""
+
+    def note_executed(self, steps: int) -> None:  # noqa: B027 (most drafters count no steps)
+        """
+        Take in how many steps of the action remembered last were due before the next action.
+
+        The next action says the others again: a step counts once. Said before the next action, of
+        a drafter that guesses nothing for it too; never said = all of them.
+        """
 
     def reset(self) -> None:  # noqa: B027 (most drafters remember nothing)
         """Forget earlier actions: a new episode begins."""

@@ -204,7 +204,11 @@ class EagleHead(nn.Module):
 
 
 class FusedEagle:
-    """The EAGLE network in fewer operations, for drafting; its weights are views of the same."""
+    """
+    Computes the same as `EagleHead.forward` for one sequence, in fewer operations.
+
+    It joins the weights: the parameters of the `EagleHead` become views of the joined tensors.
+    """
 
     def __init__(self, head: EagleHead) -> None:
         with torch.inference_mode(False), torch.no_grad():

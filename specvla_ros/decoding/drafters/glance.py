@@ -112,8 +112,10 @@ class GlanceDrafter(Drafter):
         """
         patches = self.head.config.patches
         text = prompt[:, 1 + patches :]
-        real = torch.arange(text.shape[1], device=text.device) < rows - (1 + patches)
-        text = text.masked_fill(~real[:, None], 0).sum(1) / real.sum()
+        if isinstance(rows, Tensor):  # else there is no padding
+            real = torch.arange(text.shape[1], device=text.device) < rows - (1 + patches)
+            text = text.masked_fill(~real[:, None], 0) * (text.shape[1] / real.sum())
+        text = text.mean(1)
         logits = self.head(prompt[:, 1 : 1 + patches], text)[0].float()
         chances = logits.softmax(-1)
         reach = self.settings.within

@@ -36,7 +36,7 @@ class GlanceConfig:
 
     hidden_size, patches, bins: of its target: width, image tokens, action tokens. length: L, the
     tokens it guesses. rank: numbers a patch is condensed to; width: of the layers behind them;
-    shapes: curves over the bins that a token's logits are mixed of.
+    shapes: number of curves over the bins; the logits of a token are a weighted sum of them.
     """
 
     hidden_size: int

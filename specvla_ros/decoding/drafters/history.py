@@ -94,7 +94,10 @@ class PredictingDrafter(Drafter):
         Of a chunk those not executed were said of the steps that come now: they are said again,
         and the prediction goes on behind them.
         """
-        ahead, executed = self.predict(context.space), context.situation.executed
+        executed = context.situation.executed
+        if executed is not None:
+            self.note_executed(executed)
+        ahead = self.predict(context.space)
         if not ahead or executed is None:
             return ahead
         done = executed * context.space.action_dim

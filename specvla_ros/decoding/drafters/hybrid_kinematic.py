@@ -27,6 +27,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import is_number
 
 from .drafter import DraftContext, Drafter, DRAFTERS
+from .executed_steps import ExecutedSteps
 
 _MOST_WINDOW = 1000
 _LEAST = 3  # steps that say how a path bends
@@ -76,7 +77,8 @@ class KinematicSwitch(Drafter):
         self.metric: float | None = None
         self._steps: deque[NDArray[np.float64]] = deque(maxlen=settings.window)
         self._places: deque[tuple[float, float, float]] = deque(maxlen=settings.window + 1)
-        self._new: list[int] = []  # tokens since the last look: what they mean, a context knows
+        self._between: deque[int] = deque(maxlen=settings.window)  # steps from each to the next
+        self._new = ExecutedSteps()  # those since the last look: what they mean, a context knows
 
     def players(self, relay: Sequence[Drafter], context: DraftContext) -> Sequence[Drafter]:
         """Return those before the switch where F is large, else those behind it."""
@@ -93,13 +95,17 @@ class KinematicSwitch(Drafter):
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
-        self._new += tokens
+        self._new.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Count only so many steps of the last action."""
+        self._new.note_executed(steps)
 
     def reset(self) -> None:
         """Forget the path."""
-        self._steps.clear()
-        self._places.clear()
-        self._new, self.metric = [], None
+        for each in (self._steps, self._places, self._between, self._new):
+            each.clear()
+        self.metric = None
 
     def _measure(self, context: DraftContext) -> float | None:
         """F of the path so far, 0 to 1; None = too few steps."""
@@ -107,17 +113,21 @@ class KinematicSwitch(Drafter):
         per_bin = np.array(space.bin_si or (1.0,) * space.action_dim)
         axes = slice(0, min(_AXES, space.action_dim))
         unit = (space.tokenizer.n_bins - 1) / 2 * per_bin[axes]  # of a normalised 1, m
-        if self._new:
-            steps = np.array(self._new).reshape(-1, space.action_dim)
-            self._steps.extend(space.tokenizer.decode(steps).astype(np.float64)[:, axes] * unit)
-            self._new = []
+        if context.situation.executed is not None:
+            self._new.note_executed(context.situation.executed)
+        steps, _ = self._new.take(space.action_dim)
+        self._steps.extend(space.tokenizer.decode(steps).astype(np.float64)[:, axes] * unit)
         if place is None:
             self._places.clear()  # a path with a gap is none
+            self._between.clear()
         else:
+            if self._places:
+                self._between.append(len(steps))
             self._places.append(place)
         longest = self.settings.window * float(np.linalg.norm(unit))
         if len(self._places) > _LEAST:  # where it was, rather than where it was told to go
-            path, longest = np.diff(np.array(self._places), axis=0), longest * space.chunk
+            path = np.diff(np.array(self._places), axis=0)
+            longest *= max(float(np.mean(self._between)), 1.0)
         elif len(self._steps) >= _LEAST:
             path = np.array(self._steps)
         else:

@@ -34,12 +34,12 @@ _NEVER = 2**62
 @dataclass(frozen=True, slots=True)
 class Jacobi:
     """
-    Settings of the drafter ``jacobi``: its guess while the target has said nothing.
+    Settings of the drafter ``jacobi``: its guess where the target has said nothing.
 
     start: 'last' guesses the last action (of a chunk: the steps not yet executed, then its last
-    step again), or the middle bin if there was none; 'middle' always guesses the middle bin. The
-    drafter alone guesses these in
-    the prefill.
+    step again), or the middle bin if there was none; 'middle' always guesses the middle bin. If
+    ``jacobi`` is the only drafter, it guesses these in the prefill. In later passes they stand at
+    positions that the target did not answer.
     """
 
     weights: ClassVar[str | None] = None
@@ -57,7 +57,11 @@ class Jacobi:
 
 
 class JacobiDrafter(Drafter):
-    """Guess the tokens that the target itself said behind the rejected draft in the last pass."""
+    """
+    Guesses what the target itself said behind the rejected draft in the last pass.
+
+    Then come the tokens of ``start``. Where no draft was rejected it guesses nothing.
+    """
 
     only_continues = True
 

@@ -10,6 +10,7 @@ freedom, over the last 10 actions; the gripper has two states and no velocity, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.typed_files import is_number
 
 from .drafter import DRAFTERS
+from .executed_steps import ExecutedSteps
 from .history import PredictingDrafter
 
 # The velocity's disturbance beside the value's. Of 0.001 to 0.3 on 278 recorded actions this one
@@ -37,7 +39,7 @@ class Kalman:
 
     window: control steps over which innovations are averaged: fewer follow a change of motion
     sooner. noise: standard deviation of the target's own choices around a steady motion, in bins:
-    what a prediction may be smoothed by.
+    the larger, the smoother the prediction.
     """
 
     weights: ClassVar[str | None] = None
@@ -64,46 +66,73 @@ class KalmanDrafter(PredictingDrafter):
     def __init__(self, settings: Kalman) -> None:
         super().__init__('kalman')
         self.settings = settings
-        self._filter: VelocityFilter | None = None
-        self._new: list[int] = []  # tokens not filtered yet: what they mean, a context knows
-        self._last = np.zeros(0, np.int64)  # tokens of the last step [D]
-        self._still = np.zeros(0, np.bool_)  # dimensions that stood still in it [D]
+        self._done = _Track(settings)  # the steps executed, each once
+        self._new = ExecutedSteps()  # those not filtered yet: what they mean, a context knows
 
     def predict(self, space: ActionSpace) -> list[int]:
         """Return the L tokens after those remembered: as many steps ahead as a chunk has."""
-        if self._new:
-            self._take_in(space)
-        if self._filter is None:
-            return []
-        ahead = np.arange(1, space.chunk + 1)[:, None]
-        moving = space.tokenizer.encode(self._filter.value + ahead * self._filter.velocity)
-        return np.where(self._still, self._last, moving).ravel().tolist()
+        done, left = self._new.take(space.action_dim)
+        self._done.take_in(done, space)
+        if not len(left):
+            return self._done.ahead(space)
+        # What is left of the last action is about to be said again: it is filtered on trial.
+        trial = self._done.copy()
+        trial.take_in(left, space)
+        return trial.ahead(space)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
         super().remember(tokens)
-        self._new += tokens
+        self._new.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Filter only so many steps of the last action."""
+        self._new.note_executed(steps)
 
     def reset(self) -> None:
         """Forget all actions."""
         super().reset()
-        self._filter, self._new = None, []
+        self._done = _Track(self.settings)
+        self._new.clear()
 
-    def _take_in(self, space: ActionSpace) -> None:
-        """Filter the steps that are new; the gripper and what stands still are held."""
-        steps = np.array(self._new).reshape(-1, space.action_dim)
+
+class _Track:
+    """The steps of an arm, filtered: where they lead, with the gripper and what stands held."""
+
+    def __init__(self, settings: Kalman) -> None:
+        self._settings = settings
+        self._filter: VelocityFilter | None = None
+        self._last = np.zeros(0, np.int64)  # tokens of the last step [D]
+        self._still = np.zeros(0, np.bool_)  # dimensions that stood still in it [D]
+
+    def copy(self) -> _Track:
+        """Return one that goes its own way from here."""
+        made = copy(self)
+        made._filter = copy(self._filter)  # an update replaces its arrays, and changes none
+        return made
+
+    def take_in(self, steps: NDArray[np.int64], space: ActionSpace) -> None:
+        """Filter further steps, tokens [n, D]."""
         bin_width = 2 / (space.tokenizer.n_bins - 1)
         for tokens, values in zip(steps, space.tokenizer.decode(steps), strict=True):
             values = values.astype(np.float64)
             if self._filter is None:
                 self._filter = VelocityFilter(
-                    values, self.settings.noise * bin_width, self.settings.window)
+                    values, self._settings.noise * bin_width, self._settings.window)
                 self._still = np.ones(len(tokens), bool)
             else:
                 self._filter.update(values)
                 self._still = tokens == self._last
             self._last = tokens
-        self._still[-1], self._new = True, []
+            self._still[-1] = True
+
+    def ahead(self, space: ActionSpace) -> list[int]:
+        """Return the tokens of a chunk of steps behind the last one; none if there is none."""
+        if self._filter is None:
+            return []
+        ahead = np.arange(1, space.chunk + 1)[:, None]
+        moving = space.tokenizer.encode(self._filter.value + ahead * self._filter.velocity)
+        return np.where(self._still, self._last, moving).ravel().tolist()
 
 
 class VelocityFilter:

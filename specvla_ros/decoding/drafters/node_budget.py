@@ -31,10 +31,11 @@ _MOST_NODES = 512  # a pass of more costs more than it can gain
 
 class MergedGuesses:
     """
-    Merges the guesses of several drafters into one tree and measures which were right.
+    Merges the trees of several drafters into one.
 
-    nodes: how many the tree may have; None = as many as there are guesses, and nothing has to be
-    measured. rates: what was measured; None until the first merge.
+    With a limit on its nodes it also measures how often each branch was right, and keeps the best.
+    nodes: the limit, without the root; None = as many as there are guesses. rates: what was
+    measured; None until the first merge.
     """
 
     def __init__(self, nodes: int | None = None) -> None:

@@ -13,7 +13,11 @@ from .drafter import DraftContext, Drafter, DRAFTERS
 @DRAFTERS.register('none')
 @dataclass(frozen=True, slots=True)
 class NoDrafter(Drafter):
-    """Never guesses, so each pass is of one token and gains one; has no settings."""
+    """
+    Never guesses: every pass gains one token. It has no settings.
+
+    The prefill reads the prompt, each later pass one token.
+    """
 
     weights: ClassVar[str | None] = None
 

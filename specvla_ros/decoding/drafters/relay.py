@@ -14,11 +14,11 @@ class RelayDrafter(Drafter):
     """
     A relay of drafters, named ``first+second+…`` in a preset.
 
-    Their guesses for the prefill are merged to one tree within a budget of nodes, those with the
-    best measured hit rates first; a node that several guessed counts as the earliest one's; one
-    that only continues guesses nothing then. After the prefill the last drafter proposes alone;
-    where it has no guess, the one before it does. A switch among them decides for each action who
-    takes part.
+    Before the prefill all guess, and their trees are merged into one. With a limit on its nodes
+    the branches come first that gain most, by their measured hit rates. A node that several
+    guessed counts as the earliest one's; a drafter that only continues guesses nothing then. After
+    the prefill the last drafter proposes alone; where it has no guess, the one before it does. A
+    switch among them decides for each action who takes part.
 
     nodes: of the tree in the prefill, at most; None = as many as there are guesses. guesses: makes
     that tree, and has the hit rates measured so far (``guesses.rates``).
@@ -54,6 +54,11 @@ class RelayDrafter(Drafter):
         self.guesses.judge(tokens, len(tokens) if self._judged is None else self._judged)
         for drafter in self.drafters:
             drafter.remember(tokens)
+
+    def note_executed(self, steps: int) -> None:
+        """Tell each how much of the last action was executed."""
+        for drafter in self.drafters:
+            drafter.note_executed(steps)
 
     def reset(self) -> None:
         """Let each forget."""

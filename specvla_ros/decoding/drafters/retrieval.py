@@ -42,7 +42,8 @@ class Retrieval:
     neighbours: number of nearest actions to guess, as one tree. memory: actions remembered while
     running, the oldest is forgotten first; 0 = only the database. They outlive an episode, so with
     a relaxed rule an episode's actions depend on those before it. position_scale: where the end
-    effector's position is known now and of all entries, a metre counts as so much of a descriptor.
+    effector's position is known now and of all entries, the weight of a metre beside the distance
+    of descriptors.
     """
 
     weights: ClassVar[str | None] = 'retrieval'
@@ -78,9 +79,10 @@ class Retrieval:
 
 class RetrievalDrafter(Drafter):
     """
-    Guesses the actions that the target said for the most similar images in a database.
+    Guesses the actions that the target said in the most similar situations.
 
-    An entry's key is its descriptor and, scaled, the end effector's position: [slots, size + 3].
+    Image, instruction and, where known, the end effector's position are compared. Entries come
+    from a database and from this run (``memory``); their keys are [slots, size + text + 3].
     All slots there will ever be are allocated at the first action, so a graph may read them.
     """
 

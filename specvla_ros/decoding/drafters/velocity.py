@@ -17,7 +17,11 @@ from .history import MotionModel
 @DRAFTERS.register('velocity')
 @dataclass(frozen=True, slots=True)
 class ConstantVelocity(MotionModel):
-    """Predicts that each dimension changes as in the last step: the settings of `velocity`."""
+    """
+    Predicts that each dimension changes as in the last step: the settings of `velocity`.
+
+    The gripper keeps its token.
+    """
 
     name: ClassVar[str] = 'velocity'
 

@@ -20,7 +20,9 @@ from .rule import Drafts
 @dataclass(frozen=True, slots=True)
 class Confidence:
     """
-    Tokens within the fewest bins that hold ``share`` of the target's own probability may stay.
+    Accepts the most probable bins that together hold ``share`` of the target's probability.
+
+    They need not be adjacent.
 
     share: above 0, at most 1. r: bins, at most so far from the target's choice, whatever its
         probability: two ways around an obstacle are both likely, their mixture is neither. The

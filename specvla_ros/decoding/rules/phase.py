@@ -17,7 +17,7 @@ from .bins import Bins
 @dataclass(frozen=True, slots=True)
 class Phase:
     """
-    Allows ``near`` bins after a slow step or a gripper change, else ``free`` bins.
+    Allows ``near`` bins at the start, after a slow step or a gripper change, else ``free`` bins.
 
     near, free: bins. slow_mm: a control step is slow whose translation is at most so long, mm.
     gripper: share of its way; a larger change is an event. The gripper's token is exact.

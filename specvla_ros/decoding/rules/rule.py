@@ -19,7 +19,11 @@ class Rule(Protocol):
 
 
 class Rating(Protocol):
-    """A rule may also implement `stays`, which judges each draft by more than its distance."""
+    """
+    A rule with a second check, which judges a draft by more than its distance.
+
+    It is asked only about drafts within reach.
+    """
 
     def stays(self, drafts: Drafts, space: ActionSpace) -> Tensor:
         """

@@ -19,10 +19,12 @@ from .rule import Drafts
 @dataclass(frozen=True, slots=True)
 class SequenceWise:
     """
-    The offsets of a control step's translation, and of its rotation, may not add up too far.
+    Limits the sum of the offsets, without their signs, in each group of a control step.
+
+    The groups are the translation x, y, z and the three angles of the rotation.
 
     each: bins a token may be off, at least 0. total: bins that the tokens of a group may be off
-        together, at least 0; the groups are x, y, z and the rotation. The gripper is exact.
+        together, at least 0. The gripper is exact.
 
     A draft that takes its group beyond ``total`` is refused with all behind it, those before it
     stay: the target's own token in its place is off by nothing, so the group keeps its bound.

@@ -182,6 +182,8 @@ class Actor:
         self._statistics.note_input_age(inference.age)
         image = inference.image
         policy: ActingPolicy = inference.request.settings
+        by_step = policy.decoder_config.by_step
+        told = {'firm_steps': inference.firm_steps} if by_step else {}
         try:
             if self._context != (policy, inference.request.revision):
                 policy.reset()  # its memory is of another instruction, or of steps not executed
@@ -189,13 +191,14 @@ class Actor:
             action = policy.act(
                 self._read_image(image.message), inference.request.instruction,
                 image.stamp * 1e-9 if image.stamp else None, inference.eef_position,
-                inference.limits if self._guards else None, inference.executed)
+                inference.limits if self._guards else None, inference.executed, **told)
             self._check_risk(action)
         except ValueError as error:
             self._pilot.give_up(inference)
             self._refuse(error)
         else:
-            if self._publish(lambda: self._pilot.answer(inference, action, action.si)):
+            firm = action.trace.firm_steps if by_step else None
+            if self._publish(lambda: self._pilot.answer(inference, action, action.si, firm)):
                 self._statistics.note_lengths(action.trace.acceptance_lengths)
         self._go_on()
 

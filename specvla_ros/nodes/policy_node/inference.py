@@ -36,7 +36,8 @@ class Inference:
     long ago it came if that is more. taken: when the image was, and begun: when the work did, s on
     `Pilot`'s clock. eef_position: of the end effector then, m; None: not known. limits: what
     the envelope leaves of the next control step. executed: how many steps of the last answer
-    belong to times before this image; None where there is none, or it was dropped.
+    belong to times before this image; None where there is none, or it was dropped. firm_steps: how
+    many of the answer's steps the next answer is not expected to say again in time; None = all.
     """
 
     request: InferenceRequest
@@ -47,6 +48,7 @@ class Inference:
     eef_position: tuple[float, float, float] | None
     limits: StepLimits
     executed: int | None = None
+    firm_steps: int | None = None
 
     @property
     def image(self) -> ReceivedImage:

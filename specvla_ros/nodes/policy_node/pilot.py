@@ -180,7 +180,8 @@ class Pilot:
             self._is_inferring = True
             known, limits = self._arm.limits(now)
             return Inference(request, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits, self._executed)
+                        None if known is None else tuple(known.tolist()), limits, self._executed,
+                        self._firm_steps(least))
 
     def give_up(self, inference: Inference) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
@@ -188,11 +189,14 @@ class Pilot:
             self._is_inferring = False
             self._drop(inference.request)
 
-    def answer(self, inference: Inference, action: Any, deltas: np.ndarray) -> bool:
+    def answer(self, inference: Inference, action: Any, deltas: np.ndarray,
+               firm_steps: int | None = None) -> bool:
         """
         Publish an action: in lockstep its steps at once, in real time each step when it is due.
 
         :param deltas: [chunk, 7], SI
+        :param firm_steps: of them that may be executed in real time, however late answers are;
+            None = all
         :returns: False if it doesn't count any more: another instruction, a pause
         :raises StaleImage, SpecVLAError: it must not be published
         """
@@ -207,7 +211,7 @@ class Pilot:
             if not self._is_paced:
                 return self._say(inference, action, deltas)
             self._answer = inference, action, deltas
-            self._is_answer_new = self._queue.put(deltas, inference.taken)
+            self._is_answer_new = self._queue.put(deltas, inference.taken, firm_steps)
             return self.execute_due()
 
     def execute_due(self) -> bool:
@@ -221,6 +225,10 @@ class Pilot:
             now = self._clock()
             step = self._queue.due(now)
             if step is None:
+                if self._is_answer_new and self._queue.next_at is None:
+                    self._drop_answer()
+                    self._last_step.miss('answers come too late for the steps of them that are '
+                                      'accepted as closely as the first (per_step)')
                 return True
             inference, action, deltas = self._answer
             is_new, self._is_answer_new = self._is_answer_new, False
@@ -263,6 +271,15 @@ class Pilot:
         periods = (round((self._taken - taken) / self._period) if self._is_paced
                    else self._execution.periods(chunk))
         return min(max(periods, 1), chunk)
+
+    def _firm_steps(self, age: float) -> int | None:
+        """Return how many steps of an answer to an image of this age, s, are firm; None = all."""
+        if not self._is_paced:
+            return self._execution.firm_steps()
+        if not self._inference_s:
+            return None  # nothing tells how many of them will be over when it comes
+        # One more: inference may take a little longer than the last time.
+        return self._execution.firm_steps(int((age + self._inference_s) / self._period) + 1)
 
     def _say(self, inference: Inference, action: Any, deltas: np.ndarray) -> bool:
         """Publish what a simulation that waits is to execute of an answer."""

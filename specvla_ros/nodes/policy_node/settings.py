@@ -112,13 +112,14 @@ class ActingPolicy(Protocol):
     def act(
         self, image: np.ndarray, instruction: str, stamp: float | None = None,
         eef_position: tuple[float, float, float] | None = None, limits: StepLimits | None = None,
-        executed: int | None = None,
+        executed: int | None = None, *, firm_steps: int | None = None,
     ) -> Any:
         """
         Infer an action from uint8 [H, W, 3] RGB, an instruction and when it was taken, s.
 
         eef_position: of the end effector, m. limits: of the next control step. executed: of
-        the last action's steps, those that belong to times before; None = all.
+        the last action's steps, those that belong to times before; None = all. firm_steps: of this
+        action's, those that the next one does not say again in time; None = all.
         """
 
     def with_decoder(self, decoder: DecoderConfig) -> 'ActingPolicy':
@@ -166,7 +167,7 @@ class PolicySettings:
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the rule {config.rule.name} of the decoder '
                 f'{config.name} has none; set it to 0')
-        if any(member.calibrated for member in config.members):
+        if any(member.calibrated for member in config.all_members):
             raise SpecVLAError(
                 f'threshold is {self.threshold}, but the decoder {config.name} is calibrated: its '
                 'promise holds for its own threshold; set it to 0')

@@ -20,6 +20,8 @@ Specification, one JSON object; everything but `decoders` has the default shown:
      "action_timeout_s": 60.0,      # no action within this: the episode counts as crashed
      "start_timeout_s": 300.0,      # both nodes must be up within this
      "threads": 0,                  # torch threads of the policy process; 0 = a core is left
+     "execute_steps": 0,            # control steps of an action that are executed, 0 = as the
+                                    # checkpoint recommends, else all
      "domain_id": null}             # null = the first free ROS domain
 
 Play order: grouped by task (making another simulator scene costs seconds), then by state, then the
@@ -29,7 +31,8 @@ Events, one JSON object a line on stdout (nothing else goes there), flushed:
     {"event": "ready", "domain_id", "pids": {"policy", "bridge"}, "logs": {"policy", "bridge"}}
     {"event": "episode_start", "index", "total", "decoder", "suite", "task", "state",
               "instruction", "max_steps"}
-    {"event": "step", "index", "step", "passes", "accepted", "drafted", "ms_total", "ros_ms"}
+    {"event": "step", "index", "step", "steps", "passes", "accepted", "drafted", "ms_total",
+              "ros_ms"}         # step: counts actions; steps: control steps, those of it included
     {"event": "episode_end", "index", "decoder", "suite", "task", "state", "instruction",
               "max_steps", "success", "crashed", "message", "steps", "npz"}
               # message: why it crashed, else ''; npz: path, null where there was no action
@@ -44,10 +47,11 @@ FOLDER/episodes/<decoder>_<task>_<state>.npz, written whole or not at all, the d
 without blanks and brackets (`kerv-unverified`); T = actions taken. Load with
 `numpy.load(path, allow_pickle=True)`:
     frames             object [T]        JPEG bytes (RGB, upright, as published on `image`)
-    tokens             int64 [T, L]      action tokens
+    tokens             int64 [T, 7 · E]  action tokens of the control steps that were sent, E
     action_si          float32 [T, 7]    m, rotation vector in rad, gripper (1 = open); the first
                                          of a chunk
-    normalized         float32 [T, N]    as in ActionDelta
+    normalized         float32 [T, 7 · E]  as in ActionDelta
+    steps              int64 [T]         control steps that were executed, at most E
     target_passes      int64 [T]         the prefill counted
     drafted, accepted  int64 [T]         draft tokens
     image_stamp        int64 [T]         ns, the stamp of the image acted on
@@ -168,7 +172,7 @@ class SessionNode(Node):
         facts |= {'success': status.success, 'crashed': status.crashed,
                   'message': self._processes[1].last_line('ERROR') if status.crashed else ''}
         self._emit({'event': 'episode_end', 'index': round_.index, **facts, 'steps': status.step,
-                    'npz': self._save(round_, recording, facts)})
+                    'npz': self._save(round_, recording, status.step, facts)})
         return 'crash' if status.crashed else 'success' if status.success else 'failure'
 
     def _emit_steps(self, round_: Round, recording: EpisodeRecording, is_over: bool) -> None:
@@ -177,6 +181,7 @@ class SessionNode(Node):
                 raise RuntimeError(f'the policy decoded with {step.cost.decoder} where '
                                    f'{round_.config.name} was asked for')
             self._emit({'event': 'step', 'index': round_.index, 'step': step.number,
+                        'steps': sum(recording.executed_steps()[:step.number + 1]),
                         'passes': step.cost.target_passes, 'accepted': step.cost.accepted,
                         'drafted': step.cost.drafted,
                         'ms_total': round(step.cost.stage_ms['total'], 3),
@@ -190,13 +195,13 @@ class SessionNode(Node):
             _record(recording, message, received)
             self._emit_steps(round_, recording, is_over=True)
 
-    def _save(self, round_: Round, recording: EpisodeRecording, facts: dict[str, Any]
+    def _save(self, round_: Round, recording: EpisodeRecording, steps: int, facts: dict[str, Any]
               ) -> str | None:
         if not recording.steps:
             return None
         path = self._folder / 'episodes' / round_.file_name
         try:
-            recording.save(path, **facts)
+            recording.save(path, steps, **facts)
         except OSError as error:
             raise SpecVLAError(f'could not write {path}: {error}') from error
         return str(path)

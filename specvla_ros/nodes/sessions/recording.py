@@ -139,10 +139,24 @@ class EpisodeRecording:
         return RecordedStep(
             index, first, self._frames[stamp], self._answers[first], self._costs[first])
 
-    def save(self, path: Path, **facts: Any) -> None:
+    def executed_steps(self, total: int | None = None) -> list[int]:
+        """
+        Return how many control steps of each answer were executed.
+
+        :param total: of the episode, which may end amid an answer; None = all that were sent
+        """
+        counts = [len(step.answer.deltas) for step in self.steps]
+        left = sum(counts) if total is None else total
+        for number, count in enumerate(counts):
+            counts[number] = min(count, left)
+            left -= counts[number]
+        return counts
+
+    def save(self, path: Path, total_steps: int | None = None, **facts: Any) -> None:
         """
         Write the episode as .npz, whole or not at all; the arrays are listed in `demo_session`.
 
+        :param total_steps: control steps of the episode; None = all that were sent
         :param facts: more scalars and texts to put in
         :raises OSError: the disk is full or not writable
         """
@@ -154,6 +168,7 @@ class EpisodeRecording:
             'tokens': np.array([step.answer.tokens for step in steps], dtype=np.int64),
             'action_si': np.array([step.answer.deltas[0] for step in steps], dtype=np.float32),
             'normalized': np.array([step.answer.normalized for step in steps], dtype=np.float32),
+            'steps': np.array(self.executed_steps(total_steps), np.int64),
             'target_passes': np.array([step.cost.target_passes for step in steps], np.int64),
             'drafted': np.array([step.cost.drafted for step in steps], np.int64),
             'accepted': np.array([step.cost.accepted for step in steps], np.int64),

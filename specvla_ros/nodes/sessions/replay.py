@@ -23,6 +23,7 @@ Exit codes are those of `demo_session`. FOLDER/logs/policy.log holds what the no
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -34,7 +35,8 @@ from typing import Any
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 
-from specvla_ros.bags.frames import FrameReader
+from specvla_ros.bags.frames import Frame, FrameReader, live_actions
+from specvla_ros.bags.looks import looks
 from specvla_ros.bags.reader import Bag
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
@@ -60,7 +62,11 @@ _LAST_ANSWER_PATIENCE = 5.0  # s for what is still on its way when a round has e
 
 @dataclass(frozen=True, slots=True)
 class ReplaySpec:
-    """A session's settings; rate: times the recording's speed, 0 = lockstep."""
+    """
+    A session's settings; rate: times the recording's speed, 0 = lockstep.
+
+    execute_steps: control steps between two frames that are sent in lockstep, see `bags.looks`.
+    """
 
     bag: str
     decoders: tuple[str, ...]
@@ -71,6 +77,7 @@ class ReplaySpec:
     policy: dict[str, Any]
     action_timeout_s: float
     start_timeout_s: float
+    execute_steps: int = 1
 
     @classmethod
     def read(cls, path: Path) -> ReplaySpec:
@@ -127,7 +134,11 @@ class ReplaySession(Node):
     def _play(self, decoder: str) -> None:
         """Play the bag once; at a rate, some frames stay without an answer."""
         waiting: dict[int, int] = {}  # stamp: number of the frame
-        for sent in self._player.play(self._reader):
+        frames: Iterable[Frame] = self._reader
+        if self._spec.execute_steps > 1 and not self._spec.rate:
+            live = live_actions(self._bag)
+            frames = (look.frame for look in looks(self._reader, live, self._spec.execute_steps))
+        for sent in self._player.play(frames):
             frame = sent.frame
             self._emit({'event': 'frame', 'decoder': decoder, 'number': frame.number,
                         'stamp': frame.stamp, 'received': frame.received,

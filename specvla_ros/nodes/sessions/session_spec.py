@@ -47,6 +47,7 @@ class SessionSpec:
     action_timeout_s: float = 60.0
     start_timeout_s: float = 300.0
     threads: int = 0
+    execute_steps: int = 0
     domain_id: int | None = None
 
     def __post_init__(self) -> None:
@@ -126,8 +127,9 @@ class SessionSpec:
     @property
     def policy_parameters(self) -> dict[str, Any]:
         """Parameters of `policy_node`."""
+        steps = {'execute_steps': self.execute_steps} if self.execute_steps else {}
         return {**self.source.parameters, 'decoder': self.decoders[0], 'threads': self.threads,
-                'pacing': 'lockstep'}
+                **steps, 'pacing': 'lockstep'}
 
     @property
     def bridge_parameters(self) -> dict[str, Any]:

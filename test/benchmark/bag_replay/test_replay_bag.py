@@ -91,6 +91,33 @@ def test_the_report_has_the_shape_of_all_reports(run, short, tmp_path, capsys):
     assert 'actions equal to the live ones' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('execute_steps, looks', [(None, 3), (2, 5)])
+def test_of_chunks_the_frames_are_as_far_apart_as_steps_are_executed(
+        run, short, execute_steps, looks, capsys):
+    options = () if execute_steps is None else ('--execute-steps', str(execute_steps))
+    report = run(short, '--no-html', '--chunk', '4', '--decoder', 'ar', '--decoder', 'jacobi',
+                 *options)
+    steps = execute_steps or 4
+    assert (report['bag']['frames'], report['config']['execute_steps']) == (looks, steps)
+    for row in report['rows']:
+        assert (row['actions'], row['steps']) == (looks, looks * steps)
+        assert row['ms_per_step']['mean'] == pytest.approx(row['ms_per_action']['mean'] / steps)
+        assert row['target_passes_per_action'] <= 28
+    assert report['rows'][1]['tokens_equal_ar']['actions_equal'] == looks
+    said = capsys.readouterr().out
+    assert 'ms per step, mean' in said and 'control steps executed' in said
+
+
+@pytest.mark.parametrize('command', ['replay', 'demo'])
+def test_steps_that_a_chunk_does_not_have_are_refused(
+        command, short, tiny_checkpoint, tmp_path, capsys):
+    bag = [str(short)] if command == 'replay' else []
+    assert cli.main([command, *bag, '--checkpoint', str(tiny_checkpoint), '--decoder', 'ar',
+                     '--chunk', '4', '--execute-steps', '5', '--out', str(tmp_path / 'x')]) == 2
+    assert 'execute_steps is 5, must be from 1 to 4' in ' '.join(capsys.readouterr().err.split())
+    assert not (tmp_path / 'x').exists()
+
+
 def test_a_bag_that_was_cut_off_is_replayed_as_far_as_it_goes(run, tmp_path, capsys):
     bag = tmp_path / 'cut'
     shutil.copytree(EXAMPLE, bag)

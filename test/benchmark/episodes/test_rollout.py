@@ -8,6 +8,7 @@ import pytest
 
 from specvla_ros.benchmark.deviation import BIN_WIDTH, deviation
 from specvla_ros.benchmark.episodes.envelope import settings_for_json
+from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.data_sets import load_dataset
@@ -128,6 +129,78 @@ def test_an_action_of_one_step_has_no_figures_of_steps_but_with_a_latency():
     assert [action.steps for action in episode.actions] == [0, 1, 1]
 
 
+class SlowPolicy(FakePolicy):
+    """Says its own number; takes so many seconds for each action in turn, or so many passes."""
+
+    dataset = load_dataset('libero_object')
+
+    def __init__(self, seconds=(), passes=(), chunk=1):
+        super().__init__(chunk=chunk)
+        self.seconds, self.passes = list(seconds), list(passes)
+
+    def act(self, image, instruction, stamp=None, *, executed=None):
+        action = super().act(image, instruction, stamp, executed=executed)
+        number = len(self.seen)
+        if self.seconds:
+            action.trace.stage_ms = {
+                'total': 1000 * self.seconds[(number - 1) % len(self.seconds)]}
+        if self.passes:
+            action.trace.target_passes = self.passes[(number - 1) % len(self.passes)]
+        action.si[:, 0], action.si[:, 1] = number, np.arange(self.chunk)
+        return action
+
+
+def played(policy, latency, execute=1, steps=12):
+    """Return in each period (number of the action, step of it), None = the arm stands still."""
+    environment = Log(solved_after=steps)
+    episode = play(environment, policy, 'ar', 0, RolloutConfig(
+        execution=Execution(execute), latency=latency))
+    assert episode.success and episode.crash is None
+    assert sum(action.steps for action in episode.actions) == sum(
+        bool(delta[0]) for delta in environment.told)
+    return [(int(delta[0]), int(delta[1])) if delta[0] else None for delta in environment.told]
+
+
+@pytest.mark.parametrize('seconds, numbers', [
+    ([0.03], [1, 2, 3, 4, 5, 6]),                        # there within the period
+    ([0.12], [None, None, 1, None, 2, None, 3]),         # each is two periods late
+    ([0.06, 0.03], [None, 1, 2, None, 3, 4, None, 5]),   # a late one keeps its period
+    ([0.03, 0.11, 0.03, 0.03], [1, None, None, 2, 3, 4, 5, None, None, 6])])
+def test_an_action_is_as_late_as_it_was_slow(seconds, numbers):
+    done = played(SlowPolicy(seconds), Latency(measured=True), steps=len(numbers))
+    assert [step and step[0] for step in done] == numbers
+
+
+def test_by_passes_a_faster_decoder_acts_sooner_and_more_often():
+    ar, relaxed = (played(SlowPolicy(passes=passes), Latency(0.05, 0.02), steps=12)
+                   for passes in ([7], [1, 2]))
+    assert [step and step[0] for step in ar] == [None] * 3 + [1, None, None, 2, None, None,
+                                                              3, None, None]
+    assert [step and step[0] for step in relaxed] == [None, *range(1, 12)]
+
+
+def test_steps_of_a_chunk_go_on_while_the_next_one_is_late():
+    """Beyond the E steps too; those of the newer chunk are the ones of their own times."""
+    policy = SlowPolicy([0.03, 0.26], chunk=8)
+    done = played(policy, Latency(measured=True), execute=4, steps=14)
+    assert done == [*((1, step) for step in range(8)), None,
+                    (2, 5), *((3, step) for step in range(1, 5))]
+    assert policy.seen == [0, 4, 9]
+
+
+@pytest.mark.parametrize('chunk, execute, late', [
+    (1, 1, 0), (1, 1, 3), (8, 4, 0), (8, 4, 2), (8, 8, 3), (8, 2, 5), (4, 4, 6), (8, None, 8)])
+def test_the_same_latency_every_time_is_a_fixed_one(chunk, execute, late):
+    def told(config):
+        environment = Log(solved_after=30)
+        play(environment, SlowPolicy([0.05 * late + 0.01], chunk=chunk), 'ar', 0, config)
+        return np.array(environment.told)
+
+    fixed = told(RolloutConfig(execution=Execution(execute, late)))
+    measured = told(RolloutConfig(execution=Execution(execute), latency=Latency(measured=True)))
+    np.testing.assert_array_equal(fixed, measured)
+
+
 def test_ar_is_run_beside_every_nth_action_on_the_same_picture():
     policy, reference = FakePolicy(bins=5), FakePolicy(bins=2)
     episode = play(
@@ -236,3 +309,19 @@ def test_an_envelope_without_a_limit_can_be_written_as_json():
     text = json.dumps(settings_for_json(endless), allow_nan=False)
     assert json.loads(text)['workspace_min_m'] == ['-inf'] * 3
     assert step_limits(endless, 0.05) == NO_LIMITS
+
+
+@pytest.mark.parametrize('execution, firm', [(Execution(4, 1), 5), (Execution(), None)])
+def test_decoders_whose_thresholds_grow_by_step_are_told_which_steps_are_firm(execution, firm):
+    class Told(FakePolicy):
+        told = []
+
+        def act(self, *args, firm_steps=None, **more):
+            self.told.append(firm_steps)
+            return super().act(*args, **more)
+
+    for decoder, expected in (('loose', firm), ('other', None)):
+        Told.told.clear()
+        play(Environment(), Told(chunk=8), decoder, 0,
+             RolloutConfig(execution=execution, by_step=frozenset({'loose'})))
+        assert set(Told.told) == {expected}

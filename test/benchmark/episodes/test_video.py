@@ -1,5 +1,6 @@
 """The video: its clock, its pictures, and what is left when it cannot be written."""
 
+import dataclasses
 import os
 from pathlib import Path
 import shutil
@@ -133,3 +134,41 @@ def test_a_video_that_was_there_survives_a_failure(scene, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match='cannot write'):
         write_video(path, [scene])
     assert path.read_bytes() == b'earlier'
+
+
+def chunk_film(make, executed=(4, 4, 2)):
+    """Actions of 8 control steps, of which so many were executed."""
+    lengths = (7,) * 7 + (6,)  # and one by the prefill
+    actions = [dataclasses.replace(make.action(lengths), steps=steps) for steps in executed]
+    film = make.film(n=len(executed))
+    return dataclasses.replace(film, actions=actions, bins=[[127] * 28] * len(executed))
+
+
+def test_a_film_of_chunks_counts_the_control_steps_that_were_executed(make):
+    film = chunk_film(make)
+    assert [film.steps_until(index) for index in range(3)] == [4, 8, 10]
+    assert [make.film().steps_until(index) for index in range(3)] == [1, 2, 3]
+    texts = []
+    draw = overlay.ImageDraw.ImageDraw.text
+
+    def text(pen, at, said, *more, **options):
+        texts.append(said)
+        return draw(pen, at, said, *more, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlay.ImageDraw.ImageDraw, 'text', text)
+        draw_column(film, Moment(2, 9, ended=True))
+    assert '2 of 8 control steps executed' in texts
+    assert '10' in texts and 'solved: 10 steps in 3 actions, 0.3 s' in texts
+
+
+def test_steps_that_the_next_action_said_again_are_drawn_small(make):
+    """So the more are executed, the more of the picture has the colour of a token."""
+    counts = []
+    for executed in (2, 4, 8):
+        picture = np.array(draw_column(chunk_film(make, (executed,)), Moment(0, 9, ended=False)))
+        chips = picture[overlay.TITLE_HEIGHT + overlay.COLUMN_WIDTH:][:overlay.CHIPS_HEIGHT]
+        colours = [tuple(int(it[i:i + 2], 16) for i in (1, 3, 5))
+                   for it in (overlay.TARGET, overlay.DRAFT)]
+        counts.append(sum(int((chips == colour).all(-1).sum()) for colour in colours))
+    assert counts[0] < counts[1] < counts[2] < 3 * counts[0]

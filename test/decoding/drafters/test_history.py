@@ -98,6 +98,21 @@ def test_every_drafter_that_predicts_says_the_tail_of_a_chunk_again(lab):
         assert len(guessed) == 5
 
 
+@pytest.mark.parametrize('name', ['history', 'velocity', 'kalman'])
+def test_overlapping_chunks_of_a_steady_motion_are_guessed_as_it_goes_on(lab, name):
+    """Two of four steps are executed, the others said again: no step is seen twice."""
+    it, drafter = lab(0, 2, 4), make_drafter(name, {}, {})
+    for first in range(0, 12, 2):
+        steps = [(-0.9 + 0.08 * (first + step), 1.0) for step in range(4)]
+        drafter.remember(ids(it.space, *sum(steps, ())))
+        drafter.note_executed(2)
+    now = replace(context(it), situation=Situation(executed=2))
+    guessed = values(it.space, drafter.guess(now).tokens)[::2]
+    steady = [-0.9 + 0.08 * (12 + step) for step in range(4)]
+    right = [*steady[:2], steady[1], steady[1]] if name == 'history' else steady
+    assert guessed == pytest.approx(right, abs=0.05)
+
+
 def test_what_stood_still_keeps_its_token_even_where_two_ids_mean_the_same(lab):
     it = lab(0, 2, 1)
     lowest = it.space.tokenizer.first_id

@@ -75,6 +75,27 @@ def test_where_the_position_is_known_it_is_what_counts(play):
     assert metrics[-1] == (0.0, ['behind', 'go on'])  # told to go, but it stands still
 
 
+@pytest.mark.parametrize('knows_position', [True, False])
+@pytest.mark.parametrize('executed', [1, 4])
+def test_of_overlapping_chunks_only_the_steps_executed_make_the_path(
+        lab, executed, knows_position):
+    """Full speed, straight ahead: F is 1 however many steps of each chunk are executed."""
+    it, switch = lab(0, 7, 4), HybridKinematic(window=6).drafter(None)
+    full, metrics = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], []
+    back = [-1.0, *full[1:]]
+    said = it.space.tokenizer.encode(np.array(full * executed + back * (4 - executed))).tolist()
+    per_step = (it.space.tokenizer.n_bins - 1) / 2
+    for number in range(9):
+        place = (number * executed * per_step, 0.0, 0.0) if knows_position else None
+        switch.players([switch], DraftContext(
+            None, it.space, None, [], Situation(eef_position=place, executed=executed)))
+        metrics.append(switch.metric)
+        switch.remember(said)
+        switch.note_executed(executed)
+    # One axis of three at full speed.
+    assert metrics[-1] == pytest.approx(0.5 + 0.5 / np.sqrt(3), abs=0.01)
+
+
 def test_a_new_episode_has_no_path(play):
     for _ in range(16):
         play([1.0, 1.0, -1.0, 0, 0, 0, 1])

@@ -1,15 +1,22 @@
 """The Kalman drafter: what it predicts, holds and forgets, and that it is lossless."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, RelayDrafter
+from specvla_ros.auto.auto_decoder import AutoDecoder
+from specvla_ros.configuration import CompletionConfig, Component
+from specvla_ros.decoding.completion import Completion
+from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, NoDrafter, RelayDrafter
 from specvla_ros.decoding.drafters.jacobi import Jacobi
 from specvla_ros.decoding.drafters.kalman import Kalman, VelocityFilter
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.situation import Situation
 
 BIN = 2 / 255
 
@@ -90,6 +97,55 @@ def test_it_forgets(lab):
         each.remember(ids(it.space, -0.5, 0.1, 1.0))
         each.remember(ids(it.space, -0.4, 0.2, 1.0))
     assert guessed(drafter, it) == guessed(fresh, it)
+
+
+@given(data=st.data(), seed=st.integers(0, 2**20))
+@settings(max_examples=40, deadline=None)
+def test_each_step_of_overlapping_chunks_is_filtered_once(data, seed, lab):
+    """As if each step that was executed had been an action; those left count on trial only."""
+    chunk = data.draw(st.integers(2, 6))
+    it, random = lab(0, 3, chunk), np.random.default_rng(seed)
+    low, high = it.space.tokenizer.first_id, it.space.tokenizer.last_id
+    drafter, single = Kalman().drafter(None), Kalman().drafter(None)
+    for _ in range(data.draw(st.integers(1, 5))):
+        said = random.integers(low, high + 1, (chunk, 3))
+        executed = data.draw(st.integers(0, chunk))
+        drafter.remember(said.ravel().tolist())
+        drafter.note_executed(executed)
+        for step in said[:executed]:
+            single.remember(step.tolist())
+        if data.draw(st.booleans()):
+            continue  # of this action another drafter's guess was taken
+        trial = deepcopy(single)
+        for step in said[executed:]:
+            trial.remember(step.tolist())
+        right = [*said[executed:].ravel().tolist(), *trial.predict(it.space)[:3 * executed]]
+        tree = drafter.guess(DraftContext(
+            None, it.space, None, [], Situation(executed=executed)))
+        assert tree.tokens.tolist() == right[:-1]
+
+
+def test_a_policy_tells_every_drafter_what_was_executed(lab):
+    """In a relay, as a completion and under auto: whoever guesses next, each step counts once."""
+    it = lab(0, 2, 4)
+    hidden, completing, resting = (Kalman().drafter(None) for _ in range(3))
+    completion = Completion(CompletionConfig(Component('kalman'), every=100), completing)
+    playing = it.decoder(RelayDrafter([hidden, NoDrafter()]), Strict())
+    playing = replace(playing, completion=completion)
+    auto = AutoDecoder({'ar': playing, 'other': it.decoder(resting, Strict())})
+    said = [ids(it.space, *sum(((0.05 * k + 0.1 * n, 1.0) for k in range(4)), ()))
+            for n in range(5)]
+    for tokens in said:
+        auto.remember(tokens)
+        auto.note_executed(2)
+    single = Kalman().drafter(None)
+    for tokens in said:
+        for step in (tokens[:2], tokens[2:4]):
+            single.remember(step)
+    for step in (said[-1][4:6], said[-1][6:]):
+        single.remember(step)
+    for drafter in (hidden, completing, resting):
+        assert drafter.predict(it.space) == single.predict(it.space)
 
 
 @pytest.mark.parametrize('setting', [

@@ -6,6 +6,7 @@ import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,43 @@ def accepted(rule, offsets, known=0, before=(), logits=None, own=31872):
         tree, verified, [own] * known, acceptance.terms(UNKNOWN), before)
     assert path.bins_off == tuple(abs(off) for off in offsets[: len(path.nodes)])
     return len(path.nodes)
+
+
+# bins -------------------------------------------------------------------------------------------
+
+@given(chunk=st.integers(1, 8), firm=st.integers(1, 9) | st.none(), r=st.integers(0, 30),
+       per_step=st.integers(0, 9), exact=st.booleans())
+def test_only_steps_that_are_said_again_may_be_further_off(chunk, firm, r, per_step, exact):
+    space, situation = ActionSpace(TOKENIZER, 7, chunk), Situation(firm_steps=firm)
+    reach = np.reshape(Bins(r, exact, per_step).reach(space, situation), (chunk, 7))
+    loose = 6 if exact else 7
+    assert (reach[:, loose:] == 0).all()
+    assert (reach[:firm, :loose] == r).all()  # None: of all steps, whatever per_step is
+    later = reach[chunk if firm is None else firm :, :loose]
+    grows = r + per_step * np.arange(1, 1 + len(later))
+    assert (later == grows[:, None]).all()
+
+
+@given(seed=st.integers(0, 2**20), firm=st.integers(1, 3) | st.none())
+@settings(max_examples=30, deadline=None)
+def test_what_is_decoded_by_step_keeps_to_each_step_s_threshold(seed, firm, lab):
+    it = lab(seed % 4, 3, 3)
+    decoder = it.decoder(it.guesser(seed), Bins(2, per_step=8))
+    _, trace = decoder.decode(*it.prompt, Situation(firm_steps=firm))
+    most = [2] * 3 if firm is None else [2, 2 + 8 * (firm == 1), 2 + 8 * max(0, 3 - firm)]
+    assert trace.reach == tuple(bins for step in most for bins in (step, step, 0))
+    assert all(off <= bins for off, bins in zip(trace.bins_off, trace.reach, strict=True))
+
+
+def test_later_steps_use_what_they_are_allowed(lab):
+    off = dict.fromkeys((None, 1), 0)
+    for seed in range(30):
+        it = lab(seed % 4, 3, 3)
+        for steps in off:
+            decoder = it.decoder(it.guesser(seed), Bins(0, per_step=8))
+            _, trace = decoder.decode(*it.prompt, Situation(firm_steps=steps))
+            off[steps] += sum(trace.bins_off)
+    assert off[None] == 0 < off[1]
 
 
 # sequence ---------------------------------------------------------------------------------------
@@ -202,6 +240,8 @@ def test_phase_is_tight_when_slow_and_around_events_of_the_gripper(situation, bi
 # all --------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(('rule', 'settings', 'message'), [
+    ('bins', {'per_step': -1}, 'per_step of the rule bins is -1, must be a whole number from 0'),
+    ('bins', {'per_step': 1.5}, 'per_step of the rule bins is 1.5, must be a whole number'),
     ('sequence', {'each': -1}, 'each of the rule sequence is -1, must be a whole number from 0'),
     ('sequence', {'total': 2.5}, 'total of the rule sequence is 2.5, must be a whole number'),
     ('sequence', {'each': True}, 'each of the rule sequence is True'),

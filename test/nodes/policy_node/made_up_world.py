@@ -41,19 +41,20 @@ class Image:
 
 @dataclass
 class Published:
-    """A control step as it was published; instruction: the one that held."""
+    """A control step as it was published; firm: how many of its answer were to be executed."""
 
     at: float
     image: Image
     number: int
     delta: np.ndarray
+    firm: int | None
 
 
 class World:
     """One arm, one camera and a clock: events in, what was published and refused out."""
 
     def __init__(self, safety, period, max_age=5.0, pacing='realtime', late=0.0,
-                 execute_steps=None, latency=0):
+                 execute_steps=None, latency=0, keeps_firm=False):
         self.now, self.offset = START, 1_700_000_000 * 10**9  # ns between this and camera clock
         self.safety, self.period, self.max_age = safety, period, max_age
         self.is_paced, self.late = pacing == 'realtime', late
@@ -66,6 +67,7 @@ class World:
         self._task, self._answered = None, {}
         self.ends = 0  # of what ends the answer that is being executed, or would
         self._alive = None  # the inference whose answer is the newest, and `ends` when it came
+        self._keeps_firm = keeps_firm  # as an actor whose decoder's thresholds grow by step
         self._new_images = []  # when they came
         self._lost = -math.inf  # when the camera was found lost
         self.pilot = Pilot('settings', safety, period, max_age, pacing, self,
@@ -173,7 +175,8 @@ class World:
         else:
             self._answered[image.order] = self._taken
             self._alive = inference, self.ends
-            self._try(lambda: self.pilot.answer(inference, image.action, image.action))
+            firm = {'firm_steps': inference.firm_steps} if self._keeps_firm else {}
+            self._try(lambda: self.pilot.answer(inference, image.action, image.action, **firm))
         self._go_on()
 
     def _try(self, publish):
@@ -189,7 +192,8 @@ class World:
         image = steps.inference.image.message
         for step, delta in enumerate(steps.deltas):
             self._check(steps, image, steps.first + step, delta)
-            self.published.append(Published(self.now, image, steps.first + step, delta.copy()))
+            self.published.append(Published(
+                self.now, image, steps.first + step, delta.copy(), steps.inference.firm_steps))
             self.moved = self.moved + delta[:3]
         return self.now
 
@@ -201,6 +205,8 @@ class World:
         assert not self.is_paused
         taken, camera = self._answered[image.order]
         assert np.isfinite(delta).all()
+        if self._keeps_firm and self.is_paced and steps.inference.firm_steps is not None:
+            assert number < steps.inference.firm_steps, 'to be said again before it is executed'
         assert (steps.inference, self.ends) == self._alive, 'of an answer that has ended'
         assert image.came > self._lost, 'of an image from before the camera was lost'
         before = self.published[-1] if self.published else None

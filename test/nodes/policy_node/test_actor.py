@@ -12,7 +12,7 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
-from specvla_ros.configuration import load_preset
+from specvla_ros.configuration import Component, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
@@ -230,6 +230,37 @@ def test_four_of_eight_steps_are_executed_and_the_policy_is_told_how_many(make_r
     assert 3 <= np.median(list(answers.values())) <= 5
     told = [count for count in rig.policy.executed if count is not None]
     assert rig.policy.executed[0] is None and 3 <= np.median(told) <= 5
+
+
+class LoosePolicy(FakePolicy):
+    """Says that only so many of the steps are as close as the first."""
+
+    def __init__(self, close):
+        super().__init__(chunk=8)
+        rule = Component('bins', {'r': 9, 'per_step': 3})
+        self.decoder_config = load_preset('relaxed').with_rule(rule)
+        self.close, self.firm = close, []
+
+    def act(self, *args, firm_steps, **more):
+        self.firm.append(firm_steps)
+        action = super().act(*args, **more)
+        action.trace.firm_steps = self.close
+        return action
+
+
+@pytest.mark.parametrize('close', [None, 2])
+def test_steps_accepted_less_closely_are_not_executed_however_late_the_next_answer_is(close):
+    policy = LoosePolicy(close)
+    rig = Rig(policy, execute_steps=4)
+    try:
+        film(rig, 0.6)
+        time.sleep(4 * PERIOD)  # no further image, so no further answer
+        numbers = [action.first_step for action in rig.actions if action.token_ids]
+    finally:
+        rig.actor.close()
+    assert policy.firm[0] is None  # nothing is known of the machine yet
+    assert all(firm in (5, 6) for firm in policy.firm[1:]) and len(policy.firm) > 1
+    assert max(numbers) == 1 if close else 3 <= max(numbers) < 8
 
 
 def test_in_lockstep_the_message_holds_what_is_to_be_executed_and_says_when(make_rig, until):

@@ -207,6 +207,23 @@ def test_where_the_next_answer_is_late_steps_beyond_go_on_until_it_comes():
     assert np.diff([step.at for step in world.published][:8]).max() < 1.2 * T
 
 
+def test_a_step_that_was_to_be_said_again_is_never_executed_however_late_the_next_answer_is():
+    world = World(replace(ARM, **WALLS), T, execute_steps=2, keeps_firm=True)
+    world.say('pick up')
+    action = np.repeat(FAST, 8, axis=0)
+    film(world, 20, 1.0, begin=0.1, action=action, infer=0.01)
+    film(world, 20, 2.0, begin=1.1, action=action, infer=0.3)  # it was expected in 10 ms
+    world.run(4.0)
+    assert len(world.published) > 20
+    assert all(step.number < step.firm for step in world.published if step.firm is not None)
+    firm = {step.firm for step in world.published}
+    assert {None, 3} <= firm  # 10 ms: none is missed, one more for the jitter
+    assert max(firm - {None}) >= 12  # 0.3 s, and as long until the next answer
+    # What was to take 10 ms and took 0.3 s comes too late for its steps: the arm waits.
+    assert not [step for step in world.published if 1.27 < step.at - START < 1.7]
+    assert [step for step in world.published if step.at - START > 1.9]
+
+
 @pytest.mark.parametrize('rate', [10, 20, 60])
 def test_a_lost_camera_ends_a_chunk_before_its_steps_do(rate):
     world = World(replace(ARM, **WALLS, deadline_periods=10.0), T)

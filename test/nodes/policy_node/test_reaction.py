@@ -1,5 +1,6 @@
 """How soon `policy_node` stops: no action later than one control step after it was told to."""
 from pathlib import Path
+import signal
 import time
 
 from lifecycle_msgs.msg import Transition
@@ -152,8 +153,9 @@ def test_an_emergency_stop_while_a_change_of_decoder_loads(
     node.kill()  # it would wait for the load
 
 
-def test_a_deactivation(robot, probe, act, see_it_stop, until):
-    node = act(50)
+@pytest.mark.parametrize('rate, chunk', [(50, 1), (20, 16)])
+def test_a_deactivation(robot, probe, act, see_it_stop, until, rate, chunk):
+    node = act(rate, FAKE_CHUNK=str(chunk))
     client = probe.node.create_client(ChangeState, 'policy_node/change_state')
     assert client.wait_for_service(120)
     time.sleep(0.3)  # its side of the discovery: a request that comes before is sent again, later
@@ -178,3 +180,17 @@ def test_a_deactivation(robot, probe, act, see_it_stop, until):
         robot.connect(until)
 
     see_it_stop(node, stop, go_on)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_chunk_ends_with_the_process_that_is_told_to_end(robot, act, until, number):
+    """0.8 s of steps are left of it, and the camera goes on."""
+    node = act(20, FAKE_CHUNK='16')
+    until(lambda: sum(bool(action.token_ids) for action in robot.actions) > 5, 'it acts')
+    told = time.time()
+    assert node.interrupt(number) == 0
+    time.sleep(0.2)
+    last = robot.actions[-1]
+    late = to_nanoseconds(last.header.stamp) * 1e-9 - told
+    print(f'last step {1e3 * late:+.1f} ms after the signal')
+    assert late < PERIOD and last.first_step < 15

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from specvla_ros.benchmark.episodes.films import read_episode
 from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
 
 
@@ -109,3 +110,22 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         record(1).save(tmp_path / 'ar_0_0.npz')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('total, steps', [(None, [4, 4, 4]), (12, [4, 4, 4]), (9, [4, 4, 1]),
+                                          (8, [4, 4, 0])])
+def test_of_chunks_it_says_how_many_control_steps_were_executed(tmp_path, total, steps):
+    recording = EpisodeRecording()
+    for number in range(3):
+        recording.add_observation(number)
+        recording.add_frame(number, b'jpeg')
+        recording.add_answer(number, ReceivedAction(
+            number, 1.0, np.zeros((4, 7)), (0.5,) * 28, tuple(range(28))))
+        recording.add_cost(number, cost(sources=('target',) * 56))
+    recording.new_steps(is_over=True)
+    assert recording.executed_steps(total) == steps
+    recording.save(tmp_path / 'x.npz', total, success=True, crashed=False, message='',
+                   suite='libero_object', task=0, state=1, instruction='pick', max_steps=280)
+    episode = read_episode(tmp_path / 'x.npz', 'ar', 'none + strict')
+    assert [action.steps for action in episode.record.actions] == steps
+    assert episode.record.steps == sum(steps)
