@@ -17,7 +17,7 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
-          'calibrated', 'execution', 'safety_settings'}
+          'calibrated', 'execution', 'safety_settings', 'components'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
@@ -50,7 +50,8 @@ MAY_IMPORT = {
     'progress': set(),
     'typed_files': {'errors'},
     'config_folder': {'errors'},
-    'configuration': {'config_folder', 'errors', 'typed_files'},
+    'components': {'errors', 'typed_files'},
+    'configuration': {'components', 'config_folder', 'errors', 'typed_files'},
     'data_sets': {'config_folder', 'errors', 'configuration', 'typed_files'},
     'safety': {'safety_settings'},
     'safety_settings': {'config_folder', 'errors', 'typed_files'},

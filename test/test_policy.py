@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.actions import bin_si, to_si
 from specvla_ros.benchmark import machine
-from specvla_ros.configuration import Component, DecoderConfig, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding import drafters, rules
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead, NoDrafter

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from specvla_ros.configuration import CompletionConfig, Component
+from specvla_ros.components import CompletionConfig, Component
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.decoder import Decoder

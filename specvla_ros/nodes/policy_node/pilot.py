@@ -29,6 +29,7 @@ import numpy as np
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import Execution
+from specvla_ros.nodes.policy_node.answer_pace import AnswerPace
 from specvla_ros.nodes.policy_node.camera_rhythm import CameraRhythm
 from specvla_ros.nodes.policy_node.image_stamps import ImageStamps
 from specvla_ros.nodes.policy_node.inference import (
@@ -80,9 +81,8 @@ class Pilot:
         self._rhythm = CameraRhythm(period_s)
         self._answer: tuple[Inference, Any, np.ndarray] | None = None
         self._is_inferring = self._is_answer_new = False
-        self._said: tuple[float, int] | None = None  # taken, steps: of the last answer that counts
         self._stands = False  # lockstep: the arm stands still before the next answer's steps
-        self._inference_s = 0.0  # s that the last one took
+        self._pace = AnswerPace(period_s, execution, self._is_paced)
 
     def set_settings(self, settings: Any) -> None:
         """Give these settings to later requests."""
@@ -180,8 +180,8 @@ class Pilot:
             self._is_inferring = True
             known, limits = self._arm.limits(now)
             return Inference(request, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits, self._executed,
-                        self._firm_steps(least))
+                        None if known is None else tuple(known.tolist()), limits,
+                        self._pace.executed(self._taken), self._pace.firm_steps(least))
 
     def give_up(self, inference: Inference) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
@@ -201,13 +201,13 @@ class Pilot:
         :raises StaleImage, SpecVLAError: it must not be published
         """
         with self._lock:
-            self._is_inferring, self._inference_s = False, self._clock() - inference.begun
+            self._is_inferring, self._pace.inference_s = False, self._clock() - inference.begun
             if not self._inbox.holds(inference.request):
                 return False
             if reason := refusal(deltas):  # of all steps, before the first of them is published
                 self._drop(inference.request)
                 raise SpecVLAError(reason)
-            self._said = inference.taken, len(deltas)
+            self._pace.said = inference.taken, len(deltas)
             if not self._is_paced:
                 return self._say(inference, action, deltas)
             self._answer = inference, action, deltas
@@ -259,27 +259,8 @@ class Pilot:
         image: ReceivedImage | None = self._inbox.waiting
         if image is None or self._is_inferring or self._is_answer_new:
             return None
-        begin_at = self._queue.begin_at(image.came, self._inference_s)
+        begin_at = self._queue.begin_at(image.came, self._pace.inference_s)
         return begin_at if self._is_paced else image.came
-
-    @property
-    def _executed(self) -> int | None:
-        """Number of steps of the last answer that were due before the newest image taken."""
-        if self._said is None:
-            return None
-        taken, chunk = self._said
-        periods = (round((self._taken - taken) / self._period) if self._is_paced
-                   else self._execution.periods(chunk))
-        return min(max(periods, 1), chunk)
-
-    def _firm_steps(self, age: float) -> int | None:
-        """Return how many steps of an answer to an image of this age, s, are firm; None = all."""
-        if not self._is_paced:
-            return self._execution.firm_steps()
-        if not self._inference_s:
-            return None  # nothing tells how many of them will be over when it comes
-        # One more: inference may take a little longer than the last time.
-        return self._execution.firm_steps(int((age + self._inference_s) / self._period) + 1)
 
     def _say(self, inference: Inference, action: Any, deltas: np.ndarray) -> bool:
         """Publish what a simulation that waits is to execute of an answer."""

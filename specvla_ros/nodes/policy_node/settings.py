@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from specvla_ros.configuration import Component, DecoderConfig, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import check_execute_steps, Execution

@@ -12,7 +12,8 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
-from specvla_ros.configuration import Component, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
