@@ -28,7 +28,7 @@ class BinValues:
     What the bins of the first six dimensions mean: m, and angles as the data set has them, rad.
 
     lowest: [6] of the first bin. size: [6] of one bin; diagonal: of one of each part. error: how
-    far `lowest + bin · size` may be off. rotation: one of `configuration.ROTATIONS`.
+    far `lowest + bin · size` may be off. rotation: one of `data_sets.ROTATIONS`.
     down, up: [3] the furthest that a translation goes along each axis. longest: no translation is
     longer, m, and no rotation, rad.
     """

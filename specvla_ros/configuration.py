@@ -2,23 +2,22 @@
 Settings of decoders, from preset files.
 
 The files stand in ``config/`` of the source root, or, installed, in the package's share folder.
-Nothing here knows what the settings do: names are turned into objects where those live, with
-``build``.
+Nothing here knows what the settings do: a ``registry`` turns names into objects, where those live.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import re
-from typing import Any, cast, TypeVar
+from typing import Any
 
+from specvla_ros.components import CompletionConfig, Component, read_completion, read_component
 from specvla_ros.config_folder import config_folder
 from specvla_ros.errors import shown, SpecVLAError
-from specvla_ros.typed_files import check_keys, Dataclass, is_number, naming, read_yaml
+from specvla_ros.typed_files import check_keys, is_number, naming, read_yaml
 
-DEVICES = ('cpu', 'cuda')
 AUTO = 'auto'  # drafter of a preset that has candidates
 BASELINE = 'ar'  # plain autoregression: what others are held against
 LOSSLESS, RELAXED, UNVERIFIED = VERIFICATIONS = ('lossless', 'relaxed', 'unverified')
@@ -29,54 +28,6 @@ _UNVERIFIED_SUFFIX = f' ({UNVERIFIED})'
 # A decoder's name stands in tables, legends and file names: square brackets, $ and the like mean
 # something else there.
 _NAME = re.compile(r'[^\W_][\w .()+-]*')
-
-T = TypeVar('T')
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """
-    A drafter or a rule by name, with its settings.
-
-    settings: hold everywhere; by_device: those of one device type ('cpu', 'cuda') on top. How
-    wide a draft tree may be is the device's: a CPU pays for every node, a GPU hardly does.
-    """
-
-    name: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    by_device: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-
-    def settings_on(self, device_type: str) -> dict[str, object]:
-        """Return the settings that hold on this type of device."""
-        return {**self.settings, **self.by_device.get(device_type, {})}
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionConfig:
-    """
-    When a drafter's prediction is taken without a pass of the target.
-
-    every: at most one of this many actions. after_rejection: for the rest of an action, once a
-    draft was rejected. skip_above: for a whole action, if the drafter's likeness (at most 1) of
-    what is seen is at least this; None = never.
-    """
-
-    drafter: Component
-    every: int = 4
-    after_rejection: bool = True
-    skip_above: float | None = None
-
-    def __post_init__(self) -> None:
-        if type(self.every) is not int or self.every < 1:
-            raise SpecVLAError(
-                f'completion every is {shown(self.every)}, must be a whole number of actions >= 1')
-        if not isinstance(self.after_rejection, bool):
-            raise SpecVLAError(f'completion after_rejection is {shown(self.after_rejection)}, '
-                               'must be true or false')
-        likeness = self.skip_above
-        if likeness is not None and not (is_number(likeness) and 0 < likeness <= 1):
-            raise SpecVLAError(f'completion skip_above is {shown(likeness)}, must be above 0, at '
-                               'most 1, or left out')
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +181,13 @@ def load_preset(preset: str | Path) -> DecoderConfig:
     parts = ('drafter', 'rule')
     check_keys(path, content, required=set(parts),
                optional={'strict_above_risk', 'completion', 'calibrated'})
-    made = {part: _component(path, part, content.pop(part)) for part in parts}
+    made = {part: read_component(path, part, content.pop(part)) for part in parts}
     completion = content.pop('completion', None)
     with naming(path):
         if completion is None:
             return DecoderConfig(name, made['drafter'], made['rule'], **content)
         return DecoderConfig(name + _UNVERIFIED_SUFFIX, made['drafter'], made['rule'], **content,
-                             completion=_completion(path, completion))
+                             completion=read_completion(path, completion))
 
 
 def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
@@ -255,7 +206,7 @@ def _auto(path: Path, content: dict[str, Any]) -> DecoderConfig:
         with naming(path):
             made = made.with_risk(content['strict_above_risk'])
     if 'rule' in content:
-        made = made.with_rule(_component(path, 'rule', content['rule']))
+        made = made.with_rule(read_component(path, 'rule', content['rule']))
     relaxed = [it.name for it in made.all_members if not it.is_strict]
     if lossless and relaxed:
         raise SpecVLAError(f'{path}: lossless is true, but {", ".join(relaxed)} may say other '
@@ -290,48 +241,3 @@ def _candidate(path: Path, name: str) -> DecoderConfig:
         raise SpecVLAError(f'{path}: the candidate {name} leaves tokens unverified; name presets '
                            'without a completion')
     return config
-
-
-def build(
-    registry: Mapping[str, type[T]], kind: str, name: str, settings: Mapping[str, object]
-) -> T:
-    """
-    Make the settings dataclass registered as ``name``.
-
-    Raises SpecVLAError for an unknown name or setting, listing what there is.
-    """
-    if name not in registry:
-        raise SpecVLAError(f'{kind} is {name!r}, must be one of {sorted(registry)}')
-    # A registry of a Protocol: that each of its classes is a dataclass, `Registry` checks.
-    allowed = [it.name for it in fields(cast('type[Dataclass]', registry[name]))]
-    unknown = sorted(set(settings) - set(allowed))
-    if unknown:
-        raise SpecVLAError(
-            f'{kind} {name} has no setting {", ".join(map(str, unknown))}; it has '
-            f'{", ".join(allowed) or "none"}'
-        )
-    return registry[name](**settings)
-
-
-def _completion(path: Path, content: object) -> CompletionConfig:
-    """Read a preset's entry `completion`."""
-    names = {setting.name for setting in fields(CompletionConfig)}
-    if not isinstance(content, dict) or 'drafter' not in content or set(content) - names:
-        raise SpecVLAError(f'completion is {shown(content)}, must be a mapping with a drafter and '
-                           f'some of {sorted(names - {"drafter"})}')
-    drafter = content['drafter']
-    if isinstance(drafter, str):
-        drafter = {'name': drafter}
-    return CompletionConfig(**{**content, 'drafter': _component(path, 'drafter', drafter)})
-
-
-def _component(path: Path, kind: str, content: object) -> Component:
-    """Split a drafter's or rule's entry into name, settings and settings by device."""
-    if not isinstance(content, dict) or not isinstance(content.get('name'), str):
-        raise SpecVLAError(f'{path}: {kind} is {shown(content)}, must be a mapping with a name')
-    settings = {str(key): value for key, value in content.items() if key != 'name'}
-    by_device = {device: settings.pop(device) for device in DEVICES if device in settings}
-    for device, value in by_device.items():
-        if not isinstance(value, dict):
-            raise SpecVLAError(f'{path}: {kind} {device} is {shown(value)}, must be a mapping')
-    return Component(content['name'], settings, by_device)

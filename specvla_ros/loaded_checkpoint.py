@@ -13,7 +13,8 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.actions import bin_si, bin_values, check_dimensions, SI_DIMENSIONS
 from specvla_ros.auto.auto_decoder import AutoDecoder
 from specvla_ros.calibrated import check_calibrated
-from specvla_ros.configuration import Component, DecoderConfig
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import DatasetConfig, ImagePreparation, load_dataset
 from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.completion import Completion, NONE

@@ -45,7 +45,6 @@ _MEMORY_PERIODS = 10
 # Of prompts, in tokens: LIBERO's instructions make 25 to 45 of Llama-2's. Graphs take steps of 32.
 _LONGEST_PROMPT, _PROMPT_STEP = 64, 32
 _SHORTEST_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
-_RECENT = 10  # control steps that a situation remembers: half a second at LIBERO's 20 Hz
 
 
 class Policy:
@@ -224,7 +223,7 @@ class Policy:
         action = self._action(tokens, trace)
         self._decoder.remember(tokens)
         self._last = replace(self._situation, risk=trace.risk), action.si
-        self._situation = _after(*self._last)
+        self._situation = self._last[0].after(action.si.tolist())
         return action
 
     def _situation_after(self, executed: int | None) -> Situation:
@@ -236,7 +235,7 @@ class Policy:
         if executed is None or self._last is None:
             return self._situation
         before, said = self._last
-        return _after(before, said[:executed])
+        return before.after(said[:executed].tolist())
 
     def _firm(self, steps: int | None) -> int | None:
         """Return how many steps are firm; None where all are, as without a chunk."""
@@ -292,15 +291,6 @@ class Policy:
         trace.si_off = [nan if off is None else off * bin_si
                         for off, bin_si in zip(trace.bins_off, worth, strict=True)]
         return Action(tuple(tokens), normalized, values, to_si(values, self.dataset), trace)
-
-
-def _after(before: Situation, steps: NDArray[np.float32]) -> Situation:
-    """Return the situation once these steps [n, 7] were executed."""
-    done = tuple(map(tuple, steps.tolist()))
-    if not done:
-        return before
-    return replace(before, previous=done[-1], steps=before.steps + len(done),
-                   recent=(*before.recent, *done)[-_RECENT:])
 
 
 def _config(decoder: str | Path | DecoderConfig) -> DecoderConfig:

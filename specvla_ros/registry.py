@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 import importlib
 from pkgutil import iter_modules
-from typing import TypeVar
+from typing import cast, TypeVar
 
-from specvla_ros.configuration import build
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.typed_files import Dataclass
 
 T = TypeVar('T')
 
@@ -54,8 +54,22 @@ class Registry(Mapping[str, type[T]]):
         return add
 
     def make(self, name: str, settings: Mapping[str, object]) -> T:
-        """Make settings from configuration; raise SpecVLAError if one does not exist."""
-        return build(self, self._kind, name, settings)
+        """
+        Make the settings dataclass registered as ``name``.
+
+        Raises SpecVLAError for an unknown name or setting, listing what there is.
+        """
+        if name not in self:
+            raise SpecVLAError(f'{self._kind} is {name!r}, must be one of {sorted(self)}')
+        # A registry of a Protocol: that each of its classes is a dataclass, ``register`` checks.
+        allowed = [it.name for it in fields(cast('type[Dataclass]', self[name]))]
+        unknown = sorted(set(settings) - set(allowed))
+        if unknown:
+            raise SpecVLAError(
+                f'{self._kind} {name} has no setting {", ".join(map(str, unknown))}; it has '
+                f'{", ".join(allowed) or "none"}'
+            )
+        return self[name](**settings)
 
     def __getitem__(self, name: str) -> type[T]:
         self._import_all()

@@ -8,7 +8,7 @@ def rotation_vectors(angles: NDArray[np.floating], convention: str) -> NDArray[n
     """
     Angles of a data set [n, 3] (rad) → rotation vectors [n, 3] (rad), at most π long.
 
-    convention: one of `configuration.ROTATIONS`; rotation vectors stay as they are.
+    convention: one of `data_sets.ROTATIONS`; rotation vectors stay as they are.
     """
     return _CONVERSIONS[convention](np.asarray(angles, np.float64))
 

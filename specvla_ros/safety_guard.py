@@ -46,7 +46,7 @@ class EnvelopeGuard:
     """
     Allow the bins that the safety envelope holds: an `guard.Guard`.
 
-    rotation: what the three angles of an action are, one of `configuration.ROTATIONS`.
+    rotation: what the three angles of an action are, one of `data_sets.ROTATIONS`.
     other: a guard that must allow a bin as well; where both leave none, its answer counts.
     """
 

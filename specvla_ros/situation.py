@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import nan
+
+_RECENT = 10  # control steps to remember: half a second at LIBERO's 20 Hz
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,14 @@ class Situation:
     recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     risk: float | None = field(default=None, compare=False)
     limits: tuple[float, ...] = ()
+
+    def after(self, steps: Sequence[Sequence[float]]) -> Situation:
+        """Return the situation once these steps [n, action_dim] were executed."""
+        done = tuple(map(tuple, steps))
+        if not done:
+            return self
+        return replace(self, previous=done[-1], steps=self.steps + len(done),
+                       recent=(*self.recent, *done)[-_RECENT:])
 
     def numbers(self, action_dim: int) -> tuple[float, ...]:
         """Stamp, eef_position, steps, previous delta [5 + action_dim], NaN = unknown; limits."""

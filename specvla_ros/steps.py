@@ -55,6 +55,23 @@ class StepQueue(Generic[Delta]):
         """The earliest time of the next step, s: one period after the last one."""
         return self._free_at
 
+    def begin_at(self, came: float, takes_s: float) -> float:
+        """
+        When to begin what makes the next answer, s, so that it is there when it is wanted.
+
+        :param came: when the image to answer came, s
+        :param takes_s: how long making an answer takes, s
+        """
+        # A hair late, and the step would be one of the answer before: be there a little sooner.
+        margin = self._period / 10 if self.next_at is not None else 0.0
+        at = self.wanted_at - takes_s - margin
+        # Had it waited for more than half a period, a camera about as fast as the control period
+        # would send the next one sooner than that: rather be late once than old each time. But
+        # not where the arm, which is under way, would stop for it.
+        if at - came > self._period / 2 and self.bridges:
+            return max(at, came + self._period)
+        return at
+
     @property
     def wanted_at(self) -> float:
         """

@@ -7,8 +7,9 @@ import pytest
 
 from specvla_ros import data_sets
 from specvla_ros.benchmark.checks import drafter_and_rule
+from specvla_ros.components import Component
 from specvla_ros.config_folder import config_folder
-from specvla_ros.configuration import Component, DecoderConfig, load_preset, preset_names
+from specvla_ros.configuration import DecoderConfig, load_preset, preset_names
 from specvla_ros.data_sets import load_dataset
 
 

@@ -13,18 +13,20 @@ from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.actions import bin_si, to_si
 from specvla_ros.benchmark import machine
-from specvla_ros.configuration import Component, DecoderConfig, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding import drafters, rules
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead, NoDrafter
-from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import GraphRunner
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
-from specvla_ros.safety import fit, SafetySettings, step_limits
+from specvla_ros.safety import fit, step_limits
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.situation import Situation
 
 WORDS = ['<unk>', '<s>', '</s>', *'In : What action should the robot take to ? Out'.split()]

@@ -12,7 +12,8 @@ import yaml
 from specvla_ros.config_folder import config_folder
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.safety import FALLBACKS, fit, SafetySettings
+from specvla_ros.safety import fit
+from specvla_ros.safety_settings import FALLBACKS, SafetySettings
 
 PERIOD = 0.05
 OFF = SafetySettings(

@@ -13,8 +13,9 @@ from specvla_ros.actions import bin_values, to_si
 from specvla_ros.bin_limits import can_forbid
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
-from specvla_ros.safety import fit, NO_LIMITS, SafetySettings, step_limits
+from specvla_ros.safety import fit, NO_LIMITS, step_limits
 from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.situation import Situation
 
 TOKENIZER = ActionTokenizer(300)

@@ -26,7 +26,7 @@ from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla import model as model_module
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.training.regenerated import Manifest
 from specvla_ros.typed_files import typed, value_of
 

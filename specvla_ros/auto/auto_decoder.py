@@ -17,9 +17,9 @@ from torch import Tensor
 
 from specvla_ros.configuration import BASELINE
 from specvla_ros.decoding.decoder import Decoder
-from specvla_ros.decoding.graphs import GraphRunner
 from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.trace import DecodeTrace
+from specvla_ros.graphs import GraphRunner
 from specvla_ros.situation import Situation, UNKNOWN
 
 from .measured import ActionTaken, Measured, PassTaken

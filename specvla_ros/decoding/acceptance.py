@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, nan
+from math import inf
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import Input, Padded
 from specvla_ros.situation import Situation
 
-from .graphs import Input, Padded
 from .guard import best_allowed, Guard, nearest_allowed, said_before
 from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification
@@ -100,7 +100,6 @@ class Acceptance:
         n, known, run = len(tree), len(tokens), verified.runner.run
         walk, own = _Walk(self.guard, rating(self.rule), self.space), verified.argmax
         asked: tuple[Input, ...] = ()
-        entropy = torch.full_like(own, -1) if verified.entropy is None else verified.entropy
         if terms.state is not None:
             blank = self.space.length - known
             off = [*(it or 0 for it in bins_off), *[0] * (self.space.length - len(bins_off))]
@@ -111,14 +110,13 @@ class Acceptance:
             forbidden = own[:0]
             if self.guard is not None:
                 own, forbidden = run(walk.root, Padded(own), *asked).split(1)
-            bonus, unsure, *wrong = torch.cat((own[:1], entropy, forbidden)).tolist()
-            return Accepted((), (), self._checked(bonus, known), (), _share(unsure),
-                            sum(wrong))
+            bonus, unsure, *wrong = torch.cat((own[:1], verified.entropy, forbidden)).tolist()
+            return Accepted((), (), self._checked(bonus, known), (), unsure / MILLION, sum(wrong))
         # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
         decided = run(
             walk.decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(own), Padded(entropy),
+            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(own), Padded(verified.entropy),
             terms.reach[known : known + self.space.length + 1], n, *asked,
         )
         is_finite, bonus, unsure, forbidden, *rest = decided.tolist()
@@ -128,7 +126,7 @@ class Acceptance:
         nodes = tuple(node for node in range(n) if off[node] >= 0)
         bonus = self._checked(bonus, known + len(nodes))
         return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
-                        tuple(off[node] for node in nodes), _share(unsure), forbidden)
+                        tuple(off[node] for node in nodes), unsure / MILLION, forbidden)
 
     def nearest_allowed(self, wanted: Tensor, said: Sequence[int], terms: Terms) -> list[int]:
         """
@@ -253,11 +251,6 @@ class _Walk:
             forbidden = on_path[: len(own)] & (own != free[: len(own)])
         return torch.cat((finite, own.index_select(0, best), unsure,
                           forbidden.sum(0, keepdim=True), tokens, distance.where(path, -1)))
-
-
-def _share(unsure: int) -> float:
-    """Entropy from whole numbers; NaN where it is not known."""
-    return unsure / MILLION if unsure >= 0 else nan
 
 
 @lru_cache(maxsize=64)

@@ -10,12 +10,13 @@ acceptance says anything of such tokens; a guard's forbidden bins are kept out o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 import math
 
 import torch
 from torch import Tensor
 
-from specvla_ros.configuration import CompletionConfig
+from specvla_ros.components import CompletionConfig
 from specvla_ros.errors import SpecVLAError
 
 from .acceptance import Acceptance, Terms
@@ -82,12 +83,9 @@ class Completion:
         Tokens of the drafter's first branch to the end of the action, int64 [n]; [0] if it is
         shorter. They stay on the drafter's device.
         """
-        context = _ToTheEnd(context.target, context.space, context.prompt, context.tokens,
-                            context.situation, context.last)
+        context = replace(context, depths=None, bonus=0)
         tree, nodes = self.drafter.guess(context), [-1]
-        # On the host a drafter's tree says its parents at no cost.
-        parents = tree.parents.tolist() if tree.layout is None else tree.layout
-        for number, parent in enumerate(parents):
+        for number, parent in enumerate(tree.parents_on_host()):
             if parent == nodes[-1]:
                 nodes.append(number)
         branch = nodes[1:] if len(nodes) > context.max_depth else []
@@ -103,13 +101,3 @@ class Completion:
 
 
 NONE = Completion(None, NoDrafter())
-
-
-class _ToTheEnd(DraftContext):
-    """The last token of the action is asked for as well: no bonus will bring it."""
-
-    __slots__ = ()
-
-    @property
-    def max_depth(self) -> int:
-        return self.space.length - len(self.tokens)

@@ -78,4 +78,3 @@ def nearest_allowed(
         nearest = ids[off.masked_fill(~allowed, _FAR).argmin(keepdim=True)]
         said[:, position] = nearest.where(allowed.any(), ~nearest)
     return said[0, space.length - len(wanted):]
-

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from specvla_ros.graphs import Padded, Runner, runner_on
 from specvla_ros.openvla.model import OpenVLA
 
 from .cache import StaticCache
-from .graphs import Padded, Runner, runner_on
 from .tree import Accepted, TokenTree
 
 MILLION = 1e6  # entropies cross as whole numbers, together with tokens
@@ -41,14 +41,13 @@ class Verification:
     argmax: int64 [N + 1] token ids, on the device; -1 where the logits were not finite.
     logits: [N + 1, action tokens], on the device, in the model's data type.
     runner: of the pass; acceptance uses the same.
-    entropy: int64 [N + 1] of what it says there, in millionths of the largest there is; None =
-        not known.
+    entropy: int64 [N + 1] of what it says there, in millionths of the largest there is.
     """
 
     argmax: Tensor
     logits: Tensor
-    runner: Runner = Runner()
-    entropy: Tensor | None = None
+    runner: Runner
+    entropy: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

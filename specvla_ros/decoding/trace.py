@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
-import time
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-import torch
+from specvla_ros.device_clock import Mark, mark, ms_between
 
 if TYPE_CHECKING:
+    import torch
+
     from .tree import Accepted, TokenTree
 
 CHOSEN = 'target'  # the source of a token that the target chose
@@ -64,7 +65,7 @@ class DecodeTrace:
     stage_ms: dict[str, float] = field(
         default_factory=lambda: {'vision': 0.0, 'prefill': 0.0, 'draft': 0.0, 'verify': 0.0}
     )
-    _spans: list[tuple[str, Any, Any]] = field(default_factory=list, repr=False, compare=False)
+    _spans: list[tuple[str, Mark, Mark]] = field(default_factory=list, repr=False, compare=False)
 
     def record(self, tree: TokenTree, path: Accepted) -> None:
         """Count one target pass: the tree it verified and the path that was accepted."""
@@ -115,31 +116,14 @@ class DecodeTrace:
 
         On a GPU the time is that of its work, by marks in its stream: nothing waits for them.
         """
-        started = _mark(device)
+        started = mark(device)
         yield
-        self._spans.append((name, started, _mark(device)))
+        self._spans.append((name, started, mark(device)))
 
     def settle(self) -> None:
         """Sum up the stages; their work must be done or is waited for."""
         for name, started, ended in self._spans:
-            ms = _ms_between(started, ended)
+            ms = ms_between(started, ended)
             self.timeline.append((name, ms))
             self.stage_ms[name] = self.stage_ms.get(name, 0.0) + ms
         self._spans.clear()
-
-
-def _mark(device: torch.device) -> float | torch.cuda.Event:
-    """Return the time, s; on a GPU a mark behind everything started so far."""
-    if device.type != 'cuda':
-        return time.perf_counter()
-    mark = torch.cuda.Event(enable_timing=True)
-    mark.record(torch.cuda.current_stream(device))
-    return mark
-
-
-def _ms_between(started: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
-    if isinstance(started, float) and isinstance(ended, float):
-        return 1e3 * (ended - started)
-    assert isinstance(started, torch.cuda.Event) and isinstance(ended, torch.cuda.Event)
-    ended.synchronize()
-    return started.elapsed_time(ended)

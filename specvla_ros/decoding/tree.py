@@ -90,22 +90,21 @@ class TokenTree:
         trees = [tree for tree in trees if len(tree)]
         if len(trees) < 2:
             return trees[0] if trees else cls.empty()
-        tokens: list[int] = []
-        parents: list[int] = []
-        sources: list[str] = []
-        child: dict[tuple[int, int], int] = {}
+        places: dict[tuple[int, int], int] = {}  # in the merged tree, by parent and token
+        sources: dict[tuple[int, int], str] = {}
         for tree in trees:
-            place = {-1: -1}  # of the tree's nodes in the merged one
+            place = {-1: -1}  # of the tree's own nodes
             nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), tree.sources, strict=True)
             for node, (token, parent, source) in enumerate(nodes):
-                key = (place[parent], token)
-                if key not in child:
-                    child[key] = len(tokens)
-                    parents.append(key[0])
-                    tokens.append(token)
-                    sources.append(source)
-                place[node] = child[key]
-        return replace(cls.of(tokens, parents, sources), finite=all_finite(trees))
+                key = place[parent], token
+                place[node] = places.setdefault(key, len(places))
+                sources.setdefault(key, source)
+        parents, tokens = zip(*places, strict=True)
+        return replace(cls.of(tokens, parents, tuple(sources.values())), finite=all_finite(trees))
+
+    def parents_on_host(self) -> Sequence[int]:
+        """Index of each node's parent; only of a tree without ``layout`` a device is asked."""
+        return self.parents.tolist() if self.layout is None else self.layout
 
     def to(self, device: torch.device) -> TokenTree:
         """Move the tree to a device; an empty one stays, as it is never read."""

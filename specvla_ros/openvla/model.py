@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
 
@@ -24,36 +23,16 @@ from .errors import CheckpointError
 from .fused_llama import additive, FusedLlama, KeyValueCache
 from .fused_vision import FusedTowers
 from .image_transform import ImageTransform
+from .initial_weights import drawn, initialise
 from .layout import published_tensors
 from .lazy import lazy_property
 from .libraries import check_transformers
 from .preprocessor import Normalisation, read_normalisation, write_preprocessor
+from .projector import Projector
 from .prompt import check_tokenizer, load_tokenizer, prompt_ids
 from .quantization import check_quantization, is_quantized, quantize
 from .vision import FusedVision
 from .weights import read_weights, write_weights
-
-_INIT_STD = 0.02
-
-
-class Projector(nn.Module):
-    """
-    Patch features → the Llama's width; exact GELU between the layers.
-
-    Three layers behind a fused backbone (first widening fourfold), two behind a single one.
-    """
-
-    def __init__(self, features: int, hidden: int, fused: bool) -> None:
-        super().__init__()
-        wide = 4 * features if fused else hidden
-        self.fc1 = nn.Linear(features, wide)
-        self.fc2 = nn.Linear(wide, hidden)
-        self.fc3 = nn.Linear(hidden, hidden) if fused else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, P, features] → [B, P, hidden]."""
-        hidden = self.fc2(functional.gelu(self.fc1(features)))
-        return hidden if self.fc3 is None else self.fc3(functional.gelu(hidden))
 
 
 class OpenVLA(nn.Module):
@@ -75,11 +54,7 @@ class OpenVLA(nn.Module):
         )
         self.language_model = LlamaModel(text)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        for module in (*self.projector.children(), self.lm_head):
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=_INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(*self.projector.children(), self.lm_head)
         self.action_tokenizer = ActionTokenizer(config.action_vocab_size, config.n_action_bins)
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.norm_stats: dict[str, dict] = {}
@@ -144,15 +119,7 @@ class OpenVLA(nn.Module):
         """
         with torch.device('meta'):
             model = cls(config)
-        random = torch.Generator(device).manual_seed(seed)
-        weights = {}
-        for name, parameter in model.state_dict().items():
-            weights[name] = torch.zeros(parameter.shape, dtype=dtype, device=device)
-            if parameter.ndim > 1:
-                weights[name].normal_(std=_INIT_STD, generator=random)
-            elif not name.endswith('bias'):  # of the norms and LayerScale: as if not there
-                weights[name].fill_(1)
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(drawn(model.state_dict(), device, dtype, seed), assign=True)
         model._make_buffers()
         return model.eval().requires_grad_(False)
 

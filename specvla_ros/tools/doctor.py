@@ -10,13 +10,10 @@ from dataclasses import asdict, dataclass, replace
 import fcntl
 import functools
 import importlib.util
-import os
 from pathlib import Path
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +23,7 @@ from specvla_ros.benchmark import image_preparation, machine, report
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.libero import renderer
 from specvla_ros.tools import probes
+from specvla_ros.tools.finding import Finding, TIMEOUT_S, try_script
 
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
 NEEDED_DISK_GIB = 1.0  # for runs: frames, videos
@@ -33,7 +31,6 @@ NEEDED_CACHE_GIB = 1.5  # for LIBERO's assets: 360 MB fetched, 622 MB unpacked
 NEEDED_MEMORY_GIB = 6.0  # peak of the demo's processes
 SHARED_MEMORY = Path('/dev/shm')
 MUCH_SHARED_MEMORY = 0.25  # of it, in files of processes that are gone
-TIMEOUT_S = 180.0
 SETUP = 'run `make setup`'
 ROBOT_SETUP = ('use a venv with `pip install -r requirements/robot.txt`: numpy 1, for which apt '
                'builds OpenCV and cv_bridge')
@@ -62,21 +59,6 @@ class DoctorArgs:
     """Folder of the drafters' weights. Default: `drafters` inside the checkpoint."""
     json: Path | None = None
     """Also write the findings here, for machines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """
-    The result of a check.
-
-    :param state: `ok`, `missing` (the demo needs it) or `note` (works without)
-    :param todo: what the user can do about it, empty where nothing is to do
-    """
-
-    name: str
-    state: str
-    detail: str
-    todo: str = ''
 
 
 def run(args: DoctorArgs) -> int:
@@ -115,7 +97,7 @@ def checks(args: DoctorArgs) -> Iterator[tuple[str, Callable[[], Finding]]]:
     if importlib.util.find_spec('cv_bridge') is not None:
         yield 'cv_bridge', check_cv_bridge
     for name, script, todo in SCRIPTS:
-        yield name, functools.partial(_script, name, script, todo)
+        yield name, functools.partial(try_script, name, script, todo)
     yield 'quantisation', check_quantization
     yield 'assets', check_assets
     yield 'checkpoint', functools.partial(check_policy, args, 'checkpoint', 'ar')
@@ -138,7 +120,7 @@ def check_python() -> Finding:
 
 def check_torch() -> Finding:
     """Whether torch computes, and on what."""
-    finding = _script('torch', probes.TORCH, SETUP)
+    finding = try_script('torch', probes.TORCH, SETUP)
     if finding.state != 'ok':
         return finding
     version, _, gpus = finding.detail.partition(' | ')
@@ -151,8 +133,8 @@ def check_torch() -> Finding:
 
 def check_opencv() -> Finding:
     """Whether OpenCV computes with the numpy that is here, and is the only one."""
-    finding = _script('OpenCV', probes.OPENCV, f'beside ROS from apt {ROBOT_SETUP}; elsewhere '
-                      f'{SETUP}')
+    finding = try_script('OpenCV', probes.OPENCV, f'beside ROS from apt {ROBOT_SETUP}; elsewhere '
+                         f'{SETUP}')
     if finding.state != 'ok':
         return finding
     version, copies, wheels = finding.detail.split(' | ')
@@ -169,16 +151,16 @@ def check_opencv() -> Finding:
 
 def check_cv_bridge() -> Finding:
     """Whether cv_bridge works with this numpy: not needed here, but by other nodes."""
-    finding = _script('cv_bridge', probes.CV_BRIDGE, 'this package does without it, but another '
-                      f'node in this Python would crash: {ROBOT_SETUP}')
+    finding = try_script('cv_bridge', probes.CV_BRIDGE, 'this package does without it, but '
+                         f'another node in this Python would crash: {ROBOT_SETUP}')
     return replace(finding, state='ok' if finding.state == 'ok' else 'note')
 
 
 def check_quantization() -> Finding:
     """Which quantisations compute here, on each device; the demo needs none."""
-    finding = _script('quantisation', probes.QUANTIZATION,
-                      "`pip install 'torchao>=0.18,<0.19'` (the extra quant) lets a 7B fit on a "
-                      'small GPU')
+    finding = try_script('quantisation', probes.QUANTIZATION,
+                         "`pip install 'torchao>=0.18,<0.19'` (the extra quant) lets a 7B fit on "
+                         'a small GPU')
     return replace(finding, state='ok' if finding.state == 'ok' else 'note')
 
 
@@ -209,8 +191,8 @@ def check_policy(args: DoctorArgs, name: str, decoder: str) -> Finding:
     except ImportError as error:  # torch or transformers, which have findings of their own
         return Finding(name, 'missing', str(error).splitlines()[0], SETUP)
     todo = 'give --checkpoint or --drafter a whole folder, or restore the embedded one'
-    finding = _script(name, probes.POLICY, todo, str(args.checkpoint or ''),
-                      str(args.drafter or ''), decoder)
+    finding = try_script(name, probes.POLICY, todo, str(args.checkpoint or ''),
+                         str(args.drafter or ''), decoder)
     images = _images(target) if decoder == 'ar' and finding.state == 'ok' else ''
     return Finding(name, finding.state,
                    f'{folder}, sha256 {sha256[:12]}: {finding.detail}{images}', finding.todo)
@@ -285,28 +267,6 @@ def _is_free(lock: Path) -> bool:
     except OSError:  # held, another user's, or gone by now
         return False
     return True
-
-
-def _script(name: str, script: str, todo: str, *arguments: str) -> Finding:
-    """Run a few lines of Python in a process of their own; their last line is the finding."""
-    with tempfile.TemporaryDirectory(prefix='specvla-doctor-') as folder:
-        path = Path(folder) / 'check.py'
-        path.write_text(script)
-        # The package must be found from a source root as well as when it is installed.
-        root = str(Path(__file__).resolve().parents[2])
-        known = os.environ.get('PYTHONPATH')
-        environment = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, (root, known)))}
-        try:
-            done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True,
-                                  text=True, timeout=TIMEOUT_S, env=environment)
-        except subprocess.TimeoutExpired:
-            return Finding(name, 'missing', f'no answer within {TIMEOUT_S:.0f} s', todo)
-    if done.returncode == 0:
-        return Finding(name, 'ok', (done.stdout.strip().splitlines() or [''])[-1])
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    reason = said[-1] if said else f'ended with exit code {done.returncode}'
-    reason = re.sub(r'^specvla_ros[.\w]*: ', '', reason)  # our own errors need no class name
-    return Finding(name, 'missing', reason, todo)
 
 
 def _hashes(args: DoctorArgs) -> dict[str, Any]:

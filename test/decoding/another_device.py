@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from specvla_ros.configuration import CompletionConfig, Component
+from specvla_ros.components import CompletionConfig, Component
 from specvla_ros.decoding.cache import StaticCache
 from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.decoder import Decoder
@@ -39,11 +39,11 @@ from specvla_ros.decoding.drafters import (
     TreeBudget,
 )
 from specvla_ros.decoding.drafters.action_memory import ActionMemory
-from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.confidence import Confidence
 from specvla_ros.decoding.rules.sequence import SequenceWise
 from specvla_ros.decoding.rules.strict import Strict
+from specvla_ros.graphs import GraphRunner, Runner
 from specvla_ros.openvla.fused_llama import FusedLayers
 
 NAME = 'elsewhere'

@@ -40,12 +40,12 @@ from specvla_ros.decoding.drafters import (
     NoDrafter,
     TreeBudget,
 )
-from specvla_ros.decoding.graphs import GraphRunner, Runner
 from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.rules.rule import Rule
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.graphs import GraphRunner, Runner
 from specvla_ros.openvla.config import OpenVLAConfig, VisionConfig, ViTConfig
 from specvla_ros.openvla.model import OpenVLA
 

@@ -15,6 +15,7 @@ from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Verification
 from specvla_ros.decoding.tree import Accepted, TokenTree
+from specvla_ros.graphs import Runner
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 from specvla_ros.situation import Situation, UNKNOWN
 
@@ -34,7 +35,9 @@ class Here:
 
 def accept(rule, tree, own, position=0, guard=None):
     """Let a rule decide on what the target says, one token for each row of the tree."""
-    verified = Verification(torch.tensor(own[: len(tree) + 1]), torch.zeros(len(tree) + 1, 256))
+    verified = Verification(
+        torch.tensor(own[: len(tree) + 1]), torch.zeros(len(tree) + 1, 256), Runner(),
+        torch.zeros(len(tree) + 1, dtype=torch.int64))
     acceptance = Acceptance(rule, guard, SPACE, Here())
     known = [TOKENIZER.first_id] * position
     return acceptance.accept(tree, verified, known, acceptance.terms(UNKNOWN))
@@ -177,7 +180,9 @@ def test_a_rule_may_answer_by_the_situation():
             return (9 if situation.steps > 10 else 0,) * space.length
 
     acceptance = Acceptance(Slower(), None, SPACE, Here())
-    verified = Verification(torch.tensor([31800, 31777]), torch.zeros(2, 256))
+    verified = Verification(
+        torch.tensor([31800, 31777]), torch.zeros(2, 256), Runner(),
+        torch.zeros(2, dtype=torch.int64))
     for steps, kept in ((0, 0), (11, 1), (5, 0)):
         terms = acceptance.terms(Situation(steps=steps))
         accepted = acceptance.accept(TokenTree.chain([31805]), verified, [], terms)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from specvla_ros.configuration import CompletionConfig, Component, load_preset, preset_names
+from specvla_ros.components import CompletionConfig, Component
+from specvla_ros.configuration import load_preset, preset_names
 from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.drafters import Held, HistoryDrafter, NoDrafter, TreeBudget
 from specvla_ros.decoding.rules.bins import Bins

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from specvla_ros.decoding.drafters import EagleDrafter, NoDrafter, TreeBudget
-from specvla_ros.decoding.graphs import CudaGraphs, Runner
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
+from specvla_ros.graphs import CudaGraphs, Runner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
 

@@ -9,8 +9,9 @@ from specvla_ros.bin_limits import BinValues
 from specvla_ros.decoding.drafters import Jacobi, NoDrafter
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
-from specvla_ros.safety import SafetySettings, step_limits
+from specvla_ros.safety import step_limits
 from specvla_ros.safety_guard import EnvelopeGuard, guard_numbers
+from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.situation import Situation
 
 ARM = SafetySettings.read('safety_arm')

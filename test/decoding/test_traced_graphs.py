@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from specvla_ros.decoding.graphs import Padded
+from specvla_ros.graphs import Padded
 
 
 class Module:

@@ -10,7 +10,8 @@ import pytest
 
 from specvla_ros.libero import renderer
 from specvla_ros.tools import doctor, probes
-from specvla_ros.tools.doctor import DoctorArgs, Finding, run
+from specvla_ros.tools.doctor import DoctorArgs, run
+from specvla_ros.tools.finding import Finding, try_script
 
 
 @pytest.fixture
@@ -45,15 +46,15 @@ def test_json_into_a_missing_folder_is_refused():
 
 
 def test_a_check_that_crashes_is_a_finding():
-    finding = doctor._script('x', 'import os; os.abort()', 'do this')
+    finding = try_script('x', 'import os; os.abort()', 'do this')
     assert (finding.state, finding.todo) == ('missing', 'do this')
-    finding = doctor._script('x', 'raise OSError("no such driver")', 'do this')
+    finding = try_script('x', 'raise OSError("no such driver")', 'do this')
     assert finding.detail == 'OSError: no such driver'
 
 
 def test_a_check_that_hangs_is_a_finding(monkeypatch):
-    monkeypatch.setattr(doctor, 'TIMEOUT_S', 0.5)
-    assert 'no answer' in doctor._script('x', 'import time; time.sleep(60)', '').detail
+    monkeypatch.setattr('specvla_ros.tools.finding.TIMEOUT_S', 0.5)
+    assert 'no answer' in try_script('x', 'import time; time.sleep(60)', '').detail
 
 
 @pytest.fixture
@@ -126,9 +127,9 @@ def test_cv_bridge_is_not_missed():
 
 
 def test_the_renderer_is_really_used(monkeypatch):
-    assert doctor._script('renderer', renderer.PROBE, '').state == 'ok'
+    assert try_script('renderer', renderer.PROBE, '').state == 'ok'
     monkeypatch.setenv('MUJOCO_GL', 'nonsense')
-    finding = doctor._script('renderer', renderer.PROBE, '')
+    finding = try_script('renderer', renderer.PROBE, '')
     assert finding.state == 'missing' and 'nonsense' in finding.detail
 
 
@@ -143,10 +144,10 @@ def test_the_checkpoint_is_really_loaded(tiny_checkpoint, tmp_path):
 
 def test_another_transformers_is_a_finding_with_its_version(tmp_path, monkeypatch):
     script, = (script for name, script, _ in doctor.SCRIPTS if name == 'transformers')
-    assert doctor._script('transformers', script, '').state == 'ok'
+    assert try_script('transformers', script, '').state == 'ok'
     (tmp_path / 'transformers.py').write_text('__version__ = "5.17.0"')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    finding = doctor._script('transformers', script, 'do this')
+    finding = try_script('transformers', script, 'do this')
     assert (finding.state, finding.todo) == ('missing', 'do this')
     assert finding.detail.startswith('transformers 5.17.0 is installed, >=5.18,<6 is needed: ')
 

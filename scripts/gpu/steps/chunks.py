@@ -21,10 +21,10 @@ import torch
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.benchmark.latency import projection, roofline
-from specvla_ros.benchmark.latency.cost import PassCost
+from specvla_ros.benchmark.latency.cost import PassWork
 from specvla_ros.benchmark.latency.random_weights import random_checkpoint
 from specvla_ros.benchmark.observations import MADE_UP_INSTRUCTION
-from specvla_ros.decoding.acceptance import Acceptance, Rule
+from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.decoder import Decoder
 from specvla_ros.decoding.drafters import (
     Drafter,
@@ -36,6 +36,7 @@ from specvla_ros.decoding.drafters import (
     NoDrafter,
     RelayDrafter,
 )
+from specvla_ros.decoding.rules.rule import Rule
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.situation import Situation
@@ -95,7 +96,7 @@ def main() -> None:
         projection.read_shape(args.shape), projection.read_acceptance('libero_goal'),
         MADE_UP_INSTRUCTION, device, dtype, 'none', 0)
     model, ids = checkpoint.model, checkpoint.prompt_ids(MADE_UP_INSTRUCTION)
-    cost = PassCost(model, model.action_tokenizer.n_bins)
+    cost = PassWork(model, model.action_tokenizer.n_bins)
     ceilings = roofline.measure(device, dtype, cost.weight_bytes)
     size = model.config.image_size
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from specvla_ros.configuration import Component, DecoderConfig
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
 
 # By rule, the settings that a scale multiplies; `gripper` is a share of a way.

@@ -14,7 +14,8 @@ from specvla_ros.benchmark import run_folder
 from specvla_ros.benchmark.calibration import family
 from specvla_ros.benchmark.calibration.plan import CalibrationPlan
 from specvla_ros.benchmark.calibration.units import Unit
-from specvla_ros.configuration import Component, DecoderConfig
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig
 from specvla_ros.hashing import file_sha256
 
 _WIDTH = 97

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.safety import fit, SafetySettings, step_limits, StepLimits
+from specvla_ros.safety import fit, step_limits, StepLimits
+from specvla_ros.safety_settings import SafetySettings
 
 
 class EpisodeEnvelope:

@@ -24,7 +24,7 @@ from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import Execution
 from specvla_ros.libero.drift import Drift, Drifting
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

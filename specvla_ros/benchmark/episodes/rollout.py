@@ -18,7 +18,7 @@ from specvla_ros.benchmark.episodes.latency import Latency
 from specvla_ros.benchmark.policy_like import EpisodePolicy, PolicyLike, WARM_UP_ACTIONS
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.execution import Execution, StepsAhead
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 
 if TYPE_CHECKING:  # heavy
     from specvla_ros.actions import Action

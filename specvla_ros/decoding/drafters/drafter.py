@@ -45,6 +45,7 @@ class DraftContext:
     situation: what the robot knows.
     last: the pass before; None before the prefill.
     depths: levels a tree should have at most with 0, 1, … tokens known, [L]; None = no limit.
+    bonus: tokens that the target adds to a path, 1; 0 where it does not see the drafts.
     """
 
     target: Target
@@ -54,6 +55,7 @@ class DraftContext:
     situation: Situation = UNKNOWN
     last: LastPass | None = None
     depths: Sequence[int] | None = None
+    bonus: int = 1
 
     def after(self, tree: TokenTree, verified: Verification, accepted: Accepted) -> DraftContext:
         """Return what is known after a pass."""
@@ -62,13 +64,13 @@ class DraftContext:
     @property
     def max_depth(self) -> int:
         """
-        Levels a tree may have, L - known - 1 or less where ``depths`` says so.
+        Levels a tree may have, L - known - bonus or less where ``depths`` says so.
 
         The token after an accepted path is the target's bonus, so a draft of the action's last
         token could save nothing. 0 when one token is missing: verifying the root brings it.
         """
         known = len(self.tokens)
-        most = self.space.length - known - 1
+        most = self.space.length - known - self.bonus
         return most if self.depths is None or most <= 0 else min(most, self.depths[known])
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import Padded
 from specvla_ros.openvla.model import OpenVLA
 
 from .drafter import DraftContext, Drafter, DRAFTERS

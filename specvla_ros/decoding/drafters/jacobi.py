@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.graphs import Padded
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.graphs import Padded
 
 from .drafter import DraftContext, Drafter, DRAFTERS
 from .side_by_side import chains

@@ -163,8 +163,7 @@ class _Candidates:
 
 def _branches(tree: TokenTree) -> Iterator[tuple[Branch, list[int]]]:
     """Each guess of a tree: whose and which one it is, and its nodes from the root's child on."""
-    # On the host a drafter's tree says its parents at no cost.
-    parents = tree.layout if tree.layout is not None else tuple(tree.parents.tolist())
+    parents = tree.parents_on_host()
     inner, ranks = set(parents), dict.fromkeys(tree.sources, 0)
     for leaf in range(len(parents)):
         if leaf in inner:

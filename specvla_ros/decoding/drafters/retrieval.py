@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.decoding.graphs import Padded, Runner
 from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.graphs import Padded, Runner
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.typed_files import is_number
 

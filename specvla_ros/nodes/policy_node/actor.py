@@ -37,7 +37,7 @@ from specvla_ros.nodes.policy_node.pilot import Pilot
 from specvla_ros.nodes.policy_node.settings import ActingPolicy, execution_of, TopicSettings
 from specvla_ros.nodes.policy_node.silence import Silence
 from specvla_ros.nodes.topics import once, Topics
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0

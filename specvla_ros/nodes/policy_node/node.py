@@ -46,7 +46,7 @@ from specvla_ros.nodes.policy_node.settings import (
 )
 from specvla_ros.nodes.runtime import run
 from specvla_ros.nodes.topics import Topics
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 
 NAME = 'policy_node'
 _BAD_INPUT = (ValueError, FileNotFoundError)

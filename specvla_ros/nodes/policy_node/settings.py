@@ -7,14 +7,16 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from specvla_ros.configuration import Component, DecoderConfig, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import check_execute_steps, Execution
 from specvla_ros.nodes.parameters import Parameter
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
-from specvla_ros.safety import SafetySettings, StepLimits
+from specvla_ros.safety import StepLimits
+from specvla_ros.safety_settings import SafetySettings
 
 MODEL_PARAMETERS = (
     Parameter('checkpoint', '', 'folder of the OpenVLA checkpoint, or name of an embedded one; '

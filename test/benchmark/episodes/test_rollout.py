@@ -13,7 +13,8 @@ from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.execution import Execution
-from specvla_ros.safety import NO_LIMITS, SafetySettings, step_limits
+from specvla_ros.safety import NO_LIMITS, step_limits
+from specvla_ros.safety_settings import SafetySettings
 
 
 class Environment:

@@ -19,6 +19,7 @@ from specvla_ros.decoding.acceptance import Acceptance
 from specvla_ros.decoding.drafters import Drafter
 from specvla_ros.decoding.target import Verification
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.graphs import Runner
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 from specvla_ros.policy import Policy
 from specvla_ros.situation import UNKNOWN
@@ -54,7 +55,8 @@ def test_a_row_that_is_not_there_is_answered_with_those_that_are(name):
 def drafts_kept(rule, tree, n=1):
     """Count of drafts kept by each pass after a prefill, of n actions that are long enough."""
     kept, space = [], ActionSpace(ActionTokenizer(1000), 7, 9)
-    verified = Verification(torch.full((len(tree) + 1,), 900), torch.empty(0))
+    own = torch.full((len(tree) + 1,), 900)
+    verified = Verification(own, torch.empty(0), Runner(), torch.zeros_like(own))
     acceptance = Acceptance(rule, None, space, Here())
     for _ in range(n):
         terms, tokens = acceptance.terms(UNKNOWN), [900]

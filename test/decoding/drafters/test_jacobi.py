@@ -39,7 +39,8 @@ def after(it, tree, said, nodes, known, runner='plain', start=()):
         drafter.remember(start)
     target = Target(it.model, it.runners[runner]())
     verified = Verification(
-        torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner)
+        torch.tensor([0, *said]), torch.zeros(len(tree) + 1, 256), target.runner,
+        torch.zeros(len(tree) + 1, dtype=torch.int64))
     tokens = tuple(tree.tokens[node].item() for node in nodes)
     context = DraftContext(target, it.space, None, known)
     return drafter.propose(context.after(tree, verified, Accepted(nodes, tokens, known[-1])))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.auto.auto_decoder import AutoDecoder
-from specvla_ros.configuration import CompletionConfig, Component
+from specvla_ros.components import CompletionConfig, Component
 from specvla_ros.decoding.completion import Completion
 from specvla_ros.decoding.drafters import DraftContext, DRAFTERS, NoDrafter, RelayDrafter
 from specvla_ros.decoding.drafters.jacobi import Jacobi

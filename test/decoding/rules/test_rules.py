@@ -24,6 +24,7 @@ from specvla_ros.decoding.rules.sequence import SequenceWise
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Verification
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.graphs import Runner
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 from specvla_ros.situation import Situation, UNKNOWN
 
@@ -36,13 +37,17 @@ class Here:
     device = torch.device('cpu')
 
 
+def verification(own, logits):
+    return Verification(own, logits, Runner(), torch.zeros_like(own))
+
+
 def accepted(rule, offsets, known=0, before=(), logits=None, own=31872):
     """How many of a chain's drafts stay; each is so many bins from what the target says."""
     tree = TokenTree.chain([own + off for off in offsets])
     rows = len(offsets) + 1
     logits = torch.zeros(rows, 256) if logits is None else logits
     acceptance = Acceptance(rule, None, SPACE, Here())
-    verified = Verification(torch.full((rows,), own), logits)
+    verified = verification(torch.full((rows,), own), logits)
     path = acceptance.accept(
         tree, verified, [own] * known, acceptance.terms(UNKNOWN), before)
     assert path.bins_off == tuple(abs(off) for off in offsets[: len(path.nodes)])
@@ -126,7 +131,7 @@ def test_sequence_keeps_its_bound_over_all_passes_and_refuses_nothing_else(data,
 def test_a_path_of_a_tree_is_judged_by_its_own_nodes():
     own, acceptance = 31872, Acceptance(SequenceWise(), None, SPACE, Here())
     tree = TokenTree.from_paths([[own + 15, own + 15, own + 9], [own + 15, own, own + 15]])
-    verified = Verification(torch.full((len(tree) + 1,), own), torch.zeros(len(tree) + 1, 256))
+    verified = verification(torch.full((len(tree) + 1,), own), torch.zeros(len(tree) + 1, 256))
     path = acceptance.accept(tree, verified, [], acceptance.terms(UNKNOWN))
     assert path.tokens == (own + 15, own, own + 15) and path.bins_off == (15, 0, 15)
 

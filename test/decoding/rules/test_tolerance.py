@@ -14,6 +14,7 @@ from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.rules.tolerance import Tolerance
 from specvla_ros.decoding.target import Verification
 from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.graphs import Runner
 from specvla_ros.openvla.action_tokenizer import ActionTokenizer
 from specvla_ros.situation import UNKNOWN
 
@@ -70,7 +71,8 @@ def test_what_stays_is_within_the_tolerance_and_what_is_within_stays(
     own = [token for token, _ in drafts]
     tree = TokenTree.chain([min(max(token + off, 31744), 31999) for token, off in drafts][:-1])
     acceptance = Acceptance(Tolerance(mm, deg, gripper), None, space, Here())
-    verified = Verification(torch.tensor(own), torch.zeros(14, 256))
+    verified = Verification(
+        torch.tensor(own), torch.zeros(14, 256), Runner(), torch.zeros(14, dtype=torch.int64))
     kept = acceptance.accept(tree, verified, [], acceptance.terms(UNKNOWN)).nodes
     limits = [mm / 1e3] * 3 + [math.radians(deg)] * 3 + [gripper]
 

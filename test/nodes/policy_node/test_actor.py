@@ -12,7 +12,8 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
 
-from specvla_ros.configuration import Component, load_preset
+from specvla_ros.components import Component
+from specvla_ros.configuration import load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.conversions import fill_image, to_nanoseconds
@@ -21,7 +22,8 @@ from specvla_ros.nodes.main_thread import MainThread
 from specvla_ros.nodes.policy_node import silence
 from specvla_ros.nodes.policy_node.actor import Actor
 from specvla_ros.nodes.policy_node.settings import pick, TOPIC_PARAMETERS, TopicSettings
-from specvla_ros.safety import SafetySettings, step_limits
+from specvla_ros.safety import step_limits
+from specvla_ros.safety_settings import SafetySettings
 
 PERIOD = 0.05
 

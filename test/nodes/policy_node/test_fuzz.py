@@ -14,7 +14,7 @@ import os
 import numpy as np
 import pytest
 
-from specvla_ros.safety import FALLBACKS, SafetySettings
+from specvla_ros.safety_settings import FALLBACKS, SafetySettings
 from test.nodes.policy_node.made_up_world import START, World
 
 OBSERVATIONS = int(os.environ.get('SPECVLA_FUZZ', '20000'))

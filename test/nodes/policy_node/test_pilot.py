@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from specvla_ros.safety import SafetySettings
+from specvla_ros.safety_settings import SafetySettings
 from test.nodes.policy_node.made_up_world import EPSILON, faster, START, World
 
 T = 0.05
