@@ -260,7 +260,8 @@ def test_steps_accepted_less_closely_are_not_executed_however_late_the_next_answ
     finally:
         rig.actor.close()
     assert policy.firm[0] is None  # nothing is known of the machine yet
-    assert all(firm in (5, 6) for firm in policy.firm[1:]) and len(policy.firm) > 1
+    # E = 4 and the steps missed, one or more: a busy machine misses more.
+    assert all(firm >= 5 for firm in policy.firm[1:]) and len(policy.firm) > 1
     assert max(numbers) == 1 if close else 3 <= max(numbers) < 8
 
 
