@@ -93,7 +93,7 @@ class Actor:
 
     def set_policy(self, policy: ActingPolicy) -> None:
         """Let the actions that begin from now on come from this policy."""
-        self._pilot.set_settings(policy)
+        self._pilot.set_policy(policy)
 
     def set_safety(self, safety: SafetySettings) -> None:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""
@@ -181,7 +181,7 @@ class Actor:
             return
         self._statistics.note_input_age(inference.age)
         image = inference.image
-        policy: ActingPolicy = inference.request.settings
+        policy: ActingPolicy = inference.request.policy
         by_step = policy.decoder_config.by_step
         told = {'firm_steps': inference.firm_steps} if by_step else {}
         try:
@@ -255,7 +255,7 @@ class Actor:
     def _report(self, steps: ControlSteps, message: ActionDelta, started: float) -> None:
         now, inference = time.monotonic(), steps.inference
         request = inference.request
-        report = report_message(steps.action.trace, request.settings.decoder_config, message)
+        report = report_message(steps.action.trace, request.policy.decoder_config, message)
         report.header.stamp, report.queue_age = message.header.stamp, inference.age
         report.publish_time, report.total_time = now - started, now - inference.begun
         self._reports.publish(report)

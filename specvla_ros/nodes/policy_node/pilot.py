@@ -52,7 +52,7 @@ class Pilot:
     """
     Decides for one arm which image is acted on and which steps are published; thread-safe.
 
-    :param settings: of the requests, see `RequestInbox`
+    :param policy: of the requests, see `RequestInbox`
     :param period_s: the control period of the data set
     :param max_image_age: older images are stale, s; 0: none is
     :param pacing: one of `PACINGS`
@@ -62,14 +62,14 @@ class Pilot:
     """
 
     def __init__(
-        self, settings: Any, safety: SafetySettings, period_s: float, max_image_age: float,
+        self, policy: Any, safety: SafetySettings, period_s: float, max_image_age: float,
         pacing: str, arm: Arm, clock: Callable[[], float], camera_clock: Callable[[], int],
         execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> None:
         self._period, self._clock = period_s, clock
         self._is_paced = pacing == 'realtime'
         self._lock = threading.RLock()
-        self._inbox = RequestInbox(settings)
+        self._inbox = RequestInbox(policy)
         self._execution = execution
         self._queue = StepQueue(period_s, execution.execute_steps)
         # Another process may have moved the arm just now, or this one before it was deactivated.
@@ -84,9 +84,9 @@ class Pilot:
         self._stands = False  # lockstep: the arm stands still before the next answer's steps
         self._pace = AnswerPace(period_s, execution, self._is_paced)
 
-    def set_settings(self, settings: Any) -> None:
-        """Give these settings to later requests."""
-        self._inbox.set_settings(settings)
+    def set_policy(self, policy: Any) -> None:
+        """Give this policy to later requests."""
+        self._inbox.set_policy(policy)
 
     def set_safety(self, safety: SafetySettings) -> None:
         """Publish only what fits this envelope, once this returns; no action mixes two of them."""

@@ -15,13 +15,13 @@ class InferenceRequest:
     """
     A request to a policy: an image, and the instruction that held when it was taken.
 
-    image: the message as it arrived. settings: what `RequestInbox.set_settings` was last given.
+    image: the message as it arrived. policy: what `RequestInbox.set_policy` was last given.
     revision: counts instructions; `RequestInbox.answer` compares it.
     """
 
     image: Any
     instruction: str
-    settings: Any
+    policy: Any
     revision: int
 
 
@@ -38,9 +38,9 @@ class RequestInbox:
       instruction is.
     """
 
-    def __init__(self, settings: Any = None) -> None:
+    def __init__(self, policy: Any = None) -> None:
         self._lock = threading.RLock()
-        self._settings = settings
+        self._policy = policy
         self._image: Any = None
         self._under_way: Any = None
         self._last_stamp = 0
@@ -73,10 +73,10 @@ class RequestInbox:
             self._under_way = None
             return True
 
-    def set_settings(self, settings: Any) -> None:
-        """Give these settings to later requests; the one under way keeps its own."""
+    def set_policy(self, policy: Any) -> None:
+        """Give this policy to later requests; the one under way keeps its own."""
         with self._lock:
-            self._settings = settings
+            self._policy = policy
 
     def take(self) -> InferenceRequest | None:
         """Take the image and the instruction; None unless both are there."""
@@ -87,7 +87,7 @@ class RequestInbox:
             if self._last_stamp:
                 self._taken_stamps.append(self._last_stamp)
             return InferenceRequest(
-                self._under_way, self._instruction, self._settings, self._revision)
+                self._under_way, self._instruction, self._policy, self._revision)
 
     @property
     def waiting(self) -> Any:

@@ -90,14 +90,14 @@ def test_a_dropped_image_is_not_taken_again():
     assert inbox.take() is None
 
 
-def test_settings_hold_from_the_next_request_on():
+def test_a_policy_holds_from_the_next_request_on():
     inbox = RequestInbox('old')
     inbox.put_instruction('go')
     inbox.put_image('a', 1)
     request = inbox.take()
-    inbox.set_settings('new')
+    inbox.set_policy('new')
     inbox.put_image('b', 2)
-    assert (request.settings, inbox.take().settings) == ('old', 'new')
+    assert (request.policy, inbox.take().policy) == ('old', 'new')
 
 
 @pytest.mark.parametrize('interrupt', [
