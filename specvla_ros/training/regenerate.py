@@ -76,13 +76,12 @@ def run(args: RegenerateArgs) -> int:
     args = replace(args, target=checkpoint_folder(args.target))
     key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     sha256 = folder_sha256(args.target)
-    check_writable('--out', args.out or default_folder(args.suite, sha256))
+    check_writable('--out', folder := args.out or default_folder(args.suite, sha256))
     # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
     model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
     settings = load_dataset(key)
     space = ActionSpace(
         model.action_tokenizer, model.action_dim(key), action_chunk(model.config, None))
-    folder = args.out or default_folder(args.suite, sha256)
     manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,
         args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
