@@ -7,7 +7,7 @@ Nothing here knows what the settings do: a ``registry`` turns names into objects
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import re
@@ -69,7 +69,7 @@ class DecoderConfig:
 
     @property
     def all_members(self) -> tuple[DecoderConfig, ...]:
-        """Those for actions of one control step and of several, while it is not known which."""
+        """Candidates for one control step and for several: the chunk is not known yet."""
         return *self.members, *self.chunk_candidates
 
     def of_chunk(self, chunk: int) -> DecoderConfig:
@@ -85,20 +85,18 @@ class DecoderConfig:
 
     def with_rule(self, rule: Component) -> DecoderConfig:
         """Return it under another rule; of candidates those that are strict stay so."""
-        candidates, for_chunks = (
-            tuple(it if it.is_strict else it.with_rule(rule) for it in members)
-            for members in (self.candidates, self.chunk_candidates))
-        # What was promised hangs on the thresholds.
-        return replace(self, rule=rule, candidates=candidates, chunk_candidates=for_chunks,
-                       calibrated={})
+        made = self._with_each(lambda it: it if it.is_strict else it.with_rule(rule))
+        return replace(made, rule=rule, calibrated={})  # a promise held for the old thresholds
 
     def with_risk(self, strict_above_risk: float) -> DecoderConfig:
         """Return it with another ``strict_above_risk``, its candidates' too."""
-        candidates, for_chunks = (
-            tuple(it.with_risk(strict_above_risk) for it in members)
-            for members in (self.candidates, self.chunk_candidates))
-        return replace(self, strict_above_risk=strict_above_risk, candidates=candidates,
-                       chunk_candidates=for_chunks)
+        made = self._with_each(lambda it: it.with_risk(strict_above_risk))
+        return replace(made, strict_above_risk=strict_above_risk)
+
+    def _with_each(self, change: Callable[[DecoderConfig], DecoderConfig]) -> DecoderConfig:
+        """Return it with each of its candidates changed, those for chunks too."""
+        return replace(self, candidates=tuple(map(change, self.candidates)),
+                       chunk_candidates=tuple(map(change, self.chunk_candidates)))
 
     @property
     def is_strict(self) -> bool:

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _Live = TypeVar('_Live', bound='LiveProgress')
 
@@ -18,6 +26,18 @@ def terminal_bar(
     """Make a bar that is drawn on a terminal, and nowhere else: a log file gets no bar."""
     return kind(*columns, console=console, transient=transient,
                 speed_estimate_period=speed_estimate_period, disable=not console.is_terminal)
+
+
+def titled_columns() -> tuple[ProgressColumn, ...]:
+    """Return the columns of a bar with a title, its count, the time so far and an estimate."""
+    return (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def episode_columns(*more: ProgressColumn) -> tuple[ProgressColumn, ...]:
+    """Return the columns of a bar that counts episodes; `more` stand behind the count."""
+    return (BarColumn(), MofNCompleteColumn(), TextColumn('episodes'), *more,
+            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
 
 
 class LiveProgress:

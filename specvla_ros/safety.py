@@ -70,7 +70,7 @@ def step_limits(
         place = np.asarray(position_m, np.float64)
         low, high = (np.array(wall) - place for wall in (
             settings.workspace_min_m, settings.workspace_max_m))
-    before = np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
+    before = _step_before(previous)
     return StepLimits(
         tuple(low.tolist()), tuple(high.tolist()),
         (min(settings.step_translation_m, settings.speed_m_s * period_s),
@@ -114,7 +114,7 @@ def fit(
     wanted = np.asarray(deltas, np.float64)
     if reason := refusal(wanted) or _refusal_of("end effector's position", position_m):
         return SafeAction(None, refusal=reason)
-    before = np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
+    before = _step_before(previous)
     place = None if position_m is None else np.asarray(position_m, np.float64)
     safe, limited_by = np.empty_like(wanted), set()
     for step, delta in enumerate(wanted):
@@ -131,6 +131,11 @@ def refusal(deltas: ArrayLike) -> str:
     if len(shape) != 2 or shape[1] != _SI_DIMENSIONS or not shape[0]:
         return (f'the action has shape {list(shape)}, must be [control steps, {_SI_DIMENSIONS}]')
     return _refusal_of('action', deltas)
+
+
+def _step_before(previous: ArrayLike | None) -> NDArray[np.float64]:
+    """Return the control step published before; zeros where the arm is at rest."""
+    return np.zeros(_SI_DIMENSIONS) if previous is None else np.asarray(previous, np.float64)
 
 
 def _refusal_of(name: str, values: ArrayLike | None) -> str:

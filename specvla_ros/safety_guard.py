@@ -44,7 +44,7 @@ _LAST = 254.0  # the last bin
 @dataclass(frozen=True, slots=True)
 class EnvelopeGuard:
     """
-    Allow the bins that the safety envelope holds: an `guard.Guard`.
+    Allow the bins that the safety envelope holds: a `guard.Guard`.
 
     rotation: what the three angles of an action are, one of `data_sets.ROTATIONS`.
     other: a guard that must allow a bin as well; where both leave none, its answer counts.

@@ -33,10 +33,9 @@ class StepQueue(Generic[Delta]):
     * Steps whose period is over are skipped. The last one of an answer is not: a policy slower
       than the control period moves the arm slowly, rather than not at all.
     * A newer answer takes the place of an older one; an older one is not let in any more.
-
     * After `execute_steps` of an answer the next one is wanted. Until it comes the steps beyond go
       on: they are still what was said of these times.
-    * Of an answer of which not all steps may be executed, none is where the firm ones are over.
+    * If only the first steps of an answer are firm and they are over, none of it is executed.
 
     :param period_s: T, how long a control step lasts
     :param execute_steps: E; None = all that an answer has
@@ -57,7 +56,7 @@ class StepQueue(Generic[Delta]):
 
     def begin_at(self, came: float, takes_s: float) -> float:
         """
-        When to begin what makes the next answer, s, so that it is there when it is wanted.
+        When to begin making the next answer, s, so that it is there when it is wanted.
 
         :param came: when the image to answer came, s
         :param takes_s: how long making an answer takes, s
@@ -75,7 +74,7 @@ class StepQueue(Generic[Delta]):
     @property
     def wanted_at(self) -> float:
         """
-        When the first step of the next answer is wanted, s, of an answer that has begun.
+        When the first step of the next answer is wanted, s; the present answer has begun.
 
         Once steps beyond `execute_steps` go on, that is in the past, and stays where it was.
         """

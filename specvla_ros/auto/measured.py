@@ -232,9 +232,9 @@ class Measured:
         other = taken.total_ms - unit - sum(it.draft_ms + it.pass_ms for it in taken.passes)
         charge = 1 + other / unit
         for number, done in enumerate(taken.passes):
-            after = number > 0
-            self.passes[after].take(done.drafted, done.pass_ms / unit)
-            took, usual = done.pass_ms / unit, self.passes[after].at(done.drafted)
+            after, took = number > 0, done.pass_ms / unit
+            self.passes[after].take(done.drafted, took)
+            usual = self.passes[after].at(done.drafted)
             charge += done.draft_ms / unit + (took if took > _SURPRISE * usual else usual)
             candidate.drafts[after].take(done.draft_ms / unit)
             offered = min(done.drafted, self._depth(name, known))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,13 @@ from specvla_ros.writable import check_writable
 
 L = TypeVar('L', bound=RecordLog)
 EPISODES = 'episodes.jsonl'  # what is finished, a line each
+
+
+
+def default_folder(command: str, identity: dict[str, Any]) -> Path:
+    """Return runs/COMMAND-<hash of the identity>: the same command finds its run again."""
+    text = json.dumps(identity, sort_keys=True)
+    return Path('runs') / f'{command}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
 
 @contextlib.contextmanager

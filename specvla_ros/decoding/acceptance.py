@@ -37,16 +37,11 @@ _LONGER = 2**20
 
 
 class Terms(NamedTuple):
-    """
-    Holds the limits for the guesses of one action, on the device.
+    """Holds the limits for the guesses of one action."""
 
-    reach: int64 [2L + 1], bins. state: float64 [n], the numbers of the `Situation`; None if there
-    is neither a guard nor a rule that has ``stays``.
-    """
-
-    reach: Tensor  # int64 [2L + 1]: 0 for the root, the rule's, L zeros
-    state: Tensor | None  # float64, what a guard reads
-    bins: tuple[int, ...]  # the reach on the host, [L]
+    reach: Tensor  # int64 [2L + 1], on the device: 0 for the root, the rule's bins, L zeros
+    state: Tensor | None  # float64 [n], ``Situation.numbers``; None = no guard, no ``stays``
+    bins: tuple[int, ...]  # the rule's reach on the host, [L]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ class Acceptance:
                 own, forbidden = run(walk.root, Padded(own), *asked).split(1)
             bonus, unsure, *wrong = torch.cat((own[:1], verified.entropy, forbidden)).tolist()
             return Accepted((), (), self._checked(bonus, known), (), unsure / MILLION, sum(wrong))
-        # Every node attends to itself, so this is true: nothing was computed, nothing is wrong.
+        # Without probabilities nothing can be wrong: a node attends to itself, so this is true.
         finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
         decided = run(
             walk.decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),

@@ -33,6 +33,7 @@ from .tree import Accepted, TokenTree
 
 MILLION = 1e6  # entropies cross as whole numbers, together with tokens
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
     """

@@ -1,5 +1,5 @@
 """
-A moving world: what stands under one object of a LIBERO scene is a conveyor belt.
+A moving world: one object of a LIBERO scene stands on a conveyor belt.
 
 The belt acts by friction alone: in the contacts between the object and what can't move (floor,
 table), friction acts against the object's speed relative to the belt. So the object is carried
@@ -154,7 +154,7 @@ class Belt:
 
     def _contacts(self) -> tuple[NDArray[np.int64], Vector]:
         """
-        Return the contacts of object and belt, and of each 1, or -1 where the object is first.
+        Return the contacts of object and belt, and a sign each: -1 where the object is first.
 
         MuJoCo's relative velocity in a contact is that of its second body less that of its first.
         """

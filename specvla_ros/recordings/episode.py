@@ -35,7 +35,7 @@ class RecordedEpisode:
     """
     Frames of one camera under one instruction, in order.
 
-    name: no other episode of its recording has it; a part of a file's name. length: T, frames.
+    name: unique in its recording; becomes part of a file's name. length: T, frames.
     read: gives the frames from `start` to below `stop`, uint8 [H, W, 3] RGB, top row first; not to
     be called for none. stamps: when each was taken, s from any moment, float64 [T]; None = not
     known. poses: of the end effector, as recorded, float32 [T, P]. actions: what was done at each

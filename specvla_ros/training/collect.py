@@ -137,20 +137,13 @@ def _path(args: CollectArgs, task: int, seed: int) -> Path:
 
 
 def _run_batches(args: CollectArgs, batches: list) -> int:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TimeRemainingColumn())
+    from rich.progress import Progress
+
+    from specvla_ros.progress import titled_columns
     solved = finished = 0
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     spawn = multiprocessing.get_context('spawn')
-    with Progress(*columns) as progress:
+    with Progress(*titled_columns()) as progress:
         bar = progress.add_task(f'collect {args.suite}', total=sum(len(s) for _, s in batches))
         # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
         # (max_tasks_per_child does the same, but hung here when all workers ended at once.)

@@ -41,7 +41,7 @@ class StateFolder:
     """
     The folder `….training` of one training.
 
-    option: the command's option that says where the network goes, for what is refused.
+    option: the command's option for the network's folder, named in refusals.
     """
 
     def __init__(self, path: Path, option: str) -> None:

@@ -40,4 +40,3 @@ def check_place(option: str, folder: Path, keep: Collection[str] = ()) -> None:
             folder / 'config.json').is_file():
         raise SpecVLAError(f'{option} {folder} holds something that is no checkpoint, and would '
                            'be replaced; give another folder')
-

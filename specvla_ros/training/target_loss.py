@@ -40,7 +40,7 @@ class TargetBatch:
     def to(self, device: torch.device | str) -> 'TargetBatch':
         """Return it on the device that computes."""
         return TargetBatch(**{name: getattr(self, name).to(device, non_blocking=True)
-                        for name in self.__slots__})
+                              for name in self.__slots__})
 
 
 class StateHeads(nn.Module):

@@ -111,11 +111,8 @@ class GlanceRecipe(DrafterRecipe):
 
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the passes an action takes, each frame on its own: no action before it is known."""
-        # A chunk's held step guesses nothing, and costs a row a token.
-        presets = ('glance', 'glance_relaxed') if (self.model.config.chunk or 1) == 1 else (
-            'glance_jacobi', 'glance_jacobi_relaxed')
         found = passes(Checkpoint(self.model, self.unnorm_key, self.out.parent), episodes,
-                       self.args.decode_frames, presets)
+                       self.args.decode_frames, glance_presets(self.model.config.chunk or 1))
         return 'held-out passes an action, each frame on its own: ' + ', '.join(
             f'{name} {mean:.2f}' for name, mean in found.items())
 
@@ -148,6 +145,13 @@ class GlanceRecipe(DrafterRecipe):
             ids = self.model.prompt_ids(instruction)
             self._texts[instruction] = self.model.embed_tokens(ids[1:]).float().mean(0)
         return self._texts[instruction]
+
+
+def glance_presets(chunk: int) -> tuple[str, str]:
+    """Return the strict and the relaxed preset for actions of `chunk` control steps."""
+    # A chunk's held step guesses nothing, and costs a row a token.
+    return ('glance', 'glance_relaxed') if chunk == 1 else (
+        'glance_jacobi', 'glance_jacobi_relaxed')
 
 
 def _blurred(bins: int, deviation: float) -> Tensor:

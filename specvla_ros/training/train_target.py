@@ -230,7 +230,7 @@ class TargetRecipe(Recipe):
         self.frames, self.held_out = map(Frames.of, divide(episodes, self.args.holdout))
         # Of all there are by now: the first episodes may be of one task, whose things never move.
         self.maker = TargetBatchMaker(self.model, self.statistics, StateScale.of(episodes),
-                                self.instructions, self.args.chunk)
+                                      self.instructions, self.args.chunk)
 
     def _statistics(
         self, saved: dict[str, Any] | None, initial: OpenVLA | None

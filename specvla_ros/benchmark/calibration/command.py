@@ -11,19 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 import sys
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 
 from specvla_ros import files
 from specvla_ros.benchmark import report, run_folder
@@ -36,7 +30,7 @@ from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.progress import terminal_bar
+from specvla_ros.progress import episode_columns, terminal_bar
 
 __all__ = ['CalibrateArgs', 'run']
 
@@ -68,7 +62,8 @@ def run(
         of_name = {unit.name: unit for unit in log.episodes}
         units = [of_name[name] for name in plan.source.names]
     found = losses(units, args.limits, args.promise)
-    document = report.report(sys.argv, plan.config, plan.checkpoint, tables.rows(plan, units))
+    document = report.report(sys.argv, plan.config, plan.checkpoint,
+                             tables.rows(plan, units, found))
     document['promise'] = {
         **dataclasses.asdict(args.limits), 'delta': args.delta, 'confidence': args.confidence,
         'of': args.promise, 'episodes': len(units), 'episodes_needed': needed}
@@ -95,13 +90,9 @@ def _measure(plan: CalibrationPlan, log: UnitLog, console: Console) -> None:
     policies = load_policies(plan)
     with _bar(console) as bar:
         task = bar.add_task('', total=len(missing), frames=0)
-        seen = [0]
-
-        def on_frame() -> None:
-            seen[0] += 1
-            bar.update(task, frames=seen[0])
-
-        for unit in plan.source.units(done, policies, on_frame):
+        seen = itertools.count(1)
+        for unit in plan.source.units(
+                done, policies, lambda: bar.update(task, frames=next(seen))):
             with files.writing(log.path):
                 log.append(unit)
             bar.advance(task)
@@ -119,7 +110,7 @@ def load_policies(plan: CalibrationPlan) -> PoliciesByScale:
     reference = Policy.of(source)
     return PoliciesByScale(reference, {
         scale: reference.with_decoder(family.scaled(plan.base, scale))
-                            for scale in plan.args.scales})
+        for scale in plan.args.scales})
 
 
 def _choose(plan: CalibrationPlan, units: Sequence[Unit], found: np.ndarray, console: Console
@@ -173,6 +164,5 @@ def _check(plan: CalibrationPlan, found: np.ndarray, console: Console) -> dict[s
 
 def _bar(console: Console) -> Progress:
     return terminal_bar(
-        console, BarColumn(), MofNCompleteColumn(), TextColumn('episodes'),
-        TextColumn('{task.fields[frames]} frames,'), TimeElapsedColumn(), TextColumn('left'),
-        TimeRemainingColumn(), speed_estimate_period=600.0)
+        console, *episode_columns(TextColumn('{task.fields[frames]} frames,')),
+        speed_estimate_period=600.0)

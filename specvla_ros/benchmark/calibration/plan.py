@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 from dataclasses import dataclass
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from specvla_ros import files
-from specvla_ros.benchmark import checks, machine, preflight
+from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.sources import (
@@ -160,9 +158,8 @@ def make_plan(
     plan = CalibrationPlan(args, base, unnorm_key, source, config,
                 machine.checkpoint_sha256(args.checkpoint, args.drafter), args.out or Path())
     if args.out is None:
-        text = json.dumps(plan.identity(), sort_keys=True)
-        name = f'calibrate-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
-        plan = dataclasses.replace(plan, folder=Path('runs') / name)
+        folder = run_folder.default_folder('calibrate', plan.identity())
+        plan = dataclasses.replace(plan, folder=folder)
     return plan
 
 

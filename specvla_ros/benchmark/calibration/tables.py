@@ -13,16 +13,17 @@ from specvla_ros.benchmark import report, report_tables
 from specvla_ros.benchmark.calibration import control, family
 from specvla_ros.benchmark.calibration.control import Split
 from specvla_ros.benchmark.calibration.plan import CalibrateArgs, CalibrationPlan
-from specvla_ros.benchmark.calibration.units import losses, Unit
+from specvla_ros.benchmark.calibration.units import Unit
 
 _NOTES = ('mm and ° off: from what ar says of the same frame, the mean and the most.\n'
           'Off: by more than is promised. Counted: off at this scale or at a tighter one.')
 
 
-def rows(plan: CalibrationPlan, units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """Return a row per scale, tightest first."""
+def rows(
+    plan: CalibrationPlan, units: Sequence[Unit], found: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return a row per scale, tightest first; found: the `losses` of the units."""
     args = plan.args
-    found = losses(units, args.limits, args.promise)
     counted = control.monotone(found)
     return [{
         'decoder': f'{plan.base.name}*{scale:g}', 'scale': scale,
@@ -55,8 +56,7 @@ def print_scales(document: dict[str, Any], console: Console) -> None:
     promise, first = document['promise'], document['rows'][0]
     title = (f'{first["episodes"]} episodes, {first["actions"]} actions; off: share of '
              f'{promise["of"]}')
-    table = Table(title=title,
-                  title_justify='left', title_style='bold', header_style='bold')
+    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
     for name in ('scale', 'within', 'passes', 'mm off (max)', '° off (max)',
                  'off', 'counted', 'holds'):
         table.add_column(name, justify='right')

@@ -3,19 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.text import Text
 
 from specvla_ros.benchmark.episodes.workers import Playing
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.progress import LiveProgress, terminal_bar
+from specvla_ros.progress import episode_columns, LiveProgress, terminal_bar
 
 # The estimate looks back over the whole run: episodes differ by a factor of three.
 ESTIMATE_WINDOW_S = 24 * 3600.0
@@ -52,9 +45,7 @@ class EpisodeProgress(LiveProgress):
         for episode in finished:
             self._count(episode)
         super().__init__(terminal_bar(
-            console, BarColumn(), MofNCompleteColumn(), TextColumn('episodes'),
-            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(), kind=_Bar,
-            speed_estimate_period=ESTIMATE_WINDOW_S))
+            console, *episode_columns(), kind=_Bar, speed_estimate_period=ESTIMATE_WINDOW_S))
         self._task = self._bar.add_task(
             self._summary(), total=total, completed=len(finished), now='loading')
 

@@ -147,5 +147,3 @@ def _write(plan: EvaluationPlan, document: report.Report, json_path: Path | None
         paths.append(json_path)
     for path in paths:
         console.print(str(path), style='cyan', highlight=False)
-
-

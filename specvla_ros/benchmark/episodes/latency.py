@@ -55,13 +55,12 @@ class Latency:
             return cls(measured=True)
         first, plus, each = str(text).partition('+')
         try:
-            return cls(float(first), float(each) if plus else 0.0)
-        except ValueError as error:
-            if isinstance(error, SpecVLAError):
-                raise
+            first_s, pass_s = float(first), float(each) if plus else 0.0
+        except ValueError:
             raise SpecVLAError(
                 f'latency_s is {text!r}, must be seconds (0.25), seconds of the first and of each '
                 f'further pass (0.05+0.02), or {MEASURED}') from None
+        return cls(first_s, pass_s)
 
     @property
     def fixed_s(self) -> float | None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 import dataclasses
 from dataclasses import dataclass
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -186,9 +185,8 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
     plan = under(args, EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
                             checkpoint, folder=args.out or Path(), execution=Execution()))
     if args.out is None:
-        text = json.dumps(plan.identity(), sort_keys=True)
-        name = f'eval-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
-        plan = dataclasses.replace(plan, folder=Path('runs') / name)
+        folder = run_folder.default_folder('eval', plan.identity())
+        plan = dataclasses.replace(plan, folder=folder)
     return plan
 
 

@@ -35,9 +35,8 @@ class RolloutConfig:
     :param execution: how many steps of an action are executed, and how late
     :param safety: envelope that all actions are chosen in and fit; None = there is none
     :param latency: how late each action is; None = all as late as `execution` says
-    :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`). They do so
-        only where `latency` is None: else it is not known before which steps the next action says
-        again
+    :param by_step: decoders whose thresholds grow by step (`DecoderConfig.by_step`), which they
+        do only where `latency` is None: else the time of the next action is not known before
     """
 
     max_steps: int | None = None
@@ -145,7 +144,7 @@ def _execution(config: RolloutConfig, policy: EpisodePolicy, action: 'Action') -
     if config.latency is None:
         return config.execution
     return Execution.late(config.execution.execute_steps, config.latency.seconds(action.trace),
-                         policy.dataset.period_s)
+                          policy.dataset.period_s)
 
 
 def _act(policy: EpisodePolicy, observation: 'Observation', instruction: str,

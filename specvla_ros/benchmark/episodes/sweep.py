@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-import hashlib
 import itertools
-import json
 from pathlib import Path
 import sys
 from typing import Annotated, Any, get_args
@@ -20,7 +18,7 @@ from rich.console import Console
 import tyro
 
 from specvla_ros import files
-from specvla_ros.benchmark import report
+from specvla_ros.benchmark import report, run_folder
 from specvla_ros.benchmark.episodes.evaluation import finish, player_of, Unfinished
 from specvla_ros.benchmark.episodes.latency import Latency, MEASURED
 from specvla_ros.benchmark.episodes.plan import (
@@ -121,7 +119,8 @@ def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, EvaluationPlan]]]
             dict.fromkeys(args.drift))]
     base = make_plan(conditions[0])
     made = [(own, under(own, base)) for own in conditions]
-    folder = args.out or Path('runs') / f'drift-{_hash(base)}'
+    folder = args.out or run_folder.default_folder(
+        'drift', base.identity() | {'config': _shared(base)})
     _check_folder(folder)
     # Two ways to write one latency are one run.
     by_folder = {folder / _name(plan): (own, plan) for own, plan in made}
@@ -142,11 +141,6 @@ def _check_folder(folder: Path) -> None:
 def _shared(plan: EvaluationPlan) -> dict[str, Any]:
     """Return the settings that all conditions of a run have in common."""
     return {name: value for name, value in plan.config.items() if name not in _CONDITION}
-
-
-def _hash(plan: EvaluationPlan) -> str:
-    text = json.dumps(plan.identity() | {'config': _shared(plan)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _name(plan: EvaluationPlan) -> str:
@@ -176,9 +170,9 @@ def rows_under(plan: EvaluationPlan, episodes: Sequence[EpisodeRecord], name: st
     made = []
     for row in report.rows(episodes, list(plan.decoders)):
         if row['task'] is None and row['subset'] == 'all':
-            seconds = [latency.seconds(action) for episode in episodes for action in
-                       episode.actions if episode.crash is None
-                       and (episode.suite, episode.decoder) == (row['suite'], row['decoder'])]
+            seconds = [latency.seconds(action) for episode in episodes if episode.crash is None
+                       and (episode.suite, episode.decoder) == (row['suite'], row['decoder'])
+                       for action in episode.actions]
             mean = sum(seconds) / len(seconds) if seconds else None
             made.append(row | condition | {'mean_latency_s': mean})
     return made

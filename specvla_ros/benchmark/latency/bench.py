@@ -15,14 +15,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from specvla_ros import files
 from specvla_ros.benchmark import checks, machine, preflight
@@ -35,7 +28,7 @@ from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import check_execute_steps
 from specvla_ros.libero.simulator_check import check_simulator
-from specvla_ros.progress import terminal_bar
+from specvla_ros.progress import terminal_bar, titled_columns
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
@@ -214,8 +207,5 @@ def _folder(wanted: Path | None) -> Path:
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     """Bars with an estimate, on a terminal."""
-    with terminal_bar(
-        console, TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), transient=True,
-    ) as bar:
+    with terminal_bar(console, *titled_columns(), transient=True) as bar:
         yield bar

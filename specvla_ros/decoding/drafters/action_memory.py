@@ -173,7 +173,7 @@ class ActionMemory:
                     f"{getattr(fits, name)}: this database is another model's")
         tensors = _checked(folder / 'model.safetensors', shape)
         fingerprint = {name.removeprefix('target.'): it for name, it in tensors.items()
-                    if name.startswith('target.')}
+                       if name.startswith('target.')}
         _check_fingerprint(folder, fingerprint, target)
         descriptor = Descriptor(shape)
         descriptor.load_state_dict({name: tensors[name] for name in Descriptor.tensors(shape)})

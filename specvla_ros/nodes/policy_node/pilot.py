@@ -180,8 +180,8 @@ class Pilot:
             self._is_inferring = True
             known, limits = self._arm.limits(now)
             return Inference(request, age, least, self._taken, now,
-                        None if known is None else tuple(known.tolist()), limits,
-                        self._pace.executed(self._taken), self._pace.firm_steps(least))
+                             None if known is None else tuple(known.tolist()), limits,
+                             self._pace.executed(self._taken), self._pace.firm_steps(least))
 
     def give_up(self, inference: Inference) -> None:
         """Drop the image, as inference gave no answer, and what is left of the answer before."""
@@ -228,7 +228,7 @@ class Pilot:
                 if self._is_answer_new and self._queue.next_at is None:
                     self._drop_answer()
                     self._last_step.miss('answers come too late for the steps of them that are '
-                                      'accepted as closely as the first (per_step)')
+                                         'accepted as closely as the first (per_step)')
                 return True
             inference, action, deltas = self._answer
             is_new, self._is_answer_new = self._is_answer_new, False

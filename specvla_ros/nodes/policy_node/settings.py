@@ -235,7 +235,7 @@ def execution_of(settings: TopicSettings, policy: ActingPolicy) -> Execution:
             f'latency_s is {settings.latency_s:g}, must be 0 with pacing {settings.pacing}: a '
             'real clock brings its own; set it to 0, or pacing to lockstep for a simulation')
     return Execution.late(settings.execute_steps or policy.execute_steps, settings.latency_s,
-                         policy.dataset.period_s)
+                          policy.dataset.period_s)
 
 
 def load_policy(settings: PolicySettings) -> ActingPolicy:

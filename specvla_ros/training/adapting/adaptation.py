@@ -133,9 +133,8 @@ class Adaptation:
         found = [Comparison.of(rule, presets, acted[f'before {rule}'], acted[f'after {rule}'])
                  for rule, presets in zip(_RULES, zip(before, lesson.presets, strict=True),
                                           strict=True)]
-        kind = 'whole episodes' if self.division.whole else 'stretches of the same episodes'
         self._say(f'{lesson.name}, on {found[0].actions} frames that it did not learn from '
-                  f'({kind}):')
+                  f'({self.division.kind}):')
         for comparison in found:
             self._say(f'  {comparison}')
         self._say(f'  strict: {found[0].same} of {found[0].actions} actions are the same, token '

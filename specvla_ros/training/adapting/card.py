@@ -18,8 +18,8 @@ def made_of(
     """
     Return from what drafters are taught, for reports.
 
-    :param frames: that were learned from
-    :param taken: of them, those whose recorded words were taken
+    :param frames: how many were learned from
+    :param taken: for how many of them the recorded words were taken
     """
     return {
         'recordings': [{
@@ -29,7 +29,7 @@ def made_of(
         'instructions': instructions(recordings),
         'learned_frames': frames, 'taken_words': taken,
         'learned_parts': len(division.learned), 'held_out_parts': len(division.held_out),
-        'held_out': 'whole episodes' if division.whole else 'stretches of the same episodes',
+        'held_out': division.kind,
     }
 
 

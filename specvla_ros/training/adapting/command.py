@@ -87,5 +87,3 @@ def _tell_found(recordings: Sequence[Recording], division: Division, console: Co
     kind = 'episodes' if division.whole else 'stretches'
     say(console, f'to learn from: {learned} frames of {len(division.learned)} {kind}; to measure '
                   f'with: {held_out} of {len(division.held_out)}')
-
-

@@ -17,7 +17,7 @@ from specvla_ros.training.recipe import Recipe
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import Schedule
 from specvla_ros.training.train_eagle import EagleRecipe, TrainEagleArgs
-from specvla_ros.training.train_glance import GlanceRecipe, TrainGlanceArgs
+from specvla_ros.training.train_glance import glance_presets, GlanceRecipe, TrainGlanceArgs
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
 
@@ -31,7 +31,7 @@ class Lesson:
     A drafter to teach.
 
     name: of the drafter and its folder. presets: a lossless decoder that drafts with it, and a
-    relaxed one. without: those to be better than where there are no weights yet.
+    relaxed one. without: presets to compare with where there are no weights yet.
     """
 
     name: str
@@ -41,11 +41,8 @@ class Lesson:
 
 def lessons(chunk: int, eagle: bool) -> tuple[Lesson, ...]:
     """Return what is taught to a checkpoint whose actions are of so many control steps."""
-    if chunk == 1:
-        glance = Lesson('glance', ('glance', 'glance_relaxed'), ('history', 'history_relaxed'))
-    else:  # a chunk's held step guesses nothing, and costs a row a token
-        glance = Lesson('glance', ('glance_jacobi', 'glance_jacobi_relaxed'),
-                        ('jacobi', 'history_relaxed'))
+    glance = Lesson('glance', glance_presets(chunk),
+                    ('history' if chunk == 1 else 'jacobi', 'history_relaxed'))
     others = (Lesson('eagle', ('strict', 'relaxed'), ('history', 'history_relaxed')),)
     return (glance, *others) if eagle else (glance,)
 

@@ -35,7 +35,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What no other part of any recording is called, and the same in another run."""
+        """Name that is unique over all recordings, and the same in every run."""
         return f'{self.recording.sign}/{self.episode.name}_{self.start}_{self.stop}'
 
     def within(self, start: int, stop: int) -> Part:
@@ -59,6 +59,11 @@ class Division:
     learned: tuple[Part, ...]
     held_out: tuple[Part, ...]
     whole: bool
+
+    @property
+    def kind(self) -> str:
+        """Say what is measured with."""
+        return 'whole episodes' if self.whole else 'stretches of the same episodes'
 
     @property
     def too_little(self) -> str:
@@ -90,7 +95,7 @@ def split(recordings: Sequence[Recording]) -> Division:
     if kept == len(part):  # a single frame
         return Division((part,), (part,), whole=False)
     return Division((part.within(0, len(part) - kept),),
-                 (part.within(len(part) - kept, len(part)),), whole=False)
+                    (part.within(len(part) - kept, len(part)),), whole=False)
 
 
 def cut(part: Part, longest: int) -> list[Part]:
@@ -103,15 +108,14 @@ def cut(part: Part, longest: int) -> list[Part]:
 def _chosen(parts: list[Part]) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     """Choose by the names, so that another run chooses alike."""
     told: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
+    drawn = sorted(parts, key=lambda part: zlib.crc32(part.name.encode()))
+    for part in drawn:
         told[part.episode.instruction].append(part)
     kept: set[str] = set()
     for alike in told.values():
         if len(alike) > 1:
-            drawn = sorted(alike, key=lambda part: zlib.crc32(part.name.encode()))
-            kept |= {part.name for part in drawn[:max(1, round(SHARE * len(alike)))]}
+            kept |= {part.name for part in alike[:max(1, round(SHARE * len(alike)))]}
     if len(kept) < FEWEST_PARTS:  # few parts, or many instructions that are said once
-        drawn = sorted(parts, key=lambda part: zlib.crc32(part.name.encode()))
         more = [part.name for part in drawn if part.name not in kept]
         kept |= set(more[:min(FEWEST_PARTS, len(parts) - 1) - len(kept)])
     return (tuple(part for part in parts if part.name not in kept),

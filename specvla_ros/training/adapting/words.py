@@ -32,7 +32,7 @@ _UNKNOWN = -1  # in place of a token
 
 @dataclass(frozen=True, slots=True)
 class Thinned:
-    """A part of which each `every`-th frame is learned from, `take`: recorded words are taken."""
+    """Each `every`-th frame of a part, to learn from; take: whether recorded words are taken."""
 
     part: Part
     every: int
