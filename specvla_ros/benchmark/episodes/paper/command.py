@@ -41,7 +41,7 @@ _FIGURES: dict[str, Callable[[Path, Sequence[MeasuredRun]], None]] = {
     'table3.png': figures.write_positions, 'figure4.png': figures.write_sweep}
 _DRAFTERS = 'drafters.png'
 _FILES = ('report.md', 'report.html', 'report.json', *_FIGURES, _DRAFTERS)
-_SHOWN = (0, 1, 2, 3, 5, 6)  # columns of Table 1 that fit a terminal
+_SHOWN = (1, 2, 3, 5, 6)  # columns of Table 1 that fit a terminal
 
 
 def run(args: ReportArgs, make_player: Callable[[], Player] | None = None) -> int:
@@ -135,24 +135,25 @@ def _check_folder(folder: Path) -> None:
 
 
 def _print(parts: Sequence[Section], console: Console) -> None:
-    """Print Table 1, or the drafters' table, and which figures are whose."""
+    """Print Table 1, or else the drafters' table, a heading for each suite or decoder."""
     shown = parts[0].table
     if shown is None:
         return
-    columns = _SHOWN if parts[0].figure == 'table1.png' else range(len(shown.headings))
+    columns = _SHOWN if parts[0].figure == 'table1.png' else range(1, len(shown.headings))
     table = Table(title=parts[0].title, title_justify='left', title_style='bold')
     for column in columns:
         table.add_column(shown.headings[column])
     group = None
     for line in shown.lines:
-        if group is not None and line.cells[0].main != group:
+        if line.cells[0].main != group:
+            group = line.cells[0].main
             table.add_section()
-        group = line.cells[0].main
+            table.add_row(group, style='bold')
         cells = [*line.cells, *[Cell('')] * len(shown.headings)]
         if line.kind == 'missing':
             cells[3] = Cell(sections.NOT_MEASURED)
         table.add_row(*('\n'.join(filter(None, (cells[column].main, cells[column].small)))
-                        for column in columns), style='dim' if line.kind != 'ours' else '')
+                        for column in columns), style='' if line.kind == 'ours' else 'dim')
     console.print(table)
 
 

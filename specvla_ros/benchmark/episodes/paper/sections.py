@@ -51,7 +51,9 @@ def main_section(runs: Sequence[MeasuredRun]) -> Section:
     for suite in SUITES:
         lines += _papers_main(suite)
         decoders = of_suite(runs, suite)
-        for role in ROLES:
+        if not decoders:
+            lines.append(missing(suite, suite, 'ours', 'all'))
+        for role in ROLES if decoders else ():
             found = [decoder for decoder in decoders if decoder.role == role]
             lines += [_main_line(suite, decoder) for decoder in found] or [
                 missing(suite, suite, 'ours', role)]
@@ -188,9 +190,8 @@ def position_section(runs: Sequence[MeasuredRun]) -> Section:
 
     for suite in SUITES:
         for role, _ in _RULES:
-            found = _lines_of(runs, suite, role, ours)
             lines += [each if each.kind == 'ours' else missing(suite, suite, role)
-                      for each in found]
+                      for each in _lines_of(runs, suite, role, ours)]
     return Section('Table 3: accepted draft tokens by position', (
         'Mean number of draft tokens that a verification accepts, by the first token that it may '
         'accept (n verifications). The prefill says x, so verifications begin at y; the later '
