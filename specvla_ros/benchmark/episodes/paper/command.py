@@ -176,4 +176,4 @@ def _write(folder: Path, document: report.Report, parts: Sequence[Section],
         files.write_json(json_path, document)
         paths.append(json_path)
     for path in paths:
-        console.print(str(path), style='cyan', highlight=False)
+        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ _COLOURS = {AR: '#4d4d4d', STRICT: '#0072b2', RELAXED: '#e69f00'}
 _PAPER: dict[str, Any] = {'facecolor': 'white', 'hatch': '////'}
 _NOTE = f'hatched or hollow: {SOURCE}, its own machine and 7B model; bars: 95 % intervals'
 _GREY = '#777777'
+_MISSING = 'ours: not measured'
 
 
 def write_main(path: Path, runs: Sequence[MeasuredRun]) -> None:
@@ -40,7 +41,9 @@ def write_main(path: Path, runs: Sequence[MeasuredRun]) -> None:
             for place, suite in enumerate(SUITES):
                 _main_bars(axis, place, of_paper(published()[suite]), of_suite(runs, suite),
                            of_ours)
-            axis.set_xticks(range(len(SUITES)), [_short(suite) for suite in SUITES])
+            axis.set_xticks(range(len(SUITES)), [
+                _short(suite) + ('' if of_suite(runs, suite) else f'\n({_MISSING})')
+                for suite in SUITES], fontsize=9)
             axis.set_title(title)
             axis.margins(y=0.12)
         _legend(figure, ROLES)
@@ -58,10 +61,6 @@ def _main_bars(axis: Any, place: int, of_paper: Sequence[float | None],
         if figure is not None and figure['value'] is not None:
             axis.bar(at + width / 2, figure['value'], width, color=_COLOURS[role],
                      yerr=_reach(figure), capsize=2, error_kw={'elinewidth': 0.9})
-    if not decoders:
-        axis.annotate('ours: not measured', (place, 0), (0, 4), textcoords='offset points',
-                      ha='center', fontsize=7, color='black', zorder=5,
-                      bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1})
 
 
 def _success(decoder: MeasuredDecoder) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def write_positions(path: Path, runs: Sequence[MeasuredRun]) -> None:
             _frame(axis, suite, decoders, 'first token that may be accepted')
             axis.set_xticks(range(len(LIBERO_TOKENS)), LIBERO_TOKENS, fontsize=9, rotation=30)
             axis.set_xlim(-0.5, len(LIBERO_TOKENS) - 0.5)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(-0.2, len(LIBERO_TOKENS) - 1)
         axes[0].set_ylabel('accepted draft tokens, mean')
         _legend(figure, (STRICT, RELAXED), paper=False)
 
@@ -155,6 +154,7 @@ def write_sweep(path: Path, runs: Sequence[MeasuredRun]) -> None:
                              linewidth=1)
             _frame(axis, suite, points, 'threshold r, bins')
             axis.set_xlim(-0.7, 15.7)
+            axis.set_xticks(range(0, 16, 3))
             axis.set_ylim(-4, 104)
             lengths.set_ylim(1, 6.2)
         axes[0].set_ylabel('episodes solved, % (circles)', color='#0072b2')
@@ -200,7 +200,7 @@ def _frame(axis: Any, suite: str, decoders: Sequence[MeasuredDecoder], label: st
     axis.set_title(_short(suite))
     axis.set_xlabel(label)
     if not decoders:
-        axis.text(0.5, 0.92, 'ours: not measured', transform=axis.transAxes, ha='center',
+        axis.text(0.5, 0.92, _MISSING, transform=axis.transAxes, ha='center',
                   color=_GREY)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
+import json
 from pathlib import Path
+
+from specvla_ros.typed_files import typed
 
 _FOLDER = Path(__file__).resolve().parent / 'tables'
 SOURCE = 'Spec-VLA, arXiv 2507.22424'
@@ -71,9 +74,8 @@ def published() -> dict[str, PublishedSuite]:
 @cache
 def settings() -> PublishedSettings:
     """Return its Table 4."""
-    kinds = {'learning_rate': float, 'p_w': float, 'v_w': float, 'gradient_clipping': float}
-    return PublishedSettings(**{row['parameter']: kinds.get(row['parameter'], int)(row['value'])
-                                for row in _rows('table4_parameters')})
+    values = {row['parameter']: json.loads(row['value']) for row in _rows('table4_parameters')}
+    return typed(PublishedSettings, values, 'table4_parameters.csv')
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -34,10 +34,9 @@ _PAPER = 'paper'
 _RULES = ((STRICT, 0), (RELAXED, 1))  # with their places in the paper's tables
 
 
-def to_measure(suite: str) -> str:
+def to_measure(suite: str, more: str = '') -> str:
     """Return the command that measures what is missing of a suite."""
-    return (f'`specvla report --play --suite {suite} --trials 10 --checkpoint FOLDER` (a '
-            f'checkpoint with statistics of {suite})')
+    return f'`specvla report --play --suite {suite} --trials 10 {more}--checkpoint FOLDER`'
 
 
 def missing(suite: str, *cells: Cell | str) -> Line:
@@ -62,9 +61,9 @@ def main_section(runs: Sequence[MeasuredRun]) -> Section:
     return Section('Table 1: success, acceptance length and speed', (
         "Success: solved of ended episodes, Wilson's 95 % interval. Δ to ar: percentage points "
         "over the initial states that both ended, Newcombe's interval. Length: tokens that a "
-        'verification gains, bonus token included (n verifications); speed-up: mean time per '
-        "action of `ar` in the same run through this one's. Their intervals draw episodes. The "
-        'paper gives neither counts nor intervals.'),
+        'verification gains, bonus token included; n: verifications. Speed-up: mean time per '
+        'action of `ar` in the same run through this one; n: actions. Their intervals are a '
+        'bootstrap over episodes. The paper gives neither counts nor intervals.'),
         ReportTable(('suite', 'whose', 'decoder', 'success, %', 'Δ to ar', 'length', 'speed-up',
                      'passes per action'), tuple(lines)), 'table1.png')
 
@@ -160,8 +159,8 @@ def distribution_section(runs: Sequence[MeasuredRun]) -> Section:
     return Section('Table 2: accepted draft tokens of a verification', (
         'Shares of verifications, %, that accepted so many draft tokens. Length: the mean, and '
         'the bonus token. Of the paper it is worked out from these shares; for libero_goal its '
-        'Table 1 says more than they give. Intervals draw episodes. Ours stops once the action '
-        'is complete, so a verification near its end can accept few tokens only.'),
+        'Table 1 says more than they give. Intervals: a bootstrap over episodes. Ours stops once '
+        'the action is complete, so a verification near its end can accept few tokens only.'),
         ReportTable(('suite', 'whose', 'decoder', *map(str, range(longest + 1)), 'length'),
                     tuple(lines)), 'table2.png')
 
@@ -217,7 +216,7 @@ def sweep_section(runs: Sequence[MeasuredRun]) -> Section:
                        speed_cell(decoder.row)) for decoder in decoders]
         if len(decoders) < 2:
             lines.append(line('missing', suite, '0 … 15', Cell(NOT_MEASURED, to_measure(
-                suite).replace('--play', '--play --thresholds 0 1 3 5 7 9 11 13 15'))))
+                suite, '--thresholds 0 1 3 5 7 9 11 13 15 '))))
     return Section('Figure 4: over the threshold r', (
         f"EAGLE's drafts accepted within r bins, r = 0 being strict. Recommended: the longest "
         f'acceptance length among those that solve at most {MOST_POINTS_LOST} percentage points '
@@ -245,4 +244,6 @@ def front_text(runs: Sequence[MeasuredRun]) -> str:
         'parameters, its episodes. Rows marked *ours* were measured by the commands, on the '
         'machines and with the weights under *Where ours come from*.',
         f'Measured: {", ".join(measured)}.' if measured else '',
-        f'Not measured: {", ".join(left)}.' if left else '')))
+        f'Not measured: {", ".join(left)}. The commands in their rows measure them; FOLDER is a '
+        "checkpoint with the suite's statistics, and `--run` of what was measured keeps it in the "
+        'report.' if left else '')))
