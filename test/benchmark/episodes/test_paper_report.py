@@ -167,7 +167,7 @@ def test_the_sweep_recommends_the_longest_length_that_costs_little_success(write
     section = sections.sweep_section(runs)
     shown = [(line.cells[1].main, line.cells[1].small) for line in section.table.lines
              if line.kind == 'ours']
-    assert shown == [('0', ''), ('3', 'recommended'), ('9', ''), ('15', '')]
+    assert shown == [('0', ''), ('3', 'recommended, not sure'), ('9', ''), ('15', '')]
     main = sections.main_section(runs)
     assert not [line for line in main.table.lines if 'r = 15' in line.cells[2].main]
 

@@ -142,7 +142,7 @@ def _print(parts: Sequence[Section], console: Console) -> None:
     columns = _SHOWN if parts[0].figure == 'table1.png' else range(1, len(shown.headings))
     table = Table(title=parts[0].title, title_justify='left', title_style='bold')
     for column in columns:
-        table.add_column(shown.headings[column])
+        table.add_column(shown.headings[column], min_width=14 if column == columns[0] else None)
     group = None
     for line in shown.lines:
         if line.cells[0].main != group:

@@ -42,7 +42,7 @@ def write_main(path: Path, runs: Sequence[MeasuredRun]) -> None:
                 _main_bars(axis, place, of_paper(published()[suite]), of_suite(runs, suite),
                            of_ours)
             axis.set_xticks(range(len(SUITES)), [
-                _short(suite) + ('' if of_suite(runs, suite) else f'\n({_MISSING})')
+                _short(suite) + ('' if of_suite(runs, suite) else '\n(ours: not\nmeasured)')
                 for suite in SUITES], fontsize=9)
             axis.set_title(title)
             axis.margins(y=0.12)
@@ -146,9 +146,10 @@ def write_sweep(path: Path, runs: Sequence[MeasuredRun]) -> None:
             axis.plot((0, reach), row.success[1:], 'o', mfc='none', mec='#0072b2', markersize=8)
             lengths.plot((0, reach), row.length, 's', mfc='none', mec='#e69f00', markersize=8)
             _swept(axis, points, _success, 'o', '#0072b2')
-            _swept(lengths, points, _length, 's', '#e69f00')
+            _swept(lengths, points, _length, 's', '#e69f00', beside=0.3)
             if (best := recommended(points)) is not None:
-                axis.axvline(best.threshold or 0, color='black', linestyle=':', linewidth=1)
+                axis.axvline(best.threshold or 0, color='black', linestyle=':', linewidth=1,
+                             zorder=0)
             for baseline in (one for one in decoders if one.role == AR):
                 axis.axhline(_success(baseline)['value'], color=_COLOURS[AR], linestyle='--',
                              linewidth=1)
@@ -163,12 +164,13 @@ def write_sweep(path: Path, runs: Sequence[MeasuredRun]) -> None:
                          fontsize=9, color='#555555', x=0.01, ha='left')
 
 
-def _swept(axis: Any, points: Sequence[MeasuredDecoder], of_ours: Any, mark: str, colour: str
-           ) -> None:
+def _swept(axis: Any, points: Sequence[MeasuredDecoder], of_ours: Any, mark: str, colour: str,
+           beside: float = 0.0) -> None:
+    """Draw figures over r; beside: bins to the right, lest two intervals hide each other."""
     for point in points:
         if (figure := of_ours(point)) is not None and figure['value'] is not None:
-            axis.errorbar(point.threshold, figure['value'], yerr=_reach(figure), fmt=mark,
-                          color=colour, capsize=2, markersize=6)
+            axis.errorbar((point.threshold or 0) + beside, figure['value'], yerr=_reach(figure),
+                          fmt=mark, color=colour, capsize=2, markersize=6)
 
 
 def write_drafters(path: Path, figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
