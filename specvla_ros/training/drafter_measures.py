@@ -59,9 +59,17 @@ def acceptance_lengths(
 
     Over up to `frames` frames, spread evenly over the episodes.
     """
-    gained = gains(checkpoint, constant, episodes, frames,
-                   {name: load_preset(name) for name in presets})
-    return mean_lengths(gained, presets)
+    decoders = with_constant(
+        {name: checkpoint.decoder(load_preset(name)) for name in presets}, constant)
+    return mean_lengths(gains(checkpoint, episodes, frames, decoders), presets)
+
+
+def with_constant(
+    decoders: Mapping[str, Decoder], constant: ConstantDrafter
+) -> dict[str, Decoder]:
+    """Add each decoder a second time, as `<name> constant`, with this drafter."""
+    return dict(decoders) | {f'{name} {CONSTANT}': replace(decoder, drafter=constant)
+                             for name, decoder in decoders.items()}
 
 
 def mean_lengths(gained: Mapping[str, tuple[DecodedEpisode, ...]], names: tuple[str, ...]
@@ -77,19 +85,14 @@ def _mean_gain(episodes: tuple[DecodedEpisode, ...]) -> float:
 
 
 def gains(
-    checkpoint: Checkpoint, constant: ConstantDrafter, episodes: list[Episode], frames: int,
-    configs: Mapping[str, DecoderConfig],
+    checkpoint: Checkpoint, episodes: list[Episode], frames: int, decoders: dict[str, Decoder],
 ) -> dict[str, tuple[DecodedEpisode, ...]]:
     """
     What the passes of decoders gain on held-out frames, episode by episode.
 
-    Each decoder comes a second time, as `<name> constant`, with a drafter that always says the
-    same. Frames as in `acceptance_lengths`.
+    Frames as in `acceptance_lengths`.
     """
-    decoders = {name: checkpoint.decoder(config) for name, config in configs.items()}
     length = next(iter(decoders.values())).acceptance.space.length
-    decoders |= {f'{name} {CONSTANT}': replace(decoder, drafter=constant)
-                 for name, decoder in decoders.items()}
     traces = _decoded(checkpoint, decoders, episodes, frames)
     chosen = [_located(episodes, int(index)) for index in _chosen(episodes, frames)]
     return {name: tuple(

@@ -28,7 +28,13 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.drafter_measures import ConstantDrafter, gains, mean_lengths, widest
+from specvla_ros.training.drafter_measures import (
+    ConstantDrafter,
+    gains,
+    mean_lengths,
+    widest,
+    with_constant,
+)
 from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
 from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
 from specvla_ros.training.named_recipe import OURS, with_recipe
@@ -121,10 +127,13 @@ class EagleRecipe(DrafterRecipe):
     def verdict(self, episodes: list[Episode]) -> str:
         """Say the acceptance lengths, and keep them for `specvla report`."""
         checkpoint = Checkpoint(self.model, self.unnorm_key, self.out)
-        configs = {name: load_preset(name) for name in _PRESETS}
-        configs |= {f'{name}, wide tree': widest(config) for name, config in configs.items()}
-        gained = gains(checkpoint, ConstantDrafter.of(self.frames.shards), episodes,
-                       self.args.decode_frames, configs)
+        presets = {name: load_preset(name) for name in _PRESETS}
+        decoders = with_constant(
+            {name: checkpoint.decoder(config) for name, config in presets.items()},
+            ConstantDrafter.of(self.frames.shards))
+        decoders |= {f'{name}, wide tree': checkpoint.decoder(widest(config))
+                     for name, config in presets.items()}
+        gained = gains(checkpoint, episodes, self.args.decode_frames, decoders)
         DrafterVerdict(
             self.args.recipe, self.args.suite, self.model.device.type, self.target_sha256,
             folder_sha256(self.out), self._trained(), gained).write(self.folders(self.args)[1])

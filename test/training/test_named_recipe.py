@@ -128,8 +128,8 @@ def test_two_recipes_are_held_against_each_other(words, data, tmp_path, capsys):
     verdicts = read_drafters(folders)
     assert [verdict.recipe for verdict in verdicts] == ['ours', 'paper']
     episodes = verdicts[0].episodes
-    assert set(episodes) == {f'{preset}{tree}{who}' for preset in ('strict', 'relaxed')
-                             for tree in ('', ', wide tree') for who in ('', ' constant')}
+    assert set(episodes) == {f'{preset}{more}' for preset in ('strict', 'relaxed')
+                             for more in ('', ', wide tree', ' constant')}
     assert sum(len(one.frames) for one in episodes['strict']) == 5
     counts = np.sum([one.gained for one in episodes['strict']], axis=0)
     mean = counts @ np.arange(len(counts)) / counts.sum()

@@ -85,7 +85,8 @@ def make_document(runs: Sequence[MeasuredRun], drafters: Sequence[DrafterVerdict
             sections.sweep_section)]
     if drafters:
         parts.append(drafters_section(drafters))
-    parts.append(sources_section(runs))
+    if runs:
+        parts.append(sources_section(runs))
     rows = [row | {'run': str(one.path)} for one in runs for row in one.rows.values()]
     document = report.report(sys.argv, {}, {}, rows) | {
         'runs': [one.identity | {'path': str(one.path), 'command': list(one.command)}
@@ -139,7 +140,7 @@ def _print(parts: Sequence[Section], console: Console) -> None:
     shown = parts[0].table
     if shown is None:
         return
-    columns = _SHOWN if parts[0].figure == 'table1.png' else range(1, len(shown.headings))
+    columns = _SHOWN if parts[0].figure == 'table1.png' else (1, 2, 3)
     table = Table(title=parts[0].title, title_justify='left', title_style='bold')
     for column in columns:
         table.add_column(shown.headings[column], min_width=14 if column == columns[0] else None)

@@ -18,7 +18,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TableLine:
     """A row of a table; kind: whose figures they are."""
 
     kind: Kind
@@ -30,7 +30,7 @@ class ReportTable:
     """A table; its lines have as many cells as there are headings, or fewer."""
 
     headings: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Section:
     figure: str = ''
 
 
-def line(kind: Kind, *cells: Cell | str) -> Line:
+def line(kind: Kind, *cells: Cell | str) -> TableLine:
     """Return a row of cells; a string is a cell without interval."""
-    return Line(kind, tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells))
+    return TableLine(kind, tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def figure_cell(figure: Mapping[str, Any] | None, form: str = '.2f', scale: float = 1.0,

@@ -13,10 +13,10 @@ from specvla_ros.benchmark.bootstrap import difference_interval, ratio_intervals
 from specvla_ros.benchmark.episodes.paper.contents import (
     Cell,
     interval_text,
-    Line,
     line,
     ReportTable,
     Section,
+    TableLine,
 )
 from specvla_ros.drafter_verdict import DecodedEpisode, DrafterVerdict
 from specvla_ros.errors import SpecVLAError
@@ -57,7 +57,7 @@ def _frames(verdict: DrafterVerdict) -> dict[str, list[tuple[str, tuple[int, ...
 
 def drafters_section(verdicts: Sequence[DrafterVerdict]) -> Section:
     """Return the acceptance lengths of drafters by decoder; the first one is the reference."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     first = verdicts[0]
     for decoder in [name for name in first.episodes if not name.endswith(_CONSTANT)]:
         for verdict in verdicts:
@@ -77,7 +77,7 @@ def drafters_section(verdicts: Sequence[DrafterVerdict]) -> Section:
                      'drafter, sha256'), tuple(lines)), 'drafters.png')
 
 
-def _line(decoder: str, verdict: DrafterVerdict, first: DrafterVerdict) -> Line:
+def _line(decoder: str, verdict: DrafterVerdict, first: DrafterVerdict) -> TableLine:
     episodes, said = verdict.episodes[decoder], verdict.trained
     difference = Cell('')
     if verdict is not first:

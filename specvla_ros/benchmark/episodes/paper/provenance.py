@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 import shlex
 
-from specvla_ros.benchmark.episodes.paper.contents import Cell, Line, line, ReportTable, Section
+from specvla_ros.benchmark.episodes.paper.contents import (
+    Cell,
+    line,
+    ReportTable,
+    Section,
+    TableLine,
+)
 from specvla_ros.benchmark.episodes.paper.measured import MeasuredRun
 from specvla_ros.benchmark.episodes.paper.roles import described
 
 
 def sources_section(runs: Sequence[MeasuredRun]) -> Section:
     """Return the runs: machine, weights, settings and command of each."""
-    if not runs:
-        return Section('Where ours come from', 'No run was given: nothing of ours is measured.')
     lines = [_line(run) for run in runs]
     text = ' '.join(('Interrupted runs count with the episodes they have.', *_unlike(runs)))
     return Section('Where ours come from', text, ReportTable(
         ('suites', 'machine', 'weights, sha256', 'decoders', 'command'), tuple(lines)))
 
 
-def _line(run: MeasuredRun) -> Line:
+def _line(run: MeasuredRun) -> TableLine:
     config, checkpoint = run.identity['config'], run.identity['checkpoint']
     hashes = [f'{name.removesuffix("_sha256")} {value[:12]}' for name, value in checkpoint.items()
               if name.endswith('_sha256') and isinstance(value, str)]

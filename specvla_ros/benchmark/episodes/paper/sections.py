@@ -10,10 +10,10 @@ from specvla_ros.benchmark.episodes.paper.contents import (
     Cell,
     figure_cell,
     interval_text,
-    Line,
     line,
     ReportTable,
     Section,
+    TableLine,
 )
 from specvla_ros.benchmark.episodes.paper.measured import MeasuredRun
 from specvla_ros.benchmark.episodes.paper.published import published, settings, SOURCE, SUITES
@@ -39,14 +39,14 @@ def to_measure(suite: str, more: str = '') -> str:
     return f'`specvla report --play --suite {suite} --trials 10 {more}--checkpoint FOLDER`'
 
 
-def missing(suite: str, *cells: Cell | str) -> Line:
+def missing(suite: str, *cells: Cell | str) -> TableLine:
     """Return the row of what was not measured, with what to run."""
     return line('missing', *cells, Cell(NOT_MEASURED, to_measure(suite)))
 
 
 def main_section(runs: Sequence[MeasuredRun]) -> Section:
     """Return Table 1: success, acceptance length and speed."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     for suite in SUITES:
         lines += _papers_main(suite)
         decoders = of_suite(runs, suite)
@@ -68,7 +68,7 @@ def main_section(runs: Sequence[MeasuredRun]) -> Section:
                      'passes per action'), tuple(lines)), 'table1.png')
 
 
-def _papers_main(suite: str) -> list[Line]:
+def _papers_main(suite: str) -> list[TableLine]:
     row, reach = published()[suite], settings().threshold(suite)
     names = ('ar', 'strict', f'relaxed, r = {reach}')
     lines = []
@@ -81,7 +81,7 @@ def _papers_main(suite: str) -> list[Line]:
     return lines
 
 
-def _main_line(suite: str, decoder: MeasuredDecoder) -> Line:
+def _main_line(suite: str, decoder: MeasuredDecoder) -> TableLine:
     row, passes = decoder.row, decoder.row.get('passes_per_action')
     is_ar = decoder.role == AR
     return line('ours', suite, 'ours', label(decoder), success_cell(row), Cell('') if is_ar
@@ -137,9 +137,9 @@ def distribution_section(runs: Sequence[MeasuredRun]) -> Section:
     longest = max([5, *(len(shares_of(decoder.row)) - 1 for suite in SUITES
                         for decoder in of_suite(runs, suite) if decoder.role in (STRICT, RELAXED))
                    ])
-    lines: list[Line] = []
+    lines: list[TableLine] = []
 
-    def ours(suite: str, decoder: MeasuredDecoder) -> Line:
+    def ours(suite: str, decoder: MeasuredDecoder) -> TableLine:
         shares = shares_of(decoder.row)
         cells = [figure_cell(figure, '.1f', 100) for figure in shares]
         # n is the same in all of them; the length has it.
@@ -171,7 +171,7 @@ def shares_of(row: Row) -> list[dict[str, Any]]:
 
 
 def _lines_of(runs: Sequence[MeasuredRun], suite: str, role: str,
-              make: Callable[[str, MeasuredDecoder], Line]) -> list[Line]:
+              make: Callable[[str, MeasuredDecoder], TableLine]) -> list[TableLine]:
     """Return the rows of our decoders of a role that have lengths, or that there are none."""
     found = [decoder for decoder in of_suite(runs, suite)
              if decoder.role == role and shares_of(decoder.row)]
@@ -180,9 +180,9 @@ def _lines_of(runs: Sequence[MeasuredRun], suite: str, role: str,
 
 def position_section(runs: Sequence[MeasuredRun]) -> Section:
     """Return Table 3: accepted draft tokens by where in the action a verification begins."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
 
-    def ours(suite: str, decoder: MeasuredDecoder) -> Line:
+    def ours(suite: str, decoder: MeasuredDecoder) -> TableLine:
         at = positions_of(decoder.row)
         return line('ours', suite, label(decoder), *(
             figure_cell(at.get(name)) for name in LIBERO_TOKENS))
@@ -206,7 +206,7 @@ def positions_of(row: Row) -> dict[str, dict[str, Any]]:
 
 def sweep_section(runs: Sequence[MeasuredRun]) -> Section:
     """Return Figure 4: success, length and speed over the threshold r."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     for suite in SUITES:
         decoders = list(swept(of_suite(runs, suite)))
         best = recommended(decoders)

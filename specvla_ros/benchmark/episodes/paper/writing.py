@@ -8,7 +8,7 @@ import html
 from pathlib import Path
 import re
 
-from specvla_ros.benchmark.episodes.paper.contents import Cell, Line, ReportTable, Section
+from specvla_ros.benchmark.episodes.paper.contents import Cell, ReportTable, Section, TableLine
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 2rem auto;
@@ -50,7 +50,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
 
 
-def _markdown_cell(cell: Cell, of: Line) -> str:
+def _markdown_cell(cell: Cell, of: TableLine) -> str:
     main = f'*{cell.main}*' if of.kind == 'paper' and cell.main else cell.main
     if not cell.small:
         return main
