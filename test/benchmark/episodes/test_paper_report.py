@@ -241,6 +241,26 @@ def test_what_is_no_run_is_refused_in_one_line(write, tmp_path):
         read_run(folder)
 
 
+@pytest.mark.parametrize('change, reason', [
+    ({'success_rate': 'all'}, "success_rate is 'all', must be a number"),
+    ({'success_interval': [1]}, 'success_interval is'),
+    ({'success_vs_ar': {'points': 1.0}}, 'success_vs_ar has no pairs'),
+    ({'acceptance': {'length': 3, 'shares': [], 'by_token': {}}}, 'length must be an object'),
+    ({'acceptance': {'length': {'value': 1, 'interval': None, 'n': 1}, 'shares': [],
+                     'by_token': {'w': 3}}}, 'by_token has w, must be of x, y'),
+    ({'passes_per_action': {'mean': 1.0}}, 'passes_per_action has no interval'),
+    ({'speedup_vs_ar': []}, 'speedup_vs_ar is'), ({'suite': None}, 'suite is None')])
+def test_a_file_with_figures_that_are_none_is_refused(write, tmp_path, change, reason):
+    folder = write('run', {'ar': USUAL['ar']})
+    row, *_ = rows(EpisodeLog(folder / 'episodes.jsonl').episodes, ['ar'])
+    path = tmp_path / 'edited.json'
+    path.write_text(json.dumps(json.loads((folder / 'run.json').read_text()) | {
+        'rows': [row | change]}))
+    with pytest.raises(SpecVLAError, match=reason) as error:
+        read_run(path)
+    assert '\n' not in str(error.value) and 'edited.json: ' in str(error.value)
+
+
 @pytest.mark.parametrize('words, reason', [
     ('', 'nothing to report on'), ('--run {run} --trials 3', '--trials is about what is played'),
     ('--run {run} --thresholds 3', '--thresholds is about'),

@@ -10,12 +10,13 @@ from typing import Any
 from specvla_ros.benchmark import report
 from specvla_ros.benchmark.episodes.comparison import comparison
 from specvla_ros.benchmark.episodes.paper.decoder_json import decoder_of
+from specvla_ros.benchmark.episodes.paper.row_check import check_row
 from specvla_ros.benchmark.records import EpisodeLog
 from specvla_ros.benchmark.report import Row
 from specvla_ros.benchmark.run_folder import differences, EPISODES
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.typed_files import read_json
+from specvla_ros.typed_files import read_json, value_of
 
 # Settings that make an evaluation another one than the paper's, with the option that sets them.
 _NOT_THE_PAPERS = {'drift': '--drift', 'latency_s': '--latency-s', 'safety': '--safety'}
@@ -132,6 +133,7 @@ def _identity(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for part in parts:
         if not isinstance(content.get(part), dict):
             raise SpecVLAError(f'--run {path}: has no {part}; give a run of `specvla eval`')
+    value_of(tuple[str, ...], content['machine'].get('gpus', []), f'--run {path}: machine.gpus')
     return {part: content[part] for part in parts}
 
 
@@ -159,6 +161,8 @@ def _rows(path: Path, rows: Sequence[Row], compared: Mapping[str, Any]
                 made.setdefault((row['suite'], row['decoder']), {}).update(row)
     except (KeyError, TypeError, AttributeError) as error:
         raise SpecVLAError(f'--run {path}: a row is none of `specvla eval` ({error})') from error
+    for (suite, decoder), row in made.items():
+        check_row(row, f'--run {path}: {suite}, {decoder}')
     return made
 
 
