@@ -453,7 +453,9 @@ def test_the_screen_shows_table_1_in_80_columns(write):
     command._print(parts, console)
     shown = console.file.getvalue()
     assert 'libero_object' in shown and '5 of 8' in shown and 'not measured' in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    lines = [text.rstrip() for text in shown.splitlines()[1:]]  # behind the title
+    assert max(map(len, lines)) <= 80
+    assert all(text[-1] in '┓┩┤┘│┃' for text in lines)  # nothing is cut off
 
 
 def test_the_recipe_of_the_paper_is_its_table_4():

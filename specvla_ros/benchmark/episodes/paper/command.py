@@ -141,7 +141,7 @@ def _print(parts: Sequence[Section], console: Console) -> None:
     if shown is None:
         return
     columns = _SHOWN if parts[0].figure == 'table1.png' else (1, 2, 3)
-    table = Table(title=parts[0].title, title_justify='left', title_style='bold')
+    table = Table(title=parts[0].title, title_justify='left', title_style='bold', pad_edge=False)
     for column in columns:
         table.add_column(shown.headings[column], min_width=14 if column == columns[0] else None)
     group = None
