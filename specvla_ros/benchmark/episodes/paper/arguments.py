@@ -34,6 +34,12 @@ class ReportArgs(EpisodeArgs):
     tree: Literal['preset', 'paper'] = 'preset'
     """With --play: the draft tree. preset: a chain on a CPU, the paper's tree on a GPU; paper: the
     paper's (Table 4) everywhere."""
+    suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --play: suite of the paper; give it again for more. Default: those that the checkpoint
+    has statistics of."""
+    decoder: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --play: further presets or YAML files, to stand below the paper's decoders in Table 1;
+    give it again for more."""
     out: Path | None = None
     """Folder of the report. Default: runs/report-<hash of what it is made of>."""
     json: Path | None = None
