@@ -40,6 +40,8 @@ COMMANDS = {
                     'success, acceptance length and time per action, without ROS'),
     'drift': Command('specvla_ros.benchmark.episodes.sweep', 'DriftArgs',
                      'success while an object drifts, over speed, latency and decoder'),
+    'report': Command('specvla_ros.benchmark.episodes.paper.command', 'ReportArgs',
+                      "Spec-VLA's tables for our models, beside the paper's own numbers"),
     'bench': Command('specvla_ros.benchmark.latency.bench', 'BenchArgs',
                      'latency per stage, decoders and peers side by side in one run'),
     'calibrate': Command('specvla_ros.benchmark.calibration.command', 'CalibrateArgs',

@@ -17,7 +17,7 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
-          'calibrated', 'execution', 'safety_settings', 'components'}
+          'calibrated', 'execution', 'safety_settings', 'components', 'drafter_verdict'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
@@ -64,6 +64,7 @@ MAY_IMPORT = {
     'registry': {'errors', 'typed_files'},
     'situation': set(),
     'drafter_folders': set(),
+    'drafter_verdict': {'errors', 'files', 'typed_files'},
     'policy_source': {'configuration', 'typed_files', 'embedded'},
     'embedded': {'errors'},
     'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},

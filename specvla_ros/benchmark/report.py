@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from specvla_ros import __version__
+from specvla_ros.benchmark.acceptance_figures import acceptance
 from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.machine import machine, versions
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
@@ -86,6 +87,8 @@ def _row(decoder: str, suite: str, task: int | None, subset: str,
         row['success_rate'] = successes / len(ended) if ended else None
         row['success_interval'] = list(wilson(successes, len(ended)))
     row |= action_figures(actions) | (_risk_figures(ended) if subset == 'all' else {})
+    if subset == 'all' and task is None:
+        row['acceptance'] = acceptance(episodes)
     if decoder != BASELINE and baseline:
         row['tokens_equal_ar'] = equality(ended, baseline)
     return row

@@ -84,12 +84,12 @@ def _log_of(folder: Path, identity: dict[str, Any], kind: type[L]) -> L:
     if not log.episodes:  # left by a start that failed: an empty log does no harm
         return log
     try:
-        differences = _differences(read_json(path), identity)
+        differing = differences(read_json(path), identity)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SpecVLAError(f"{path} doesn't say which run the {len(log.episodes)} episodes "
                            f'beside it are of ({error}); give --out another folder') from error
-    if differences:
-        raise SpecVLAError(f'{folder} holds a run with another {differences}; '
+    if differing:
+        raise SpecVLAError(f'{folder} holds a run with another {differing}; '
                            'give --out another folder, or leave it out')
     return log
 
@@ -105,8 +105,8 @@ def _clear(folder: Path) -> None:
             found.unlink()
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Name what differs, e.g. `config.device (cpu, now cuda)`."""
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Name what differs of two identities, e.g. `config.device (cpu, now cuda)`; '' if nothing."""
     wanted = json.loads(json.dumps(wanted))
     names = []
     for part in wanted:

@@ -21,10 +21,13 @@ class Perturbation:
     own_share: share of frames whose tokens are the target's own; the others' are off by a few
     bins, as relaxed acceptance leaves them. noise: uniform noise on the features that are read,
     ± this share of their deviation (EAGLE: so that the drafter bears with its own errors).
+    noise_by_length: the same as EAGLE itself has it, ± this · 512 / rows of the sequence, however
+    large the features are.
     """
 
     own_share: float = 0.5
     noise: float = 0.1
+    noise_by_length: float = 0.0
 
 
 NONE = Perturbation(own_share=1.0, noise=0.0)
@@ -71,7 +74,7 @@ class EagleBatchMaker:
         rows = torch.arange(features.shape[1], device=self.device)
         padded = (~real).sum(dim=1, keepdim=True)
         return EagleBatch(
-            features=self._noisy(features, random, perturbation.noise).to(self.dtype),
+            features=self._noisy(features, random, perturbation).to(self.dtype),
             embeds=torch.cat((torch.stack(embeds), fed), dim=1).to(self.dtype),
             positions=(rows - padded).clamp(min=0),
             real=real,
@@ -86,11 +89,15 @@ class EagleBatchMaker:
             return 0
         return int(random.integers(1, paths))
 
-    def _noisy(self, features: Tensor, random: np.random.Generator, noise: float) -> Tensor:
-        if not noise:
+    def _noisy(
+        self, features: Tensor, random: np.random.Generator, perturbation: Perturbation
+    ) -> Tensor:
+        most = (perturbation.noise * float(features.std())
+                + perturbation.noise_by_length * 512 / features.shape[1])
+        if not most:
             return features
-        drawn = random.uniform(-noise, noise, features.shape).astype(np.float32)
-        return features + torch.from_numpy(drawn).to(self.device) * features.std()
+        drawn = random.uniform(-most, most, features.shape).astype(np.float32)
+        return features + torch.from_numpy(drawn).to(self.device)
 
     def _text(self, instruction: str) -> Tensor:
         """Embeddings [T - 1, h] of a prompt's text behind BOS and the patches."""

@@ -28,15 +28,19 @@ class OptimizerSettings:
 
     learning_rate: float = 1.5e-3
     warm_up: float = 0.02  # share in which the learning rate rises
+    warm_up_steps: int = 0  # the same in steps, however long the training is; 0 = the share counts
     decay: float = 0.45  # last share, in which it falls to zero
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0  # largest norm of the gradient
     average: float = 0.998  # decay of the averaged weights per step
 
-    def rate(self, done: float) -> float:
-        """Learning rate when a share of the training is done, 0 … 1: a trapezium."""
-        rise = done / self.warm_up if self.warm_up else 1.0
+    def rate(self, done: float, steps: int) -> float:
+        """Learning rate when a share, 0 … 1, and so many steps are done: a trapezium."""
+        if self.warm_up_steps:
+            rise = steps / self.warm_up_steps
+        else:
+            rise = done / self.warm_up if self.warm_up else 1.0
         fall = (1 - done) / self.decay if self.decay else 1.0
         return self.learning_rate * max(0.0, min(1.0, rise, fall))
 
@@ -102,7 +106,7 @@ class Optimizer:
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         for group in self._adamw.param_groups:
-            group['lr'] = self.settings.rate(done)
+            group['lr'] = self.settings.rate(done, self.steps)
         for parameter, gradient in zip(self._masters, gradients, strict=True):
             parameter.grad = gradient
         self._adamw.step()

@@ -6,6 +6,7 @@ It learns from `specvla regenerate`'s data, unrolled on its own guesses (`unroll
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,23 +16,34 @@ import torch
 from torch import nn, Tensor
 import tyro
 
+from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters import DRAFTERS
 from specvla_ros.decoding.drafters.eagle_config import EagleConfig
 from specvla_ros.decoding.drafters.eagle_head import EagleHead
 from specvla_ros.drafter_folders import beside
+from specvla_ros.drafter_verdict import DrafterVerdict
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.drafter_measures import acceptance_lengths, ConstantDrafter
+from specvla_ros.training.drafter_measures import (
+    ConstantDrafter,
+    gains,
+    mean_lengths,
+    widest,
+    with_constant,
+)
 from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
 from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbation
+from specvla_ros.training.named_recipe import OURS, with_recipe
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import mean
 from specvla_ros.training.unroll import distances, eagle_loss, EagleLoss, LossWeights
 
 Help = tyro.conf.arg
+_PRESETS = ('strict', 'relaxed')
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class TrainEagleArgs(DrafterTrainingArgs):
 
     out: Annotated[Path | None, Help(
         help='folder of its weights; default: TARGET/drafters/eagle')] = None
+    recipe: Annotated[str, Help(
+        help='settings of a name: ours, or a file of config/recipes, as `paper`')] = OURS
     mlp: Annotated[int, Help(help="width of the drafter's MLP; 0 = as the target's")] = 0
     weights: LossWeights = field(default_factory=LossWeights)
     perturbation: Perturbation = field(default_factory=Perturbation)
@@ -51,11 +65,14 @@ class TrainEagleArgs(DrafterTrainingArgs):
 
 def run(args: TrainEagleArgs) -> int:
     """Train an EAGLE network, see `drafter_recipe.train`; returns an exit code."""
+    args = with_recipe(args, args.recipe)
     return train(EagleRecipe, replace(args, target=checkpoint_folder(args.target)))
 
 
 class EagleRecipe(DrafterRecipe):
     """The EAGLE network: continues the target's features, and then its own."""
+
+    args: TrainEagleArgs
 
     command, option = 'train eagle', '--out'
     # In the layout before, the others' folders stand in this one's.
@@ -108,16 +125,33 @@ class EagleRecipe(DrafterRecipe):
         return DepthAccuracy.of(distances)
 
     def verdict(self, episodes: list[Episode]) -> str:
-        """Say the acceptance lengths."""
+        """Say the acceptance lengths, and keep them for `specvla report`."""
         checkpoint = Checkpoint(self.model, self.unnorm_key, self.out)
-        lengths = acceptance_lengths(checkpoint, ConstantDrafter.of(self.frames.shards),
-                                     episodes, self.args.decode_frames)
+        presets = {name: load_preset(name) for name in _PRESETS}
+        decoders = with_constant(
+            {name: checkpoint.decoder(config) for name, config in presets.items()},
+            ConstantDrafter.of(self.frames.shards))
+        decoders |= {f'{name}, wide tree': checkpoint.decoder(widest(config))
+                     for name, config in presets.items()}
+        gained = gains(checkpoint, episodes, self.args.decode_frames, decoders)
+        DrafterVerdict(
+            self.args.recipe, self.args.suite, self.model.device.type, self.target_sha256,
+            folder_sha256(self.out), self._trained(), gained).write(self.folders(self.args)[1])
+        lengths = mean_lengths(gained, _PRESETS)
         return 'held-out acceptance length ' + ', '.join(
             f'{name} {length.drafter:.2f} (constant guess {length.constant:.2f})'
             for name, length in lengths.items())
 
     def own_settings(self) -> dict[str, Any]:
-        """MLP, weights and perturbation."""
+        """Recipe, MLP, weights and perturbation."""
         args = self.args
-        return {'mlp': args.mlp, 'weights': asdict(args.weights),
+        return {'recipe': args.recipe, 'mlp': args.mlp, 'weights': asdict(args.weights),
                 'perturbation': asdict(args.perturbation)}
+
+    def _trained(self) -> dict[str, float]:
+        """Say how long it was trained, on how much, from its last measurement."""
+        point = json.loads((self.out / 'training.json').read_text())['measured']
+        return {name: float(point[name]) for name in ('frames', 'episodes', 'step', 'epoch',
+                                                      'minutes')
+                } | {'batch': float(self.args.batch), 'parameters': float(self.n_parameters()),
+                     'learning_rate': self.args.optimizer.learning_rate}

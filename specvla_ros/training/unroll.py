@@ -75,13 +75,14 @@ def _sees(rows: int, depth: int) -> Tensor:
 
 
 def unroll(
-    head: EagleHead, batch: EagleBatch, prompt: bool = False
+    head: EagleHead, batch: EagleBatch, prompt: bool = False, most: int = 0
 ) -> tuple[list[Tensor], Tensor]:
     """
     Guesses of depths 1 … A, [B, A - d + 1, h] each, and those of the prompt rows.
 
     The q-th guess of depth d is of the token d after the root q: number q + d of the action.
-    prompt: whether to guess after the prompt's rows too, [B, R, h]; else that is empty.
+    prompt: whether to guess after the prompt's rows too, [B, R, h]; else that is empty. most:
+    depths at most; 0 = all.
     """
     rows, padded = batch.action_rows, batch.real.shape[1]
     cache = _Grown()
@@ -89,7 +90,7 @@ def unroll(
     guessed = head(batch.features, batch.embeds, batch.positions,
                    _first_mask(batch, queries), cache, queries=queries)
     depths = [guessed[:, -rows:]]
-    for depth in range(2, rows + 1):
+    for depth in range(2, min(rows, most or rows) + 1):
         here = slice(padded + depth - 1, None)
         sees = _sees(rows, depth)[None, None].to(batch.real.device)
         real = batch.real[:, None, None].expand(-1, 1, sees.shape[2], -1)
@@ -130,6 +131,7 @@ class LossWeights:
     features: float = 0.1  # SmoothL1 of the features, action rows of all depths
     prompt: float = 0.0  # SmoothL1 of the features, prompt rows
     temperature: float = 0.5  # of the target's distribution; below 1 its favourite counts more
+    depths: int = 0  # guesses made of guesses, 1 = only of the target's features; 0 = all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def eagle_loss(
     head: EagleHead, action_head: Tensor, batch: EagleBatch, weights: LossWeights
 ) -> EagleLoss:
     """Loss of a batch; action_head: [action tokens, h], the target's rows of the action tokens."""
-    depths, prompt = unroll(head, batch, prompt=weights.prompt > 0)
+    depths, prompt = unroll(head, batch, weights.prompt > 0, weights.depths)
     guesses = torch.cat(depths, dim=1)
     wanted = torch.cat([batch.next_features[:, depth:] for depth in range(len(depths))], dim=1)
     logits = torch.cat([batch.logits[:, depth:] for depth in range(len(depths))], dim=1)

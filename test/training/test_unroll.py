@@ -118,7 +118,7 @@ def test_padding_says_nothing(case):
 
 def test_a_drafter_with_the_targets_features_has_no_loss(case, monkeypatch):
     """The loss compares each guess with its feature: unsharpened, the true ones give zero."""
-    def perfect(head, batch, prompt=False):
+    def perfect(head, batch, prompt=False, most=0):
         after = batch.features[:, 1:1 + batch.real.shape[1]]
         return [batch.next_features[:, depth:] for depth in range(batch.action_rows)], after
     monkeypatch.setattr('specvla_ros.training.unroll.unroll', perfect)
