@@ -60,6 +60,13 @@ class RelayDrafter(Drafter):
         for drafter in self.drafters:
             drafter.note_executed(steps)
 
+    def note_new_weights(self, weights: object) -> bool:
+        """Forget all hit rates if one of them drafts with these: it takes nodes from the others."""
+        drafts = any([drafter.note_new_weights(weights) for drafter in self.drafters])
+        if drafts:
+            self.guesses.forget()
+        return drafts
+
     def reset(self) -> None:
         """Let each forget."""
         self.guesses.forget()

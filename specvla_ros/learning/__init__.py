@@ -1,0 +1,1 @@
+"""A drafter learns while the robot acts; and what this shares with training: lesson and verdict."""
