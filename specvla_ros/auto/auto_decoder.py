@@ -82,7 +82,7 @@ class AutoDecoder:
 
     def note_new_weights(self, weights: object) -> bool:
         """
-        Take in that a drafter's weights have new numbers: what its guesses were worth is forgotten.
+        Take in that a drafter's weights are new: what its guesses were worth is forgotten.
 
         The candidates that use them are looked at anew. What a pass costs stays, and so does what
         is known of the others.

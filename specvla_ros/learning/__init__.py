@@ -1,1 +1,1 @@
-"""A drafter learns while the robot acts; and what this shares with training: lesson and verdict."""
+"""A drafter learns while the robot acts; lesson and verdict are those of training."""

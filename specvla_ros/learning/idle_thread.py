@@ -35,7 +35,8 @@ class IdleThread:
     Does work, a step at a time, while there is time for it.
 
     A step begins only where `idle_s` promises twice the time that steps took lately. The thread
-    has the lowest priority: a step under way when something comes unforeseen takes no core from it.
+    has the lowest priority: a step under way when something comes unforeseen takes no core from
+    it.
 
     :param idle_s: s in which nothing else is to be done, as far as is known; 0 = none
     :param on_fault: called in this thread with what a step raised; no step follows

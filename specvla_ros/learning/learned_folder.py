@@ -68,13 +68,14 @@ def _card(state: LearnerState, target: str, instructions: list[str]) -> str:
         f'loaded {state.loaded:.2f}.')
     return f"""{_FIRST_LINE}
 
-A drafter for the target `{target}`, taught by `policy_node` of specvla_ros {__version__} (parameter
-`adapt`) with what that target said while a robot acted. It guesses, the target verifies: under a
-strict rule no token changes by it, only the time.
+A drafter for the target `{target}`, taught by `policy_node` of specvla_ros {__version__}
+(parameter `adapt`) with what that target said while a robot acted. It guesses, the target
+verifies: under a strict rule no token changes by it, only the time.
 
 ## What it was made from
 The head that was loaded, and the actions of one run: at the end {state.kept} of them were kept to
-learn from. Heads put in use: {state.swaps}; taken back: {state.taken_back}. Last change: {state.last}.
+learn from. Heads put in use: {state.swaps}; taken back: {state.taken_back}. The last change:
+{state.last}.
 
 What the robot was told, the last ones:
 {told}

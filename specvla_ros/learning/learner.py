@@ -55,7 +55,7 @@ class LearnerState:
     """
     How far it is, for reports.
 
-    kept: actions that are learned from. steps: done since the last beginning. number: of the head
+    kept: actions that are learned from. steps: of learning, done so far. number: of the head
     in use. loaded, used: passes an action of the loaded head and of the one in use, by the guesses
     alone, on the last actions that both were measured on; None = none yet. swaps, taken_back: how
     often.
@@ -92,7 +92,8 @@ class Learner:
         # Not yet measured: of more than a window the oldest are forgotten.
         self._fresh: deque[tuple[NDArray[np.float16], NDArray[np.int16]]] = deque(
             maxlen=settings.window)
-        self._owed = self._tried = self._named = 0  # steps; of them before the last candidate
+        self._owed = self._learned = 0  # steps
+        self._tried = self._named = 0  # of the shadow's steps before the last candidate; candidates
         self._order: tuple[Contestant, Paired] | None = None
         self._done: HeadChange | None = None
         self.in_use: HeadChange | None = None
@@ -145,7 +146,7 @@ class Learner:
             self._named, self._tried = self._named + 1, self._shadow.steps
             self._contest.nominate(cpu_copy(self._shadow.averaged), self._named)
         elif self._owed > 0 and len(self._kept) >= BATCH:
-            self._owed -= 1
+            self._owed, self._learned = self._owed - 1, self._learned + 1
             self._shadow.learn(*self._kept.draw(self._random, BATCH))
 
     def settle(self) -> None:
@@ -196,7 +197,7 @@ class Learner:
         present, loaded = contest.present, contest.used[0]
         paired = contest.compare(loaded, present) if len(present.passes) >= contest.least else None
         self.state = LearnerState(
-            len(self._kept), self._shadow.steps, present.number,
+            len(self._kept), self._learned, present.number,
             paired and paired.before, paired and paired.after,
             state.swaps + bool(change and not change.taken_back),
             state.taken_back + bool(change and change.taken_back), change or state.last)

@@ -9,7 +9,7 @@ import torch
 from torch import nn, Tensor
 
 from specvla_ros.decoding.drafters import GlanceHead
-from specvla_ros.learning.glance_lesson import blurred, BLUR, dropout, DROPOUT, lesson_loss
+from specvla_ros.learning.glance_lesson import BLUR, blurred, DROPOUT, dropout, lesson_loss
 
 BATCH = 16  # actions a step: about 5 ms on one core, whatever the target's size
 _RATE, _WEIGHT_DECAY, _BETAS, _CLIP = 1e-3, 0.05, (0.9, 0.98), 1.0

@@ -20,7 +20,7 @@ from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.learning.glance_lesson import blurred, BLUR, dropout, DROPOUT, lesson_loss
+from specvla_ros.learning.glance_lesson import BLUR, blurred, DROPOUT, dropout, lesson_loss
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.drafter_measures import passes

@@ -114,7 +114,7 @@ class GlanceHead(nn.Module):
         return self.guess(self.condense(patches, text), kept)
 
     def condense(self, patches: Tensor, text: Tensor) -> Tensor:
-        """Condense patches [B, P, h] and text [B, h] to what a guess needs, [B, (P + 1) · rank]."""
+        """Condense patches [B, P, h] and text [B, h] to [B, (P + 1) · rank], for ``guess``."""
         condensed = self.patch(self.norm(patches)).flatten(1)
         return torch.cat((condensed, self.text(self.norm(text))), dim=1)
 

@@ -61,11 +61,11 @@ class RelayDrafter(Drafter):
             drafter.note_executed(steps)
 
     def note_new_weights(self, weights: object) -> bool:
-        """Forget all hit rates if one of them drafts with these: it takes nodes from the others."""
-        drafts = any([drafter.note_new_weights(weights) for drafter in self.drafters])
-        if drafts:
+        """Forget all hit rates if one drafts with these: it takes nodes from the others."""
+        drafting = [it for it in self.drafters if it.note_new_weights(weights)]  # all are told
+        if drafting:
             self.guesses.forget()
-        return drafts
+        return bool(drafting)
 
     def reset(self) -> None:
         """Let each forget."""
