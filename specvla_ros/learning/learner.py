@@ -93,7 +93,7 @@ class Learner:
         self._fresh: deque[tuple[NDArray[np.float16], NDArray[np.int16]]] = deque(
             maxlen=settings.window)
         self._owed = self._learned = 0  # steps
-        self._tried = self._named = 0  # of the shadow's steps before the last candidate; candidates
+        self._tried = self._named = 0  # the shadow's steps at the last candidate; candidates
         self._order: tuple[Contestant, Paired] | None = None
         self._done: HeadChange | None = None
         self.in_use: HeadChange | None = None

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
+from specvla_ros.learning import shadow
 from specvla_ros.learning.learner import Learner
 from specvla_ros.learning.settings import LearnerSettings
 
@@ -30,6 +31,7 @@ class World:
 
     def __init__(self, **settings):
         self.head, self.other = made_head(0), made_head(1)
+        self.other.mixture.weight.zero_()  # says the same whatever it sees: soon learned
         self.settings = LearnerSettings(**{'actions': 200, 'window': 40} | settings)
         self.learner = Learner(self.head, self.settings)
         self.truth, self.sequence, self.changes = self.head, 0, []
@@ -61,5 +63,6 @@ class World:
 
 
 @pytest.fixture
-def make_world():
+def make_world(monkeypatch):
+    monkeypatch.setattr(shadow, '_RATE', 1e-2)  # a test shall not take thousands of steps
     return World
