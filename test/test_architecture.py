@@ -43,7 +43,7 @@ MAY_IMPORT = {
     'bags': LEAVES,
     'recordings': LEAVES | {'bags'},
     'benchmark': ENGINE | {'libero', 'bags', 'recordings'},
-    'tools': ENGINE | {'libero', 'bags', 'benchmark'},
+    'tools': ENGINE | {'libero', 'bags', 'benchmark', 'recordings'},
     'nodes': ENGINE | {'libero', 'bags', 'learning', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'tools', 'training'},
     'errors': set(),
