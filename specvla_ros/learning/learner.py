@@ -198,6 +198,6 @@ class Learner:
         paired = contest.compare(loaded, present) if len(present.passes) >= contest.least else None
         self.state = LearnerState(
             len(self._kept), self._learned, present.number,
-            paired and paired.before, paired and paired.after,
+            None if paired is None else paired.before, None if paired is None else paired.after,
             state.swaps + bool(change and not change.taken_back),
             state.taken_back + bool(change and change.taken_back), change or state.last)
