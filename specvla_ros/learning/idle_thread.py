@@ -19,7 +19,7 @@ _FORGETS = 0.9  # of the longest step, at each one that is shorter
 _LOWEST = 19  # niceness
 
 
-class Work(Protocol):
+class IdleWork(Protocol):
     """Something to be done in short steps."""
 
     @property
@@ -43,7 +43,7 @@ class IdleThread:
     """
 
     def __init__(
-        self, work: Work, idle_s: Callable[[], float], settings: IdleSettings,
+        self, work: IdleWork, idle_s: Callable[[], float], settings: IdleSettings,
         on_fault: Callable[[Exception], None],
     ) -> None:
         self._work, self._idle_s, self._settings = work, idle_s, settings
