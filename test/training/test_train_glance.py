@@ -11,7 +11,7 @@ from specvla_ros.decoding.drafters import EagleConfig, EagleHead, GlanceHead
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.learning import glance_lesson
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training import train_eagle, train_glance
+from specvla_ros.training import train_eagle
 from specvla_ros.training.accuracy import TokenAccuracy
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
