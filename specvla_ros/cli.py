@@ -60,6 +60,8 @@ COMMANDS = {
                        'record demonstrations of the scripted experts'),
     'adapt': Command('specvla_ros.training.adapting.command', 'AdaptArgs',
                      'teach a drafter from recordings of your robot: bags and data sets'),
+    'convert': Command('specvla_ros.tools.convert', 'ConvertArgs',
+                       'recordings of a robot to a LeRobot data set'),
     'train target': Command('specvla_ros.training.train_target', 'TrainTargetArgs',
                             'train an OpenVLA on collected demonstrations'),
     'regenerate': Command('specvla_ros.training.regenerate', 'RegenerateArgs',

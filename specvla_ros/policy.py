@@ -16,6 +16,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 import torch
+from torch import Tensor
 
 from specvla_ros.actions import Action, to_si
 from specvla_ros.auto.auto_decoder import AutoDecoder
@@ -155,6 +156,15 @@ class Policy:
     def action_length(self) -> int:
         """L: tokens of an action."""
         return self.checkpoint.space.length
+
+    @property
+    def seen(self) -> Tensor | None:
+        """The embedded prompt of the last action, [1, P + T, h]; None before the first."""
+        return self._decoder.target.prompt
+
+    def note_new_weights(self, weights: object) -> None:
+        """Forget what was measured of a drafter: its weights have new numbers from now on."""
+        self._decoder.note_new_weights(weights)
 
     def warm_up(self) -> None:
         """Run each kind of pass once, with prompts of the usual lengths: graphs are captured."""

@@ -80,6 +80,18 @@ class AutoDecoder:
         for decoder in self.candidates.values():
             decoder.note_executed(steps)
 
+    def note_new_weights(self, weights: object) -> bool:
+        """
+        Take in that a drafter's weights are new: what its guesses were worth is forgotten.
+
+        The candidates that use them are looked at anew. What a pass costs stays, and so does what
+        is known of the others.
+        """
+        renewed = [name for name, it in self.candidates.items() if it.note_new_weights(weights)]
+        for name in renewed:
+            self.measured.forget(name)
+        return bool(renewed)
+
     def reset(self) -> None:
         """Let all forget earlier actions. What was measured of the machine stays."""
         for decoder in self.candidates.values():

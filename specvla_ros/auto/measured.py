@@ -211,6 +211,10 @@ class Measured:
             self.candidates[choice.name] = self._unknown(self.candidates[choice.name].actions)
         return choice
 
+    def forget(self, name: str) -> None:
+        """Forget what is known of a candidate's guesses; passes cost what they did."""
+        self.candidates[name] = self._unknown()
+
     def depths(self, name: str) -> tuple[int, ...] | None:
         """How deep a candidate is to draft, by the tokens known; None = as deep as it likes."""
         plan = self.candidates[name].plan

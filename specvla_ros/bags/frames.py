@@ -244,6 +244,32 @@ def live_actions(bag: Bag) -> dict[int, LiveAction]:
         for stamp, said in steps.items()}
 
 
+def first_steps(bag: Bag) -> dict[int, np.ndarray]:
+    """
+    Return the first control step published for each image, by its stamp (ns): float32 [7].
+
+    As it was published, inside the envelope: m, rotation vector in rad, gripper (1 = open).
+    """
+    found: dict[int, np.ndarray] = {}
+    for message in bag.messages(bag.of_kind(ACTION)):
+        if message.kind != ACTION:
+            continue
+        try:
+            content = bag.read(message)
+        except SpecVLAError:
+            continue  # a damaged one is none
+        stamp = to_nanoseconds(content.image_stamp)
+        if stamp in found or not len(content.token_ids) or not min(
+                len(content.translation), len(content.rotation), len(content.gripper)):
+            continue  # without tokens it tells the arm to stand still
+        moved, turned = content.translation[0], content.rotation[0]
+        step = np.array([moved.x, moved.y, moved.z, turned.x, turned.y, turned.z,
+                         content.gripper[0]], np.float32)
+        if np.isfinite(step).all():
+            found[stamp] = step
+    return found
+
+
 def _is_exact(report: Any) -> bool:
     """Whether a report says that each token is the target's own choice; an old one may not."""
     origins = getattr(report, 'token_origins', None)

@@ -103,6 +103,10 @@ class Decoder:
         self.drafter.note_executed(steps)
         self.completion.note_executed(steps)
 
+    def note_new_weights(self, weights: object) -> bool:
+        """Take in that a drafter's weights have new numbers; returns whether it uses them."""
+        return self.drafter.note_new_weights(weights)
+
     def reset(self) -> None:
         """Forget earlier actions: a new episode begins."""
         self.drafter.reset()

@@ -87,7 +87,8 @@ class Target:
     Call ``embed``, ``prefill``, then ``commit`` and ``verify`` in turns, under
     ``torch.inference_mode``, with trees on its device. A new prefill starts a new action.
 
-    runner: how passes are run; None = as graphs where the device has them.
+    runner: how passes are run; None = as graphs where the device has them. prompt: what ``embed``
+    made last, [1, P + T, h]; None before.
     """
 
     def __init__(self, model: OpenVLA, runner: Runner | None = None) -> None:
@@ -103,6 +104,7 @@ class Target:
         self.first_id = tokenizer.first_id
         action_rows = slice(tokenizer.first_id, tokenizer.last_id + 1)
         self._action_head = model.lm_head.weight.detach()[action_rows]
+        self.prompt: Tensor | None = None
         self._root = -1
         self._last: _Pass | None = None
         self._committed: list[tuple[_Pass, Accepted]] = []
@@ -110,7 +112,8 @@ class Target:
     def embed(self, prompt_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """Prompt embeddings [1, P + T, h] of ids [1, T] and pixel values [1, 6, H, W]."""
         patches = self.runner.run(self.model.embed_image, pixel_values)
-        return self.model.multimodal_prompt(prompt_ids, patches)
+        self.prompt = self.model.multimodal_prompt(prompt_ids, patches)
+        return self.prompt
 
     def embed_tokens(self, tokens: Sequence[int]) -> Tensor:
         """Embeddings [1, n, h] of n token ids."""

@@ -64,11 +64,14 @@ class Diagnostics:
     Publishes `/diagnostics`.
 
     :param describe: gives the node's level and state in a few words
+    :param more: gives further values
     """
 
     def __init__(self, node: Node, group: CallbackGroup, statistics: Statistics,
-                 describe: Callable[[], tuple[bytes, str]]) -> None:
+                 describe: Callable[[], tuple[bytes, str]],
+                 more: Callable[[], dict[str, str]] = dict) -> None:
         self._node, self._statistics, self._describe = node, statistics, describe
+        self._more = more
         self._actions, self._since = 0, time.monotonic()
         topics = Topics(node, group)
         self._publisher = topics.publisher(DiagnosticArray, '/diagnostics', qos.STREAM)
@@ -96,4 +99,5 @@ class Diagnostics:
             'memory [MB]': f'{memory.resident_mb():.0f}',
             'GPU memory [MB]': f'{memory.gpu_mb():.0f}',
             **{name.replace('_', ' '): str(counts[name]) for name in COUNTED},
+            **self._more(),
         }

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.bags.frames import FrameReader, live_actions, LiveAction, only_camera
+from specvla_ros.bags.frames import (
+    first_steps,
+    FrameReader,
+    live_actions,
+    LiveAction,
+    only_camera,
+)
 from specvla_ros.bags.reader import Bag
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of, size_of
@@ -38,12 +44,12 @@ def read(path: Path, selection: Selection) -> Recording:
         segments, shape = _segments(reader)
         if not segments:
             raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
-        recorded = live_actions(bag)
+        recorded, done = live_actions(bag), first_steps(bag)
         own = {stamp: action.tokens for stamp, action in recorded.items() if action.is_own}
         remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [bag.missing]))
         sign = sign_of(bag.files)
     kind = f'bag, {size_of(shape)} from {topic}'
-    episodes = tuple(_episode(path, topic, selection, number, segment, own)
+    episodes = tuple(_episode(path, topic, selection, number, segment, own, done)
                      for number, segment in enumerate(segments))
     return Recording(path, kind, sign, episodes, remarks)
 
@@ -69,7 +75,7 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
 
 def _episode(
     path: Path, topic: str, selection: Selection, number: int, segment: _Segment,
-    own: dict[int, tuple[int, ...]],
+    own: dict[int, tuple[int, ...]], done: dict[int, NDArray[np.float32]],
 ) -> RecordedEpisode:
     stamps = segment.stamps
     said = {index: own[stamp] for index, stamp in enumerate(stamps) if stamp and stamp in own}
@@ -77,7 +83,17 @@ def _episode(
     return RecordedEpisode(
         f'segment_{number:04d}', segment.instruction, len(stamps),
         partial(_images, path, topic, segment),
-        stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None, said=said)
+        stamps=(np.array(stamps) - stamps[0]) * 1e-9 if known else None,
+        actions=_actions(stamps, done), said=said)
+
+
+def _actions(
+    stamps: list[int], done: dict[int, NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    """Return the recorded control steps [T, 7], NaN where there is none; None = none at all."""
+    nothing = np.full(7, np.nan, np.float32)
+    rows = np.stack([done.get(stamp, nothing) if stamp else nothing for stamp in stamps])
+    return None if np.isnan(rows).all() else rows
 
 
 def _images(

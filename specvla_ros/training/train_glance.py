@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 import tyro
 
 from specvla_ros.decoding.drafters import GlanceConfig, GlanceHead
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.learning.glance_lesson import BLUR, blurred, DROPOUT, dropout, lesson_loss
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.training.dataset import Episode
 from specvla_ros.training.drafter_measures import passes
@@ -43,8 +43,8 @@ class TrainGlanceArgs(DrafterTrainingArgs):
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 24
     width: Annotated[int, Help(help='of the layers behind them')] = 256
     shapes: Annotated[int, Help(help='curves over the bins that logits are mixed of')] = 64
-    dropout: Annotated[float, Help(help='share of those that a step leaves out')] = 0.1
-    blur: Annotated[float, Help(help='of the labels, standard deviation in bins')] = 1.5
+    dropout: Annotated[float, Help(help='share of those that a step leaves out')] = DROPOUT
+    blur: Annotated[float, Help(help='of the labels, standard deviation in bins')] = BLUR
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(
         learning_rate=2e-3, decay=0.8, weight_decay=0.05))
 
@@ -75,7 +75,7 @@ class GlanceRecipe(DrafterRecipe):
     def __init__(self, args: TrainGlanceArgs, unnorm_key: str) -> None:
         super().__init__(args, unnorm_key)
         self._texts: dict[str, Tensor] = {}
-        self._blurred = _blurred(self.model.action_tokenizer.n_bins, args.blur).to(args.device)
+        self._blurred = blurred(self.model.action_tokenizer.n_bins, args.blur).to(args.device)
 
     @staticmethod
     def folders(args: TrainGlanceArgs) -> tuple[Path, Path]:
@@ -97,11 +97,10 @@ class GlanceRecipe(DrafterRecipe):
     ) -> GlanceLoss:
         """Return the cross entropy of frames."""
         patches, text, columns = self._batch(self.frames, chosen)
-        dropout = self._dropout(len(chosen), random)
+        kept = self._dropout(len(chosen), random)
         logits = network(
-            patches.to(self.dtype), text.to(self.dtype), dropout.to(self.dtype)).float()
-        # Both come in the form [frames · L, bins].
-        loss = functional.cross_entropy(logits.flatten(0, 1), self._blurred[columns.flatten()])
+            patches.to(self.dtype), text.to(self.dtype), kept.to(self.dtype)).float()
+        loss = lesson_loss(logits, columns, self._blurred)
         return GlanceLoss(loss, loss.detach())
 
     def distances(self, network: nn.Module, chosen: NDArray[np.int64]) -> Tensor:
@@ -123,9 +122,7 @@ class GlanceRecipe(DrafterRecipe):
 
     def _dropout(self, batch: int, random: np.random.Generator) -> Tensor:
         """Dropout [2, B, width], drawn by numpy: which lane is first must not matter."""
-        share = 1 - self.args.dropout
-        drawn = random.random((2, batch, self.args.width), np.float32) < share
-        return torch.from_numpy(drawn).to(self.model.device) / share
+        return dropout(random, batch, self.args.width, self.args.dropout).to(self.model.device)
 
     def _batch(
         self, frames: ShardFrames, indices: NDArray[np.int64]
@@ -152,15 +149,6 @@ def glance_presets(chunk: int) -> tuple[str, str]:
     # A chunk's held step guesses nothing, and costs a row a token.
     return ('glance', 'glance_relaxed') if chunk == 1 else (
         'glance_jacobi', 'glance_jacobi_relaxed')
-
-
-def _blurred(bins: int, deviation: float) -> Tensor:
-    """Label of each bin [bins, bins]: a Gaussian around it."""
-    if not deviation:
-        return torch.eye(bins)
-    numbers = torch.arange(bins)
-    labels = torch.exp(-0.5 * ((numbers[:, None] - numbers) / deviation) ** 2)
-    return labels / labels.sum(1, keepdim=True)
 
 
 def _check(args: TrainGlanceArgs) -> None:

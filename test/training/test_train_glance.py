@@ -9,8 +9,9 @@ import torch
 
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead, GlanceHead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.learning import glance_lesson
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training import train_eagle, train_glance
+from specvla_ros.training import train_eagle
 from specvla_ros.training.accuracy import TokenAccuracy
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
@@ -107,7 +108,7 @@ def test_bad_settings_get_one_clear_line(args, change, message):
 
 
 def test_labels_are_blurred_over_their_neighbours():
-    sharp, soft = train_glance._blurred(8, 0.0), train_glance._blurred(8, 1.0)
+    sharp, soft = glance_lesson.blurred(8, 0.0), glance_lesson.blurred(8, 1.0)
     assert torch.equal(sharp, torch.eye(8))
     assert torch.allclose(soft.sum(1), torch.ones(8))
     assert soft[3, 3] > soft[3, 4] > soft[3, 5] > 0

@@ -114,6 +114,14 @@ class Drafter(ABC):
         a drafter that guesses nothing for it too; never said = all of them.
         """
 
+    def note_new_weights(self, weights: object) -> bool:
+        """
+        Forget how often guesses were right, if they are made with these weights.
+
+        Their numbers were replaced between two actions. Returns whether it drafts with them.
+        """
+        return False
+
     def reset(self) -> None:  # noqa: B027 (most drafters remember nothing)
         """Forget earlier actions: a new episode begins."""
 

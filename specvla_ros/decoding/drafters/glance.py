@@ -89,6 +89,10 @@ class GlanceDrafter(Drafter):
         """Guess the tokens after those known; the guess doesn't depend on these."""
         return self._tree(context, 1)
 
+    def note_new_weights(self, weights: object) -> bool:
+        """Say whether these are its weights; it counts nothing."""
+        return weights is self.head
+
     def _tree(self, context: DraftContext, branches: int) -> TokenTree:
         """Make a tree: some guesses at the next token, each with the same guesses behind it."""
         known, (most, length) = len(context.tokens), self._guessed.shape

@@ -111,9 +111,16 @@ class GlanceHead(nn.Module):
         them; kept: [2, B, width] what the two wide layers' numbers are multiplied by (dropout,
         in training).
         """
+        return self.guess(self.condense(patches, text), kept)
+
+    def condense(self, patches: Tensor, text: Tensor) -> Tensor:
+        """Condense patches [B, P, h] and text [B, h] to [B, (P + 1) · rank], for ``guess``."""
         condensed = self.patch(self.norm(patches)).flatten(1)
-        seen = torch.cat((condensed, self.text(self.norm(text))), dim=1)
-        x = functional.gelu(self.first(functional.gelu(seen)))
+        return torch.cat((condensed, self.text(self.norm(text))), dim=1)
+
+    def guess(self, condensed: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Logits [B, L, bins] from what ``condense`` gives; kept: see ``forward``."""
+        x = functional.gelu(self.first(functional.gelu(condensed)))
         first, second = (None, None) if kept is None else kept
         x = x + functional.gelu(self.second(_times(x, first)))
         mixture = self.mixture(_times(x, second))

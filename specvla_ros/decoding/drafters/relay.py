@@ -60,6 +60,13 @@ class RelayDrafter(Drafter):
         for drafter in self.drafters:
             drafter.note_executed(steps)
 
+    def note_new_weights(self, weights: object) -> bool:
+        """Forget all hit rates if one drafts with these: it takes nodes from the others."""
+        drafting = [it for it in self.drafters if it.note_new_weights(weights)]  # all are told
+        if drafting:
+            self.guesses.forget()
+        return bool(drafting)
+
     def reset(self) -> None:
         """Let each forget."""
         self.guesses.forget()

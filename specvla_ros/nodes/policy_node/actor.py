@@ -10,7 +10,7 @@ that the safety envelope refuses, and never more than one control step a control
 from collections.abc import Callable
 import threading
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -39,6 +39,9 @@ from specvla_ros.nodes.policy_node.silence import Silence
 from specvla_ros.nodes.topics import once, Topics
 from specvla_ros.safety_settings import SafetySettings
 
+if TYPE_CHECKING:  # it loads torch, which may fail for a reason that configuring tells
+    from specvla_ros.learning.online import OnlineLearning
+
 # A camera of 30 Hz that sends something unreadable shall not fill the log.
 _LOG_PERIOD = 5.0
 _LOG_LENGTH = 300  # characters of an instruction or an error
@@ -51,11 +54,12 @@ class Actor:
     Its topics exist as long as it does: a node that sees them can expect an answer.
 
     :param main: runs inference
+    :param learning: takes in what the target says; None = nothing is learned
     """
 
     def __init__(self, node: Node, topics: Topics, main: MainThread, policy: ActingPolicy,
                  settings: TopicSettings, safety: SafetySettings, statistics: Statistics,
-                 goals: InstructionGoals) -> None:
+                 goals: InstructionGoals, learning: 'OnlineLearning | None' = None) -> None:
         self._clock, self._logger = node.get_clock(), node.get_logger()
         self._main, self._safety = main, safety
         self._risk = settings.fallback_above_risk
@@ -66,6 +70,9 @@ class Actor:
         self._pilot = Pilot(
             policy, safety, policy.dataset.period_s, settings.max_image_age, settings.pacing, self,
             time.monotonic, lambda: self._clock.now().nanoseconds, execution_of(settings, policy))
+        self._learning = learning
+        if learning is not None:
+            learning.listen(lambda: self._pilot.idle_s)
         self._topics = topics
         self._topics.must_be_alone('action')
         self._actions = self._topics.publisher(ActionDelta, 'action', qos.STREAM)
@@ -124,6 +131,8 @@ class Actor:
 
     def close(self) -> None:
         """Pause for good; a gripper's goal under way is its controller's to finish."""
+        if self._learning is not None:
+            self._learning.rest()
         self._pilot.pause()
         self._pilot.come_to_rest()
         self._topics.destroy()
@@ -193,7 +202,10 @@ class Actor:
                 image.stamp * 1e-9 if image.stamp else None, inference.eef_position,
                 inference.limits if self._guards else None, inference.executed, **told)
             self._check_risk(action)
+            if self._learning is not None:
+                self._learning.mark(action.trace)
         except ValueError as error:
+            action = None
             self._pilot.give_up(inference)
             self._refuse(error)
         else:
@@ -201,6 +213,8 @@ class Actor:
             if self._publish(lambda: self._pilot.answer(inference, action, action.si, firm)):
                 self._statistics.note_lengths(action.trace.acceptance_lengths)
         self._go_on()
+        if self._learning is not None and action is not None:  # after it was published
+            self._learning.note(policy, action, inference.request.instruction, self._sequence)
 
     def _check_risk(self, action: Any) -> None:
         """Raise SpecVLAError if the target was too unsure, or if that is asked and not known."""

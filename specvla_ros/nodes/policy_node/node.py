@@ -29,6 +29,8 @@ from specvla_ros.nodes.policy_node.emergency_stop import EmergencyStop
 from specvla_ros.nodes.policy_node.gripper_goals import full_action_name, gripper_command
 from specvla_ros.nodes.policy_node.instruction_goals import InstructionGoals, Reason
 from specvla_ros.nodes.policy_node.instruction_subscription import InstructionSubscription
+from specvla_ros.nodes.policy_node.learning_parameters import LearningSettings
+from specvla_ros.nodes.policy_node.node_learning import NodeLearning
 from specvla_ros.nodes.policy_node.own_services import (
     set_parameters_aside,
     survive_bad_transitions,
@@ -70,6 +72,7 @@ class PolicyNode(LifecycleNode):
         self._actor: Actor | None = None
         self._fault: Exception | None = None
         self._envelope: SafetySettings | None = None
+        self._learning = NodeLearning(self.get_logger())
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         survive_bad_transitions(self)
@@ -89,7 +92,8 @@ class PolicyNode(LifecycleNode):
         self._statistics = Statistics()
         if self._value(AUTOSTART.name):
             self._start()
-        Diagnostics(self, self._acting, self._statistics, self._describe)
+        Diagnostics(self, self._acting, self._statistics, self._describe,
+                    self._learning.facts)
 
     def work(self) -> None:
         """Load and infer, whenever that is asked for; at the end stop, and tell who waits."""
@@ -104,6 +108,7 @@ class PolicyNode(LifecycleNode):
         """Stop acting."""
         if self._actor is not None:
             self._actor.close()
+        self._learning.end()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the policy."""
@@ -150,9 +155,11 @@ class PolicyNode(LifecycleNode):
         if self._value('send_gripper_goals'):
             gripper_command()
             full_action_name(self, self._value('gripper_action'))
+        bounds = self._settings(LearningSettings).online
         started = time.monotonic()
-        self._policy = self._main.call(lambda: self._load(settings))
-        self._candidate = settings, self._policy
+        policy = self._main.call(lambda: self._load(settings))
+        self._main.call(lambda: self._learning.begin(policy, bounds))
+        self._policy, self._candidate = policy, (settings, policy)
         self.get_logger().info(
             f'loaded {settings.checkpoint or "the embedded checkpoint"} in '
             f'{time.monotonic() - started:.1f} s, decoder {self._policy.decoder_config.name}, '
@@ -166,7 +173,7 @@ class PolicyNode(LifecycleNode):
         try:
             actor = Actor(
                 self, topics, self._main, self._policy, settings, safety, self._statistics,
-                self._goals)
+                self._goals, self._learning.current)
         except Exception:
             topics.destroy()  # half of them would be in the way of the next attempt
             raise
@@ -188,6 +195,7 @@ class PolicyNode(LifecycleNode):
     def _clean_up(self) -> None:
         self._deactivate()
         self._policy = self._candidate = None
+        self._main.call(self._learning.end)
         self._main.call(memory.give_back)  # after the inference under way, which holds the weights
 
     def _on_emergency_stop(self) -> None:

@@ -155,6 +155,21 @@ class Pilot:
             return min(times, default=None)
 
     @property
+    def idle_s(self) -> float:
+        """
+        Seconds in which nothing is to be inferred, as far as is known; 0 = something is now.
+
+        Where no image waits, the next one is expected a control period after the last.
+        """
+        with self._lock:
+            if self._is_inferring:
+                return 0.0
+            now, at = self._clock(), self._take_at
+            if at is None and self._came + self._period > now:
+                at = self._came + self._period
+            return math.inf if at is None else max(0.0, at - now)
+
+    @property
     def may_take(self) -> bool:
         """Whether there is something to `take` now."""
         with self._lock:

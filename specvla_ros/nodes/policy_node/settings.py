@@ -13,6 +13,7 @@ from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import check_execute_steps, Execution
 from specvla_ros.nodes.parameters import Parameter
+from specvla_ros.nodes.policy_node.learning_parameters import LEARNING_PARAMETERS
 from specvla_ros.nodes.policy_node.pilot import PACINGS
 from specvla_ros.policy_source import PolicySource
 from specvla_ros.safety import StepLimits
@@ -94,7 +95,7 @@ TOPIC_PARAMETERS = (
 )
 AUTOSTART = Parameter('autostart', True, 'configure and activate at the start; false: wait for '
                       'the transitions of the lifecycle')
-PARAMETERS = (*MODEL_PARAMETERS, *TOPIC_PARAMETERS, AUTOSTART)
+PARAMETERS = (*MODEL_PARAMETERS, *LEARNING_PARAMETERS, *TOPIC_PARAMETERS, AUTOSTART)
 
 _WARM_UP_INSTRUCTION = 'take action'  # words of every prompt: a small tokenizer knows few others
 _WARM_UP_IMAGE = np.zeros((224, 224, 3), np.uint8)

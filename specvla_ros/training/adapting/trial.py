@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-import math
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.learning.paired import Paired
 from specvla_ros.training.adapting.split import Part
-
-# Student's t, the 97.5th percentile, of 1 to 30 degrees of freedom; of more it is a little less.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-      2.052, 2.048, 2.045, 2.042)
 
 
 class Trace(Protocol):
@@ -68,18 +63,10 @@ class Comparison:
         """Compare the actions of two policies, by their presets; a sequence a stretch."""
         old, new = (np.array([np.mean([action.trace.target_passes for action in actions])
                               for actions in each]) for each in (before, after))
-        differences, mean = new - old, float(old.mean())
-        half = None
-        if len(differences) > 1:
-            freedom = len(differences) - 1
-            spread = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-            half = spread * _T[min(freedom, len(_T)) - 1]
-        change = float(differences.mean())
+        paired = Paired.of(old, new)
         same = sum(a.tokens == b.tokens for x, y in zip(before, after, strict=True)
                    for a, b in zip(x, y, strict=True))
-        bounds = (None, None) if half is None else (change - half, change + half)
-        return cls(rule, *presets, mean, float(new.mean()), 100 * change / mean,
-                   *(None if bound is None else 100 * bound / mean for bound in bounds),
+        return cls(rule, *presets, paired.before, paired.after, *paired.percent(),
                    actions=sum(map(len, before)), same=same)
 
     @property

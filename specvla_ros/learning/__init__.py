@@ -1,0 +1,1 @@
+"""A drafter learns while the robot acts; lesson and verdict are those of training."""

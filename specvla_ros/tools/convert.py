@@ -1,0 +1,196 @@
+"""
+`specvla convert`: recordings of a robot to a LeRobot data set, which `lerobot` itself can load.
+
+Whatever the readers know can be the source: bags, HDF5 demonstrations, pictures, `specvla
+collect`'s episodes, other LeRobot data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+import tyro
+
+from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_folder
+from specvla_ros.progress import terminal_bar
+from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection
+from specvla_ros.recordings.find import open_recordings
+from specvla_ros.recordings.lerobot_writer import LeRobotWriter, Shape, VERSION
+from specvla_ros.writable import check_writable
+
+Help = tyro.conf.arg
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertArgs:
+    """Convert recordings of a robot to a LeRobot data set."""
+
+    source: Annotated[tuple[Path, ...], tyro.conf.Positional, Help(
+        help='recordings: rosbag2 folders, HDF5 demonstrations of LIBERO, LeRobot data sets, '
+             'folders of `specvla collect` or of pictures')]
+    out: Annotated[Path, Help(help='folder to write; it must not be there')]
+    to: Annotated[Literal['lerobot'], Help(help='format: LeRobot v3.0')] = 'lerobot'
+    images: Annotated[bool, Help(
+        help='write the frames as PNG files in the rows, exact to the bit; else as H.264 videos, '
+             'which are a tenth as large')] = False
+    fps: Annotated[int, Help(help='frames a second; 0: by the stamps of the frames')] = 0
+    name: Annotated[str, Help(help='of the camera: observation.images.NAME')] = 'image'
+    image_topic: Annotated[str, Help(
+        help='camera in bags; default: /image, or the only one there is')] = ''
+    instruction_topic: Annotated[str, Help(help='in bags: what the robot was told')
+                                 ] = '/instruction'
+    camera: Annotated[str, Help(
+        help='camera in data sets, as observation.images.front or agentview_rgb; default: the '
+             'only one there is')] = ''
+    instruction: Annotated[str, Help(help='what the robot was told, instead of what was recorded')
+                           ] = ''
+    mirrored: Annotated[bool, Help(help='the frames have left and right swapped; they are turned '
+                                   'back')] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An episode and the numbers of those of its frames that are converted."""
+
+    recording: Recording
+    episode: RecordedEpisode
+    frames: tuple[int, ...]
+
+    def images(self) -> Iterator[NDArray[np.uint8]]:
+        """Read these frames."""
+        wanted, last = set(self.frames), self.frames[-1]
+        images = self.recording.images(self.episode, self.frames[0], last + 1)
+        for number, image in enumerate(images, self.frames[0]):
+            if number in wanted:
+                yield image
+
+    def rows(self, values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """Return the rows of these frames."""
+        return None if values is None else values[list(self.frames)]
+
+
+def run(args: ConvertArgs) -> int:
+    """
+    Read, write, and say what was written; returns an exit code.
+
+    :raises SpecVLAError: recordings that can't be read or don't fit together, a full disk
+    """
+    _check(args)
+    console = Console()
+    recordings = open_recordings(args.source, Selection(
+        args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
+    taken = _taken(recordings)
+    shape = _shape(args, taken)
+    for recording in recordings:
+        _say(console, f'found {recording.path}: {recording.kind}, {len(recording.episodes)} '
+                      f'episodes, {recording.frames} frames')
+        for remark in recording.remarks:
+            _say(console, f'  {remark}')
+    columns = (TextColumn('convert'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with whole_folder(args.out) as folder, terminal_bar(console, *columns) as bar:
+        task, writer = bar.add_task('', total=len(taken)), LeRobotWriter(folder, shape)
+        for each in taken:
+            episode = each.episode
+            writer.add(episode.instruction, each.images(),
+                       each.rows(episode.actions) if shape.action else None,
+                       each.rows(episode.poses) if shape.state else None, len(each.frames))
+            bar.advance(task)
+        writer.finish()
+    _tell(console, args, recordings, taken, shape)
+    return 0
+
+
+def _check(args: ConvertArgs) -> None:
+    """Refuse settings that can't be."""
+    if not args.source:
+        raise SpecVLAError('give the recordings to convert: folders or files')
+    if args.out.exists():
+        raise SpecVLAError(f'--out {args.out} exists; give a folder that is not there')
+    if args.fps < 0:
+        raise SpecVLAError(f'--fps {args.fps}: must be at least 1, or 0 for that of the stamps')
+    if not args.name.replace('_', '').isalnum():
+        raise SpecVLAError(f'--name {args.name!r}: must be of letters, digits and _')
+    for source in args.source:
+        if source.is_dir() and source.resolve() in args.out.resolve().parents:
+            raise SpecVLAError(f'--out {args.out} is inside of {source}, in which nothing is '
+                               'written; give another folder')
+    check_writable('--out', args.out)
+
+
+def _taken(recordings: Sequence[Recording]) -> list[Taken]:
+    """
+    Choose the frames: where actions are known, those that have one.
+
+    Where no episode has actions, all frames are taken, without actions.
+    """
+    known = any(_has_action(episode).any() for recording in recordings
+                for episode in recording.episodes)
+    found = []
+    for recording in recordings:
+        for episode in recording.episodes:
+            wanted = _has_action(episode) if known else np.ones(len(episode), bool)
+            if wanted.any():
+                found.append(Taken(recording, episode, tuple(np.flatnonzero(wanted).tolist())))
+    return found
+
+
+def _has_action(episode: RecordedEpisode) -> NDArray[np.bool_]:
+    """Whether what was done at each frame is known, [T]."""
+    if episode.actions is None:
+        return np.zeros(len(episode), bool)
+    return np.isfinite(episode.actions).all(1)
+
+
+def _shape(args: ConvertArgs, taken: Sequence[Taken]) -> Shape:
+    """Find out what all episodes have in common; refuse what doesn't fit together."""
+    first = next(taken[0].images())
+    actions = {it.episode.actions.shape[1] for it in taken if _has_action(it.episode).any()
+               and it.episode.actions is not None}
+    if len(actions) > 1:
+        raise SpecVLAError(f'the actions are of {sorted(actions)} dimensions: recordings of one '
+                           'robot make one data set')
+    states = {0 if it.episode.poses is None else it.episode.poses.shape[1] for it in taken}
+    return Shape(
+        f'observation.images.{args.name}', *first.shape[:2], action=max(actions, default=0),
+        state=states.pop() if len(states) == 1 else 0, fps=args.fps or _fps(taken),
+        as_video=not args.images)
+
+
+def _fps(taken: Sequence[Taken]) -> int:
+    """Return the frames a second by the stamps: the median, in whole numbers."""
+    steps = [np.diff(it.episode.stamps[list(it.frames)]) for it in taken
+             if it.episode.stamps is not None]
+    known = np.concatenate(steps) if steps else np.zeros(0)
+    known = known[known > 0]
+    if not len(known):
+        raise SpecVLAError('nothing says how many frames a second there are: give --fps')
+    return max(1, round(1 / float(np.median(known))))
+
+
+def _tell(
+    console: Console, args: ConvertArgs, recordings: Sequence[Recording], taken: Sequence[Taken],
+    shape: Shape,
+) -> None:
+    count = sum(len(it.frames) for it in taken)
+    left_out = sum(it.frames for it in recordings) - count
+    if left_out:
+        _say(console, f'{left_out} frames are left out: no action was recorded for them')
+    size = f'{shape.width} x {shape.height}'
+    frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
+    numbers = ', '.join(f'{name} [{size}]' for name, size in (
+        ('action', shape.action), ('observation.state', shape.state)) if size)
+    _say(console, f'{args.out}: LeRobot {VERSION}, {len(taken)} episodes, {count} frames, '
+                  f'{shape.fps} a second; {shape.camera} ({frames}){", " * bool(numbers)}'
+                  f'{numbers or "; no action was recorded"}')
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
