@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.embedded import checkpoint_folder, embedded_names
+from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.typed_files import value_of
 
 # Fields by the names that flags, parameters of `policy_node` and session files give them.
@@ -72,9 +72,8 @@ class PolicySource:
 
     def absolute(self) -> PolicySource:
         """Return it with absolute folders, for processes in another working directory."""
-        named = self.checkpoint is None or str(self.checkpoint) in embedded_names()
         return replace(
-            self, checkpoint=self.checkpoint if named else Path(self.checkpoint or '').resolve(),
+            self, checkpoint=found_elsewhere(self.checkpoint),
             drafters=None if self.drafters is None else Path(self.drafters).resolve())
 
     @property

@@ -9,7 +9,7 @@ job before the first is known to be gone, and what a lost worker still says is n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 import itertools
 from pathlib import Path
@@ -92,9 +92,11 @@ class Crew:
         self._places: dict[int, tuple[Hashable, ...]] = {}
         self._lost_starts = self._given_up = 0
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """
         Do all jobs; `Done` or `GivenUp` comes once for each of them, in any order.
+
+        Closing the generator ends all workers.
 
         :raises SpecVLAError: a worker can't do its work and the user can put it right
         :raises WorkersDied: workers keep dying, or one met an unforeseen error

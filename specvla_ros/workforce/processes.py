@@ -125,6 +125,15 @@ def _set_up(news: Connection, log: Path | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if log is not None:
         _redirect_output(log)
+    # A parent that was killed tells nothing, and the executor's pipe stays open.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a worker process
+    parent.join()
+    os._exit(1)
 
 
 def _begin(make: MakeWorker) -> Failure | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 import shutil
 import signal
 import time
@@ -28,6 +29,10 @@ def cluster():
     """Two nodes of two processors each, the head without any: it can't be killed."""
     from ray.cluster_utils import Cluster
 
+    # The nodes import the fake players by name.
+    players = str(Path(__file__).parents[1] / 'benchmark')
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (players, before)))
     quickly = {'health_check_initial_delay_ms': 0, 'health_check_period_ms': 200,
                'health_check_timeout_ms': 500, 'health_check_failure_threshold': 3}
     cluster = Cluster(initialize_head=True, head_node_args={
@@ -36,6 +41,9 @@ def cluster():
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    os.environ.pop('PYTHONPATH')
+    if before is not None:
+        os.environ['PYTHONPATH'] = before
 
 
 @pytest.fixture
@@ -59,7 +67,8 @@ def args(tiny_checkpoint, tmp_path, monkeypatch):
 
 
 def rows(folder):
-    return sorted((episode.to_json() for episode in EpisodeLog(folder / 'episodes.jsonl').episodes))
+    episodes = EpisodeLog(folder / 'episodes.jsonl').episodes
+    return sorted(episode.to_json() for episode in episodes)
 
 
 def expected(args, tmp_path):
@@ -93,7 +102,8 @@ def test_kill_9_in_the_middle_loses_and_doubles_nothing(nodes, cluster, args, tm
             if what == 'node':
                 pid = nodes[0].all_processes['raylet'][0].process.pid
             else:
-                pid = int(max(pids.iterdir(), key=lambda it: it.stat().st_mtime).name.split('-')[0])
+                latest = max(pids.iterdir(), key=lambda it: it.stat().st_mtime)
+                pid = int(latest.name.split('-')[0])
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
@@ -115,7 +125,7 @@ def test_what_keeps_a_worker_on_ray_from_starting_is_the_users_to_read(nodes, ar
 
 
 def test_other_weights_on_a_machine_are_refused(nodes, args, tmp_path):
-    """One machine holds both folders here, so the weights change after the driver has read them."""
+    """All is one machine here, so the weights change after the driver has read them."""
     same = SameFolders.of([args.checkpoint])
     (args.checkpoint / 'other.json').write_text('{}')
     crew = Crew(RayActors(FakePlayer(), 'auto', 1, folders=same), 1)

@@ -7,6 +7,7 @@ episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it st
 """
 
 from collections.abc import Sequence
+import contextlib
 import os
 from pathlib import Path
 import sys
@@ -130,14 +131,15 @@ def _play(plan: EvaluationPlan, log: EpisodeLog, make_player: MakeWorker, consol
     crew = Crew(employer, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in crew.run(plan.trials_left(log.episodes)):
-            if isinstance(event, News):
-                progress.playing(event.said)
-                continue
-            episode = event.result if isinstance(event, Done) else _crashed(event)
-            with files.writing(log.path):
-                log.append(episode)
-            progress.finished(episode)
+        with contextlib.closing(crew.run(plan.trials_left(log.episodes))) as events:
+            for event in events:
+                if isinstance(event, News):
+                    progress.playing(event.said)
+                    continue
+                episode = event.result if isinstance(event, Done) else _crashed(event)
+                with files.writing(log.path):
+                    log.append(episode)
+                progress.finished(episode)
 
 
 def _crashed(event: GivenUp) -> EpisodeRecord:
