@@ -38,10 +38,10 @@ MAY_IMPORT = {
     'policy_check': LEAVES | {'actions', 'devices', 'loaded_checkpoint', 'policy', 'decoding',
                               'openvla'},
     'libero': LEAVES,
-    'training': ENGINE | {'libero', 'bags', 'recordings'},
+    'training': ENGINE | {'libero', 'bags', 'recordings', 'workforce'},
     'bags': LEAVES,
     'recordings': LEAVES | {'bags'},
-    'benchmark': ENGINE | {'libero', 'bags', 'recordings'},
+    'benchmark': ENGINE | {'libero', 'bags', 'recordings', 'workforce'},
     'tools': ENGINE | {'libero', 'bags', 'benchmark'},
     'nodes': ENGINE | {'libero', 'bags', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'tools', 'training'},
@@ -68,6 +68,7 @@ MAY_IMPORT = {
     'embedded': {'errors'},
     'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},
     'rotation': set(),
+    'workforce': {'errors', 'hashing'},
     'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},
@@ -79,6 +80,7 @@ ONLY_IN = {
     # Built for another numpy it takes the process with it: specvla_ros/encodings.py says more.
     'no room': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
+    'workforce': {'ray'},
 }
 # Rooms within a room: they share what lies beside them, and none knows another.
 SEPARATE = [('nodes', ('policy_node', 'libero_bridge')),

@@ -60,6 +60,9 @@ class RayActors(contextlib.AbstractContextManager):
     def __enter__(self) -> RayActors:
         """Join the cluster."""
         ray = _ray()
+        if self.address.startswith('ray://'):
+            raise SpecVLAError(f'--ray {self.address}: run the command on a machine of the '
+                               "cluster, and give HOST:PORT of its head, or 'auto'")
         if not ray.is_initialized():
             _join(self.address)
             self._is_ours = True
@@ -230,9 +233,6 @@ def _ray() -> Any:
 
 def _join(address: str) -> None:
     ray = _ray()
-    if address.startswith('ray://'):
-        raise SpecVLAError(f'--ray {address}: run the command on a machine of the cluster, and '
-                           "give HOST:PORT of its head, or 'auto'")
     own = dict(num_cpus=len(os.sched_getaffinity(0)), object_store_memory=_OBJECT_STORE,
                include_dashboard=False) if address == HERE else {}
     try:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import os
 from pathlib import Path
 
-import specvla_ros
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
 
-_PACKAGE = Path(specvla_ros.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from specvla_ros.workforce.same_folders import SameFolders
 from specvla_ros.workforce.worker import Employer, MakeWorker
 
 RAY_HELP = (
-    "play on a Ray cluster: HOST:PORT of its head, 'auto' for the one that this machine is part "
+    "work on a Ray cluster: HOST:PORT of its head, 'auto' for the one that this machine is part "
     "of, 'local' for this machine alone; default: processes of this machine")
 
 

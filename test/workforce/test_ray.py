@@ -25,7 +25,7 @@ STORE = 80 << 20  # bytes, about the least that Ray takes
 
 
 @pytest.fixture(scope='module')
-def cluster():
+def nodes():
     """Two nodes of two processors each, the head without any: it can't be killed."""
     from ray.cluster_utils import Cluster
 
@@ -38,24 +38,15 @@ def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={
         'num_cpus': 0, 'object_store_memory': STORE, 'include_dashboard': False,
         '_system_config': quickly})
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    os.environ.pop('PYTHONPATH')
-    if before is not None:
-        os.environ['PYTHONPATH'] = before
-
-
-@pytest.fixture
-def nodes(cluster):
     both = [cluster.add_node(num_cpus=2, object_store_memory=STORE) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level='error')
     cluster.wait_for_nodes()
     yield both
     ray.shutdown()
-    for node in both:
-        if node in cluster.list_all_nodes():
-            cluster.remove_node(node)
+    cluster.shutdown()
+    os.environ.pop('PYTHONPATH')
+    if before is not None:
+        os.environ['PYTHONPATH'] = before
 
 
 @pytest.fixture
@@ -86,35 +77,6 @@ def test_two_nodes_give_the_rows_of_one_process(nodes, args, tmp_path):
     report = json.loads((there.out / 'report.json').read_text())
     assert report['config']['ray'] is True
     assert [row['episodes'] for row in report['rows'] if row['task'] is None][:1] == [6]
-
-
-@pytest.mark.parametrize('what', ['worker', 'node'])
-def test_kill_9_in_the_middle_loses_and_doubles_nothing(nodes, cluster, args, tmp_path, what,
-                                                        monkeypatch):
-    """A node is its raylet; Linux gives its workers no other way than to die with it."""
-    there = dataclasses.replace(args, ray='auto', workers=4, out=tmp_path / 'ray')
-    (pids := tmp_path / 'pids').mkdir()
-    killed, append = [], EpisodeLog.append
-
-    def kill(log, episode):
-        append(log, episode)
-        if len(log.episodes) == 3 and not killed:
-            if what == 'node':
-                pid = nodes[0].all_processes['raylet'][0].process.pid
-            else:
-                latest = max(pids.iterdir(), key=lambda it: it.stat().st_mtime)
-                pid = int(latest.name.split('-')[0])
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
-
-    monkeypatch.setattr(EpisodeLog, 'append', kill)
-    assert evaluation.run(there, FakePlayer(pids=pids, seconds=1.0)) == 0
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert killed
-    assert rows(there.out) == expected(args, tmp_path)
-    if what == 'worker':
-        assert len(list(pids.iterdir())) > 12  # one was played twice, and counted once
 
 
 def test_what_keeps_a_worker_on_ray_from_starting_is_the_users_to_read(nodes, args):
@@ -152,7 +114,7 @@ def test_another_version_of_the_package_is_refused():
         check_version('0.0.0')
 
 
-def test_nothing_waits_for_ray_that_has_not_ended(cluster, nodes):
+def test_nothing_waits_for_ray_that_has_not_ended(nodes):
     began = time.monotonic()
     events = Crew(RayActors(FakePlayer(seconds=60), 'auto', 1), 2).run(
         [evaluation_trial(state) for state in range(3)])
@@ -164,3 +126,32 @@ def test_nothing_waits_for_ray_that_has_not_ended(cluster, nodes):
 def evaluation_trial(state):
     from specvla_ros.benchmark.episodes.trial import Trial
     return Trial('libero_object', 0, state, 'ar')
+
+
+@pytest.mark.parametrize('what', ['worker', 'node'])  # the node is gone for what comes after
+def test_kill_9_in_the_middle_loses_and_doubles_nothing(nodes, args, tmp_path, what,
+                                                        monkeypatch):
+    """A node is its raylet; Linux gives its workers no other way than to die with it."""
+    there = dataclasses.replace(args, ray='auto', workers=4, out=tmp_path / 'ray')
+    (pids := tmp_path / 'pids').mkdir()
+    killed, append = [], EpisodeLog.append
+
+    def kill(log, episode):
+        append(log, episode)
+        if len(log.episodes) == 3 and not killed:
+            if what == 'node':
+                pid = nodes[0].all_processes['raylet'][0].process.pid
+            else:
+                latest = max(pids.iterdir(), key=lambda it: it.stat().st_mtime)
+                pid = int(latest.name.split('-')[0])
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    monkeypatch.setattr(EpisodeLog, 'append', kill)
+    assert evaluation.run(there, FakePlayer(pids=pids, seconds=1.0)) == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert killed
+    assert rows(there.out) == expected(args, tmp_path)
+    if what == 'worker':
+        assert len(list(pids.iterdir())) > 12  # one was played twice, and counted once
