@@ -1,6 +1,7 @@
 """Several processes that train together, as torchrun starts them; they can import this file."""
 
 from collections.abc import Callable
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -10,11 +11,9 @@ import socket
 
 def together(function: Callable, *args, processes: int = 2, seconds: float = 120) -> None:
     """Call a function in each of some processes; fail if one of them fails."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    ports = free_ports()
     context = multiprocessing.get_context('spawn')
-    started = [context.Process(target=_call, args=(function, args, rank, processes, port))
+    started = [context.Process(target=_call, args=(function, args, rank, processes, ports))
                for rank in range(processes)]
     for process in started:
         process.start()
@@ -27,9 +26,19 @@ def together(function: Callable, *args, processes: int = 2, seconds: float = 120
             process.kill()
 
 
-def _call(function: Callable, args: tuple, rank: int, processes: int, port: int) -> None:
+def free_ports(count: int = 3) -> list[str]:
+    """Return free ports: processes that meet anew must not find the last meeting's place."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for it in sockets:
+            it.bind(('127.0.0.1', 0))
+        return [str(it.getsockname()[1]) for it in sockets]
+
+
+def _call(function: Callable, args: tuple, rank: int, processes: int, ports: list[str]) -> None:
     os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(processes),
-                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': ports[0],
+                   'FREE_PORTS': ' '.join(ports)}
     function(*args)
 
 
@@ -57,5 +66,6 @@ def see_others(folder: Path) -> None:
 
 def train_all(trainings: list) -> None:
     """Run trainings one after the other: pairs of a module's name and its arguments."""
-    for module, args in trainings:
+    for (module, args), port in zip(trainings, os.environ['FREE_PORTS'].split()):
+        os.environ['MASTER_PORT'] = port
         assert importlib.import_module(module).run(args) == 0
