@@ -39,6 +39,7 @@ from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.target_check import check_target
 from specvla_ros.workforce.crew import Crew, GivenUp, News
+from specvla_ros.workforce.ray_actors import check_address
 from specvla_ros.workforce.threads import Threads
 from specvla_ros.workforce.where import RAY_HELP, workers_at
 from specvla_ros.workforce.worker import Employer
@@ -239,7 +240,7 @@ def write_shards(
     started = said = time.monotonic()
     employer = Threads(lambda: Lane(records_of)) if employer is None else employer
     columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    run = Crew(employer, lanes).run([_Shard(episode) for episode in episodes])
+    run = Crew(employer, lanes).run([Shard(episode) for episode in episodes])
     with terminal_bar(console, *columns) as progress, contextlib.closing(run) as events:
         bar = progress.add_task('', total=total)
         for event in events:
@@ -261,7 +262,7 @@ def write_shards(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class Shard:
     """A shard to be made, as a job: any worker will do."""
 
     source: ShardSource
@@ -275,7 +276,7 @@ class Lane:
         torch.set_num_threads(1)  # of this thread
         self._records_of = records_of
 
-    def do(self, job: _Shard, tell: Callable[[Any], None]) -> NDArray:
+    def do(self, job: Shard, tell: Callable[[Any], None]) -> NDArray:
         """Decode an episode."""
         return np.concatenate(list(self._records_of(job.source)))
 
@@ -332,6 +333,8 @@ def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
 
 
 def _check(args: RegenerateArgs) -> None:
+    if args.ray is not None:
+        check_address(args.ray)
     for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')

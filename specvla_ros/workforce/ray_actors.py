@@ -59,10 +59,8 @@ class RayActors(contextlib.AbstractContextManager):
 
     def __enter__(self) -> RayActors:
         """Join the cluster."""
+        check_address(self.address)
         ray = _ray()
-        if self.address.startswith('ray://'):
-            raise SpecVLAError(f'--ray {self.address}: run the command on a machine of the '
-                               "cluster, and give HOST:PORT of its head, or 'auto'")
         if not ray.is_initialized():
             _join(self.address)
             self._is_ours = True
@@ -209,6 +207,14 @@ class _Desk:
             return self._worker.do(pickle.loads(job), tell)
         except Exception as error:  # noqa: BLE001 - told to the driver, which stops the run
             return Failure.of(error)
+
+
+def check_address(address: str) -> None:
+    """Raise SpecVLAError for an address that can't be, or where Ray is not installed."""
+    _ray()
+    if address.startswith('ray://'):
+        raise SpecVLAError(f'--ray {address}: run the command on a machine of the cluster, and '
+                           "give HOST:PORT of its head, or 'auto'")
 
 
 def check_version(wanted: str) -> None:

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 from fake_players import FakePlayer
 from hypothesis import given, settings, strategies
@@ -16,6 +19,7 @@ from specvla_ros.workforce.processes import Processes
 from specvla_ros.workforce.threads import Threads
 from specvla_ros.workforce.worker import WorkerLost, WorkersDied
 
+ROOT = Path(__file__).parents[2]
 TRIALS = [Trial('libero_object', task, state, decoder)
           for task in (0, 1) for state in (0, 1) for decoder in ('ar', 'strict')]
 
@@ -202,3 +206,35 @@ def test_a_worker_stays_at_its_task_and_leaves_that_of_another_alone():
     for event in events:
         by_worker.setdefault(event.result, set()).add(event.job.task)
     assert sorted(map(tuple, by_worker.values())) == [(0,), (1,)]
+
+
+def test_workers_end_with_a_driver_that_was_killed(tmp_path):
+    """It can't tell them, and they would keep simulator and model in memory for ever."""
+    driver = subprocess.Popen([sys.executable, '-c', '\n'.join([
+        'import sys',
+        f'sys.path[:0] = {[str(ROOT), str(ROOT / "test" / "benchmark")]!r}',
+        'from pathlib import Path',
+        'from fake_players import FakePlayer',
+        'from specvla_ros.benchmark.episodes.trial import Trial',
+        'from specvla_ros.workforce.crew import Crew',
+        'from specvla_ros.workforce.processes import Processes',
+        f'player = FakePlayer(seconds=60, pids=Path({str(tmp_path)!r}))',
+        'if __name__ == "__main__":',
+        '    list(Crew(Processes(player), 2).run('
+        '[Trial("s", 0, state, "ar") for state in (0, 1)]))'])])
+    try:
+        assert wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    finally:
+        driver.kill()
+        driver.wait()
+    pids = [int(path.name.split('-')[0]) for path in tmp_path.iterdir()]
+    assert wait_for(lambda: not any(map(is_alive, pids)))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
