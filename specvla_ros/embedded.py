@@ -33,3 +33,11 @@ def checkpoint_folder(checkpoint: str | Path | None) -> Path:
                 f'folder give {folder.resolve()}, for the embedded one {embedded}')
         return embedded
     return folder
+
+
+def found_elsewhere(checkpoint: str | Path | None) -> Path | None:
+    """Name a checkpoint for other processes: an embedded one by its name, else where it lies."""
+    if checkpoint is None:
+        return None
+    folder = checkpoint_folder(checkpoint).resolve()
+    return Path(folder.name) if folder.parent == _FOLDER else folder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.typed_files import value_of
 
 # Fields by the names that flags, parameters of `policy_node` and session files give them.
@@ -69,6 +69,12 @@ class PolicySource:
                    if isinstance(value, Path)}
         return {**values, **folders, 'dtype': self.dtype or _AUTO,
                 'chunk': self.chunk or _AS_TRAINED}
+
+    def absolute(self) -> PolicySource:
+        """Return it with absolute folders, for processes in another working directory."""
+        return replace(
+            self, checkpoint=found_elsewhere(self.checkpoint),
+            drafters=None if self.drafters is None else Path(self.drafters).resolve())
 
     @property
     def facts(self) -> dict[str, Any]:

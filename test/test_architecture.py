@@ -39,10 +39,10 @@ MAY_IMPORT = {
                               'openvla'},
     'libero': LEAVES,
     'learning': ENGINE,
-    'training': ENGINE | {'libero', 'bags', 'learning', 'recordings'},
+    'training': ENGINE | {'libero', 'bags', 'learning', 'recordings', 'workforce'},
     'bags': LEAVES,
     'recordings': LEAVES | {'bags'},
-    'benchmark': ENGINE | {'libero', 'bags', 'recordings'},
+    'benchmark': ENGINE | {'libero', 'bags', 'recordings', 'workforce'},
     'tools': ENGINE | {'libero', 'bags', 'benchmark', 'recordings'},
     'nodes': ENGINE | {'libero', 'bags', 'learning', 'action', 'msg'},
     'cli': LEAVES | {'benchmark', 'tools', 'training'},
@@ -70,6 +70,7 @@ MAY_IMPORT = {
     'embedded': {'errors'},
     'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},
     'rotation': set(),
+    'workforce': {'errors', 'hashing'},
     'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},
@@ -81,6 +82,7 @@ ONLY_IN = {
     # Built for another numpy it takes the process with it: specvla_ros/encodings.py says more.
     'no room': {'cv_bridge'},
     'libero': {'robosuite', 'libero', 'bddl', 'mujoco'},
+    'workforce': {'ray'},
 }
 # Rooms within a room: they share what lies beside them, and none knows another.
 SEPARATE = [('nodes', ('policy_node', 'libero_bridge')),

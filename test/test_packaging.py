@@ -36,7 +36,8 @@ BY_HAND = {'rerun', 'triton'}
 # No apt package of a fitting release: package.xml says so, the README shows the venv.
 ONLY_WITH_PIP = {'torch', 'transformers', 'tokenizers', 'safetensors', 'simplejpeg', 'tyro',
                  'imageio_ffmpeg', 'rosbags', 'apsw', 'scipy', 'huggingface_hub', 'libero',
-                 'robosuite', 'mujoco', 'bddl', 'torchao', 'faiss', 'av', 'h5py', 'pyarrow'}
+                 'robosuite', 'mujoco', 'bddl', 'torchao', 'faiss', 'av', 'h5py', 'pyarrow',
+                 'ray', 'peft'}
 
 
 def requirements(*names):
@@ -132,7 +133,8 @@ def test_every_field_is_explained_and_every_constant_in_capitals(path):
 def test_every_import_is_declared_for_pip():
     declared = requirements('requirements/base.txt', 'requirements/libero.txt',
                             'requirements/libero-no-deps.txt', 'requirements/quant.txt',
-                            'requirements/recordings.txt')
+                            'requirements/recordings.txt', 'requirements/ray.txt',
+                            'requirements/lora.txt')
     for name, path in third_party().items():
         if name not in ONLY_WITH_APT | BY_HAND:
             assert normalised(DISTRIBUTION.get(name, name)) in declared, \
@@ -161,10 +163,10 @@ def test_every_requirement_has_one_exact_version(python):
         assert all(specifier.version in want.specifier for want in alternatives)
 
 
-# The simulator, quantised weights, recordings of others: not for the policy on a robot.
+# The simulator, quantised weights, recordings of others, Ray, LoRA: not for the policy on a robot.
 # scipy comes with the simulator.
 NOT_ON_A_ROBOT = {'scipy', 'libero', 'robosuite', 'mujoco', 'bddl', 'torchao', 'av', 'h5py',
-                  'pyarrow'}
+                  'pyarrow', 'ray', 'peft'}
 
 
 @pytest.mark.parametrize('python', ['3.11', '3.12'])
@@ -186,7 +188,8 @@ def test_a_robot_gets_the_same_versions_but_numpy_1_and_no_opencv(python):
         assert requirement.specifier == pin.specifier
 
 
-@pytest.mark.parametrize('name', ['base', 'libero', 'quant', 'recordings', 'dev', 'build'])
+@pytest.mark.parametrize('name', ['base', 'libero', 'quant', 'recordings', 'ray', 'lora', 'dev',
+                                  'build'])
 def test_every_requirement_says_its_lowest_version(name):
     """It is one that was run: CONTRIBUTING.md says how."""
     for alternatives in requirements(f'requirements/{name}.txt').values():

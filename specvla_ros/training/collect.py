@@ -12,13 +12,15 @@ input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `PickAndPlace.
 int32 [T] (its step in the episode), instruction, success.
 """
 
-from concurrent.futures import as_completed, ProcessPoolExecutor
+from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass, replace
-import multiprocessing
+import io
 import os
 from pathlib import Path
+import sys
 import time
-from typing import Annotated, TYPE_CHECKING
+from typing import Annotated, Any, TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,12 +29,15 @@ import tyro
 from specvla_ros.configuration import load_preset
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
-from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.workforce.crew import Crew, Done, GivenUp
+from specvla_ros.workforce.where import RAY_HELP, workers_at
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:  # the workers import them: the simulator and torch take seconds
@@ -41,7 +46,7 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
-ROUND = 6  # batches a process
+ROUND = 6  # such batches a process
 DISTURBED_STEPS = 110  # after them the expert brings the episode to its end undisturbed
 POLICY_STEPS = 110  # after them the expert finishes what the policy began
 MAX_STEPS = 220  # longer episodes are stuck and teach nothing
@@ -56,7 +61,8 @@ class CollectArgs:
     episodes: Annotated[int, tyro.conf.arg(help='episodes a task')] = 100
     seed: Annotated[int, tyro.conf.arg(help='first seed; one seed an episode')] = 0
     out: Annotated[Path | None, tyro.conf.arg(help='data folder; default in the cache')] = None
-    workers: Annotated[int, tyro.conf.arg(help='processes')] = 1
+    workers: Annotated[int, tyro.conf.arg(help='processes, or workers on Ray')] = 1
+    ray: Annotated[str | None, tyro.conf.arg(help=RAY_HELP)] = None
     resolution: Annotated[int, tyro.conf.arg(help='side of the frame, pixels')] = 256
     keep: Annotated[float, tyro.conf.arg(
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
@@ -75,6 +81,25 @@ class CollectArgs:
         help='steps of each answer of a --checkpoint that says chunks which are executed')] = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """
+    An episode to be collected.
+
+    start: first seed of its batch. Batches go round the tasks, so that an interrupted collection
+    is balanced.
+    """
+
+    task: int
+    seed: int
+    start: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its batch: a worker brings one to its end before it begins another."""
+        return self.start, self.task
+
+
 def data_folder(out: Path | None) -> Path:
     """Return the folder of all collected data."""
     return out or cache_folder() / 'data'
@@ -84,7 +109,8 @@ def run(args: CollectArgs) -> int:
     """Collect what isn't there yet; episodes already on disk are kept. Returns an exit code."""
     _check(args)
     if args.checkpoint is not None:
-        args = replace(args, checkpoint=checkpoint_folder(args.checkpoint))
+        folder = checkpoint_folder(args.checkpoint)
+        args = replace(args, checkpoint=found_elsewhere(folder))
     tasks = list(args.tasks) or [task.task_id for task in suites.tasks(args.suite)]
     for task in tasks:
         suites.task(args.suite, task)
@@ -93,15 +119,13 @@ def run(args: CollectArgs) -> int:
         _check_there(args, tasks)
     if args.checkpoint is not None:
         from specvla_ros.policy_check import check_policy  # imports torch
-        keys = check_policy(args.checkpoint, beside(args.checkpoint),
-                            [load_preset(args.decoder)])
+        keys = check_policy(folder, beside(folder), [load_preset(args.decoder)])
         load_dataset(suites.statistics_key(args.suite, keys))
     check_simulator({args.suite: tasks})
-    # Round-robin over the tasks in small batches: an interrupted collection is balanced.
-    batches = [(task, seed) for start in range(args.seed, args.seed + args.episodes, BATCH)
-               for task in tasks
-               if (seed := range(start, min(start + BATCH, args.seed + args.episodes)))]
-    return _run_batches(args, batches)
+    end = args.seed + args.episodes
+    return _collect(args, [
+        Demonstration(task, seed, start) for start in range(args.seed, end, BATCH)
+        for task in tasks for seed in range(start, min(start + BATCH, end))])
 
 
 def _check(args: CollectArgs) -> None:
@@ -136,50 +160,69 @@ def _path(args: CollectArgs, task: int, seed: int) -> Path:
     return data_folder(args.out) / args.suite / f'task{task}' / f'seed{seed}.npz'
 
 
-def _run_batches(args: CollectArgs, batches: list) -> int:
+def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
+    """Let workers play what isn't there yet, and write it; returns an exit code."""
     from rich.progress import Progress
 
     from specvla_ros.progress import titled_columns
-    solved = finished = 0
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    spawn = multiprocessing.get_context('spawn')
-    with Progress(*titled_columns()) as progress:
-        bar = progress.add_task(f'collect {args.suite}', total=sum(len(s) for _, s in batches))
-        # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
-        # (max_tasks_per_child does the same, but hung here when all workers ended at once.)
-        for start in range(0, len(batches), ROUND * args.workers):
-            with ProcessPoolExecutor(args.workers, mp_context=spawn) as pool:
-                pending = [pool.submit(_collect_batch, args, task, seeds)
-                           for task, seeds in batches[start:start + ROUND * args.workers]]
-                for future in as_completed(pending):
-                    won, count = future.result()
-                    solved, finished = solved + won, finished + count
-                    progress.update(bar, advance=count, description=(
-                        f'collect {args.suite}: solved {solved} of {finished}'))
-                    if not progress.console.is_terminal:
-                        print(f'{time.strftime("%H:%M:%S")} {finished} episodes, {solved} solved',
-                              flush=True)
-    return 0
+    there = [job for job in jobs if _path(args, job.task, job.seed).exists()]
+    solved, finished, lost = sum(_is_solved(args, job) for job in there), len(there), 0
+    folders = () if args.checkpoint is None else (checkpoint_folder(args.checkpoint),)
+    employer = workers_at(args.ray, Collector(args), threads=1, device='cpu', folders=folders)
+    # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
+    crew = Crew(employer, args.workers, lifetime=ROUND * BATCH)
+    missing = [job for job in jobs if job not in set(there)]
+    with (Progress(*titled_columns()) as progress,
+          contextlib.closing(crew.run(missing)) as events):
+        bar = progress.add_task(f'collect {args.suite}', total=len(jobs), completed=finished)
+        for event in events:
+            if isinstance(event, Done):
+                content, won = event.result
+                with whole_file(_path(args, event.job.task, event.job.seed)) as path:
+                    path.write_bytes(content)
+                solved, finished = solved + won, finished + 1
+            elif isinstance(event, GivenUp):
+                lost += 1
+                print(f'task {event.job.task} seed {event.job.seed} is left out: {event.reason}',
+                      file=sys.stderr)
+            progress.update(bar, completed=finished, description=(
+                f'collect {args.suite}: solved {solved} of {finished}'))
+            if not progress.console.is_terminal and finished % BATCH == 0:
+                print(f'{time.strftime("%H:%M:%S")} {finished} episodes, {solved} solved',
+                      flush=True)
+    return 1 if lost else 0
+
+
+def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
+    path = _path(args, job.task, job.seed)
+    try:
+        with np.load(path, allow_pickle=True) as episode:
+            return bool(episode['success'])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
+                           ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Makes itself the worker that plays demonstrations, in its process; picklable."""
+
+    args: CollectArgs
+
+    def __call__(self) -> 'Collector':
+        """Make nothing yet: simulator and policy come with the first episode."""
+        return self
+
+    def do(self, job: Demonstration, tell: Callable[[Any], None]) -> tuple[bytes, bool]:
+        """Play an episode; return the content of its file, and whether it was solved."""
+        episode = _episode(_environment(self.args, job.task), self.args, job.seed)
+        file = io.BytesIO()
+        np.savez(file, **episode)
+        return file.getvalue(), bool(episode['success'])
 
 
 _open: dict = {}  # this process's environment and expert: making one takes 9 s, a reset 0.2 s
-
-
-def _collect_batch(args: CollectArgs, task: int, seeds: range) -> tuple[int, int]:
-    """Collect one task's seeds in this process; return (solved, episodes)."""
-    solved = 0
-    for seed in seeds:
-        path = _path(args, task, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            episode = _episode(_environment(args, task), args, seed)
-            temporary = path.with_suffix('.part')
-            with temporary.open('wb') as file:
-                np.savez(file, **episode)
-            temporary.rename(path)
-        with np.load(path, allow_pickle=True) as episode:
-            solved += bool(episode['success'])
-    return solved, len(seeds)
 
 
 def _environment(args: CollectArgs, task: int) -> 'LiberoEnv':
@@ -200,7 +243,7 @@ def _policy(args: CollectArgs) -> 'Policy | None':
         from specvla_ros.openvla.checkpoint import read_config, read_norm_stats
         from specvla_ros.policy import Policy
         torch.set_num_threads(1)
-        folder = args.checkpoint
+        folder = checkpoint_folder(args.checkpoint)
         keys = read_norm_stats(folder, read_config(folder))
         _open['policy'] = Policy.load(folder, decoder=args.decoder,
                                       unnorm_key=suites.statistics_key(args.suite, keys))

@@ -7,7 +7,7 @@ held-out frames, which neither the target nor the drafter was trained on.
 
 from abc import abstractmethod
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -23,6 +23,7 @@ from specvla_ros.libero.assets import cache_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.holdout import divide
+from specvla_ros.training.process_group import joined, ProcessGroup
 from specvla_ros.training.recipe import Recipe
 from specvla_ros.training.regenerated import default_folder, open_shards, ShardFrames
 from specvla_ros.training.saved_state import StateFolder
@@ -49,7 +50,7 @@ class DrafterTrainingArgs:
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
-    batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
+    batch: Annotated[int, Help(help='frames a step and process, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'float32'
     store: Annotated[str, Help(
@@ -153,6 +154,11 @@ def train(kind: type[DrafterRecipe], args: DrafterTrainingArgs) -> int:
     :raises SpecVLAError: no data of this target, settings that can't be, or an unfinished training
         in the way
     """
+    with joined(args.device) as group:
+        return _train(kind, replace(args, device=group.device), group)
+
+
+def _train(kind: type[DrafterRecipe], args: DrafterTrainingArgs, group: ProcessGroup) -> int:
     check_schedule(args)
     key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     out, state = kind.folders(args)
@@ -160,12 +166,13 @@ def train(kind: type[DrafterRecipe], args: DrafterTrainingArgs) -> int:
     check_writable(kind.option, state)
     folder = StateFolder(state, kind.option)
     saved = folder.load(args.resume, args.device)
-    recipe, progress = kind(args, key), TrainingProgress(kind.command, Console())
+    recipe = kind(args, key)
+    progress = TrainingProgress(kind.command, Console(quiet=not group.leads))
     with progress:
-        accuracy = Trainer(recipe, args, folder, progress, saved).run()
+        accuracy = Trainer(recipe, args, folder, progress, saved, group).run()
         for line in accuracy.lines(recipe.model.action_dim(key)) if accuracy else ():
             progress.say(line)
         progress.say(f'drafter in {out}')
-        if verdict := recipe.decoded():
+        if group.leads and (verdict := recipe.decoded()):
             progress.say(verdict)
     return 0

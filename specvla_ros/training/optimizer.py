@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 from torch import nn, Tensor
 
+from specvla_ros.training.process_group import ALONE, ProcessGroup
+
 Part = TypeVar('Part')
 Result = TypeVar('Result')
 
@@ -49,17 +51,21 @@ class Optimizer:
     """
     Train the parameters of a module; `averaged` is the module to keep.
 
-    lanes: threads, each on one core; dtype: the data type that the lanes compute in.
+    lanes: threads, each on one core; dtype: the data type that the lanes compute in. group: of
+    processes that take each step together, each with parts of its own. only_trained: leave what is
+    frozen out of the state: it is loaded anyway.
     """
 
     def __init__(
-        self, module: nn.Module, settings: OptimizerSettings, lanes: int, dtype: torch.dtype
+        self, module: nn.Module, settings: OptimizerSettings, lanes: int, dtype: torch.dtype,
+        group: ProcessGroup = ALONE, only_trained: bool = False,
     ) -> None:
-        self.settings, self.lanes = settings, lanes
-        self.module = module
-        self.averaged = copy.deepcopy(module).requires_grad_(False)
+        self.settings, self.lanes, self.group = settings, lanes, group
+        self.module, self._only_trained = module, only_trained
+        group.hand_out(parameter.data for parameter in module.parameters())
+        self.averaged = _copy(module).requires_grad_(False)
         # The lanes' copy. Float32 needs none.
-        self.replica = module if dtype == torch.float32 else copy.deepcopy(module).to(dtype)
+        self.replica = module if dtype == torch.float32 else _copy(module, dtype).to(dtype)
         self._masters = [p for p in module.parameters() if p.requires_grad]
         self._replicas = [p for p in self.replica.parameters() if p.requires_grad]
         self._averages = [
@@ -94,6 +100,7 @@ class Optimizer:
         for others, _ in lanes[1:]:
             torch._foreach_add_(gradients, [g.float() for g in others])
         torch._foreach_mul_(gradients, 1 / len(parts))
+        self.group.average(gradients)
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
         if not math.isfinite(norm):
             self.skipped += 1
@@ -121,17 +128,25 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """All a resumed training needs to go on with identical numbers."""
-        return {'module': self.module.state_dict(), 'averaged': self.averaged.state_dict(),
+        return {'module': self._kept(self.module), 'averaged': self._kept(self.averaged),
                 'adamw': self._adamw.state_dict(), 'steps': self.steps}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
-        self.module.load_state_dict(state['module'])
-        self.averaged.load_state_dict(state['averaged'])
+        strict = not self._only_trained
+        self.module.load_state_dict(state['module'], strict)
+        self.averaged.load_state_dict(state['averaged'], strict)
         self._adamw.load_state_dict(state['adamw'])
         self.steps = state['steps']
         if self.replica is not self.module:
-            self.replica.load_state_dict(state['module'])  # what is frozen as well
+            self.replica.load_state_dict(state['module'], strict)  # what is frozen as well
+
+    def _kept(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the part of a module's state that a resumed training needs."""
+        if not self._only_trained:
+            return module.state_dict()
+        names = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        return {name: value for name, value in module.state_dict().items() if name in names}
 
     def _hand_out(self) -> None:
         """Give the lanes the master weights."""
@@ -144,3 +159,10 @@ class Optimizer:
         value, result = loss(part)
         return list(torch.autograd.grad(value, self._replicas, materialize_grads=True,
                                         allow_unused=True)), result
+
+
+def _copy(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Copy a module, but for frozen weights: of `dtype`, if one is given, they are shared."""
+    shared = {id(p): p for p in module.parameters()
+              if not p.requires_grad and dtype in (None, p.dtype)}
+    return copy.deepcopy(module, shared)

@@ -56,6 +56,7 @@ class Recipe(ABC):
     """
 
     keep: ClassVar[tuple[str, ...]] = ()
+    only_trained: bool = False  # what is frozen need not be in a saved state
 
     network: nn.Module
     frames: FrameSet

@@ -7,13 +7,12 @@ acceptance commits other tokens than the target's own, so some more paths are de
 whose tokens are off by a few bins: a tree of chains behind one prompt, as cheap as a few tokens.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import time
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 import zlib
 
 import numpy as np
@@ -28,7 +27,7 @@ import tyro
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.target import Target
-from specvla_ros.embedded import checkpoint_folder
+from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
@@ -39,6 +38,11 @@ from specvla_ros.progress import terminal_bar
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.target_check import check_target
+from specvla_ros.workforce.crew import Crew, GivenUp, News
+from specvla_ros.workforce.ray_actors import check_address
+from specvla_ros.workforce.threads import Threads
+from specvla_ros.workforce.where import RAY_HELP, workers_at
+from specvla_ros.workforce.worker import Employer
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
@@ -61,7 +65,9 @@ class RegenerateArgs:
     paths: Annotated[int, Help(help="token paths a frame, the first is the target's own")] = 4
     jitter: Annotated[int, Help(help='bins the tokens of the other paths are off by at most')] = 9
     batch: Annotated[int, Help(help='frames decoded at once')] = 64
-    lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
+    lanes: Annotated[int, Help(
+        help='threads, each on a core of its own; with --ray workers with a model each')] = 2
+    ray: Annotated[str | None, Help(help=RAY_HELP)] = None
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of the other paths')] = 0
 
@@ -77,11 +83,8 @@ def run(args: RegenerateArgs) -> int:
     key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     sha256 = folder_sha256(args.target)
     check_writable('--out', folder := args.out or default_folder(args.suite, sha256))
-    # Float32 on the CPU, elsewhere the checkpoint's own: as deployed.
-    model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
-    settings = load_dataset(key)
-    space = ActionSpace(
-        model.action_tokenizer, model.action_dim(key), action_chunk(model.config, None))
+    model, settings = _model(args), load_dataset(key)
+    space = _space(model, key)
     manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,
         args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
@@ -95,7 +98,10 @@ def run(args: RegenerateArgs) -> int:
                   f'{new} to do')
     started = time.monotonic()
     regenerator = Regenerator(model, space, args)
-    write_shards(regenerator.records, folder, missing, args.lanes, console)
+    there = replace(args, target=found_elsewhere(args.target) or args.target)
+    employer = args.ray and workers_at(args.ray, MakeLane(there, key), threads=1,
+                                       device=args.device, folders=(args.target,))
+    write_shards(regenerator.records, folder, missing, args.lanes, console, employer or None)
     names = {episode.name: episode.instruction for episode in episodes}
     replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
     _say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
@@ -220,43 +226,83 @@ Source = TypeVar('Source', bound=ShardSource)
 
 def write_shards(
     records_of: Callable[[Source], Iterator[NDArray]], folder: Path, episodes: Sequence[Source],
-    lanes: int, console: Console,
+    lanes: int, console: Console, employer: Employer | None = None,
 ) -> None:
     """
     Decode episodes in lanes, threads of a core each; each shard appears whole or not at all.
 
-    records_of: gives an episode's records, a batch at a time; called in the lanes.
+    records_of: gives an episode's records, a batch at a time; called in the lanes. employer: of
+    workers elsewhere that do the same; None = these threads.
+
+    :raises SpecVLAError: a shard can't be written, or its workers were lost again and again
     """
     total, done = sum(map(len, episodes)), 0
     started = said = time.monotonic()
-
-    def shard(episode: Source) -> int:
-        records = np.concatenate(list(records_of(episode)))
-        path = folder / f'{episode.name}.npy'
-        with whole_file(path) as temporary, temporary.open('wb') as file:
-            np.save(file, records)
-        return len(records)
-
+    employer = Threads(lambda: Lane(records_of)) if employer is None else employer
     columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with terminal_bar(console, *columns) as progress, \
-            ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    run = Crew(employer, lanes).run([Shard(episode) for episode in episodes])
+    with terminal_bar(console, *columns) as progress, contextlib.closing(run) as events:
         bar = progress.add_task('', total=total)
-        waiting, rest = deque(), iter(episodes)
-        try:
-            while True:
-                while len(waiting) < 2 * lanes and (episode := next(rest, None)) is not None:
-                    waiting.append(pool.submit(shard, episode))
-                if not waiting:
-                    return
-                done += waiting.popleft().result()
-                progress.update(bar, completed=done)
-                now = time.monotonic()
-                if not console.is_terminal and now - said > _SAY_EVERY:
-                    said, speed = now, done / (now - started)
-                    _say(console, f'{done} of {total} frames, {speed:.0f} frames/s, '
-                                  f'{(total - done) / speed:.0f} s left')
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for event in events:
+            if isinstance(event, GivenUp):
+                raise SpecVLAError(f'{event.job.source.name}: {event.reason}; the same command '
+                                   'goes on where it stopped')
+            if isinstance(event, News):
+                continue
+            path = folder / f'{event.job.source.name}.npy'
+            with whole_file(path) as temporary, temporary.open('wb') as file:
+                np.save(file, event.result)
+            done += len(event.result)
+            progress.update(bar, completed=done)
+            now = time.monotonic()
+            if not console.is_terminal and now - said > _SAY_EVERY:
+                said, speed = now, done / (now - started)
+                _say(console, f'{done} of {total} frames, {speed:.0f} frames/s, '
+                              f'{(total - done) / speed:.0f} s left')
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard to be made, as a job: any worker will do."""
+
+    source: ShardSource
+    place: tuple[()] = ()
+
+
+class Lane:
+    """A worker that decodes shards on one core; records_of: see `write_shards`."""
+
+    def __init__(self, records_of: Callable[[Any], Iterator[NDArray]]) -> None:
+        torch.set_num_threads(1)  # of this thread
+        self._records_of = records_of
+
+    def do(self, job: Shard, tell: Callable[[Any], None]) -> NDArray:
+        """Decode an episode."""
+        return np.concatenate(list(self._records_of(job.source)))
+
+
+@dataclass(frozen=True, slots=True)
+class MakeLane:
+    """Makes a lane with a target of its own, on whichever machine; picklable."""
+
+    args: RegenerateArgs
+    unnorm_key: str
+
+    def __call__(self) -> Lane:
+        """Load the target."""
+        args = replace(self.args, target=checkpoint_folder(self.args.target))
+        model = _model(args)
+        return Lane(Regenerator(model, _space(model, self.unnorm_key), args).records)
+
+
+def _model(args: RegenerateArgs) -> OpenVLA:
+    """Float32 on the CPU, elsewhere the checkpoint's own: as deployed."""
+    return OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
+
+
+def _space(model: OpenVLA, unnorm_key: str) -> ActionSpace:
+    return ActionSpace(
+        model.action_tokenizer, model.action_dim(unnorm_key), action_chunk(model.config, None))
 
 
 def _check_same(folder: Path, manifest: Manifest) -> None:
@@ -287,6 +333,8 @@ def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
 
 
 def _check(args: RegenerateArgs) -> None:
+    if args.ray is not None:
+        check_address(args.ray)
     for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')

@@ -11,9 +11,9 @@ class Schedule(Protocol):
     """
     Arguments that every training has.
 
-    batch: frames a step; lanes: threads; dtype: what they compute in; store: what the weights are
-    written in; minutes: length of the training, 0 = count epochs; evaluate: minutes between
-    measurements; seed: of the order of the frames and of what is drawn at random.
+    batch: frames a step and process; lanes: threads; dtype: what they compute in; store: what the
+    weights are written in; minutes: length of the training, 0 = count epochs; evaluate: minutes
+    between measurements; seed: of the order of the frames and of what is drawn at random.
     """
 
     batch: int
@@ -42,13 +42,20 @@ def check_schedule(args: Schedule) -> None:
         raise SpecVLAError('minutes and epochs are both 0: one must be positive')
 
 
-def share_done(args: Schedule, elapsed: float, steps: int, frames: int) -> float:
+def share_done(
+    args: Schedule, elapsed: float, steps: int, frames: int, processes: int = 1
+) -> float:
     """Share of a training that is done, 0 … 1, after seconds and optimiser steps."""
     if args.minutes:
         return min(1.0, elapsed / (60 * args.minutes))
-    return min(1.0, steps / max(1, math.floor(args.epochs * frames / args.batch)))
+    return min(1.0, steps / max(1, math.floor(args.epochs * frames / (args.batch * processes))))
 
 
-def schedule_settings(args: Schedule) -> dict[str, Any]:
-    """What of it a resumed training must have in common with the interrupted one."""
-    return {name: getattr(args, name) for name in ('batch', 'lanes', 'dtype', 'seed')}
+def schedule_settings(args: Schedule, processes: int = 1) -> dict[str, Any]:
+    """
+    What of it a resumed training must have in common with the interrupted one.
+
+    Batch and lanes are those of all processes: two of them go on with what one has begun.
+    """
+    return {'batch': args.batch * processes, 'lanes': args.lanes * processes,
+            'dtype': args.dtype, 'seed': args.seed}

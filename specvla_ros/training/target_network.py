@@ -3,6 +3,7 @@
 from torch import nn
 
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training.lora import add_lora
 from specvla_ros.training.target_loss import StateHeads
 
 
@@ -11,12 +12,13 @@ class TargetNetwork(nn.Module):
     A target and its state heads.
 
     state_size: numbers of the privileged state, S; instructions: how many; freeze_vision: leave
-    the vision towers as they are; vision_only: leave everything else.
+    the vision towers as they are; vision_only: leave everything else. lora: rank of adapters that
+    alone are trained; 0 = there are none.
     """
 
     def __init__(
         self, model: OpenVLA, state_size: int, instructions: int, freeze_vision: bool,
-        vision_only: bool,
+        vision_only: bool, lora: int = 0,
     ) -> None:
         super().__init__()
         self.model = model.train()
@@ -28,5 +30,8 @@ class TargetNetwork(nn.Module):
             for part in (model.language_model, model.vision.dino, model.vision.siglip):
                 if part is not None:
                     part.set_attn_implementation('eager')
+        if lora:
+            add_lora(model, lora)
+            return
         model.requires_grad_(not vision_only)
         model.vision.requires_grad_(not freeze_vision)

@@ -39,7 +39,7 @@ class TrainGlanceArgs(DrafterTrainingArgs):
         help='folder of drafters that gets it, as its folder glance; default: TARGET/drafters')
         ] = None
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 20.0
-    batch: Annotated[int, Help(help='frames a step, over all lanes')] = 128
+    batch: Annotated[int, Help(help='frames a step and process, over all lanes')] = 128
     rank: Annotated[int, Help(help='numbers a patch is condensed to')] = 24
     width: Annotated[int, Help(help='of the layers behind them')] = 256
     shapes: Annotated[int, Help(help='curves over the bins that logits are mixed of')] = 64

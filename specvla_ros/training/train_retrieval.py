@@ -35,6 +35,7 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
+from specvla_ros.training.process_group import check_alone
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.target_check import check_place, check_target
 
@@ -80,6 +81,7 @@ def run(args: TrainRetrievalArgs) -> int:
 
     :raises SpecVLAError: no data of this target, or settings that can't be
     """
+    check_alone('train retrieval')
     for name, most in (('entries', 2**22), ('rank', 256), ('size', 1024)):
         if not 1 <= getattr(args, name) <= most:
             raise SpecVLAError(f'--{name} {getattr(args, name)}: must be 1 to {most}')

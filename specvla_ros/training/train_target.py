@@ -30,7 +30,9 @@ from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.holdout import divide
+from specvla_ros.training.lora import check_lora, merged, MOST_RANK
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.process_group import ALONE, joined, ProcessGroup
 from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
@@ -68,7 +70,7 @@ class TrainTargetArgs:
         help='of these, how many to recommend to execute; default: half of them')] = None
     minutes: Annotated[float, Help(help='wall-clock time to train for; 0 = count epochs')] = 0.0
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
-    batch: Annotated[int, Help(help='frames a step, over all lanes')] = 64
+    batch: Annotated[int, Help(help='frames a step and process, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
     dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'bfloat16'
     store: Annotated[str, Help(
@@ -79,6 +81,8 @@ class TrainTargetArgs:
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
     init: Annotated[Path | None, Help(
         help='checkpoint to start from: a folder, or the name of an embedded one')] = None
+    lora: Annotated[int, Help(
+        help='rank of adapters on the Llama of --init, trained alone; 0 = train all weights')] = 0
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -104,23 +108,25 @@ def run(args: TrainTargetArgs) -> int:
     """
     if args.init is not None:
         args = replace(args, init=checkpoint_folder(args.init))
-    _check(args)
-    trainer = make_trainer(args)
-    with trainer.progress as progress:
-        trainer.run()
-        progress.say(f'checkpoint in {args.out}')
+    with joined(args.device) as group:
+        args = replace(args, device=group.device)
+        _check(args)
+        trainer = make_trainer(args, group)
+        with trainer.progress as progress:
+            trainer.run()
+            progress.say(f'checkpoint in {args.out}')
     return 0
 
 
-def make_trainer(args: TrainTargetArgs) -> Trainer:
+def make_trainer(args: TrainTargetArgs, group: ProcessGroup = ALONE) -> Trainer:
     """Read data, checkpoint and state: all that a training begins, or goes on, with."""
     folder = StateFolder(args.out.with_name(args.out.name + '.training'), '--out')
     saved = folder.load(args.resume, args.device, _SAVED)
     if saved:
         folder.check_same(_settings(args), saved)  # before data are read that are not its own
-    progress = TrainingProgress('train target', Console(), args.chunk)
+    progress = TrainingProgress('train target', Console(quiet=not group.leads), args.chunk)
     recipe = TargetRecipe(args, saved and saved.recipe, progress.loading)
-    return Trainer(recipe, args, folder, progress, saved)
+    return Trainer(recipe, args, folder, progress, saved, group)
 
 
 class TargetRecipe(Recipe):
@@ -140,7 +146,8 @@ class TargetRecipe(Recipe):
         self.widths = LabelWidths(args.sigma_start, args.sigma_end, args.sigma_rotation)
         data_set = load_dataset(args.unnorm_key or args.suite)
         initial = None if args.init is None else OpenVLA.from_pretrained(
-            args.init, args.device, torch.float32)
+            args.init, args.device, getattr(torch, args.dtype) if args.lora else torch.float32)
+        self.only_trained = bool(args.lora)
         size = initial.config.image_size if initial else args.shape.image_size
         self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite, size,
                                data_set.mirror_image, args.tasks, data_set.image, args.chunk)
@@ -156,7 +163,7 @@ class TargetRecipe(Recipe):
         self.model = self._model(initial)
         self.network = TargetNetwork(
             self.model, self.dataset.episodes[0].state.shape[1], len(self.instructions),
-            args.freeze_vision, args.vision_only)
+            args.freeze_vision, args.vision_only, args.lora)
         self._divide()
 
     def loss(
@@ -216,7 +223,8 @@ class TargetRecipe(Recipe):
             'action': _lists(self.statistics),
             'num_transitions': self.dataset.n_frames,
             'num_trajectories': len(self.dataset.episodes)}}
-        model.save_pretrained(folder, getattr(torch, self.args.store))
+        dtype = getattr(torch, self.args.store)
+        (merged(model, dtype) if self.args.lora else model).save_pretrained(folder, dtype)
         (folder / 'dataset_statistics.json').write_text(
             json.dumps(model.norm_stats, indent=2) + '\n')
 
@@ -279,6 +287,14 @@ def _check(args: TrainTargetArgs) -> None:
     if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
         raise SpecVLAError(f'--execute-steps {args.execute_steps}: give 1 to {args.chunk}, the '
                            'steps of an action (--chunk)')
+    if not 0 <= args.lora <= MOST_RANK:
+        raise SpecVLAError(f'--lora {args.lora}: give a rank of 1 to {MOST_RANK}, or 0 to train '
+                           'all weights')
+    if args.lora:
+        check_lora()
+        if args.init is None or args.vision_only:
+            raise SpecVLAError('--lora adapts the Llama of a checkpoint: give --init, and leave '
+                               'out --vision-only')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 
@@ -288,7 +304,8 @@ def _settings(args: TrainTargetArgs) -> dict[str, Any]:
     names = ('suite', 'tasks', 'unnorm_key', 'chunk', 'execute_steps', 'freeze_vision',
              'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
-        'shape': asdict(args.shape), 'init': args.init and str(args.init)}
+        'shape': asdict(args.shape), 'init': args.init and str(args.init)} | (
+            {'lora': args.lora} if args.lora else {})  # no key before there was LoRA
 
 
 def _lists(statistics: ActionStatistics) -> dict[str, list]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.training.optimizer import Optimizer
+from specvla_ros.training.process_group import ALONE, ProcessGroup
 from specvla_ros.training.recipe import Accuracy, Loss, Recipe
 from specvla_ros.training.sampler import Sampler
 from specvla_ros.training.saved_state import SavedState, StateFolder
@@ -47,22 +48,25 @@ class Trainer:
     """
     Train the network of a recipe.
 
-    saved: what `folder.load` gave; None: from the start.
+    saved: what `folder.load` gave; None: from the start. group: of processes that train it
+    together: each takes its part of every batch, the first one measures and writes.
 
     :raises SpecVLAError: the training was begun with other settings, or its state doesn't fit
     """
 
     def __init__(
         self, recipe: Recipe, schedule: Schedule, folder: StateFolder, progress: TrainingProgress,
-        saved: SavedState | None,
+        saved: SavedState | None, group: ProcessGroup = ALONE,
     ) -> None:
-        self.recipe, self.schedule = recipe, schedule
+        self.recipe, self.schedule, self.group = recipe, schedule, group
         self.folder, self.progress = folder, progress
         if saved:
             folder.check_same(self._settings(), saved)
         self.optimizer = Optimizer(recipe.network, schedule.optimizer, schedule.lanes,
-                                   getattr(torch, schedule.dtype))
-        self.sampler = Sampler(schedule.seed, schedule.batch)
+                                   getattr(torch, schedule.dtype), group,
+                                   recipe.only_trained)
+        self.batch = schedule.batch * group.size  # frames a step, over all processes
+        self.sampler = Sampler(schedule.seed, self.batch)
         self.elapsed = 0.0  # seconds, over all resumed runs
         self.samples = 0  # frames trained on
         self._is_written = False  # the network, as it is now
@@ -77,36 +81,56 @@ class Trainer:
 
         :raises KeyboardInterrupt: it was stopped; the state is saved
         """
-        self.progress.say(self.recipe.title())
+        self.group.check_same(frames=len(self.recipe.frames))
+        self.progress.say(self.recipe.title() + self._processes())
         started = time.monotonic() - self.elapsed
         interval, accuracy = _Interval(self.samples), None
         with stop_request() as stop:
-            while (done := self.done()) < 1:
-                if stop.made:
+            while True:
+                # Clocks differ, and one process is told to stop before another.
+                done, is_due, stopped = self.group.largest(
+                    self.done(), interval.seconds() > 60 * self.schedule.evaluate, stop.made)
+                if is_due and interval.losses:
+                    accuracy = self._evaluate(interval)
+                    interval = _Interval(self.samples)
+                if done >= 1:
+                    break
+                if stopped:
                     self._stop()
-                if self.recipe.refresh(self.sampler.at_end) or self.sampler.at_end:
+                if self._has_grown() or self.sampler.at_end:
                     self.sampler.begin(len(self.recipe.frames))
                 interval.losses += self.step(done)
                 self.elapsed = time.monotonic() - started
                 self.progress.update(
                     self.done(), self.elapsed, interval.speed(self.samples), interval.losses)
-                if interval.seconds() > 60 * self.schedule.evaluate:
-                    accuracy = self._evaluate(interval)
-                    interval = _Interval(self.samples)
             if not self._is_written:
                 accuracy = self._evaluate(interval)
-            if stop.made:
+            if stopped:
                 raise KeyboardInterrupt
         return accuracy
+
+    def _has_grown(self) -> bool:
+        """Take in new frames, where one process alone reads them: all must have the same."""
+        return self.group.size == 1 and self.recipe.refresh(self.sampler.at_end)
+
+    def _processes(self) -> str:
+        if self.group.size == 1:
+            return ''
+        return (f'; {self.group.size} processes, batch {self.schedule.batch} each, {self.batch} '
+                'in all')
 
     def done(self) -> float:
         """Share of the training that is done, 0 … 1."""
         return share_done(
-            self.schedule, self.elapsed, self.optimizer.steps, len(self.recipe.frames))
+            self.schedule, self.elapsed, self.optimizer.steps, len(self.recipe.frames),
+            self.group.size)
 
     def step(self, done: float) -> list[Loss]:
         """Take one optimiser step on the next batch; return the losses of the lanes."""
-        parts = np.array_split(self.sampler.next(), self.schedule.lanes)
+        lanes = self.schedule.lanes
+        first = lanes * self.group.rank
+        # A lane draws the same at random, whichever process it is in.
+        parts = list(enumerate(np.array_split(self.sampler.next(), lanes * self.group.size)))
 
         def lane(part: tuple[int, NDArray[np.int64]]) -> tuple[Tensor, Loss]:
             number, chosen = part
@@ -114,8 +138,8 @@ class Trainer:
             loss = self.recipe.loss(self.optimizer.replica, chosen, random, done)
             return loss.total, replace(loss, total=loss.total.detach())
 
-        losses = self.optimizer.step(lane, list(enumerate(parts)), done)
-        self.samples += self.schedule.batch
+        losses = self.optimizer.step(lane, parts[first:first + lanes], done)
+        self.samples += self.batch
         self._is_written = False
         return losses
 
@@ -133,13 +157,21 @@ class Trainer:
         return self.recipe.accuracy(torch.cat(self.optimizer.map(lane, parts)))
 
     def save(self) -> None:
-        """Save the state to go on from."""
+        """Save the state to go on from; one process does, for all."""
+        if not self.group.leads:
+            return
         self.folder.save(SavedState(
             self._settings(), self.optimizer.state_dict(), self.sampler.state_dict(),
             self.elapsed, self.samples, self.recipe.state()))
 
     def _evaluate(self, interval: _Interval) -> Accuracy | None:
         """Measure the averaged weights; add to the curve, write the network, save the state."""
+        self._is_written = True
+        accuracy = self._write(interval) if self.group.leads else None
+        self.group.wait()
+        return accuracy
+
+    def _write(self, interval: _Interval) -> Accuracy | None:
         accuracy, recipe = self.measure(), self.recipe
         point = {
             'step': self.optimizer.steps, 'minutes': self.elapsed / 60,
@@ -152,7 +184,6 @@ class Trainer:
         self.folder.add_point(point)
         with whole_folder(recipe.out, recipe.keep) as folder:
             recipe.write(self.optimizer.averaged, folder, point)
-        self._is_written = True
         self.save()
         return accuracy
 
@@ -163,7 +194,7 @@ class Trainer:
         raise KeyboardInterrupt
 
     def _settings(self) -> dict:
-        return schedule_settings(self.schedule) | self.recipe.settings()
+        return schedule_settings(self.schedule, self.group.size) | self.recipe.settings()
 
     def _go_on(self, saved: SavedState) -> None:
         try:

@@ -138,14 +138,17 @@ def test_labels_are_what_a_real_arm_did(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LiberoEnv, 'step', watched)
     args = CollectArgs(tasks=(0,), seed=3, chunk=8, out=tmp_path, resolution=96, keep=1.0)
-    collect._collect_batch(args, 0, range(3, 4))
+    content, _ = collect.Collector(args).do(collect.Demonstration(0, 3, 3), lambda _: None)
+    path = tmp_path / SUITE / 'task0' / 'seed3.npz'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
     collect._open.pop('env').close()
     collect._open.clear()
     dataset = Dataset(tmp_path, SUITE, size=32, chunk=8)
     dataset.refresh()
     episode, = dataset.episodes
     assert episode.labels.shape == (len(episode), 8, 7) and len(episode) > 10
-    with np.load(tmp_path / SUITE / 'task0' / 'seed3.npz', allow_pickle=True) as file:
+    with np.load(path, allow_pickle=True) as file:
         frames = file['frame']
     for labels, frame in zip(episode.labels, frames, strict=True):
         np.testing.assert_allclose(labels * SCALE, done[frame:frame + 8], atol=1e-6)

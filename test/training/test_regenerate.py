@@ -1,6 +1,8 @@
 """`regenerate`: what is stored is what the deployed decoder says, feature by feature."""
 
+from dataclasses import replace
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -160,3 +162,23 @@ def test_bad_settings_get_one_clear_line(args, tmp_path, change, message):
     with pytest.raises(SpecVLAError, match=message) as error:
         run(regenerate_args(tmp_path, args.data, **change))
     assert '\n' not in str(error.value)
+
+
+def test_a_worker_elsewhere_says_the_same_from_what_it_is_sent(args, data):
+    """As on Ray: lane and shard travel as bytes, pixels included, and no disk is shared."""
+    run(args)
+    model = OpenVLA.from_pretrained(args.target)
+    dataset = Dataset(data, SUITE, model.config.image_size)
+    dataset.refresh()
+    episode = dataset.episodes[0]
+    sent = pickle.dumps((regenerate.MakeLane(args, SUITE), regenerate.Shard(episode)))
+    make, shard = pickle.loads(sent)
+    assert len(sent) > episode.pixels.nbytes
+    found = make().do(shard, lambda news: None)
+    np.testing.assert_array_equal(found, shards(args)[episode.name].records)
+
+
+def test_ray_that_is_not_there_is_one_line_and_leaves_nothing(args):
+    with pytest.raises(SpecVLAError, match='--ray needs the Python package|--ray ray://x:1'):
+        run(replace(args, ray='ray://x:1'))
+    assert not args.out.exists()

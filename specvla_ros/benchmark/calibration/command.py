@@ -9,8 +9,11 @@ preset. How is in `control.py`, and in docs/calibration.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Sequence
+import contextlib
 import dataclasses
+from dataclasses import dataclass
 import itertools
 import sys
 from typing import Any
@@ -23,7 +26,12 @@ from specvla_ros import files
 from specvla_ros.benchmark import report, run_folder
 from specvla_ros.benchmark.calibration import control, family, preset, tables
 from specvla_ros.benchmark.calibration.plan import CalibrateArgs, CalibrationPlan, make_plan
-from specvla_ros.benchmark.calibration.sources import PoliciesByScale
+from specvla_ros.benchmark.calibration.sources import (
+    EpisodeMeasurer,
+    LiberoEpisodes,
+    PoliciesByScale,
+    RecordedBags,
+)
 from specvla_ros.benchmark.calibration.units import losses, Unit, UnitLog
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.calibrated import identity
@@ -31,6 +39,10 @@ from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.progress import episode_columns, terminal_bar
+from specvla_ros.workforce.crew import Crew, Done, News
+from specvla_ros.workforce.threads import Threads
+from specvla_ros.workforce.where import workers_at
+from specvla_ros.workforce.worker import WorkersDied
 
 __all__ = ['CalibrateArgs', 'run']
 
@@ -59,6 +71,9 @@ def run(
             console.print(f'interrupted: {len(log.episodes)} episodes are kept in {plan.folder}; '
                           'the same command goes on from there')
             return INTERRUPTED
+        except WorkersDied as error:
+            Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
+            return 1
         of_name = {unit.name: unit for unit in log.episodes}
         units = [of_name[name] for name in plan.source.names]
     found = losses(units, args.limits, args.promise)
@@ -87,15 +102,62 @@ def _measure(plan: CalibrationPlan, log: UnitLog, console: Console) -> None:
     if len(missing) < len(plan.source.names):
         console.print(f'{len(plan.source.names) - len(missing)} of {len(plan.source.names)} '
                       f'episodes are in {plan.folder} already', highlight=False)
-    policies = load_policies(plan)
     with _bar(console) as bar:
         task = bar.add_task('', total=len(missing), frames=0)
-        seen = itertools.count(1)
-        for unit in plan.source.units(
-                done, policies, lambda: bar.update(task, frames=next(seen))):
-            with files.writing(log.path):
-                log.append(unit)
-            bar.advance(task)
+        seen: Counter[str] = Counter()  # frames, by unit
+
+        def on_frame(unit: str, frames: int) -> None:
+            seen[unit] = frames
+            bar.update(task, frames=seen.total())
+
+        measure = _measure_bags if isinstance(plan.source, RecordedBags) else _measure_episodes
+        with contextlib.closing(measure(plan, done, on_frame)) as units:
+            for unit in units:
+                with files.writing(log.path):
+                    log.append(unit)
+                bar.advance(task)
+
+
+def _measure_bags(
+    plan: CalibrationPlan, done: Collection[str], on_frame: Callable[[str, int], None]
+) -> Generator[Unit, None, None]:
+    """Look at recordings in this process: they are read in order."""
+    assert isinstance(plan.source, RecordedBags)
+    seen = itertools.count(1)
+    yield from plan.source.units(done, load_policies(plan), lambda: on_frame('', next(seen)))
+
+
+def _measure_episodes(
+    plan: CalibrationPlan, done: Collection[str], on_frame: Callable[[str, int], None]
+) -> Generator[Unit, None, None]:
+    """Let workers play episodes."""
+    assert isinstance(plan.source, LiberoEpisodes)
+    make = MakeMeasurer(plan)
+    employer = Threads(make) if plan.is_made_up else workers_at(
+        plan.args.ray, make, threads=plan.threads, device=plan.args.device,
+        folders=plan.weights, logs=plan.folder)
+    crew = Crew(employer, plan.args.workers, logs=plan.folder)
+    with contextlib.closing(crew.run(plan.source.jobs(done))) as events:
+        for event in events:
+            if isinstance(event, News):
+                on_frame(event.job.name, event.said)
+            elif isinstance(event, Done):
+                yield event.result
+            else:
+                raise WorkersDied(f'{event.job.name}: {event.reason}; the same command goes on '
+                                  f'with what is kept in {plan.folder}')
+
+
+@dataclass(frozen=True, slots=True)
+class MakeMeasurer:
+    """Makes what measures episodes, in a worker; picklable."""
+
+    plan: CalibrationPlan
+
+    def __call__(self) -> EpisodeMeasurer:
+        """Load the weights."""
+        assert isinstance(self.plan.source, LiberoEpisodes)
+        return EpisodeMeasurer(self.plan.source, load_policies(self.plan))
 
 
 def load_policies(plan: CalibrationPlan) -> PoliciesByScale:
@@ -104,10 +166,10 @@ def load_policies(plan: CalibrationPlan) -> PoliciesByScale:
 
     from specvla_ros.policy import Policy
 
-    if plan.args.threads:
-        torch.set_num_threads(plan.args.threads)
+    if plan.args.threads or plan.args.workers > 1 or plan.args.ray:
+        torch.set_num_threads(plan.threads)
     source = dataclasses.replace(plan.args.source('ar'), unnorm_key=plan.unnorm_key)
-    reference = Policy.of(source)
+    reference = Policy.of(source.absolute())
     return PoliciesByScale(reference, {
         scale: reference.with_decoder(family.scaled(plan.base, scale))
         for scale in plan.args.scales})

@@ -85,8 +85,13 @@ class CalibrateArgs(PolicyArgs):
     episodes and count the violations in the other, --splits times."""
     splits: int = LEAST_SPLITS
     """Random splits of --check, at least 20."""
+    workers: int = 1
+    """Workers that play LIBERO episodes, each with a simulator and a model."""
+    ray: str | None = None
+    """Play LIBERO on a Ray cluster: HOST:PORT of its head, `auto` for the one that this machine is
+    part of, `local` for this machine alone. Default: processes of this machine."""
     threads: int | None = None
-    """Torch threads. Default: torch's own choice."""
+    """Torch threads. Default: torch's own choice; with more workers, the cores divided by them."""
     preset: Path | None = None
     """Where the preset is written, a name ending in .yaml. Default: calibrated.yaml in --out."""
     out: Path | None = None
@@ -112,6 +117,13 @@ class CalibrationPlan:
     config: dict[str, Any]
     checkpoint: dict[str, Any]
     folder: Path
+    weights: tuple[Path, ...] = ()  # folders that are loaded
+    is_made_up: bool = False  # the world is no LIBERO and stays in this process
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of a worker."""
+        return self.args.threads or max(1, machine.available_cores() // self.args.workers)
 
     @property
     def preset(self) -> Path:
@@ -155,8 +167,10 @@ def make_plan(
                   'max_steps': args.max_steps, 'drive': args.drive}
     config = {**places, 'decoder': dataclasses.asdict(base), 'scales': list(args.scales),
               **args.source(base).facts, 'unnorm_key': unnorm_key}
+    target, drafters = machine.checkpoint_folders(args.checkpoint, args.drafter)
     plan = CalibrationPlan(args, base, unnorm_key, source, config,
-                machine.checkpoint_sha256(args.checkpoint, args.drafter), args.out or Path())
+                machine.checkpoint_sha256(args.checkpoint, args.drafter), args.out or Path(),
+                (target, *drafters.values()), make_environment is not None)
     if args.out is None:
         folder = run_folder.default_folder('calibrate', plan.identity())
         plan = dataclasses.replace(plan, folder=folder)
@@ -204,6 +218,10 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
     checks.check_at_least('--seed', args.seed, 0)
     checks.check_at_least('--max-steps', args.max_steps, 1)
     checks.check_at_least('--threads', args.threads, 1)
+    checks.check_at_least('--workers', args.workers, 1)
+    if args.bag and (args.workers > 1 or args.ray is not None):
+        raise SpecVLAError('--workers and --ray play LIBERO episodes, and --bag plays none: leave '
+                           'them out')
     _check_scales(args)
     if not args.bag:
         check_enough(args, args.episodes)

@@ -67,11 +67,6 @@ class UnitSource(Protocol):
     def names(self) -> tuple[str, ...]:
         """Names of all units, in their order."""
 
-    def units(
-        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
-    ) -> Iterator[Unit]:
-        """Yield the units that are not done yet."""
-
 
 @dataclass(frozen=True, slots=True)
 class LiberoEpisodes:
@@ -102,32 +97,56 @@ class LiberoEpisodes:
     def _name(self, task: int, seed: int) -> str:
         return f'{self.suite} task {task} seed {seed}'
 
-    def units(
-        self, done: Collection[str], policies: PoliciesByScale, on_frame: Callable[[], None]
-    ) -> Iterator[Unit]:
-        """Play what is missing, task by task: a scene takes seconds to make."""
-        places = sorted(map(self._place, range(self.count)))
-        missing = [place for place in places if self._name(*place) not in done]
-        for task, of_task in groupby(missing, lambda place: place[0]):
-            environment = self.make_environment(self.suite, task)
-            try:
-                for _, seed in of_task:
-                    success = self._play(environment, seed, policies, on_frame)
-                    yield policies.end(self._name(task, seed), success)
-            finally:
-                environment.close()
+    def jobs(self, done: Collection[str]) -> list[RandomStart]:
+        """Return what is missing, task by task: a scene takes seconds to make."""
+        return [RandomStart(self._name(*place), *place)
+                for place in sorted(map(self._place, range(self.count)))
+                if self._name(*place) not in done]
 
-    def _play(
-        self, environment: Environment, seed: int, policies: PoliciesByScale,
-        on_frame: Callable[[], None],
-    ) -> bool:
-        policies.begin()
+
+@dataclass(frozen=True, slots=True)
+class RandomStart:
+    """An episode from a random start, as a job for a worker."""
+
+    name: str
+    task: int
+    seed: int
+
+    @property
+    def place(self) -> tuple[int]:
+        """Its task."""
+        return self.task,
+
+
+class EpisodeMeasurer:
+    """Plays episodes inside a worker, one scene at a time, and measures the policies on them."""
+
+    def __init__(self, episodes: LiberoEpisodes, policies: PoliciesByScale) -> None:
+        self._episodes, self._policies = episodes, policies
+        self._scene: tuple[int, Environment] | None = None
+
+    def do(self, job: RandomStart, tell: Callable[[int], None]) -> Unit:
+        """Play an episode and return what was measured; tells the number of its frames so far."""
+        success = self._play(self._environment(job.task), job.seed, tell)
+        return self._policies.end(job.name, success)
+
+    def _environment(self, task: int) -> Environment:
+        if self._scene is None or self._scene[0] != task:
+            if self._scene is not None:
+                self._scene[1].close()
+                self._scene = None
+            self._scene = task, self._episodes.make_environment(self._episodes.suite, task)
+        return self._scene[1]
+
+    def _play(self, environment: Environment, seed: int, tell: Callable[[int], None]) -> bool:
+        episodes, frames = self._episodes, 0
+        self._policies.begin()
         observation, steps = environment.reset_random(seed), 0
-        limit = self.max_steps or environment.max_steps
+        limit = episodes.max_steps or environment.max_steps
         while True:
-            actions = policies.act(np.array(observation.image), environment.instruction)
-            on_frame()
-            for delta in actions[self.drive].si:
+            actions = self._policies.act(np.array(observation.image), environment.instruction)
+            tell(frames := frames + 1)
+            for delta in actions[episodes.drive].si:
                 observation, steps = environment.step(delta), steps + 1
                 if observation.success or steps >= limit:
                     return bool(observation.success)

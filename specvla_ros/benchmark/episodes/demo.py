@@ -22,7 +22,7 @@ from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes import video
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
 from specvla_ros.benchmark.episodes.films import PlayedEpisode, read_episode
-from specvla_ros.benchmark.episodes.workers import Playing
+from specvla_ros.benchmark.episodes.trial import Playing
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.session import DemoSession, SessionDied

@@ -6,7 +6,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 from rich.text import Text
 
-from specvla_ros.benchmark.episodes.workers import Playing
+from specvla_ros.benchmark.episodes.trial import Playing
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.progress import episode_columns, LiveProgress, terminal_bar
 

@@ -6,7 +6,8 @@ state to state, on the same weights: other load on the machine hits them alike. 
 episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+import contextlib
 import os
 from pathlib import Path
 import sys
@@ -28,10 +29,12 @@ from specvla_ros.benchmark.episodes.plan import (
 )
 from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
-from specvla_ros.benchmark.episodes.workers import Player, WorkerPool, WorkersDied
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.workforce.crew import Crew, Done, GivenUp, News
+from specvla_ros.workforce.where import workers_at
+from specvla_ros.workforce.worker import MakeWorker, WorkersDied
 
 
 def make_report(plan: EvaluationPlan, episodes: Sequence[EpisodeRecord], command: Sequence[str]
@@ -42,10 +45,10 @@ def make_report(plan: EvaluationPlan, episodes: Sequence[EpisodeRecord], command
 
 
 def player_of(args: EvalArgs, plan: EvaluationPlan) -> LiberoPlayer:
-    """Return what each worker process needs."""
+    """Return what each worker needs."""
     return LiberoPlayer(
-        source=args.source(next(iter(plan.decoders.values()))), decoders=plan.decoders,
-        unnorm_keys=plan.unnorm_keys,
+        source=args.source(next(iter(plan.decoders.values()))).absolute(),
+        decoders=plan.decoders, unnorm_keys=plan.unnorm_keys,
         threads=plan.config['threads'],
         rollout=RolloutConfig(
             args.max_steps, args.reference_every, plan.execution,
@@ -62,7 +65,7 @@ class Unfinished(Exception):
         self.code = code
 
 
-def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
+def run(args: EvalArgs, make_player: MakeWorker | None = None) -> int:
     """
     Evaluate, print the tables and write report.json and plot.png.
 
@@ -85,7 +88,7 @@ def run(args: EvalArgs, make_player: Callable[[], Player] | None = None) -> int:
     return 0
 
 
-def finish(plan: EvaluationPlan, make_player: Callable[[], Player], console: Console
+def finish(plan: EvaluationPlan, make_player: MakeWorker, console: Console
            ) -> list[EpisodeRecord]:
     """
     Play what is missing of a plan, and return all of its episodes.
@@ -117,21 +120,34 @@ def finish(plan: EvaluationPlan, make_player: Callable[[], Player], console: Con
         return plan.select(log.episodes)
 
 
-def _play(plan: EvaluationPlan, log: EpisodeLog, make_player: Callable[[], Player],
-          console: Console) -> None:
+def _play(plan: EvaluationPlan, log: EpisodeLog, make_player: MakeWorker, console: Console
+          ) -> None:
     """Play what is missing and record it."""
     # Read by OpenMP and BLAS when they are loaded, in the workers.
     os.environ['OMP_NUM_THREADS'] = str(plan.config['threads'])
-    pool = WorkerPool(make_player, plan.config['workers'], logs=plan.folder)
+    employer = workers_at(
+        plan.ray, make_player, threads=plan.config['threads'], device=plan.config['device'],
+        folders=plan.weights, logs=plan.folder)
+    crew = Crew(employer, plan.config['workers'], logs=plan.folder)
     with EpisodeProgress(console, plan.n_episodes, plan.select(log.episodes),
                          list(plan.decoders)) as progress:
-        for event in pool.run(plan.trials_left(log.episodes)):
-            if isinstance(event, EpisodeRecord):
+        with contextlib.closing(crew.run(plan.trials_left(log.episodes))) as events:
+            for event in events:
+                if isinstance(event, News):
+                    progress.playing(event.said)
+                    continue
+                episode = event.result if isinstance(event, Done) else _crashed(event)
                 with files.writing(log.path):
-                    log.append(event)
-                progress.finished(event)
-            else:
-                progress.playing(event)
+                    log.append(episode)
+                progress.finished(episode)
+
+
+def _crashed(event: GivenUp) -> EpisodeRecord:
+    """Return the record of an episode that took several workers with it: no failure to solve."""
+    trial, playing = event.job, event.said
+    return EpisodeRecord(
+        trial.suite, trial.task, trial.state, trial.decoder, success=False,
+        steps=0 if playing is None else playing.steps, crash=event.reason)
 
 
 def _write(plan: EvaluationPlan, document: report.Report, json_path: Path | None,

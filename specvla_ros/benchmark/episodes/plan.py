@@ -16,7 +16,7 @@ from specvla_ros.benchmark import checks, machine, preflight, run_folder
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.episodes.envelope import settings_for_json
 from specvla_ros.benchmark.episodes.latency import Latency
-from specvla_ros.benchmark.episodes.workers import Trial
+from specvla_ros.benchmark.episodes.trial import Trial
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import load_dataset
@@ -40,13 +40,16 @@ class EpisodeArgs(PolicyArgs):
     """Preset of config/decoders or a YAML file; give it again for more. Default: ar, auto and
     auto_relaxed. `ar` is the baseline that speed-ups and errors are against."""
     workers: int = 1
-    """Processes that play episodes, each with a simulator and a model. More finish earlier;
+    """Workers that play episodes, each with a simulator and a model. More finish earlier;
     times per action are clean with one."""
     threads: int | None = None
     """Torch threads per worker. Default: the cores divided by the workers."""
     max_steps: int | None = None
     """Control steps per episode at most. Default: the suite's own limit, as published results
     have it."""
+    ray: str | None = None
+    """Play on a Ray cluster: HOST:PORT of its head, `auto` for the one that this machine is part
+    of, `local` for this machine alone. Default: processes of this machine."""
     safety: str | None = None
     """Play under an envelope: safety or safety_arm (files of config/), or a YAML file. The decoder
     chooses among the bins it allows, and what is executed fits it, as in the node. Default:
@@ -94,7 +97,8 @@ class EvaluationPlan:
 
     unnorm_keys: whose statistics turn tokens into motion, by suite. execution: how many steps of
     an action are executed, and how late. latency: how late each action is, None = as `execution`
-    says. drift: of an object, None = the world stands still.
+    says. drift: of an object, None = the world stands still. ray: cluster that plays, None = this
+    machine. weights: folders that are loaded.
     """
 
     suites: tuple[str, ...]
@@ -108,6 +112,8 @@ class EvaluationPlan:
     execution: Execution
     latency: Latency | None = None
     drift: Drift | None = None
+    ray: str | None = None
+    weights: tuple[Path, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """
@@ -133,13 +139,11 @@ class EvaluationPlan:
         """Return the trials that are left. The order of the decoders rotates with the state."""
         done = {episode.key for episode in finished}
         names = tuple(self.decoders)
-        trials = []
+        trials: list[Trial] = []
         for place in self.places():
             turn = (place[1] + place[2]) % len(names)
             order = names[turn:] + names[:turn]
-            left = tuple(name for name in order if (*place, name) not in done)
-            if left:
-                trials.append(Trial(*place, left))
+            trials += [Trial(*place, name) for name in order if (*place, name) not in done]
         return trials
 
     def select(self, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
@@ -179,11 +183,15 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
         'unnorm_keys': unnorm_keys, **args.source(next(iter(decoders.values()))).facts,
         'workers': args.workers, 'threads': threads,
     }
+    if args.ray is not None:  # no key otherwise, so that runs without one go on
+        config['ray'] = True  # times are those of other machines
     if args.safety is not None:  # no key otherwise, so that runs without one go on
         config['safety'] = settings_for_json(read_safety(args.safety))
     checkpoint = machine.checkpoint_sha256(args.checkpoint, args.drafter)
+    target, drafters = machine.checkpoint_folders(args.checkpoint, args.drafter)
     plan = under(args, EvaluationPlan(tuple(tasks), unnorm_keys, tasks, trials, decoders, config,
-                            checkpoint, folder=args.out or Path(), execution=Execution()))
+                            checkpoint, folder=args.out or Path(), execution=Execution(),
+                            ray=args.ray, weights=(target, *drafters.values())))
     if args.out is None:
         folder = run_folder.default_folder('eval', plan.identity())
         plan = dataclasses.replace(plan, folder=folder)

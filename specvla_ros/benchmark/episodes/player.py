@@ -1,13 +1,15 @@
-"""Plays episodes inside a worker process: one policy, one LIBERO environment at a time."""
+"""Plays episodes inside a worker: one policy, one LIBERO environment at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 import dataclasses
 from dataclasses import dataclass
 import functools
 
 from specvla_ros.benchmark.environment import Environment
 from specvla_ros.benchmark.episodes.rollout import play, RolloutConfig, warm_up
-from specvla_ros.benchmark.episodes.workers import Player, Playing, Trial
+from specvla_ros.benchmark.episodes.trial import Playing, Trial
 from specvla_ros.benchmark.policy_like import EpisodePolicy
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.benchmark.report import BASELINE
@@ -19,7 +21,7 @@ from specvla_ros.policy_source import PolicySource
 @dataclass(frozen=True, slots=True)
 class LiberoPlayer:
     """
-    Makes the player in a worker process; picklable.
+    Makes the player in a worker; picklable.
 
     unnorm_keys: whose statistics turn tokens into motion, by suite. drift: of an object of the
     scene, None = it stands still.
@@ -32,7 +34,7 @@ class LiberoPlayer:
     rollout: RolloutConfig
     drift: Drift | None = None
 
-    def __call__(self) -> Player:
+    def __call__(self) -> TaskPlayer:
         """Load the weights once and share them among the decoders."""
         import torch
 
@@ -77,24 +79,18 @@ class TaskPlayer:
         self._suite, self._policies = first, make_policies(first)
         self._environment: Environment | None = None
 
-    def play(self, trial: Trial, on_progress: Callable[[Playing], None]
-             ) -> Iterator[EpisodeRecord]:
-        """Play a trial's episodes one after the other."""
-        for decoder in trial.decoders:
-            playing = Playing(trial.suite, trial.task, trial.state, decoder)
-            on_progress(playing)
-            environment = self._environment_of(trial)
-
-            def tell(steps: int, playing: Playing = playing) -> None:
-                on_progress(dataclasses.replace(playing, steps=steps))
-
-            policies = self._policies
-            episode = play(
-                environment, policies.by_decoder[decoder], decoder, trial.state, self._config,
-                reference=None if decoder == BASELINE else policies.reference, on_action=tell)
-            if episode.crash is not None:
-                self._close()  # whatever state the simulator is in, the next starts clean
-            yield episode
+    def do(self, job: Trial, tell: Callable[[Playing], None]) -> EpisodeRecord:
+        """Play an episode; see `Worker`."""
+        playing = Playing(job.suite, job.task, job.state, job.decoder)
+        tell(playing)
+        environment, policies = self._environment_of(job), self._policies
+        episode = play(
+            environment, policies.by_decoder[job.decoder], job.decoder, job.state, self._config,
+            reference=None if job.decoder == BASELINE else policies.reference,
+            on_action=lambda steps: tell(dataclasses.replace(playing, steps=steps)))
+        if episode.crash is not None:
+            self._close()  # whatever state the simulator is in, the next starts clean
+        return episode
 
     def _environment_of(self, trial: Trial) -> Environment:
         current = self._environment

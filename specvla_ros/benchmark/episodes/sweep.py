@@ -7,7 +7,7 @@ folder of its own, and is resumed as one. The report is made of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 import itertools
 from pathlib import Path
@@ -29,11 +29,11 @@ from specvla_ros.benchmark.episodes.plan import (
     under,
 )
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
-from specvla_ros.benchmark.episodes.workers import Player
 from specvla_ros.benchmark.records import EpisodeRecord
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.drift import Drifting
 from specvla_ros.typed_files import read_json
+from specvla_ros.workforce.worker import MakeWorker
 from specvla_ros.writable import check_writable
 
 REPORT, PLOT = 'report.json', 'drift.png'
@@ -68,7 +68,7 @@ class DriftArgs(EpisodeArgs):
     """Also write the report here, for machines."""
 
 
-def run(args: DriftArgs, make_player: Callable[[], Player] | None = None) -> int:
+def run(args: DriftArgs, make_player: MakeWorker | None = None) -> int:
     """
     Play what is missing, print a table per latency, and write report.json and drift.png.
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from specvla_ros.benchmark.episodes.episode_progress import EpisodeProgress
-from specvla_ros.benchmark.episodes.workers import Playing
+from specvla_ros.benchmark.episodes.trial import Playing
 
 
 def show(make, terminal: bool) -> str:

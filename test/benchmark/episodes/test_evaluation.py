@@ -14,7 +14,7 @@ from specvla_ros.benchmark.episodes.evaluation import EvalArgs, run
 from specvla_ros.benchmark.episodes.plan import make_plan
 from specvla_ros.benchmark.episodes.player import SuitePolicies, TaskPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
-from specvla_ros.benchmark.episodes.workers import Trial
+from specvla_ros.benchmark.episodes.trial import Trial
 from specvla_ros.benchmark.records import EpisodeLog
 from specvla_ros.execution import Execution
 from specvla_ros.policy import Policy
@@ -55,9 +55,9 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_made(args, change, 
 
 def test_all_decoders_play_each_state_in_rotating_order(args):
     trials = make_plan(args).trials_left([])
-    assert [(trial.task, trial.state, trial.decoders) for trial in trials] == [
-        (0, 0, ('ar', 'strict')), (0, 1, ('strict', 'ar')),
-        (1, 0, ('strict', 'ar')), (1, 1, ('ar', 'strict'))]
+    assert [(*trial.place[1:], trial.decoder) for trial in trials] == [
+        (0, 0, 'ar'), (0, 0, 'strict'), (0, 1, 'strict'), (0, 1, 'ar'),
+        (1, 0, 'strict'), (1, 0, 'ar'), (1, 1, 'ar'), (1, 1, 'strict')]
 
 
 def test_how_much_of_a_chunk_is_executed_and_how_late_is_part_of_a_run(args):
@@ -94,7 +94,7 @@ def test_the_same_command_goes_on_where_it_was_interrupted(args, tmp_path):
     path.write_text(''.join(lines[:3]))
     # Of the second state one decoder is left, of the others both.
     left = make_plan(args).trials_left(EpisodeLog(path).episodes)
-    assert [len(trial.decoders) for trial in left] == [1, 2, 2]
+    assert [trial.place[1:] for trial in left] == [(0, 1), *[(1, 0)] * 2, *[(1, 1)] * 2]
     run(args, FakePlayer())
     assert sorted(path.read_text().splitlines()) == sorted(line.strip() for line in lines)
 
@@ -226,7 +226,7 @@ def test_a_player_changes_its_cast_with_the_suite(make):
     player = TaskPlayer(Scene, cast, RolloutConfig(None, 0), first='a')
     for suite, task in (('a', 0), ('a', 1), ('b', 0), ('b', 0)):
         acted.clear()
-        episode, = player.play(Trial(suite, task, 0, ('ar',)), lambda _: None)
+        episode = player.do(Trial(suite, task, 0, 'ar'), lambda _: None)
         assert episode.success and set(acted) == {suite}
     assert casts == ['a', 'b']
 

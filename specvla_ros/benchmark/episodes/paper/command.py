@@ -30,9 +30,9 @@ from specvla_ros.benchmark.episodes.paper.measured import check_together, Measur
 from specvla_ros.benchmark.episodes.paper.playing import FOLDER, identity_run, missing_plans
 from specvla_ros.benchmark.episodes.paper.provenance import sources_section
 from specvla_ros.benchmark.episodes.paper.published import published, SOURCE
-from specvla_ros.benchmark.episodes.workers import Player
 from specvla_ros.drafter_verdict import DrafterVerdict
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.workforce.worker import MakeWorker
 from specvla_ros.writable import check_writable
 
 TITLE = "Spec-VLA's evaluation: the paper's figures and ours"
@@ -44,7 +44,7 @@ _FILES = ('report.md', 'report.html', 'report.json', *_FIGURES, _DRAFTERS)
 _SHOWN = (1, 2, 3, 5, 6)  # columns of Table 1 that fit a terminal
 
 
-def run(args: ReportArgs, make_player: Callable[[], Player] | None = None) -> int:
+def run(args: ReportArgs, make_player: MakeWorker | None = None) -> int:
     """
     Read the runs, play what is asked for, and write the report; returns the exit code.
 

@@ -1,0 +1,127 @@
+"""
+The processes that train one network together, started by torchrun or `accelerate launch`.
+
+Plain torch.distributed: the trainer computes gradients as lists of tensors (`optimizer.py`), so
+one reduction of them is all that it takes. accelerate would wrap the module, the optimiser and
+the data, none of which the lanes use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from dataclasses import dataclass
+import datetime
+import os
+
+import torch
+from torch import distributed, Tensor
+
+from specvla_ros.errors import SpecVLAError
+
+# The others wait while the first one measures and writes.
+_PATIENCE = datetime.timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """
+    This process among those that train together; one that is alone is a group of one.
+
+    rank: its number, from 0; size: how many there are; device: where this one computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str = 'cpu'
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that measures, shows and writes."""
+        return self.rank == 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their mean over the processes."""
+        if self.size > 1:
+            _wait_for([distributed.all_reduce(tensor, async_op=True) for tensor in tensors])
+            torch._foreach_div_(list(tensors), self.size)
+
+    def largest(self, *values: float) -> list[float]:
+        """Return the largest of each value over the processes: all go on with the same."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def hand_out(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the tensors of the one that leads."""
+        if self.size > 1:
+            _wait_for([distributed.broadcast(tensor, 0, async_op=True) for tensor in tensors])
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            self.largest(0.0)  # a barrier would need to be told the device
+
+    def check_same(self, **values: int) -> None:
+        """
+        Check that all processes read the same.
+
+        :raises SpecVLAError: they don't: in each of them, so that none waits for the others
+        """
+        for name, value in values.items():
+            most = [int(it) for it in self.largest(-value, value)]
+            if -most[0] != most[1]:
+                raise SpecVLAError(
+                    f'process {self.rank} of {self.size} has {name} {value}, others have '
+                    f'{-most[0]} to {most[1]}: give all machines the same data, and '
+                    'change nothing in them meanwhile')
+
+
+ALONE = ProcessGroup()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[ProcessGroup]:
+    """
+    Join the processes that torchrun started beside this one, if it did.
+
+    :param device: that was asked for; `cuda` becomes a GPU for each process of a machine
+    :raises SpecVLAError: the others can't be reached, or there are fewer GPUs than processes
+    """
+    size = int(os.environ.get('WORLD_SIZE', 1))
+    if size == 1:
+        yield ProcessGroup(device=device)
+        return
+    local = int(os.environ.get('LOCAL_RANK', 0))
+    if device == 'cuda':
+        if local >= torch.cuda.device_count():
+            raise SpecVLAError(f'process {local} of this machine has no GPU: there are '
+                               f'{torch.cuda.device_count()}; give torchrun --nproc-per-node that '
+                               'number')
+        torch.cuda.set_device(local)
+        device = f'cuda:{local}'
+    try:
+        distributed.init_process_group(
+            'nccl' if device.startswith('cuda') else 'gloo', timeout=_PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise SpecVLAError(f'the other {size - 1} processes can not be joined ({reason}): start '
+                           'the training with torchrun') from error
+    try:
+        yield ProcessGroup(distributed.get_rank(), size, device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def check_alone(command: str) -> None:
+    """Raise SpecVLAError where torchrun started several processes of a command for one."""
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise SpecVLAError(f'{command} runs in one process: start it without torchrun')
+
+
+def _wait_for(works: Iterable[distributed.Work | None]) -> None:
+    for work in works:
+        if work is not None:
+            work.wait()

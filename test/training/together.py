@@ -1,0 +1,71 @@
+"""Several processes that train together, as torchrun starts them; they can import this file."""
+
+from collections.abc import Callable
+import contextlib
+import importlib
+import multiprocessing
+import os
+from pathlib import Path
+import socket
+
+
+def together(function: Callable, *args, processes: int = 2, seconds: float = 120) -> None:
+    """Call a function in each of some processes; fail if one of them fails."""
+    ports = free_ports()
+    context = multiprocessing.get_context('spawn')
+    started = [context.Process(target=_call, args=(function, args, rank, processes, ports))
+               for rank in range(processes)]
+    for process in started:
+        process.start()
+    try:
+        for process in started:
+            process.join(seconds)
+        assert [process.exitcode for process in started] == [0] * processes
+    finally:
+        for process in started:
+            process.kill()
+
+
+def free_ports(count: int = 3) -> list[str]:
+    """Return free ports: processes that meet anew must not find the last meeting's place."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for it in sockets:
+            it.bind(('127.0.0.1', 0))
+        return [str(it.getsockname()[1]) for it in sockets]
+
+
+def _call(function: Callable, args: tuple, rank: int, processes: int, ports: list[str]) -> None:
+    os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(processes),
+                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': ports[0],
+                   'FREE_PORTS': ' '.join(ports)}
+    function(*args)
+
+
+def see_others(folder: Path) -> None:
+    """Check what a group of two says in each of them."""
+    import torch
+
+    from specvla_ros.errors import SpecVLAError
+    from specvla_ros.training.process_group import joined
+
+    with joined('cpu') as group:
+        (folder / f'{group.rank} of {group.size}').touch()
+        value = torch.tensor([float(group.rank)])
+        group.average([value])
+        assert value.item() == 0.5
+        assert group.largest(group.rank, -group.rank) == [1.0, 0.0]
+        group.check_same(frames=7)
+        try:
+            group.check_same(frames=group.rank)
+        except SpecVLAError as error:
+            assert f'of 2 has frames {group.rank}, others have 0 to 1: give all' in str(error)
+        else:
+            raise AssertionError('other data were not noticed')
+
+
+def train_all(trainings: list) -> None:
+    """Run trainings one after the other: pairs of a module's name and its arguments."""
+    for (module, args), port in zip(trainings, os.environ['FREE_PORTS'].split()):
+        os.environ['MASTER_PORT'] = port
+        assert importlib.import_module(module).run(args) == 0
