@@ -102,7 +102,8 @@ dependencies() {
     say 'dependencies, minutes the first time (PyPI brings torch with CUDA, about 3 GB)'
     pip_install -c constraints.txt pip setuptools wheel
     pip_install -c constraints.txt -r requirements/base.txt -r requirements/libero.txt \
-        -r requirements/quant.txt -r requirements/recordings.txt -r requirements/dev.txt
+        -r requirements/quant.txt -r requirements/recordings.txt \
+        -r requirements/ray.txt -r requirements/lora.txt -r requirements/dev.txt
     pip_install --no-deps -r requirements/libero-no-deps.txt
     stamp dependencies "$key"
 }
