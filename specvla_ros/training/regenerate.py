@@ -240,7 +240,7 @@ def write_shards(
     started = said = time.monotonic()
     employer = Threads(lambda: Lane(records_of)) if employer is None else employer
     columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    run = Crew(employer, lanes).run([Shard(episode) for episode in episodes])
+    run = Crew(employer, lanes).run([EpisodeToSay(episode) for episode in episodes])
     with terminal_bar(console, *columns) as progress, contextlib.closing(run) as events:
         bar = progress.add_task('', total=total)
         for event in events:
@@ -262,7 +262,7 @@ def write_shards(
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class EpisodeToSay:
     """A shard to be made, as a job: any worker will do."""
 
     source: ShardSource
@@ -276,7 +276,7 @@ class Lane:
         torch.set_num_threads(1)  # of this thread
         self._records_of = records_of
 
-    def do(self, job: Shard, tell: Callable[[Any], None]) -> NDArray:
+    def do(self, job: EpisodeToSay, tell: Callable[[Any], None]) -> NDArray:
         """Decode an episode."""
         return np.concatenate(list(self._records_of(job.source)))
 

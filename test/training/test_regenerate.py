@@ -171,7 +171,7 @@ def test_a_worker_elsewhere_says_the_same_from_what_it_is_sent(args, data):
     dataset = Dataset(data, SUITE, model.config.image_size)
     dataset.refresh()
     episode = dataset.episodes[0]
-    sent = pickle.dumps((regenerate.MakeLane(args, SUITE), regenerate.Shard(episode)))
+    sent = pickle.dumps((regenerate.MakeLane(args, SUITE), regenerate.EpisodeToSay(episode)))
     make, shard = pickle.loads(sent)
     assert len(sent) > episode.pixels.nbytes
     found = make().do(shard, lambda news: None)
