@@ -8,7 +8,7 @@ the expert labels what it got into (DAgger: Ross et al., arXiv 1011.0686).
 
 One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object array of bytes, the
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
-input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `PickAndPlace.state`), frame
+input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
 int32 [T] (its step in the episode), instruction, success.
 """
 
@@ -33,6 +33,7 @@ from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.training.lengths import LENGTHS
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:  # the workers import them: the simulator and torch take seconds
@@ -42,9 +43,6 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # batches a process
-DISTURBED_STEPS = 110  # after them the expert brings the episode to its end undisturbed
-POLICY_STEPS = 110  # after them the expert finishes what the policy began
-MAX_STEPS = 220  # longer episodes are stuck and teach nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +211,8 @@ def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     from specvla_ros.training.chunk_play import play
     return play(env, _policy(args), np.random.default_rng([SEED_BASE, seed, env.task_id]),
                 chunk=args.chunk, execute=args.execute_steps, policy_share=args.policy_share,
-                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed)
+                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed,
+                lengths=LENGTHS[args.suite])
 
 
 def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
@@ -221,15 +220,15 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     import cv2
 
     from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
-    from specvla_ros.libero.expert import PickAndPlace
+    from specvla_ros.libero.experts.task_expert import TaskExpert
     random = np.random.default_rng([SEED_BASE, seed, env.task_id])
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
     observation = env.reset_random(SEED_BASE + seed)
-    expert, policy = PickAndPlace(env), _policy(args)
-    disturbance = Disturbance(random, args.noise)
+    expert, policy = TaskExpert(env), _policy(args)
+    disturbance, lengths = Disturbance(random, args.noise), LENGTHS[args.suite]
     jpegs, actions, states, frames = [], [], [], []
     policy_until = expert_until = policy_steps = 0
-    for step in range(MAX_STEPS):
+    for step in range(lengths.most):
         label = expert.act() / scale
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
@@ -237,7 +236,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
                 policy_until = stretch
             else:
                 expert_until = stretch
-        drives = policy is not None and step < min(policy_until, POLICY_STEPS)
+        drives = policy is not None and step < min(policy_until, lengths.disturbed)
         # Motion at full speed tells a policy little that is new: some of it isn't rendered.
         steady = np.abs(label[:3]).max() > 0.999 and step > 0
         if drives or not steady or random.random() < args.keep:
@@ -251,7 +250,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
             states.append(expert.state())
             frames.append(step)
         executed = policy.act(image, env.instruction).si[0].astype(np.float64) / scale \
-            if drives else disturbance(label) if step < DISTURBED_STEPS else label
+            if drives else disturbance(label) if step < lengths.disturbed else label
         policy_steps += drives
         observation = env.step(executed * scale, render=False)
         if observation.success:
