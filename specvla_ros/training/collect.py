@@ -12,6 +12,7 @@ input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.st
 int32 [T] (its step in the episode), instruction, success.
 """
 
+from collections import Counter
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 import multiprocessing
@@ -138,7 +139,7 @@ def _run_batches(args: CollectArgs, batches: list) -> int:
     from rich.progress import Progress
 
     from specvla_ros.progress import titled_columns
-    solved = finished = 0
+    solved, finished = Counter[int](), Counter[int]()  # of each task
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     spawn = multiprocessing.get_context('spawn')
     with Progress(*titled_columns()) as progress:
@@ -147,17 +148,31 @@ def _run_batches(args: CollectArgs, batches: list) -> int:
         # (max_tasks_per_child does the same, but hung here when all workers ended at once.)
         for start in range(0, len(batches), ROUND * args.workers):
             with ProcessPoolExecutor(args.workers, mp_context=spawn) as pool:
-                pending = [pool.submit(_collect_batch, args, task, seeds)
-                           for task, seeds in batches[start:start + ROUND * args.workers]]
+                pending = {pool.submit(_collect_batch, args, task, seeds): task
+                           for task, seeds in batches[start:start + ROUND * args.workers]}
                 for future in as_completed(pending):
                     won, count = future.result()
-                    solved, finished = solved + won, finished + count
+                    solved[pending[future]] += won
+                    finished[pending[future]] += count
                     progress.update(bar, advance=count, description=(
-                        f'collect {args.suite}: solved {solved} of {finished}'))
+                        f'collect {args.suite}: solved {solved.total()} of {finished.total()}'))
                     if not progress.console.is_terminal:
-                        print(f'{time.strftime("%H:%M:%S")} {finished} episodes, {solved} solved',
-                              flush=True)
+                        print(f'{time.strftime("%H:%M:%S")} {finished.total()} episodes, '
+                              f'{solved.total()} solved', flush=True)
+    _print_table(args.suite, solved, finished)
     return 0
+
+
+def _print_table(suite: str, solved: Counter[int], finished: Counter[int]) -> None:
+    """Print how many episodes of each task were solved."""
+    from rich.console import Console
+    from rich.table import Table
+    table = Table('task', 'solved', 'instruction', title=f'collected: {suite}')
+    for task in sorted(finished):
+        table.add_row(str(task), f'{solved[task]} of {finished[task]}',
+                      suites.task(suite, task).instruction)
+    table.add_row('all', f'{solved.total()} of {finished.total()}', '')
+    Console().print(table)
 
 
 _open: dict = {}  # this process's environment and expert: making one takes 9 s, a reset 0.2 s

@@ -13,10 +13,11 @@ from specvla_ros.libero.experts.scene import Scene, Vector
 # Inside measures of the gripper, m.
 HELD_WIDTH = 0.075    # fingers further apart than this hold nothing
 SHUT_WIDTH = 0.015    # nor do those closer together: they closed on air
+NECK_WIDTH = 0.008    # the same for a bottle: its neck is 15 mm thick
 RIM_WIDTH = 0.004     # the same where they straddle a rim
 RIM_CLOSED = 0.025    # a rim is held this far apart: until then they stay at its depth
-_FINGER = 0.042       # from a rim to the middle of the outer finger
-_FINGER_ROOM = 0.020  # what the finger needs around that
+_FINGER = (0.030, 0.042, 0.050)  # from a rim outwards, where the outer finger is
+_FINGER_ROOM = 0.008  # what the finger needs around that
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
 _FLAT = 0.06          # lower objects lie flat
 _WIDE = 0.07          # open fingers are 0.08 apart
@@ -62,7 +63,8 @@ def grasp_of(scene: Scene, name: str) -> Grasp:
         grasp[2] = high[2] - 0.035
     turn = _narrow_turn(name, extent)
     return Grasp(grasp - scene.position(name), grasp[2] - low[2], turn,
-                 _FLAT_CLOSE_BELOW if extent[2] < _FLAT else _CLOSE_BELOW)
+                 _FLAT_CLOSE_BELOW if extent[2] < _FLAT else _CLOSE_BELOW,
+                 NECK_WIDTH if 'bottle' in name else SHUT_WIDTH)
 
 
 def _narrow_turn(name: str, extent: Vector) -> Vector:
@@ -88,11 +90,11 @@ def _rim(scene: Scene, name: str, low: Vector, high: Vector) -> Grasp:
             turn = about_z(angle)
             outward = side * turn[:, 1]
             rim = centre + outward * (radius - 0.008)
-            finger = centre + outward * (radius + _FINGER)
-            rim[2] = finger[2] = high[2] - 0.02
+            rim[2] = high[2] - 0.02
             if 'mug' in name and outward[:2] @ (centre - (low + high) / 2)[:2] < 0:
                 continue  # on the handle's side
-            room = min(scene.clearance(finger, name), _FINGER_ROOM)
+            room = min(_FINGER_ROOM, *(scene.clearance(rim + outward * (out + 0.008), name)
+                                       for out in _FINGER))
             if room > best[2] + 0.001:
                 best = (rim, turn, room)
     grasp, turn, _ = best

@@ -18,6 +18,7 @@ _LIFT = 0.03            # height over its support at which an object is lifted f
 _LIFT_RADIUS = 0.08     # not so close to the destination, which may be as low
 _BESIDE = 0.05          # fixtures that close to an object are walls to lift it over
 _WITHIN = 0.08          # from where it was seen, an object may still be within the walls
+_CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
 
@@ -127,7 +128,9 @@ class Put:
         if radius < _RELEASE_RADIUS and eef[2] < drop + 0.02:
             return self._motion(np.array([*error, height - eef[2]]), OPEN)
         # Never zero: another peak that an unsure policy would fall for (see `_approach`).
-        rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, 0.15, 1) if radius > 0.05 else 1.0
+        climb = drop - self._rest - self._grasp.offset[2]
+        least = 0.15 if climb < _CLIMB else 0.02  # a cabinet is higher than a basket's rim
+        rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, least, 1) if radius > 0.05 else 1.0
         velocity = np.array([*(error * rise), height - eef[2]])
         # As if the fingers were still closing until the object is off its support, then faster the
         # higher it is: how high is easy to see. A policy that lifts at full speed when the fingers

@@ -102,16 +102,22 @@ class Scene:
         return float(np.linalg.norm(np.maximum(outside, 0), axis=1).min())
 
     def height_around(self, name: str, margin: float) -> float:
-        """How far fixtures beside an object, within a margin, reach above its foot."""
+        """How far a fixture that an object stands in reaches above its foot, within a margin."""
         low, high = self.bounds(name)
-        top = low[2]
+        middle, walls = (low + high)[:2] / 2, 0.0
         for fixture in self._sim.fixtures_dict:
-            for geom in self._geoms(fixture) if fixture in self._sim.obj_body_id else ():
-                corners = self._corners(geom)
-                first, last = corners.min(0), corners.max(0)
-                if (first[:2] < high[:2] + margin).all() and (last[:2] > low[:2] - margin).all():
-                    top = max(top, last[2])
-        return float(top - low[2])
+            if fixture not in self._sim.obj_body_id:
+                continue
+            boxes = [self._corners(geom) for geom in self._geoms(fixture)]
+            boxes = [(box.min(0), box.max(0)) for box in boxes]
+            below = any((first[:2] < middle).all() and (last[:2] > middle).all()
+                        and last[2] < low[2] + 0.01 for first, last in boxes)
+            near = [last[2] - low[2] for first, last in boxes
+                    if (first[:2] < high[:2] + margin).all() and
+                    (last[:2] > low[:2] - margin).all()]
+            if below and near:
+                walls = max(walls, *near)
+        return float(walls)
 
     def surface(self, point: Vector, above: float = 0.25) -> float:
         """Height of the first collision geom below a point [3], looked for from `above` it."""
