@@ -63,6 +63,8 @@ class Put:
         self._rest = self._seen[2]
         around = self._scene.height_around(self.name, _BESIDE)
         self._walls = around + 0.01 if around > 0.01 else 0.0
+        if self._rest > self.place.top + 0.02:  # off its support first, then down
+            self._walls = max(self._walls, _LIFT)
 
     def _approach(self, nominal: Vector) -> Motion:
         """Go above the object, down to it, close the fingers."""
