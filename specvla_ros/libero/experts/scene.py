@@ -108,8 +108,8 @@ class Scene:
         for fixture in self._sim.fixtures_dict:
             if fixture not in self._sim.obj_body_id:
                 continue
-            boxes = [self._corners(geom) for geom in self._geoms(fixture)]
-            boxes = [(box.min(0), box.max(0)) for box in boxes]
+            corners = [self._corners(geom) for geom in self._geoms(fixture)]
+            boxes = [(box.min(0), box.max(0)) for box in corners]
             below = any((first[:2] < middle).all() and (last[:2] > middle).all()
                         and last[2] < low[2] + 0.01 for first, last in boxes)
             near = [last[2] - low[2] for first, last in boxes
