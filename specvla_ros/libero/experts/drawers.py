@@ -14,7 +14,7 @@ from specvla_ros.libero.experts.motion import (
     rotation,
     rotation_vector,
 )
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 # A hand that points straight down would hit the handle above; pointing level, the table.
 _PULL_TILT, _PUSH_TILT = math.radians(82), math.radians(45)
@@ -32,7 +32,7 @@ class Drawer:
 
     tilt, sideways = _PULL_TILT, 0.0
 
-    def __init__(self, scene: Scene, name: str) -> None:
+    def __init__(self, scene: Workspace, name: str) -> None:
         self._scene, self.name = scene, name
         self._outward = -scene.joint(name)[1]  # LIBERO's drawers open towards negative values
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from specvla_ros.libero.experts.motion import about_z
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 # Inside measures of the gripper, m.
 HELD_WIDTH = 0.075    # fingers further apart than this hold nothing
@@ -48,7 +48,7 @@ class Grasp:
         return not np.allclose(self.turn, np.eye(3))
 
 
-def grasp_of(scene: Scene, name: str) -> Grasp:
+def grasp_of(scene: Workspace, name: str) -> Grasp:
     """Return how an object is taken where it stands now."""
     low, high = scene.bounds(name)
     if 'bowl' in name or 'mug' in name:
@@ -74,7 +74,7 @@ def _narrow_turn(name: str, extent: Vector) -> Vector:
     return np.eye(3)
 
 
-def _rim(scene: Scene, name: str, low: Vector, high: Vector) -> Grasp:
+def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
     """
     Take a bowl or a mug, too wide for the fingers: they straddle its rim where there is room.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from specvla_ros.libero.experts.motion import about_z, CLOSED, Motion, OPEN, rotation_vector
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _HEIGHT = 0.035      # of the fingers above the knob's axis origin: the blade reaches to 0.05
 _LEAD = 0.6          # rad: how far the hand turns ahead of the knob
@@ -16,7 +16,7 @@ _HOVER = 0.10
 class TurnKnob:
     """Take the blade between the fingers and turn it."""
 
-    def __init__(self, scene: Scene, name: str, on: bool) -> None:
+    def __init__(self, scene: Workspace, name: str, on: bool) -> None:
         self._scene, self.name, self._sign = scene, name, 1 if on else -1
 
     @property

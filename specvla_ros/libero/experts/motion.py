@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
-from specvla_ros.libero.experts.scene import Vector
+from specvla_ros.libero.experts.workspace import Vector
 
 OPEN, CLOSED = 1.0, 0.0
 GAIN = 1.5  # share of the translation error per step; saturates beyond 33 mm

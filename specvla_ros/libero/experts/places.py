@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """
     A destination; lengths in m, in the world.
 
@@ -41,8 +41,8 @@ class Place:
                     and thing[2] > middle[2] + self.received)
 
 
-def place_of(scene: Scene, name: str, destination: str, inside: bool, slot: int = 0, slots: int = 1
-             ) -> Place:
+def place_of(scene: Workspace, name: str, destination: str, inside: bool, slot: int = 0, slots: int = 1
+             ) -> Destination:
     """
     Return where `name` is put for the goal `In` (inside) or `On` destination.
 
@@ -51,22 +51,22 @@ def place_of(scene: Scene, name: str, destination: str, inside: bool, slot: int 
     owner = scene.owner(destination)
     if scene.movable(destination) or scene.movable(owner):
         shift = _slot(scene, destination, slot, slots)
-        return Place(lambda: scene.position(owner) + shift, scene.bounds(owner)[1][2],
+        return Destination(lambda: scene.position(owner) + shift, scene.bounds(owner)[1][2],
                      0.0 if inside else 0.01, inside)
     bottom = scene.position(name)[2] - scene.bounds(name)[0][2]
     if inside:  # a drawer or a compartment: its walls' tops
         top = max(centre[2] + np.abs(axes[2]) @ half
                   for centre, half, axes in scene.moving_boxes(destination))
-        return Place(lambda: scene.position(destination), top, -0.03, True, -0.02 + bottom)
+        return Destination(lambda: scene.position(destination), top, -0.03, True, -0.02 + bottom)
     shift = _slot(scene, destination, slot, slots)
     top = scene.surface(scene.position(destination) + shift)
 
     def spot() -> Vector:
         return np.array([*(scene.position(destination) + shift)[:2], top])
-    return Place(spot, top, 0.01, True, 0.01 + bottom)
+    return Destination(spot, top, 0.01, True, 0.01 + bottom)
 
 
-def _slot(scene: Scene, destination: str, slot: int, slots: int) -> Vector:
+def _slot(scene: Workspace, destination: str, slot: int, slots: int) -> Vector:
     """Return from the middle of a region to a slot of it, [3], along the longer side."""
     shift = np.zeros(3)
     if slots > 1:

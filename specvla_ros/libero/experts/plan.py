@@ -26,7 +26,7 @@ _CONTAINERS = ('cabinet', 'fridge', 'microwave')
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Stage:
     """
     One step of a plan.
 
@@ -49,14 +49,14 @@ class Step:
         return self.goal[0].lower() == 'in'
 
 
-def plan(goals: Sequence[Goal]) -> tuple[Step, ...]:
+def plan(goals: Sequence[Goal]) -> tuple[Stage, ...]:
     """
     Return the steps, in order, that make all predicates of a goal true.
 
     :param goals: as LIBERO parses them: `[['in', object, region], ['close', region]]`
     :raises ValueError: a predicate that no skill serves
     """
-    steps: list[Step] = []
+    steps: list[Stage] = []
     for goal in goals:
         name = goal[0].lower()
         if name not in _ACTS or len(goal) != (3 if _ACTS[name] is Act.PUT else 2):
@@ -66,19 +66,19 @@ def plan(goals: Sequence[Goal]) -> tuple[Step, ...]:
     return tuple(sorted(steps, key=lambda step: step.act))
 
 
-def _steps(goal: tuple[str, ...], goals: Sequence[Goal]) -> list[Step]:
+def _steps(goal: tuple[str, ...], goals: Sequence[Goal]) -> list[Stage]:
     act = _ACTS[goal[0].lower()]
     if act is not Act.PUT:
-        return [Step(act, goal, goal[1])]
+        return [Stage(act, goal, goal[1])]
     thing, destination = goal[1], goal[2]
     if any(word in thing for word in _TOO_WIDE):
-        return [Step(Act.PUSH, goal, thing, destination)]
+        return [Stage(Act.PUSH, goal, thing, destination)]
     together = [other[1] for other in goals if len(other) == 3 and other[2] == destination]
-    put = Step(act, goal, thing, destination, together.index(thing), len(together))
+    put = Stage(act, goal, thing, destination, together.index(thing), len(together))
     door = _door(destination)
     if door is None or ('open', door) in {tuple(other) for other in goals}:
         return [put]
-    return [Step(Act.OPEN, ('open', door), door, needed_for=goal), put]
+    return [Stage(Act.OPEN, ('open', door), door, needed_for=goal), put]
 
 
 def _door(region: str) -> str | None:

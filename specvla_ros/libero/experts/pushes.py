@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from specvla_ros.libero.experts.motion import CLOSED, Motion
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _INNER = 0.045      # from a plate's middle to the fingers: inside its rim, on the leading side
 _PRESSED = 0.008    # of the fingers below the rim's top
@@ -16,7 +16,7 @@ _UP = np.array([0.0, 0.0, 1.0])
 class PushTo:
     """Draw a plate to a region, with closed fingers inside its rim on the leading side."""
 
-    def __init__(self, scene: Scene, name: str, destination: str) -> None:
+    def __init__(self, scene: Workspace, name: str, destination: str) -> None:
         self._scene, self.name, self.destination = scene, name, destination
         low, high = scene.bounds(name)
         self._top = high[2] - scene.position(name)[2]
@@ -63,7 +63,7 @@ _BELOW_TOP = 0.02
 class CloseDoor:
     """Push a door that turns about a vertical hinge shut, from outside, with closed fingers."""
 
-    def __init__(self, scene: Scene, name: str) -> None:
+    def __init__(self, scene: Workspace, name: str) -> None:
         self._scene, self.name = scene, name
 
     @property

@@ -6,8 +6,8 @@ import numpy as np
 
 from specvla_ros.libero.experts.grasps import Grasp, grasp_of, HELD_WIDTH
 from specvla_ros.libero.experts.motion import CLOSED, FULL, Motion, OPEN, rotation_vector
-from specvla_ros.libero.experts.places import Place
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.places import Destination
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _HOVER = 0.10           # height above the grasp from which the descent starts
 _GRASP_RADIUS = 0.015   # horizontal error at which the fingers may close
@@ -26,7 +26,7 @@ _TURNED = 0.15          # rad: a hand further from its turn stays above
 class Put:
     """Pick `name` up, carry it over `place`, let go. Lengths in m."""
 
-    def __init__(self, scene: Scene, name: str, place: Place) -> None:
+    def __init__(self, scene: Workspace, name: str, place: Destination) -> None:
         self._scene, self.name, self.place = scene, name, place
         self._look()
 

@@ -15,10 +15,10 @@ from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
 from specvla_ros.libero.experts.knobs import TurnKnob
 from specvla_ros.libero.experts.motion import Motion, OPEN
 from specvla_ros.libero.experts.places import place_of
-from specvla_ros.libero.experts.plan import Act, plan, Step
+from specvla_ros.libero.experts.plan import Act, plan, Stage
 from specvla_ros.libero.experts.pushes import CloseDoor, PushTo
 from specvla_ros.libero.experts.put import Put
-from specvla_ros.libero.experts.scene import Scene, Vector
+from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
@@ -57,7 +57,7 @@ class TaskExpert:
     """
 
     def __init__(self, env: LiberoEnv) -> None:
-        self._scene = Scene(env)
+        self._scene = Workspace(env)
         self.steps = plan(self._scene.goals)
         self.restart()
 
@@ -67,7 +67,7 @@ class TaskExpert:
         self._skills = [skill_of(self._scene, step) for step in self.steps]
 
     @property
-    def step(self) -> Step:
+    def step(self) -> Stage:
         """The step at work: the first whose aim isn't reached, or else the last."""
         return self.steps[self._active()]
 
@@ -105,7 +105,7 @@ class TaskExpert:
         return None
 
 
-def skill_of(scene: Scene, step: Step) -> Skill:
+def skill_of(scene: Workspace, step: Stage) -> Skill:
     """Return the skill that does a step."""
     if step.act is Act.TURN:
         return TurnKnob(scene, step.thing, step.goal[0].lower() == 'turnon')

@@ -15,7 +15,7 @@ Vector = NDArray[np.float64]
 _SIGNS = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).T.reshape(-1, 3)
 
 
-class Scene:
+class Workspace:
     """The state of a task's simulator, by the names of its BDDL file."""
 
     def __init__(self, env: LiberoEnv) -> None:
