@@ -41,8 +41,9 @@ class Destination:
                     and thing[2] > middle[2] + self.received)
 
 
-def place_of(scene: Workspace, name: str, destination: str, inside: bool, slot: int = 0, slots: int = 1
-             ) -> Destination:
+def place_of(
+    scene: Workspace, name: str, destination: str, inside: bool, slot: int = 0, slots: int = 1,
+) -> Destination:
     """
     Return where `name` is put for the goal `In` (inside) or `On` destination.
 
