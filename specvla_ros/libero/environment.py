@@ -170,7 +170,24 @@ class LiberoEnv:
         # robosuite's gripper moves towards its goal by steps, and keeps where it was over a reset.
         gripper = self.sim.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
+        self._move_fixtures_back()
         self._env.reset()
+
+    def _move_fixtures_back(self) -> None:
+        """
+        Put the fixtures where the model was compiled, if objects are placed relative to them.
+
+        LIBERO adds the place of a drawer, measured before it moves the cabinet, to that of the
+        cabinet. After a soft reset the cabinet would count twice, and the object
+        fall from the sky.
+        """
+        if not self.sim.conditional_placement_initializer.samplers:
+            return
+        model = self.sim.sim.model
+        for fixture in self.sim.fixtures_dict.values():
+            body, element = model.body_name2id(fixture.root_body), fixture.get_obj()
+            model.body_pos[body] = np.array(element.get('pos', '0 0 0').split(), float)
+            model.body_quat[body] = np.array(element.get('quat', '1 0 0 0').split(), float)
 
     def _settle(self, start: int) -> Observation:
         for _ in range(SETTLING_STEPS - 1):

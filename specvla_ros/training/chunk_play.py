@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
-from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.libero.experts.task_expert import TaskExpert
 from specvla_ros.training.dataset import counts
+from specvla_ros.training.lengths import Lengths
 
 if TYPE_CHECKING:  # torch and the simulator take seconds
     from specvla_ros.libero.environment import LiberoEnv
     from specvla_ros.policy import Policy
 
 SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
-BURSTS_UNTIL = 110  # steps; after them the expert brings the episode to its end
-MAX_STEPS = 200  # longer episodes are stuck and teach nothing
+_FOR_GOOD = 1 << 20  # steps
 _LONGEST_SPARE = 16  # frames that a clean stretch gives beyond the first
 _PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
 
@@ -58,14 +58,16 @@ class Stretches:
     """
     Whose turn it is, step by step.
 
-    chunk: H; policy_share: share of the bursts that the policy drives; strength: of the pushes.
+    chunk: H; policy_share: share of the bursts that the policy drives; strength: of the pushes;
+    until: no burst begins or goes on from this step on.
     """
 
     def __init__(
-        self, random: np.random.Generator, chunk: int, policy_share: float, strength: float
+        self, random: np.random.Generator, chunk: int, policy_share: float, strength: float,
+        until: int,
     ) -> None:
         self._random, self._chunk = random, chunk
-        self._policy_share, self._strength = policy_share, strength
+        self._policy_share, self._strength, self._until = policy_share, strength, until
         self._clean_left = 0  # steps of the expert alone that are still to come
         # Half of the episodes start elsewhere: a long push away from the usual first pose.
         first = random.random() < 0.5
@@ -85,7 +87,7 @@ class Stretches:
             self._begin_clean()
         if self._burst is None and self._clean_left == 0:
             self._burst = self._next_burst()
-        if step >= BURSTS_UNTIL:
+        if step >= self._until:
             self.calm()
         if self._burst is None:
             self._clean_left -= 1
@@ -93,9 +95,9 @@ class Stretches:
             self._burst.left -= 1
         return self._burst
 
-    def calm(self, steps: int = MAX_STEPS) -> None:
-        """Begin no burst for this number of steps."""
-        self._burst, self._clean_left = None, max(self._clean_left, steps)
+    def calm(self) -> None:
+        """Begin no burst from now on."""
+        self._burst, self._clean_left = None, _FOR_GOOD
 
     def _begin_clean(self) -> None:
         self._clean_left = self._chunk + int(self._random.integers(0, _LONGEST_SPARE + 1))
@@ -123,7 +125,7 @@ class EpisodeArrays:
     executed: list[NDArray] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
 
-    def look(self, env: LiberoEnv, expert: PickAndPlace, step: int) -> None:
+    def look(self, env: LiberoEnv, expert: TaskExpert, step: int) -> None:
         """Keep the frame before a step."""
         import cv2
         _, jpeg = cv2.imencode('.jpg', env.frame()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -169,19 +171,21 @@ class Driver:
 def play(
     env: LiberoEnv, policy: Policy | None, random: np.random.Generator, *, chunk: int,
     execute: int, policy_share: float, strength: float, keep: float, start_seed: int,
+    lengths: Lengths,
 ) -> dict:
     """
     Play one episode; return the arrays of its file.
 
     chunk: H; execute: steps of each answer that the policy executes; keep: share of the frames
-    in steady motion that is rendered; strength: of the pushes, 1 = full.
+    in steady motion that is rendered; strength: of the pushes, 1 = full; lengths: of the episode.
     """
     env.reset_random(start_seed)
-    expert, record = PickAndPlace(env), EpisodeArrays()
+    expert, record = TaskExpert(env), EpisodeArrays()
     driver = Driver(policy, env.instruction, execute) if policy else None
-    stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength)
-    last, burst, success, policy_steps = MAX_STEPS, None, False, 0
-    for step in range(MAX_STEPS + chunk):
+    stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength,
+                          lengths.disturbed)
+    last, burst, success, policy_steps = lengths.most, None, False, 0
+    for step in range(lengths.most + chunk):
         if step == last:
             break
         before, burst = burst, stretches.advance(step)

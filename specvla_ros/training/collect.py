@@ -8,10 +8,11 @@ the expert labels what it got into (DAgger: Ross et al., arXiv 1011.0686).
 
 One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object array of bytes, the
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
-input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `PickAndPlace.state`), frame
+input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
 int32 [T] (its step in the episode), instruction, success.
 """
 
+from collections import Counter
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from specvla_ros.libero import suites
 from specvla_ros.libero.assets import cache_folder
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.training.lengths import LENGTHS
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
 from specvla_ros.workforce.where import RAY_HELP, workers_at
 from specvla_ros.writable import check_writable
@@ -47,9 +49,6 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
-DISTURBED_STEPS = 110  # after them the expert brings the episode to its end undisturbed
-POLICY_STEPS = 110  # after them the expert finishes what the policy began
-MAX_STEPS = 220  # longer episodes are stuck and teach nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,9 @@ def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
     from specvla_ros.progress import titled_columns
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     there = [job for job in jobs if _path(args, job.task, job.seed).exists()]
-    solved, finished, lost = sum(_is_solved(args, job) for job in there), len(there), 0
+    finished = Counter(job.task for job in there)
+    solved = Counter(job.task for job in there if _is_solved(args, job))
+    lost = 0
     folders = () if args.checkpoint is None else (checkpoint_folder(args.checkpoint),)
     employer = workers_at(args.ray, Collector(args), threads=1, device='cpu', folders=folders)
     # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
@@ -175,23 +176,38 @@ def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
     missing = [job for job in jobs if job not in set(there)]
     with (Progress(*titled_columns()) as progress,
           contextlib.closing(crew.run(missing)) as events):
-        bar = progress.add_task(f'collect {args.suite}', total=len(jobs), completed=finished)
+        bar = progress.add_task(f'collect {args.suite}', total=len(jobs),
+                                completed=finished.total())
         for event in events:
             if isinstance(event, Done):
                 content, won = event.result
                 with whole_file(_path(args, event.job.task, event.job.seed)) as path:
                     path.write_bytes(content)
-                solved, finished = solved + won, finished + 1
+                finished[event.job.task] += 1
+                solved[event.job.task] += won
             elif isinstance(event, GivenUp):
                 lost += 1
                 print(f'task {event.job.task} seed {event.job.seed} is left out: {event.reason}',
                       file=sys.stderr)
-            progress.update(bar, completed=finished, description=(
-                f'collect {args.suite}: solved {solved} of {finished}'))
-            if not progress.console.is_terminal and finished % BATCH == 0:
-                print(f'{time.strftime("%H:%M:%S")} {finished} episodes, {solved} solved',
-                      flush=True)
+            progress.update(bar, completed=finished.total(), description=(
+                f'collect {args.suite}: solved {solved.total()} of {finished.total()}'))
+            if not progress.console.is_terminal and finished.total() % BATCH == 0:
+                print(f'{time.strftime("%H:%M:%S")} {finished.total()} episodes, '
+                      f'{solved.total()} solved', flush=True)
+    _print_table(args.suite, solved, finished)
     return 1 if lost else 0
+
+
+def _print_table(suite: str, solved: Counter[int], finished: Counter[int]) -> None:
+    """Print how many episodes of each task were solved."""
+    from rich.console import Console
+    from rich.table import Table
+    table = Table('task', 'solved', 'instruction', title=f'collected: {suite}')
+    for task in sorted(finished):
+        table.add_row(str(task), f'{solved[task]} of {finished[task]}',
+                      suites.task(suite, task).instruction)
+    table.add_row('all', f'{solved.total()} of {finished.total()}', '')
+    Console().print(table)
 
 
 def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
@@ -256,7 +272,8 @@ def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     from specvla_ros.training.chunk_play import play
     return play(env, _policy(args), np.random.default_rng([SEED_BASE, seed, env.task_id]),
                 chunk=args.chunk, execute=args.execute_steps, policy_share=args.policy_share,
-                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed)
+                strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed,
+                lengths=LENGTHS[args.suite])
 
 
 def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
@@ -264,15 +281,15 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     import cv2
 
     from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
-    from specvla_ros.libero.expert import PickAndPlace
+    from specvla_ros.libero.experts.task_expert import TaskExpert
     random = np.random.default_rng([SEED_BASE, seed, env.task_id])
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
     observation = env.reset_random(SEED_BASE + seed)
-    expert, policy = PickAndPlace(env), _policy(args)
-    disturbance = Disturbance(random, args.noise)
+    expert, policy = TaskExpert(env), _policy(args)
+    disturbance, lengths = Disturbance(random, args.noise), LENGTHS[args.suite]
     jpegs, actions, states, frames = [], [], [], []
     policy_until = expert_until = policy_steps = 0
-    for step in range(MAX_STEPS):
+    for step in range(lengths.most):
         label = expert.act() / scale
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
@@ -280,7 +297,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
                 policy_until = stretch
             else:
                 expert_until = stretch
-        drives = policy is not None and step < min(policy_until, POLICY_STEPS)
+        drives = policy is not None and step < min(policy_until, lengths.disturbed)
         # Motion at full speed tells a policy little that is new: some of it isn't rendered.
         steady = np.abs(label[:3]).max() > 0.999 and step > 0
         if drives or not steady or random.random() < args.keep:
@@ -294,7 +311,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
             states.append(expert.state())
             frames.append(step)
         executed = policy.act(image, env.instruction).si[0].astype(np.float64) / scale \
-            if drives else disturbance(label) if step < DISTURBED_STEPS else label
+            if drives else disturbance(label) if step < lengths.disturbed else label
         policy_steps += drives
         observation = env.step(executed * scale, render=False)
         if observation.success:

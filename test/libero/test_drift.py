@@ -7,7 +7,7 @@ import pytest
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.drift import Belt, Drift, name_of, REACH
 from specvla_ros.libero.environment import LiberoEnv, PERIOD
-from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.libero.experts.task_expert import TaskExpert
 
 STILL = np.array([0, 0, 0, 0, 0, 0, 1.0])
 HERE = np.zeros(3), np.eye(3)
@@ -213,7 +213,7 @@ def test_the_expert_takes_a_target_that_drifts():
     env = LiberoEnv('libero_object', 0, render=False, drift=Drift(0.04, 'target'))
     try:
         env.reset(7)
-        expert, start = PickAndPlace(env), env._belt.place
+        expert, start = TaskExpert(env), env._belt.place
         carried = []
         for _ in range(150):
             observation = env.step(expert.act())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.libero.environment import LiberoEnv
-from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.libero.experts.task_expert import TaskExpert
 
 STILL = np.array([0, 0, 0, 0, 0, 0, 1.0])
 
@@ -138,7 +138,7 @@ def test_random_starts_are_spread_like_the_stored_ones(env):
 
 def solve(env, state):
     env.reset(state)
-    expert = PickAndPlace(env)
+    expert = TaskExpert(env)
     for _ in range(150):
         observation = env.step(expert.act(), render=False)
         if observation.success:

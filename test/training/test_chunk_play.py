@@ -7,14 +7,15 @@ import pytest
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.environment import LiberoEnv
-from specvla_ros.libero.expert import PickAndPlace
+from specvla_ros.libero.experts.task_expert import TaskExpert
 from specvla_ros.training import chunk_play, collect
-from specvla_ros.training.chunk_play import BURSTS_UNTIL, MAX_STEPS, SCALE, Stretches
+from specvla_ros.training.chunk_play import SCALE, Stretches
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.dataset import Dataset
+from specvla_ros.training.lengths import Lengths
 from test.training.conftest import SUITE
 
-CHUNK = 4
+CHUNK, LENGTHS = 4, Lengths(disturbed=110, most=200)
 
 
 class World:
@@ -67,13 +68,14 @@ class Lost:
 
 @pytest.fixture(autouse=True)
 def expert(monkeypatch):
-    monkeypatch.setattr(chunk_play, 'PickAndPlace', Expert)
+    monkeypatch.setattr(chunk_play, 'TaskExpert', Expert)
 
 
 def play(env, seed=0, policy=None, share=0.5, keep=1.0):
     return chunk_play.play(
         env, policy, np.random.default_rng(seed), chunk=CHUNK, execute=2, policy_share=share,
-        strength=1.0, keep=keep, start_seed=0)
+        strength=1.0, keep=keep, start_seed=0,
+        lengths=LENGTHS)
 
 
 @pytest.mark.parametrize('seed', range(8))
@@ -103,8 +105,9 @@ def test_after_success_the_expert_goes_on_for_a_chunk_and_no_longer():
 def test_an_episode_that_never_ends_is_left_by_the_policy_and_then_given_up():
     env = World(solved_after=10_000)
     episode = play(env, policy=Lost(), share=1.0)
-    assert not episode['success'] and len(env.done) == MAX_STEPS
-    assert episode['clean'][BURSTS_UNTIL:].all() and not episode['clean'][:BURSTS_UNTIL].all()
+    assert not episode['success'] and len(env.done) == LENGTHS.most
+    clean = episode['clean']
+    assert clean[LENGTHS.disturbed:].all() and not clean[:LENGTHS.disturbed].all()
 
 
 def test_the_policy_executes_some_steps_of_each_answer_and_forgets_between_bursts():
@@ -118,8 +121,8 @@ def test_the_policy_executes_some_steps_of_each_answer_and_forgets_between_burst
 
 
 def test_stretches_are_never_shorter_than_a_chunk_but_where_the_bursts_end():
-    stretches, clean, lengths = Stretches(np.random.default_rng(3), 8, 0.5, 1.0), 0, []
-    for step in range(BURSTS_UNTIL):
+    stretches, clean, lengths = Stretches(np.random.default_rng(3), 8, 0.5, 1.0, 110), 0, []
+    for step in range(110):
         if stretches.advance(step) is None:
             clean += 1
         elif clean:
@@ -129,7 +132,7 @@ def test_stretches_are_never_shorter_than_a_chunk_but_where_the_bursts_end():
 
 
 def test_labels_are_what_a_real_arm_did(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunk_play, 'PickAndPlace', PickAndPlace)
+    monkeypatch.setattr(chunk_play, 'TaskExpert', TaskExpert)
     done, step = [], LiberoEnv.step
 
     def watched(self, action, render=True):

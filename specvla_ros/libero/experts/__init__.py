@@ -1,0 +1,1 @@
+"""Scripted experts: skills chosen by a task's own goal predicates and the simulator's state."""

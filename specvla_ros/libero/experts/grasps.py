@@ -1,0 +1,115 @@
+"""Where an object is taken: by its rim, from the top, or by a body too wide one way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from specvla_ros.libero.experts.motion import about_z
+from specvla_ros.libero.experts.workspace import Vector, Workspace
+
+# Inside measures of the gripper, m.
+HELD_WIDTH = 0.075    # fingers further apart than this hold nothing
+SHUT_WIDTH = 0.015    # nor do those closer together: they closed on air
+NECK_WIDTH = 0.008    # the same for a bottle: its neck is 15 mm thick
+RIM_WIDTH = 0.004     # the same where they straddle a rim
+RIM_CLOSED = 0.025    # a rim is held this far apart: until then they stay at its depth
+_FINGER = (0.030, 0.042, 0.050)  # from a rim outwards, where the outer finger is
+_FINGER_ROOM = 0.008  # what the finger needs around that
+_CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
+_FLAT = 0.06          # lower objects lie flat
+_WIDE = 0.07          # open fingers are 0.08 apart
+_TURNS = tuple(math.radians(angle) for angle in (0, -30, 30, -60, 60, -90, 90))
+
+
+@dataclass(frozen=True, slots=True)
+class Grasp:
+    """
+    How the hand takes an object; lengths in m.
+
+    offset: [3] from the object's origin to where the fingers meet. foot: what hangs below them.
+    turn: rotation matrix [3, 3] from the nominal hand, whose fingers open along y.
+    close_below: height above the grasp at which the fingers close. shut: narrower fingers hold
+    nothing. stay: until the fingers are this narrow they stay at the grasp's depth.
+    """
+
+    offset: Vector
+    foot: float
+    turn: Vector
+    close_below: float = _CLOSE_BELOW
+    shut: float = SHUT_WIDTH
+    stay: float = math.inf
+
+    @property
+    def turned(self) -> bool:
+        """Whether the hand leaves its nominal orientation."""
+        return not np.allclose(self.turn, np.eye(3))
+
+
+def grasp_of(scene: Workspace, name: str) -> Grasp:
+    """Return how an object is taken where it stands now."""
+    low, high = scene.bounds(name)
+    if 'bowl' in name or 'mug' in name:
+        return _rim(scene, name, low, high)
+    centre, extent = (low + high) / 2, high - low
+    grasp = centre.copy()
+    if 'moka' in name:  # its body, not the middle of body, spout and handle
+        grasp[:2] = scene.position(name)[:2]
+    if extent[2] < _FLAT:
+        grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
+    else:
+        grasp[2] = high[2] - 0.035
+    turn = _narrow_turn(name, extent)
+    return Grasp(grasp - scene.position(name), grasp[2] - low[2], turn,
+                 _FLAT_CLOSE_BELOW if extent[2] < _FLAT else _CLOSE_BELOW,
+                 NECK_WIDTH if 'bottle' in name else SHUT_WIDTH)
+
+
+def _narrow_turn(name: str, extent: Vector) -> Vector:
+    """Return the turn after which the fingers open along the narrow side."""
+    if extent[1] > _WIDE and extent[0] < extent[1]:
+        return about_z(-math.pi / 2)
+    return np.eye(3)
+
+
+def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
+    """
+    Take a bowl or a mug, too wide for the fingers: they straddle its rim where there is room.
+
+    A bowl of 107 mm has 20 mm in front and behind in a drawer, but 50 mm beside it.
+    """
+    centre, position = (low + high) / 2, scene.position(name)
+    radius = (high - low)[:2].min() / 2
+    if 'mug' in name:  # the handle counts in one direction only
+        centre[:2] = position[:2] + _mug_axis(low, high, position)
+    best = (centre, np.eye(3), -np.inf)
+    for angle in _TURNS:
+        for side in (1, -1):
+            turn = about_z(angle)
+            outward = side * turn[:, 1]
+            rim = centre + outward * (radius - 0.008)
+            rim[2] = high[2] - 0.02
+            if 'mug' in name and outward[:2] @ (centre - (low + high) / 2)[:2] < 0:
+                continue  # on the handle's side
+            room = min(_FINGER_ROOM, *(scene.clearance(rim + outward * (out + 0.008), name)
+                                       for out in _FINGER))
+            if room > best[2] + 0.001:
+                best = (rim, turn, room)
+    grasp, turn, _ = best
+    return Grasp(grasp - position, grasp[2] - low[2], turn, _FLAT_CLOSE_BELOW, RIM_WIDTH,
+                 RIM_CLOSED)
+
+
+def _mug_axis(low: Vector, high: Vector, position: Vector) -> Vector:
+    """Return from a mug's origin to the middle of its body, [2]: without the handle."""
+    width = (high - low)[:2].min()
+    middle = (low + high)[:2] / 2
+    long = int((high - low)[1] > (high - low)[0])
+    # The handle is on the side where the bounds are further from the origin.
+    handle = np.sign(middle - position[:2])[long]
+    body = middle.copy()
+    far = high[long] if handle < 0 else low[long]
+    body[long] = far + handle * width / 2
+    return body - position[:2]

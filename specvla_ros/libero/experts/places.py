@@ -1,0 +1,76 @@
+"""Where objects are put: onto or into others, on a spot of a table, into a drawer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from specvla_ros.libero.experts.workspace import Vector, Workspace
+
+_NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """
+    A destination; lengths in m, in the world.
+
+    find: returns the point [3] over which the object's origin goes. top: height of what the
+    object has to clear. drop: how far above that it is let go. inside: the object falls in, so
+    its own origin is aimed at, not the grasp's usual offset. received: heights of the object's
+    origin above the point, from which on it counts as let go.
+    """
+
+    find: Callable[[], Vector]
+    top: float
+    drop: float
+    inside: bool
+    received: float = 0.01
+
+    @property
+    def middle(self) -> Vector:
+        """The point [3] over which the object's origin goes, now."""
+        return self.find()
+
+    def receives(self, thing: Vector) -> bool:
+        """Whether an object whose origin is at [3] is over the place: let go, it falls in."""
+        middle = self.middle
+        return bool(np.linalg.norm(thing[:2] - middle[:2]) < _NEAR
+                    and thing[2] > middle[2] + self.received)
+
+
+def place_of(
+    scene: Workspace, name: str, destination: str, inside: bool, slot: int = 0, slots: int = 1,
+) -> Destination:
+    """
+    Return where `name` is put for the goal `In` (inside) or `On` destination.
+
+    slot, slots: which of how many places side by side, where several objects go there.
+    """
+    owner = scene.owner(destination)
+    if scene.movable(destination) or scene.movable(owner):
+        shift = _slot(scene, destination, slot, slots)
+        return Destination(lambda: scene.position(owner) + shift, scene.bounds(owner)[1][2],
+                     0.0 if inside else 0.01, inside)
+    bottom = scene.position(name)[2] - scene.bounds(name)[0][2]
+    if inside:  # a drawer or a compartment: its walls' tops
+        top = max(centre[2] + np.abs(axes[2]) @ half
+                  for centre, half, axes in scene.moving_boxes(destination))
+        return Destination(lambda: scene.position(destination), top, -0.03, True, -0.02 + bottom)
+    shift = _slot(scene, destination, slot, slots)
+    top = scene.surface(scene.position(destination) + shift)
+
+    def spot() -> Vector:
+        return np.array([*(scene.position(destination) + shift)[:2], top])
+    return Destination(spot, top, 0.01, True, 0.01 + bottom)
+
+
+def _slot(scene: Workspace, destination: str, slot: int, slots: int) -> Vector:
+    """Return from the middle of a region to a slot of it, [3], along the longer side."""
+    shift = np.zeros(3)
+    if slots > 1:
+        half = scene.extent(destination)
+        shift[0] = half[0] * 0.75 * (2 * slot / (slots - 1) - 1)
+    return shift

@@ -1,0 +1,113 @@
+"""The skills of pushing: an object over the table, a door shut. Lengths in m."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from specvla_ros.libero.experts.motion import CLOSED, Motion
+from specvla_ros.libero.experts.workspace import Vector, Workspace
+
+_INNER = 0.045      # from a plate's middle to the fingers: inside its rim, on the leading side
+_PRESSED = 0.008    # of the fingers below the rim's top
+_HOVER = 0.10
+_UP = np.array([0.0, 0.0, 1.0])
+
+
+class PushTo:
+    """Draw a plate to a region, with closed fingers inside its rim on the leading side."""
+
+    def __init__(self, scene: Workspace, name: str, destination: str) -> None:
+        self._scene, self.name, self.destination = scene, name, destination
+        low, high = scene.bounds(name)
+        self._top = high[2] - scene.position(name)[2]
+
+    @property
+    def held(self) -> bool:
+        """Never: the hand only pushes."""
+        return False
+
+    @property
+    def grip(self) -> Vector:
+        """Middle of the plate, [3]."""
+        return self.subject
+
+    @property
+    def subject(self) -> Vector:
+        """Middle of the plate, [3]."""
+        return self._scene.position(self.name)
+
+    @property
+    def target(self) -> Vector:
+        """Middle of the region, [3]."""
+        return self._scene.position(self.destination)
+
+    def act(self, nominal: Vector) -> Motion:
+        """Return the motion for the present state; nominal is not needed."""
+        plate, eef = self._scene.position(self.name), self._scene.eef
+        way = (self._scene.position(self.destination) - plate)[:2]
+        ahead = np.append(way / max(float(np.linalg.norm(way)), 1e-6), 0)
+        error = plate + _INNER * ahead + (self._top - _PRESSED) * _UP - eef
+        radius = np.linalg.norm(error[:2])
+        if radius < 0.025 and abs(error[2]) < 0.015:
+            drag = min(0.03, float(np.linalg.norm(way)) + 0.01)
+            return Motion(error + drag * ahead, CLOSED)
+        error[2] += _HOVER * np.clip((radius - 0.012) / 0.05, 0, 1)
+        return Motion(error, CLOSED)
+
+
+_RADIUS = 0.19      # from the hinge to where the door is pushed: short of the handle
+_STANDOFF = 0.07    # from the door's middle plane, before the fingers go down
+_BELOW_TOP = 0.02
+
+
+class CloseDoor:
+    """Push a door that turns about a vertical hinge shut, from outside, with closed fingers."""
+
+    def __init__(self, scene: Workspace, name: str) -> None:
+        self._scene, self.name = scene, name
+
+    @property
+    def held(self) -> bool:
+        """Never: the hand only pushes."""
+        return False
+
+    @property
+    def grip(self) -> Vector:
+        """Middle of the door, [3]."""
+        return self.subject
+
+    @property
+    def subject(self) -> Vector:
+        """Middle of the door, [3]."""
+        return self._door[0]
+
+    @property
+    def target(self) -> Vector:
+        """The hinge, [3]."""
+        return self._scene.joint(self.name)[2]
+
+    @property
+    def _door(self) -> tuple[Vector, Vector, Vector]:
+        """The door's largest box: centre [3], half size [3], axes [3, 3]."""
+        return max(self._scene.moving_boxes(self.name), key=lambda box: box[1].max())
+
+    def act(self, nominal: Vector) -> Motion:
+        """Return the motion for the present state; nominal is not needed."""
+        _, axis, hinge = self._scene.joint(self.name)
+        centre, half, axes = self._door
+        top = centre[2] + np.abs(axes[2]) @ half
+        along = (centre - hinge) * (1, 1, 0)
+        along /= np.linalg.norm(along)
+        shutting = np.cross(axis, along)  # LIBERO's doors shut towards positive angles
+        eef = self._scene.eef - hinge
+        reach, side, height = eef @ along, eef @ shutting, self._scene.eef[2]
+        low = top - _BELOW_TOP
+        straight = (_RADIUS - reach) * along + (low - height) * _UP
+        if abs(_RADIUS - reach) < 0.05 and -0.13 < side < 0 and height < low + 0.015:
+            return Motion(straight + 0.04 * shutting, CLOSED)
+        error = (_RADIUS - reach) * along + (-_STANDOFF - side) * shutting
+        radius = np.linalg.norm(error)
+        error = error + (low + _HOVER * np.clip((radius - 0.02) / 0.04, 0, 1) - height) * _UP
+        if height < top + 0.05 and side > -0.04 and radius > 0.06:  # over the door first
+            error = error * (0.1, 0.1, 1) + 0.05 * _UP
+        return Motion(error, CLOSED)

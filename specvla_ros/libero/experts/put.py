@@ -1,0 +1,156 @@
+"""The skill of picking an object up and putting it somewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from specvla_ros.libero.experts.grasps import Grasp, grasp_of, HELD_WIDTH
+from specvla_ros.libero.experts.motion import CLOSED, FULL, Motion, OPEN, rotation_vector
+from specvla_ros.libero.experts.places import Destination
+from specvla_ros.libero.experts.workspace import Vector, Workspace
+
+_HOVER = 0.10           # height above the grasp from which the descent starts
+_GRASP_RADIUS = 0.015   # horizontal error at which the fingers may close
+_SHALLOW = 0.012        # fingers that have closed so far above a rim's depth slip off it
+_CLEARANCE = 0.05       # between a carried object and its destination
+_RELEASE_RADIUS = 0.025
+_LIFT = 0.03            # height over its support at which an object is lifted fast
+_LIFT_RADIUS = 0.08     # not so close to the destination, which may be as low
+_BESIDE = 0.05          # fixtures that close to an object are walls to lift it over
+_WITHIN = 0.08          # from where it was seen, an object may still be within the walls
+_CLIMB = 0.16           # places so much higher are gone to by rising first
+_MOVED = 0.02           # an object that moved so far is looked at anew
+_TURNED = 0.15          # rad: a hand further from its turn stays above
+
+
+class Put:
+    """Pick `name` up, carry it over `place`, let go. Lengths in m."""
+
+    def __init__(self, scene: Workspace, name: str, place: Destination) -> None:
+        self._scene, self.name, self.place = scene, name, place
+        self._look()
+
+    def act(self, nominal: Vector) -> Motion:
+        """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
+        if self._scene.holds(self.name):
+            return self._carry()
+        return self._approach(nominal)
+
+    @property
+    def held(self) -> bool:
+        """Whether the fingers hold the object."""
+        return self._scene.holds(self.name)
+
+    @property
+    def grip(self) -> Vector:
+        """Where the fingers take the object, [3]."""
+        return self.subject + self._grasp.offset
+
+    @property
+    def subject(self) -> Vector:
+        """Where the object is, [3]."""
+        return self._scene.position(self.name)
+
+    @property
+    def target(self) -> Vector:
+        """Where the object should go, [3]."""
+        return self.place.middle
+
+    def _look(self) -> None:
+        """Take in where the object can be grasped."""
+        self._grasp: Grasp = grasp_of(self._scene, self.name)
+        self._seen = self._scene.position(self.name)
+        self._rest = self._seen[2]
+        around = self._scene.height_around(self.name, _BESIDE)
+        self._walls = around + 0.01 if around > 0.01 else 0.0
+        if self._rest > self.place.top + 0.02:  # off its support first, then down
+            self._walls = max(self._walls, _LIFT)
+
+    def _approach(self, nominal: Vector) -> Motion:
+        """Go above the object, down to it, close the fingers."""
+        scene, eef, thing = self._scene, self._scene.eef, self._scene.position(self.name)
+        if self.place.receives(thing):
+            return self._motion(np.array([*(self.place.middle - eef)[:2], 0.03]), OPEN)
+        width = scene.width
+        if width >= HELD_WIDTH and np.linalg.norm(thing - self._seen) > _MOVED:
+            self._look()
+        grasp = thing + self._grasp.offset
+        error = grasp - eef
+        radius = np.linalg.norm(error[:2])
+        astray = self._astray(nominal)
+        near = radius < _GRASP_RADIUS and eef[2] < grasp[2] + self._grasp.close_below \
+            and astray == 0
+        closing = width < HELD_WIDTH and np.linalg.norm(error) < 0.03 and \
+            not (width < self._grasp.stay < np.inf and error[2] < -_SHALLOW)
+        if (near or closing) and width > self._grasp.shut:
+            return self._motion(self._squeeze(), CLOSED)
+        # A funnel: the closer in the plane, the deeper. It ends below the height at which the
+        # fingers close, so that a policy that copies it doesn't creep to a stop just above.
+        height = grasp[2] - 0.004 + _HOVER * max(np.clip((radius - 0.012) / 0.05, 0, 1), astray)
+        velocity = np.array([*error[:2], height - eef[2]])
+        # Far away and low: up first, so as not to sweep the object away. Gradually, since a policy
+        # learns a step in the answer poorly.
+        low = np.clip((grasp[2] + 0.08 - eef[2]) / 0.04, 0, 1)
+        velocity[:2] *= 1 - 0.7 * low * np.clip((radius - 0.02) / 0.03, 0, 1)
+        return self._motion(velocity, OPEN)
+
+    def _astray(self, nominal: Vector) -> float:
+        """How far the hand is from its turn, 0 to 1; 0 where it need not turn."""
+        if not self._grasp.turned:
+            return 0.0
+        angle = np.linalg.norm(rotation_vector(
+            self._grasp.turn @ nominal @ self._scene.hand.T))
+        return float(np.clip((angle - _TURNED) / 0.3, 0, 1))
+
+    def _squeeze(self) -> Vector:
+        """
+        Error while the fingers close: rising slowly, from a rim only once they are at it.
+
+        Whether they hold the object is hard to see: a policy that were to wait for it would wait
+        forever where it doesn't see it.
+        """
+        error = self._scene.position(self.name) + self._grasp.offset - self._scene.eef
+        if self._scene.width > self._grasp.stay:
+            return error
+        # Pressed below the rim's depth, at the end of its reach, only a strong pull frees it.
+        jammed = self._grasp.stay < np.inf and error[2] > 0.005
+        return np.array([*error[:2], _LIFT if jammed else 2 / 3 * self._grasp.close_below])
+
+    def _carry(self) -> Motion:
+        """Lift, go above the destination, let go."""
+        eef, thing = self._scene.eef, self._scene.position(self.name)
+        held = (eef - thing)[:2] if self.place.inside else self._grasp.offset[:2]
+        error = self.place.middle[:2] + held - eef[:2]
+        radius = np.linalg.norm(error)
+        drop = self.place.top + self._grasp.foot + self.place.drop
+        height = drop + np.clip((radius - 0.02) / 0.06, 0, 1) * _CLEARANCE
+        if self._walls:  # over them all the way, but for the end
+            over = self._rest + self._walls + self._grasp.offset[2] + 0.02
+            height = max(height, drop + (over - drop) * np.clip((radius - 0.06) / 0.1, 0, 1))
+        if radius < _RELEASE_RADIUS and eef[2] < drop + 0.02:
+            return self._motion(np.array([*error, height - eef[2]]), OPEN)
+        # Never zero: another peak that an unsure policy would fall for (see `_approach`).
+        climb = drop - self._rest - self._grasp.offset[2]
+        least = 0.15 if climb < _CLIMB else 0.02  # a cabinet is higher than a basket's rim
+        rise = np.clip((eef[2] - (drop - 0.02)) / 0.04, least, 1) if radius > 0.05 else 1.0
+        velocity = np.array([*(error * rise), height - eef[2]])
+        # As if the fingers were still closing until the object is off its support, then faster the
+        # higher it is: how high is easy to see. A policy that lifts at full speed when the fingers
+        # seem to hold slips off what lies flat.
+        self._rest = min(self._rest, thing[2])  # it may have fallen
+        if raised := self._out_of_walls(thing, float(radius)):
+            return raised
+        lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1) if radius > _LIFT_RADIUS else 1.0
+        return self._motion((1 - lifted) * self._squeeze() +
+                            lifted * np.clip(velocity, -FULL, FULL), CLOSED)
+
+    def _out_of_walls(self, thing: Vector, radius: float) -> Motion | None:
+        """Return the motion straight up out of a drawer; None: it is out, or was never in one."""
+        inside = np.linalg.norm(thing[:2] - self._seen[:2]) < _WITHIN
+        if not inside or radius < _LIFT_RADIUS or thing[2] > self._rest + self._walls:
+            return None
+        aside = self._seen[:2] + self._grasp.offset[:2] - self._scene.eef[:2]
+        return self._motion(np.array([*aside, _LIFT]), CLOSED)
+
+    def _motion(self, error: Vector, gripper: float) -> Motion:
+        return Motion(error, gripper, self._grasp.turn)

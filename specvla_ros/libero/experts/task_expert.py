@@ -1,0 +1,120 @@
+"""
+The expert of a task: each step it does the first skill of the plan whose aim isn't reached yet.
+
+It has no clock and no memory of stages: the simulator's state alone says which skill is at work,
+so it goes on sensibly from wherever a push or a policy has led.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TYPE_CHECKING
+
+import numpy as np
+
+from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
+from specvla_ros.libero.experts.knobs import TurnKnob
+from specvla_ros.libero.experts.motion import Motion, OPEN
+from specvla_ros.libero.experts.places import place_of
+from specvla_ros.libero.experts.plan import Act, plan, Stage
+from specvla_ros.libero.experts.pushes import CloseDoor, PushTo
+from specvla_ros.libero.experts.put import Put
+from specvla_ros.libero.experts.workspace import Vector, Workspace
+
+if TYPE_CHECKING:
+    from specvla_ros.libero.environment import LiberoEnv
+
+_LEFT = 0.06  # m: a hand closer to what it has dealt with backs out first
+
+
+class Skill(Protocol):
+    """What every skill answers."""
+
+    def act(self, nominal: Vector) -> Motion:
+        """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the hand holds what the skill moves."""
+
+    @property
+    def grip(self) -> Vector:
+        """Where the hand is while at work, [3] m."""
+
+    @property
+    def subject(self) -> Vector:
+        """Where what is moved is, [3] m."""
+
+    @property
+    def target(self) -> Vector:
+        """Where what is moved should go, [3] m."""
+
+
+class TaskExpert:
+    """
+    Solves the task of an environment.
+
+    :raises ValueError: the task's goal has a predicate that no skill serves
+    """
+
+    def __init__(self, env: LiberoEnv) -> None:
+        self._scene = Workspace(env)
+        self.steps = plan(self._scene.goals)
+        self.restart()
+
+    def restart(self) -> None:
+        """Take in a new episode: where things stand, and the hand's nominal orientation."""
+        self._nominal = self._scene.hand
+        self._skills = [skill_of(self._scene, step) for step in self.steps]
+
+    @property
+    def step(self) -> Stage:
+        """The step at work: the first whose aim isn't reached, or else the last."""
+        return self.steps[self._active()]
+
+    def act(self) -> Vector:
+        """Return the SI action [7] for the present state: m, rotation vector in rad, gripper."""
+        active = self._active()
+        motion = self._back_out(active) or self._skills[active].act(self._nominal)
+        return motion.action(self._scene.hand, self._nominal)
+
+    def state(self) -> Vector:
+        """Return what a policy must see, [10]: eef, moved thing and its aim (m), finger width."""
+        skill = self._skills[self._active()]
+        return np.concatenate([self._scene.eef, skill.subject, skill.target,
+                               [self._scene.width]]).astype(np.float32)
+
+    def _active(self) -> int:
+        for index, step in enumerate(self.steps):
+            if step.needed_for is not None and self._scene.satisfied(step.needed_for):
+                continue
+            if not self._scene.satisfied(step.goal):
+                return index
+        return len(self.steps) - 1
+
+    def _back_out(self, active: int) -> Motion | None:
+        """Return the way out of what an earlier step has dealt with, or None: it is free."""
+        if self._skills[active].held:
+            return None
+        eef, hand = self._scene.eef, self._scene.hand
+        for index, skill in enumerate(self._skills):
+            if index != active and np.linalg.norm(skill.grip - eef) < _LEFT and \
+                    np.linalg.norm(self._skills[active].grip - eef) > _LEFT:
+                opened = np.clip((self._scene.width - 0.03) / 0.04, 0, 1)
+                return Motion(-hand[:, 2] * (0.01 + 0.05 * opened), OPEN,
+                              hand @ self._nominal.T)
+        return None
+
+
+def skill_of(scene: Workspace, step: Stage) -> Skill:
+    """Return the skill that does a step."""
+    if step.act is Act.TURN:
+        return TurnKnob(scene, step.thing, step.goal[0].lower() == 'turnon')
+    if step.act is Act.OPEN:
+        return OpenDrawer(scene, step.thing)
+    if step.act is Act.CLOSE:
+        return (CloseDoor if 'microwave' in step.thing else CloseDrawer)(scene, step.thing)
+    assert step.destination is not None
+    if step.act is Act.PUSH:
+        return PushTo(scene, step.thing, step.destination)
+    place = place_of(scene, step.thing, step.destination, step.inside, step.slot, step.slots)
+    return Put(scene, step.thing, place)
