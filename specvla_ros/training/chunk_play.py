@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch and the simulator take seconds
 
 SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
 _FOR_GOOD = 1 << 20  # steps
-_LONGEST_SPARE = 16  # frames that a clean stretch gives beyond the first
+_LONGEST_SPARE = 32  # frames that a clean stretch gives beyond the first
 _PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
 
 
