@@ -28,7 +28,10 @@ _SAVES = 0.05
 _RECENT = 9  # measurements a median looks back
 _PLANNED = 0.03, 10  # of what plans were off: weight of the newest action; actions 1.0 stands for
 _TRUST = 60  # drafts of a position a hit rate looks back, about
-_PRIOR = (1.2, 2.0)  # hits and drafts before any was seen: hopeful, so each position is tried
+# Before anything was seen: as if so many drafts of an action missed, or 40 % where that is less.
+# Hopeful, so each position is tried. If each token of a chunk were thought to hit at 60 %, a good
+# candidate would look slow after two looks, and not be taken again for a hundred actions.
+_PRIOR_MISSES, _PRIOR_RATE, _PRIOR_DRAFTS = 2.8, 0.6, 2.0
 _FADES, _HOPES = 1 - 1 / _TRUST, 0.01  # per action: of what was seen, of what wasn't
 _SURPRISE = 2.0  # times what such a pass costs lately: that much is charged as it was
 
@@ -134,10 +137,11 @@ class PassCosts:
 class HitRates:
     """How often a draft of the action's n-th token was accepted, where all before it were."""
 
-    __slots__ = ('_drafts', '_hits')
+    __slots__ = ('_drafts', '_hits', '_hoped')
 
     def __init__(self, length: int) -> None:
-        self._hits, self._drafts = [_PRIOR[0]] * length, [_PRIOR[1]] * length
+        self._hoped = _PRIOR_DRAFTS * max(_PRIOR_RATE, 1 - _PRIOR_MISSES / length)
+        self._hits, self._drafts = [self._hoped] * length, [_PRIOR_DRAFTS] * length
 
     def take(self, first: int, offered: int, accepted: int) -> None:
         """
@@ -151,8 +155,8 @@ class HitRates:
             self._hits[position] = _FADES * self._hits[position] + hit
             self._drafts[position] = _FADES * self._drafts[position] + 1
         for position in range(seen, len(self._hits)):
-            self._hits[position] += _HOPES * (_PRIOR[0] - self._hits[position])
-            self._drafts[position] += _HOPES * (_PRIOR[1] - self._drafts[position])
+            self._hits[position] += _HOPES * (self._hoped - self._hits[position])
+            self._drafts[position] += _HOPES * (_PRIOR_DRAFTS - self._drafts[position])
 
     def at(self, position: int) -> float:
         """Share of the drafts of this token that were accepted."""

@@ -199,3 +199,29 @@ def test_it_comes_back_when_the_machine_does():
                               600: set_to(machine, draft_ms=0.5)}, actions=2500)
     assert 'a' not in taken[450:600]
     assert taken[-500:].count('a') > 450
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_of_a_chunk_the_best_is_found_in_its_first_actions(seed):
+    """Two looks at 56 tokens see few of their positions; those unseen must not look hopeless."""
+    random, length = np.random.default_rng(seed), 56
+    rates = {'ar': 0.0, 'own_words': 0.82, 'guess': 0.95}
+    measured, taken = Measured(rates, length), []
+    for _ in range(60):
+        name = measured.next().name
+        passes, known = [], 0
+        while known < length:
+            depth = 0 if name == 'ar' else measured_depth(measured, name, known, length)
+            held = int(np.argmin(np.append(random.random(depth) < rates[name], False)))
+            first = not passes
+            passes.append(PassTaken(depth, held, 0.1, (6.0 if first else 2.2) + 0.06 * depth))
+            known += held + 1
+        measured.take(name, ActionTaken(5.0, 5.0 + sum(it.pass_ms for it in passes), passes))
+        taken.append(name)
+    assert taken[5:].count('guess') >= 50
+
+
+def measured_depth(measured, name, known, length):
+    depths = measured.depths(name)
+    most = length - known - 1
+    return most if depths is None else min(most, depths[known])
