@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 
+from specvla_ros.actions import Action
 from specvla_ros.configuration import LOSSLESS
 from specvla_ros.decoding.drafters import able, GlanceHead
 from specvla_ros.decoding.trace import DecodeTrace
@@ -70,7 +71,7 @@ class OnlineLearning:
         """Learn nothing until `listen`; what is known stays."""
         self._idle = None
 
-    def note(self, policy: Policy, action: Any, instruction: str, sequence: int) -> None:
+    def note(self, policy: Policy, action: Action, instruction: str, sequence: int) -> None:
         """
         Take in an action after it was published; put a better head in use for the next.
 

@@ -101,9 +101,9 @@ class RayActors(contextlib.AbstractContextManager):
 class _Actor:
     """One actor, seen from the driver."""
 
-    def __init__(self, actor: Any, orders: bytes) -> None:
-        self._actor = actor
-        self._made = actor.begin.remote(orders)
+    def __init__(self, handle: Any, orders: bytes) -> None:
+        self._actor = handle
+        self._made = handle.begin.remote(orders)
 
     def begin(self) -> None:
         """See `Seat`; an actor waits for a machine with room for it."""
@@ -142,9 +142,9 @@ class _Actor:
                 raise _lost(error) from None
             yield self._get(reference)
 
-    def _get(self, reference: Any) -> Any:
+    def _get(self, pending: Any) -> Any:
         try:
-            return _ray().get(reference)
+            return _ray().get(pending)
         except _ray().exceptions.RayError as error:
             raise _lost(error) from None
 
