@@ -112,7 +112,7 @@ class Crew:
             try:
                 for thread in threads:
                     thread.start()
-                for _ in iter(lambda: self._left, 0):
+                while self._left:
                     event = self._events.get()
                     if isinstance(event, BaseException):
                         raise event
