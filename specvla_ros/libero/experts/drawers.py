@@ -47,15 +47,7 @@ class Drawer:
         """Never: a handle is let go whenever another step is due."""
         return False
 
-    @property
-    def grip(self) -> Vector:
-        """Middle of the handle, [3]."""
-        return self.handle
-
-    @property
-    def subject(self) -> Vector:
-        """Middle of the handle, [3]."""
-        return self.handle
+    grip = subject = handle
 
     @property
     def target(self) -> Vector:

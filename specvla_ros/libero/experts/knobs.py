@@ -27,27 +27,14 @@ class TurnKnob:
     @property
     def grip(self) -> Vector:
         """Where the fingers meet around the blade, [3]."""
-        return self.knob
-
-    @property
-    def subject(self) -> Vector:
-        """The same, [3]."""
-        return self.knob
-
-    @property
-    def target(self) -> Vector:
-        """The same, [3]: a knob stays where it is."""
-        return self.knob
-
-    @property
-    def knob(self) -> Vector:
-        """Where the fingers meet around the blade, [3]."""
         return self._scene.joint(self.name)[2] + (-0.005, 0.0, _HEIGHT)
+
+    subject = target = grip  # a knob stays where it is
 
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
         angle, width = self._scene.joint(self.name)[0], self._scene.width
-        error = self.knob - self._scene.eef
+        error = self.grip - self._scene.eef
         radius = np.linalg.norm(error[:2])
         aligned = about_z(angle)
         if width < _HELD and np.linalg.norm(error) < 0.03:
