@@ -27,14 +27,11 @@ class PushTo:
         return False
 
     @property
-    def grip(self) -> Vector:
-        """Middle of the plate, [3]."""
-        return self.subject
-
-    @property
     def subject(self) -> Vector:
         """Middle of the plate, [3]."""
         return self._scene.position(self.name)
+
+    grip = subject
 
     @property
     def target(self) -> Vector:
@@ -72,14 +69,11 @@ class CloseDoor:
         return False
 
     @property
-    def grip(self) -> Vector:
-        """Middle of the door, [3]."""
-        return self.subject
-
-    @property
     def subject(self) -> Vector:
         """Middle of the door, [3]."""
         return self._door[0]
+
+    grip = subject
 
     @property
     def target(self) -> Vector:
