@@ -7,8 +7,9 @@ import numpy as np
 from specvla_ros.libero.experts.motion import CLOSED, Motion
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
-_INNER = 0.045      # from a plate's middle to the fingers: inside its rim, on the leading side
-_PRESSED = 0.008    # of the fingers below the rim's top
+_INNER = 0.005      # from a plate's middle to the fingers: over its foot, or it tips
+_PRESSED = 0.012    # of the fingers' aim below the rim's top: they press on the plate's floor
+_AHEAD = 0.045      # fingers further ahead of that have slipped
 _HOVER = 0.10
 _UP = np.array([0.0, 0.0, 1.0])
 
@@ -45,9 +46,11 @@ class PushTo:
         ahead = np.append(way / max(float(np.linalg.norm(way)), 1e-6), 0)
         error = plate + _INNER * ahead + (self._top - _PRESSED) * _UP - eef
         radius = np.linalg.norm(error[:2])
-        if radius < 0.025 and abs(error[2]) < 0.015:
+        lead = error @ ahead
+        aside = np.linalg.norm(error[:2] - lead * ahead[:2])
+        if aside < 0.025 and -_AHEAD < lead < 0.025 and abs(error[2]) < 0.02:
             drag = min(0.03, float(np.linalg.norm(way)) + 0.01)
-            return Motion(error + drag * ahead, CLOSED)
+            return Motion(error + (drag - lead) * ahead, CLOSED)
         error[2] += _HOVER * np.clip((radius - 0.012) / 0.05, 0, 1)
         return Motion(error, CLOSED)
 
