@@ -14,8 +14,10 @@ from specvla_ros.libero.experts.workspace import Vector, Workspace
 HELD_WIDTH = 0.075    # fingers further apart than this hold nothing
 SHUT_WIDTH = 0.015    # nor do those closer together: they closed on air
 NECK_WIDTH = 0.008    # the same for a bottle: its neck is 15 mm thick
+KNOB_WIDTH = 0.006    # for a lid's knob, 10 mm thick
 RIM_WIDTH = 0.004     # the same where they straddle a rim
 RIM_CLOSED = 0.025    # a rim is held this far apart: until then they stay at its depth
+MUG_CLOSED = 0.055    # a mug's walls are up to 0.045 m thick to touch
 _FINGER = (0.030, 0.042, 0.050)  # from a rim outwards, where the outer finger is
 _FINGER_ROOM = 0.008  # what the finger needs around that
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
@@ -55,8 +57,10 @@ def grasp_of(scene: Workspace, name: str) -> Grasp:
         return _rim(scene, name, low, high)
     centre, extent = (low + high) / 2, high - low
     grasp = centre.copy()
-    if 'moka' in name:  # its body, not the middle of body, spout and handle
-        grasp[:2] = scene.position(name)[:2]
+    if 'moka' in name:  # 80 mm wide, with spout and handle: by the knob of its lid
+        grasp = np.array([*scene.position(name)[:2], high[2] - 0.006])
+        return Grasp(grasp - scene.position(name), grasp[2] - low[2], np.eye(3),
+                     _FLAT_CLOSE_BELOW, KNOB_WIDTH)
     if extent[2] < _FLAT:
         grasp[2] = max(low[2] + 0.012, min(centre[2], high[2] - 0.02))
     else:
@@ -99,7 +103,7 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
                 best = (rim, turn, room)
     grasp, turn, _ = best
     return Grasp(grasp - position, grasp[2] - low[2], turn, _FLAT_CLOSE_BELOW, RIM_WIDTH,
-                 RIM_CLOSED)
+                 MUG_CLOSED if 'mug' in name else RIM_CLOSED)
 
 
 def _mug_axis(low: Vector, high: Vector, position: Vector) -> Vector:

@@ -52,7 +52,7 @@ def place_of(
     """
     owner = scene.owner(destination)
     if scene.movable(destination) or scene.movable(owner):
-        shift = _slot(scene, destination, slot, slots)
+        shift = _slot(scene, name, destination, inside, slot, slots)
         return Destination(lambda: scene.position(owner) + shift, scene.bounds(owner)[1][2],
                      0.0 if inside else 0.01, inside)
     bottom = scene.position(name)[2] - scene.bounds(name)[0][2]
@@ -61,7 +61,7 @@ def place_of(
                   for centre, half, axes in scene.moving_boxes(destination))
         return Destination(lambda: scene.position(destination), top, -0.03, True, -0.02 + bottom)
     # What is on a region is up to 0.1 m along its axis, which leans where a rack's board does.
-    shift = _slot(scene, destination, slot, slots) + scene.region_axes(destination)[:, 2] * _ALONG
+    shift = _slot(scene, name, destination, inside, slot, slots) + scene.region_axes(destination)[:, 2] * _ALONG
     top = scene.surface(scene.position(destination) + shift)
 
     def spot() -> Vector:
@@ -69,10 +69,15 @@ def place_of(
     return Destination(spot, top, 0.01, True, 0.01 + bottom)
 
 
-def _slot(scene: Workspace, destination: str, slot: int, slots: int) -> Vector:
-    """Return from the middle of a region to a slot of it, [3], along the longer side."""
+def _slot(
+    scene: Workspace, name: str, destination: str, inside: bool, slot: int, slots: int,
+) -> Vector:
+    """Return from the middle of a region to a slot of it, [3], along x."""
     shift = np.zeros(3)
     if slots > 1:
-        half = scene.extent(destination)
-        shift[0] = half[0] * 0.75 * (2 * slot / (slots - 1) - 1)
+        room = scene.extent(destination)[0]
+        if inside:  # what is laid over the edge falls out
+            low, high = scene.bounds(name)
+            room = max(room - (high - low)[0] / 2, 0.0)
+        shift[0] = room * 0.75 * (2 * slot / (slots - 1) - 1)
     return shift

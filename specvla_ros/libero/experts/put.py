@@ -21,6 +21,9 @@ _WITHIN = 0.08          # from where it was seen, an object may still be within 
 _CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
+_LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
+_HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
+_OVER = 0.03            # of the fingers over what is below the hand on its way
 
 
 class Put:
@@ -32,14 +35,18 @@ class Put:
 
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
-        if self._scene.holds(self.name):
+        if self.held:
             return self._carry()
         return self._approach(nominal)
 
     @property
     def held(self) -> bool:
-        """Whether the fingers hold the object."""
-        return self._scene.holds(self.name)
+        """Whether the fingers hold the object: touch it with both pads, or have lifted it."""
+        if self._scene.holds(self.name):
+            return True
+        away = np.linalg.norm(self.grip - self._scene.eef)
+        lifted = self.subject[2] > self._rest + _LIFTED
+        return bool(lifted and away < _AT_HAND and self._scene.width < HELD_WIDTH)
 
     @property
     def grip(self) -> Vector:
@@ -86,11 +93,16 @@ class Put:
             return self._motion(self._squeeze(), CLOSED)
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
-        height = grasp[2] - 0.004 + _HOVER * max(np.clip((radius - 0.012) / 0.05, 0, 1), astray)
+        height = grasp[2] - 0.004 + _HOVER * max(
+            np.clip((radius - 0.012) / 0.05, 0, 1), astray)
+        # Far away: over what the hand would sweep away.
+        far = np.clip((radius - 0.06) / 0.04, 0, 1)
+        over = scene.highest(eef, _HAND, self.name) + _OVER
+        height += far * max(over - height, 0.0) if far else 0.0
         velocity = np.array([*error[:2], height - eef[2]])
         # Far away and low: up first, so as not to sweep the object away. Gradually, since a policy
         # learns a step in the answer poorly.
-        low = np.clip((grasp[2] + 0.08 - eef[2]) / 0.04, 0, 1)
+        low = np.clip((max(grasp[2] + 0.08, over - 0.02) - eef[2]) / 0.04, 0, 1)
         velocity[:2] *= 1 - 0.7 * low * np.clip((radius - 0.02) / 0.03, 0, 1)
         return self._motion(velocity, OPEN)
 
@@ -116,7 +128,8 @@ class Put:
         if self._grasp.stay < np.inf and error[2] > 0.005:
             return np.array([*error[:2], _LIFT])
         # Some arms drift up by 2 mm a step: out of reach of what is flat before the fingers meet.
-        drifted = 0.0 if self.held else min(2 * error[2], 0.0)
+        rim = self._grasp.stay < np.inf
+        drifted = 0.0 if rim or self.held else min(2 * error[2], 0.0)
         return np.array([*error[:2], 2 / 3 * self._grasp.close_below + drifted])
 
     def _carry(self) -> Motion:

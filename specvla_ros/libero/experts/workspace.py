@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,9 +91,7 @@ class Workspace:
 
     def clearance(self, point: Vector, ignored: str) -> float:
         """Distance from a point [3] to the nearest box, but those of one object and the robot."""
-        geoms = [geom for name in (*self._sim.objects_dict, *self._sim.fixtures_dict)
-                 if name in self._sim.obj_body_id and name != ignored
-                 for geom in self._geoms(name)]
+        geoms = self._things(ignored)
         if not geoms:
             return np.inf
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
@@ -100,6 +99,16 @@ class Workspace:
         middle, half = self._model.geom_aabb[geoms, :3], self._model.geom_aabb[geoms, 3:]
         outside = np.abs(local - middle) - half
         return float(np.linalg.norm(np.maximum(outside, 0), axis=1).min())
+
+    def highest(self, point: Vector, around: Vector, ignored: str) -> float:
+        """Height of what stands highest within `around` [2] of a point, but one object; or -inf."""
+        geoms = self._things(ignored)
+        turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
+        centre = self._data.geom_xpos[geoms] + np.einsum(
+            'nij,nj->ni', turns, self._model.geom_aabb[geoms, :3])
+        half = np.einsum('nij,nj->ni', np.abs(turns), self._model.geom_aabb[geoms, 3:])
+        near = (np.abs(centre - point)[:, :2] < half[:, :2] + around).all(1)
+        return float((centre + half)[near, 2].max(initial=-np.inf))
 
     def height_around(self, name: str, margin: float) -> float:
         """How far a fixture that an object stands in reaches above its foot, within a margin."""
@@ -147,6 +156,13 @@ class Workspace:
             boxes.append((centre, self._model.geom_aabb[geom, 3:].copy(), axes.copy()))
         return boxes
 
+    def _things(self, ignored: str) -> list[int]:
+        """Return the geoms of all objects and fixtures but one."""
+        return [geom for name in (*self._sim.objects_dict, *self._sim.fixtures_dict)
+                if name in self._sim.obj_body_id and name != ignored
+                for geom in self._geoms(name)]
+
+    @functools.cache  # noqa: B019  # a body's geoms never change; a workspace lives an episode
     def _geoms(self, name: str) -> list[int]:
         root, found = self._sim.obj_body_id[name], []
         for geom in np.flatnonzero(self._model.geom_group == 0):
