@@ -101,13 +101,11 @@ class CloseDrawer(Drawer):
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
         error = self.handle - self._scene.eef
-        along = error @ self._outward
-        across = error - along * self._outward
+        ahead = -float(error @ self._outward)  # of the handle, as it sees it
+        across = error + ahead * self._outward
         radius = np.linalg.norm(across)
-        if radius < 0.025 and along < 0.01:
+        if radius < 0.025 and ahead > -0.01:
             return Motion(across - 0.04 * self._outward, CLOSED, self.turn)
-        out = _HOVER if along > -0.02 else 0.03
-        free = across + (along + out) * self._outward
-        if radius > 0.025 and along > -0.05:  # not in front of it: over and down
-            free = free + (0.12 - max(0.0, float(-along - 0.02))) * _UP
-        return Motion(free, CLOSED, self.turn)
+        # Over the handle, out, and down in front of it.
+        over = 0.12 * np.clip((0.07 - ahead) / 0.03, 0, 1)
+        return Motion(across + (_HOVER - ahead) * self._outward + over * _UP, CLOSED, self.turn)

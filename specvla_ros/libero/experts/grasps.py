@@ -19,8 +19,12 @@ RIM_WIDTH = 0.004     # the same where they straddle a rim
 RIM_CLOSED = 0.025    # a rim is held this far apart: until then they stay at its depth
 MUG_CLOSED = 0.055    # a mug's walls are up to 0.045 m thick to touch
 _FINGER = (0.030, 0.042, 0.050)  # from a rim outwards, where the outer finger is
+_FINGER_UP = (0.0, 0.03)  # and how high: a drawer's handle may be beside it
 _FINGER_ROOM = 0.008  # what the finger needs around that
+_HAND, _HAND_UP = (-0.075, -0.035, 0, 0.035, 0.075), (0.06, 0.10)  # its middle, from the fingers
+_HAND_HALF = 0.034    # half as thick as it is
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
+_END = 0.02           # of a bar's end that stays out of the fingers' reach
 _FLAT = 0.06          # lower objects lie flat
 _WIDE = 0.07          # open fingers are 0.08 apart
 _TURNS = tuple(math.radians(angle) for angle in (0, -30, 30, -60, 60, -90, 90))
@@ -66,9 +70,20 @@ def grasp_of(scene: Workspace, name: str) -> Grasp:
     else:
         grasp[2] = high[2] - 0.035
     turn = _narrow_turn(name, extent)
+    if extent[2] < _FLAT:
+        grasp = _beside_neighbours(scene, name, grasp, turn, extent)
     return Grasp(grasp - scene.position(name), grasp[2] - low[2], turn,
                  _FLAT_CLOSE_BELOW if extent[2] < _FLAT else _CLOSE_BELOW,
                  NECK_WIDTH if 'bottle' in name else SHUT_WIDTH)
+
+
+def _beside_neighbours(
+    scene: Workspace, name: str, grasp: Vector, turn: Vector, extent: Vector,
+) -> Vector:
+    """Return the grasp [3] of a bar, aside along it where the hand would hit what stands near."""
+    most = max(extent[:2].max() / 2 - _END, 0.0)
+    aside = [grasp + share * most * turn[:, 0] for share in (0, 0.5, -0.5, 1, -1)]
+    return max(aside, key=lambda point: min(_hand_room(scene, point, turn, name), _FINGER_ROOM))
 
 
 def _narrow_turn(name: str, extent: Vector) -> Vector:
@@ -97,13 +112,21 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
             rim[2] = high[2] - 0.02
             if 'mug' in name and outward[:2] @ (centre - (low + high) / 2)[:2] < 0:
                 continue  # on the handle's side
-            room = min(_FINGER_ROOM, *(scene.clearance(rim + outward * (out + 0.008), name)
-                                       for out in _FINGER))
+            fingers = [rim + outward * (out + 0.008) + (0, 0, up)
+                       for out in _FINGER for up in _FINGER_UP]
+            room = min(_FINGER_ROOM, scene.clearance(np.array(fingers), name),
+                       _hand_room(scene, rim, turn, name))
             if room > best[2] + 0.001:
                 best = (rim, turn, room)
     grasp, turn, _ = best
     return Grasp(grasp - position, grasp[2] - low[2], turn, _FLAT_CLOSE_BELOW, RIM_WIDTH,
                  MUG_CLOSED if 'mug' in name else RIM_CLOSED)
+
+
+def _hand_room(scene: Workspace, grasp: Vector, turn: Vector, name: str) -> float:
+    """Return how far the hand stays from what stands around; below 0 it would hit it."""
+    hand = [grasp + along * turn[:, 1] + (0, 0, up) for along in _HAND for up in _HAND_UP]
+    return scene.clearance(np.array(hand), name) - _HAND_HALF
 
 
 def _mug_axis(low: Vector, high: Vector, position: Vector) -> Vector:

@@ -10,6 +10,7 @@ import numpy as np
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
+_GAP = 0.005   # m, between what is put into a drawer and its front
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 
 
@@ -55,11 +56,12 @@ def place_of(
         shift = _slot(scene, name, destination, inside, slot, slots)
         return Destination(lambda: scene.position(owner) + shift, scene.bounds(owner)[1][2],
                      0.0 if inside else 0.01, inside)
-    bottom = scene.position(name)[2] - scene.bounds(name)[0][2]
-    if inside:  # a drawer or a compartment: its walls' tops
-        top = max(centre[2] + np.abs(axes[2]) @ half
-                  for centre, half, axes in scene.moving_boxes(destination))
-        return Destination(lambda: scene.position(destination), top, -0.03, True, -0.02 + bottom)
+    low, high = scene.bounds(name)
+    bottom = scene.position(name)[2] - low[2]
+    if inside:
+        top, front = _walls(scene, destination, (high - low) / 2)
+        return Destination(lambda: scene.position(destination) + front, top, -0.03, True,
+                           -0.02 + bottom)
     # What is on a region is up to 0.1 m along its axis, which leans where a rack's board does.
     shift = _slot(scene, name, destination, inside, slot, slots) + scene.region_axes(destination)[:, 2] * _ALONG
     top = scene.surface(scene.position(destination) + shift)
@@ -67,6 +69,21 @@ def place_of(
     def spot() -> Vector:
         return np.array([*(scene.position(destination) + shift)[:2], top])
     return Destination(spot, top, 0.01, True, 0.01 + bottom)
+
+
+def _walls(scene: Workspace, region: str, half: Vector) -> tuple[float, Vector]:
+    """
+    Return the height of a drawer's or compartment's walls, and where in it things go, [3].
+
+    A drawer's back stays in its cabinet: things of half size [3] go to its front.
+    """
+    if not scene.jointed(region):
+        return scene.bounds(scene.owner(region))[1][2], np.zeros(3)
+    top = max(centre[2] + np.abs(axes[2]) @ size
+              for centre, size, axes in scene.moving_boxes(region))
+    outward = -scene.joint(region)[1]
+    room = float(np.abs(outward) @ (scene.extent(region) - half)) - _GAP
+    return top, max(room, 0.0) * outward
 
 
 def _slot(

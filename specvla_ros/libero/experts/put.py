@@ -21,6 +21,7 @@ _WITHIN = 0.08          # from where it was seen, an object may still be within 
 _CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
+_AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
 _OVER = 0.03            # of the fingers over what is below the hand on its way
@@ -95,8 +96,8 @@ class Put:
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + _HOVER * max(
             np.clip((radius - 0.012) / 0.05, 0, 1), astray)
-        # Far away: over what the hand would sweep away.
-        far = np.clip((radius - 0.06) / 0.04, 0, 1)
+        # Until it is over the object: over what the hand would sweep away.
+        far = np.clip((radius - 0.02) / 0.03, 0, 1)
         over = scene.highest(eef, _HAND, self.name) + _OVER
         height += far * max(over - height, 0.0) if far else 0.0
         velocity = np.array([*error[:2], height - eef[2]])
@@ -145,6 +146,11 @@ class Put:
             height = max(height, drop + (over - drop) * np.clip((radius - 0.06) / 0.1, 0, 1))
         if radius < _RELEASE_RADIUS and eef[2] < drop + 0.02:
             return self._motion(np.array([*error, height - eef[2]]), OPEN)
+        if radius > _LIFT_RADIUS:  # over what is ahead
+            ahead = eef + _AHEAD * np.append(error / radius, 0)
+            over = self._scene.highest(ahead, _HAND, self.name) + self._grasp.foot + _OVER
+            height, slow = max(height, over), np.clip((over - eef[2]) / 0.04, 0, 1)
+            error = error * (1 - 0.7 * slow)
         # Never zero: another peak that an unsure policy would fall for (see `_approach`).
         climb = drop - self._rest - self._grasp.offset[2]
         least = 0.15 if climb < _CLIMB else 0.02  # a cabinet is higher than a basket's rim

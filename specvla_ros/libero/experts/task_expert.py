@@ -84,10 +84,11 @@ class TaskExpert:
                                [self._scene.width]]).astype(np.float32)
 
     def _active(self) -> int:
-        for index, step in enumerate(self.steps):
+        """Return the first step whose aim isn't reached: what is put must have been let go."""
+        for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
             if step.needed_for is not None and self._scene.satisfied(step.needed_for):
                 continue
-            if not self._scene.satisfied(step.goal):
+            if not self._scene.satisfied(step.goal) or skill.held:
                 return index
         return len(self.steps) - 1
 

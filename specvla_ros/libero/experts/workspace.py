@@ -89,16 +89,17 @@ class Workspace:
         box = np.concatenate([self._corners(geom) for geom in self._geoms(name)])
         return box.min(0), box.max(0)
 
-    def clearance(self, point: Vector, ignored: str) -> float:
-        """Distance from a point [3] to the nearest box, but those of one object and the robot."""
+    def clearance(self, points: Vector, ignored: str) -> float:
+        """Least distance from points [n, 3] to a box, but those of one object and the robot."""
         geoms = self._things(ignored)
         if not geoms:
             return np.inf
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
-        local = np.einsum('nij,ni->nj', turns, point - self._data.geom_xpos[geoms])
+        away = points[:, None] - self._data.geom_xpos[geoms]
+        local = np.einsum('nij,pni->pnj', turns, away)
         middle, half = self._model.geom_aabb[geoms, :3], self._model.geom_aabb[geoms, 3:]
         outside = np.abs(local - middle) - half
-        return float(np.linalg.norm(np.maximum(outside, 0), axis=1).min())
+        return float(np.linalg.norm(np.maximum(outside, 0), axis=2).min())
 
     def highest(self, point: Vector, around: Vector, ignored: str) -> float:
         """Height of what stands highest within `around` [2] of a point, but one object; or -inf."""
@@ -136,6 +137,10 @@ class Workspace:
         depth = mujoco.mj_ray(self._model, self._data, start, np.array([0.0, 0.0, -1.0]), groups,
                               1, -1, hit)
         return float(start[2] - depth)
+
+    def jointed(self, name: str) -> bool:
+        """Whether a region or fixture moves by a joint, as a drawer does and a caddy doesn't."""
+        return bool((self._sim.object_sites_dict.get(name) or self._sim.get_object(name)).joints)
 
     def joint(self, name: str) -> tuple[float, Vector, Vector]:
         """Return position (m or rad), axis [3] and anchor [3] of a region's or fixture's joint."""
