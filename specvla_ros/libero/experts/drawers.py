@@ -17,7 +17,7 @@ from specvla_ros.libero.experts.motion import (
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 # A hand that points straight down would hit the handle above; pointing level, the table.
-_PULL_TILT, _PUSH_TILT = math.radians(82), math.radians(45)
+_PULL_TILT, _PUSH_TILT = math.radians(82), math.radians(25)
 _HOVER = 0.09        # distance from the handle, along the hand, at which it lines up
 _CLOSE_RADIUS = 0.012
 _SHUT_ON_BAR = 0.03  # fingers closer than this hold the bar

@@ -54,11 +54,11 @@ class Grasp:
         return not np.allclose(self.turn, np.eye(3))
 
 
-def grasp_of(scene: Workspace, name: str) -> Grasp:
-    """Return how an object is taken where it stands now."""
+def grasp_of(scene: Workspace, name: str, way: Vector) -> Grasp:
+    """Return how an object is taken where it stands now, to be carried by `way`, [3]."""
     low, high = scene.bounds(name)
     if 'bowl' in name or 'mug' in name:
-        return _rim(scene, name, low, high)
+        return _rim(scene, name, low, high, way)
     centre, extent = (low + high) / 2, high - low
     grasp = centre.copy()
     if 'moka' in name:  # 80 mm wide, with spout and handle: by the knob of its lid
@@ -93,7 +93,7 @@ def _narrow_turn(name: str, extent: Vector) -> Vector:
     return np.eye(3)
 
 
-def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
+def _rim(scene: Workspace, name: str, low: Vector, high: Vector, way: Vector) -> Grasp:
     """
     Take a bowl or a mug, too wide for the fingers: they straddle its rim where there is room.
 
@@ -115,7 +115,8 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector) -> Grasp:
             fingers = [rim + outward * (out + 0.008) + (0, 0, up)
                        for out in _FINGER for up in _FINGER_UP]
             room = min(_FINGER_ROOM, scene.clearance(np.array(fingers), name),
-                       _hand_room(scene, rim, turn, name))
+                       _hand_room(scene, rim, turn, name),
+                       _hand_room(scene, rim + way, turn, name))
             if room > best[2] + 0.001:
                 best = (rim, turn, room)
     grasp, turn, _ = best

@@ -10,7 +10,8 @@ import numpy as np
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
-_GAP = 0.005   # m, between what is put into a drawer and its front
+_TIGHT = 0.012  # m: the slack in a drawer, which opens hardly wider than a bowl
+_GAP = 0.008   # m, between what is put into a drawer and its front
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 
 
@@ -22,7 +23,8 @@ class Destination:
     find: returns the point [3] over which the object's origin goes. top: height of what the
     object has to clear. drop: how far above that it is let go. inside: the object falls in, so
     its own origin is aimed at, not the grasp's usual offset. received: heights of the object's
-    origin above the point, from which on it counts as let go.
+    origin above the point, from which on it counts as let go. slack: how far aside it may be when
+    it is let go.
     """
 
     find: Callable[[], Vector]
@@ -30,6 +32,7 @@ class Destination:
     drop: float
     inside: bool
     received: float = 0.01
+    slack: float = 0.025
 
     @property
     def middle(self) -> Vector:
@@ -61,7 +64,7 @@ def place_of(
     if inside:
         top, front = _walls(scene, destination, (high - low) / 2)
         return Destination(lambda: scene.position(destination) + front, top, -0.03, True,
-                           -0.02 + bottom)
+                           -0.02 + bottom, _TIGHT)
     # What is on a region is up to 0.1 m along its axis, which leans where a rack's board does.
     shift = _slot(scene, name, destination, inside, slot, slots) + scene.region_axes(destination)[:, 2] * _ALONG
     top = scene.surface(scene.position(destination) + shift)

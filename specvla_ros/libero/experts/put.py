@@ -13,7 +13,6 @@ _HOVER = 0.10           # height above the grasp from which the descent starts
 _GRASP_RADIUS = 0.015   # horizontal error at which the fingers may close
 _SHALLOW = 0.012        # fingers that have closed so far above a rim's depth slip off it
 _CLEARANCE = 0.05       # between a carried object and its destination
-_RELEASE_RADIUS = 0.025
 _LIFT = 0.03            # height over its support at which an object is lifted fast
 _LIFT_RADIUS = 0.08     # not so close to the destination, which may be as low
 _BESIDE = 0.05          # fixtures that close to an object are walls to lift it over
@@ -66,8 +65,10 @@ class Put:
 
     def _look(self) -> None:
         """Take in where the object can be grasped."""
-        self._grasp: Grasp = grasp_of(self._scene, self.name)
         self._seen = self._scene.position(self.name)
+        way = self.place.middle - self._seen
+        way[2] = self.place.top + self.place.drop - self._scene.bounds(self.name)[0][2]
+        self._grasp: Grasp = grasp_of(self._scene, self.name, way)
         self._rest = self._seen[2]
         around = self._scene.height_around(self.name, _BESIDE)
         self._walls = around + 0.01 if around > 0.01 else 0.0
@@ -140,11 +141,11 @@ class Put:
         error = self.place.middle[:2] + held - eef[:2]
         radius = np.linalg.norm(error)
         drop = self.place.top + self._grasp.foot + self.place.drop
-        height = drop + np.clip((radius - 0.02) / 0.06, 0, 1) * _CLEARANCE
+        height = drop + np.clip((radius / self.place.slack - 0.8) / 2.4, 0, 1) * _CLEARANCE
         if self._walls:  # over them all the way, but for the end
             over = self._rest + self._walls + self._grasp.offset[2] + 0.02
             height = max(height, drop + (over - drop) * np.clip((radius - 0.06) / 0.1, 0, 1))
-        if radius < _RELEASE_RADIUS and eef[2] < drop + 0.02:
+        if radius < self.place.slack and eef[2] < drop + 0.02:
             return self._motion(np.array([*error, height - eef[2]]), OPEN)
         if radius > _LIFT_RADIUS:  # over what is ahead
             ahead = eef + _AHEAD * np.append(error / radius, 0)
