@@ -66,7 +66,8 @@ def place_of(
         return Destination(lambda: scene.position(destination) + front, top, -0.03, True,
                            -0.02 + bottom, _TIGHT)
     # What is on a region is up to 0.1 m along its axis, which leans where a rack's board does.
-    shift = _slot(scene, name, destination, inside, slot, slots) + scene.region_axes(destination)[:, 2] * _ALONG
+    shift = _slot(scene, name, destination, inside, slot, slots)
+    shift += _ALONG * scene.region_axes(destination)[:, 2]
     top = scene.surface(scene.position(destination) + shift)
 
     def spot() -> Vector:
