@@ -83,7 +83,7 @@ def _beside_neighbours(
     """Return the grasp [3] of a bar, aside along it where the hand would hit what stands near."""
     most = max(extent[:2].max() / 2 - _END, 0.0)
     aside = [grasp + share * most * turn[:, 0] for share in (0, 0.5, -0.5, 1, -1)]
-    return max(aside, key=lambda point: min(_hand_room(scene, point, turn, name), _FINGER_ROOM))
+    return max(aside, key=lambda point: min(_hand_room(scene, point, turn, name), 0.008))
 
 
 def _narrow_turn(name: str, extent: Vector) -> Vector:
@@ -114,7 +114,8 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector, way: Vector) ->
                 continue  # on the handle's side
             fingers = [rim + outward * (out + 0.008) + (0, 0, up)
                        for out in _FINGER for up in _FINGER_UP]
-            room = min(_FINGER_ROOM, scene.clearance(np.array(fingers), name),
+            # A finger that hits a wall is worse than a hand that comes near one.
+            room = min(0.0, 10 * (scene.clearance(np.array(fingers), name) - _FINGER_ROOM),
                        _hand_room(scene, rim, turn, name),
                        _hand_room(scene, rim + way, turn, name))
             if room > best[2] + 0.001:
