@@ -203,7 +203,7 @@ def test_a_drafter_that_is_not_finite_is_an_error(lab):
     [
         ('medusa', {}, r"drafter is 'medusa', must be one of \['eagle', 'glance', 'history'"),
         ('none', {'depth': 3}, 'drafter none has no setting depth; it has none'),
-        ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_nodes, wi'),
+        ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_n'),
         ('eagle', {'top_k': 0}, 'top_k of the drafter eagle is 0, must be a whole number >= 1'),
         ('eagle', {'depth': 1.5}, 'depth of the drafter eagle is 1.5'),
         ('eagle', {'within': -1}, 'within of the drafter eagle is -1, must be .* >= 0'),
