@@ -16,7 +16,7 @@ class Lengths:
     most: int
 
 
-# Those of libero_goal, libero_10 and libero_90 are estimates: their experts were not counted yet.
+# Those of libero_90 are estimates: its expert was not counted yet.
 LENGTHS = {
     'libero_spatial': Lengths(110, 240),
     'libero_object': Lengths(110, 220),

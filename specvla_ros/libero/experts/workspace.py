@@ -102,7 +102,7 @@ class Workspace:
         return float(np.linalg.norm(np.maximum(outside, 0), axis=2).min())
 
     def highest(self, point: Vector, around: Vector, ignored: str) -> float:
-        """Height of what stands highest within `around` [2] of a point, or -inf; one is left out."""
+        """Height of what stands highest within `around` [2] of a point, but one thing, or -inf."""
         geoms = self._things(ignored)
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
         centre = self._data.geom_xpos[geoms] + np.einsum(
