@@ -23,6 +23,7 @@ _FINGER_UP = (0.0, 0.03)  # and how high: a drawer's handle may be beside it
 _FINGER_ROOM = 0.008  # what the finger needs around that
 _HAND, _HAND_UP = (-0.075, -0.035, 0, 0.035, 0.075), (0.06, 0.10)  # its middle, from the fingers
 _HAND_HALF = 0.034    # half as thick as it is
+_MARGIN = 0.008       # more room than that is no better
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
 _END = 0.02           # of a bar's end that stays out of the fingers' reach
 _FLAT = 0.06          # lower objects lie flat
@@ -83,7 +84,7 @@ def _beside_neighbours(
     """Return the grasp [3] of a bar, aside along it where the hand would hit what stands near."""
     most = max(extent[:2].max() / 2 - _END, 0.0)
     aside = [grasp + share * most * turn[:, 0] for share in (0, 0.5, -0.5, 1, -1)]
-    return max(aside, key=lambda point: min(_hand_room(scene, point, turn, name), 0.008))
+    return max(aside, key=lambda point: min(_hand_room(scene, point, turn, name), _MARGIN))
 
 
 def _narrow_turn(name: str, extent: Vector) -> Vector:

@@ -147,11 +147,10 @@ class Put:
             height = max(height, drop + (over - drop) * np.clip((radius - 0.06) / 0.1, 0, 1))
         if radius < self.place.slack and eef[2] < drop + 0.02:
             return self._motion(np.array([*error, height - eef[2]]), OPEN)
-        if radius > _LIFT_RADIUS:  # over what is ahead
-            ahead = eef + _AHEAD * np.append(error / radius, 0)
-            over = self._scene.highest(ahead, _HAND, self.name) + self._grasp.foot + _OVER
-            height, slow = max(height, over), np.clip((over - eef[2]) / 0.04, 0, 1)
-            error = error * (1 - 0.7 * slow)
+        if radius > _LIFT_RADIUS:
+            over = self._over_what_is_ahead(error)
+            height = max(height, over)
+            error = error * (1 - 0.7 * np.clip((over - eef[2]) / 0.04, 0, 1))
         # Never zero: another peak that an unsure policy would fall for (see `_approach`).
         climb = drop - self._rest - self._grasp.offset[2]
         least = 0.15 if climb < _CLIMB else 0.02  # a cabinet is higher than a basket's rim
@@ -166,6 +165,11 @@ class Put:
         lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1) if radius > _LIFT_RADIUS else 1.0
         return self._motion((1 - lifted) * self._squeeze() +
                             lifted * np.clip(velocity, -FULL, FULL), CLOSED)
+
+    def _over_what_is_ahead(self, way: Vector) -> float:
+        """Return the fingers' height over what hand or object would hit on a way, [2]."""
+        ahead = self._scene.eef + _AHEAD * np.append(way / np.linalg.norm(way), 0)
+        return self._scene.highest(ahead, _HAND, self.name) + self._grasp.foot + _OVER
 
     def _out_of_walls(self, thing: Vector, radius: float) -> Motion | None:
         """Return the motion straight up out of a drawer; None: it is out, or was never in one."""
