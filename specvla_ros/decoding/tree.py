@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import nan
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,6 +116,19 @@ class TokenTree:
         return TokenTree(tokens, parents, depth, mask, self.sources, self.finite, self.layout)
 
 
+class Heard(NamedTuple):
+    """
+    Holds a tree and what the target said of it, on the host.
+
+    parents, drafts: [N] of the tree. own: [N + 1] the target's own token after the root and each
+    node, -1 where its logits were not finite.
+    """
+
+    parents: Sequence[int]
+    drafts: Sequence[int]
+    own: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """
@@ -125,6 +139,7 @@ class Accepted:
     bins_off: how far each of the tokens is from the target's own choice.
     entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
     forbidden: at how many of these tokens a guard forbade the target's own choice.
+    heard: what was copied to the host for the decision; None = nothing.
     """
 
     nodes: tuple[int, ...]
@@ -133,6 +148,7 @@ class Accepted:
     bins_off: tuple[int, ...] = field(default=(), compare=False)
     entropy: float = field(default=nan, compare=False)
     forbidden: int = field(default=0, compare=False)
+    heard: Heard | None = field(default=None, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
