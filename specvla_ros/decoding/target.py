@@ -143,7 +143,8 @@ class Target:
 
     def verify(self, tree: TokenTree) -> Verification:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
-        return self._run(self.embed_tokens([self._root]), tree)
+        embeddings = self.model.language_model.embed_tokens.weight
+        return self._run(embeddings.narrow(0, self._root, 1)[None], tree)
 
     def commit(self, accepted: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
@@ -221,14 +222,16 @@ class Target:
             chain = torch.cat((chain, drafts[None]), dim=1)
         # A row sees the rows before it in the chain; a node the chain up to the root, its
         # ancestors and itself, but never its siblings' branches.
-        attends = numbers[:width] <= seen[:, None]
+        attends = None  # a root alone sees all that was written
+        if width is None or rows + n > 1:
+            attends = (numbers[:width] <= seen[:, None])[None, None]
         if n:
             # The mask's padding may be an older tree's. Ancestors stand before their nodes in any
             # tree, so none of it is seen by a node of this one.
-            attends[rows:].scatter_(1, places.expand(n, n), ancestors)
+            attends[0, 0, rows:].scatter_(1, places.expand(n, n), ancestors)
         # ``asked``: rows of the root and the nodes; of a chain of one these are all.
         hidden = self._llama(
-            chain, positions, attends[None, None], self.cache.at(slots, width),
+            chain, positions, attends, self.cache.at(slots, width),
             None if features or rows == 1 else asked)
         says = hidden[0]
         if features and rows > 1:

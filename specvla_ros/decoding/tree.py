@@ -8,7 +8,7 @@ bonus token of the pass before); the tree holds what may follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import nan
 from typing import NamedTuple
@@ -95,13 +95,14 @@ class TokenTree:
         sources: dict[tuple[int, int], str] = {}
         for tree in trees:
             place = {-1: -1}  # of the tree's own nodes
-            nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), tree.sources, strict=True)
+            nodes = zip(tree.tokens.tolist(), tree.parents_on_host(), tree.sources, strict=True)
             for node, (token, parent, source) in enumerate(nodes):
                 key = place[parent], token
                 place[node] = places.setdefault(key, len(places))
                 sources.setdefault(key, source)
         parents, tokens = zip(*places, strict=True)
-        return replace(cls.of(tokens, parents, tuple(sources.values())), finite=all_finite(trees))
+        return cls(torch.tensor(tokens), *structure(parents), tuple(sources.values()),
+                   all_finite(trees), parents)
 
     def parents_on_host(self) -> Sequence[int]:
         """Index of each node's parent; only of a tree without ``layout`` a device is asked."""
@@ -154,7 +155,9 @@ class Accepted:
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
     """Whether all numbers behind some trees are finite, bool [1]; None = there are none."""
     known = [tree.finite for tree in trees if tree.finite is not None]
-    return torch.cat(known).all(0, keepdim=True) if known else None
+    if len(known) < 2:
+        return known[0] if known else None
+    return torch.cat(known).all(0, keepdim=True)
 
 
 @lru_cache(maxsize=1024)

@@ -129,7 +129,7 @@ class FusedLayers:
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
@@ -137,13 +137,13 @@ class FusedLayers:
         Hidden states [S, h] of inputs [S, h].
 
         positions: int64 [S], below the table's length. mask: bool [1, 1, S, K], True = attend, or
-        the additive equivalent; K what the cache returns. kept: int64 [R], the rows to compute;
-        of the others the last layer leaves keys and values only, and they don't come out. None =
-        all.
+        the additive equivalent; K what the cache returns; None = each row attends to all. kept:
+        int64 [R], the rows to compute; of the others the last layer leaves keys and values only,
+        and they don't come out. None = all.
         """
         rows, small = x.shape[0], self._small
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        if mask.dtype == torch.bool:
+        if mask is not None and mask.dtype == torch.bool:
             mask = additive(mask, x.dtype)
         grouped = self._heads != self._kv_heads
         x = x.clone()  # the sum that the layers add to, in place
@@ -153,8 +153,8 @@ class FusedLayers:
             key, value = small.rotate_and_put(qkv, self._heads, cos, sin, cache, index)
             query = qkv.narrow(1, 0, self._heads).transpose(0, 1).unsqueeze(0)
             if kept is not None and layer is self._layers[-1]:
-                x, query, mask = (
-                    part.index_select(dim, kept) for part, dim in ((x, 0), (query, 2), (mask, 2)))
+                x, query = x.index_select(0, kept), query.index_select(2, kept)
+                mask = None if mask is None else mask.index_select(2, kept)
                 rows = len(kept)
             mixed = functional.scaled_dot_product_attention(
                 query, key, value, mask, enable_gqa=grouped)
@@ -181,7 +181,7 @@ class FusedLlama:
         self,
         inputs: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
@@ -189,8 +189,8 @@ class FusedLlama:
         Hidden states [1, S or R, h] after the final norm.
 
         inputs: [1, S, h]; positions: int64 [S], below the model's limit. mask: bool [1, 1, S, K],
-        True = attend, or the additive equivalent; K what the cache returns. kept: int64 [R], rows
-        to compute; None = all.
+        True = attend, or the additive equivalent; K what the cache returns; None = each row
+        attends to all. kept: int64 [R], rows to compute; None = all.
         """
         hidden = self._layers(inputs[0], positions, mask, cache, kept)
         return self._layers.rms_norm(hidden, self._norm)[None]
