@@ -107,12 +107,12 @@ class Acceptance:
             allowed, permitted = self._judged(tree, verified, tokens, terms.state, bins_off)
         parts = (free, verified.entropy, tree.tokens if n else None, allowed, permitted,
                  tree.parents if n and tree.layout is None else None, tree.finite)
-        own, entropy, drafts, best, stays, parents, finite = _on_host(parts)
+        own, entropy, drafts, best, stays, asked_parents, finite = _on_host(parts)
         if not all(finite):
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
         best = best or own
         reach = (*terms.bins[known:], *[0] * n)
-        parents = tree.layout or parents
+        parents = tree.layout or asked_parents
         nodes = self._longest(parents, drafts, best, stays or [True] * n, reach)
         rows = [0, *(node + 1 for node in nodes)]
         path = tuple(drafts[node] for node in nodes)
@@ -204,7 +204,7 @@ class Acceptance:
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
     def _checked(self, token: int, position: int) -> int:
-        """Return a token decided on the device; raise SpecVLAError if it is none."""
+        """Return a token that was decided; raise SpecVLAError if it is none."""
         if token == -1:
             raise SpecVLAError(
                 'the target gave logits that are not finite (data type '

@@ -224,11 +224,12 @@ class Target:
         # ancestors and itself, but never its siblings' branches.
         attends = None  # a root alone sees all that was written
         if width is None or rows + n > 1:
-            attends = (numbers[:width] <= seen[:, None])[None, None]
-        if n:
-            # The mask's padding may be an older tree's. Ancestors stand before their nodes in any
-            # tree, so none of it is seen by a node of this one.
-            attends[0, 0, rows:].scatter_(1, places.expand(n, n), ancestors)
+            seen_by = numbers[:width] <= seen[:, None]
+            if n:
+                # The mask's padding may be an older tree's. Ancestors stand before their nodes in
+                # any tree, so none of it is seen by a node of this one.
+                seen_by[rows:].scatter_(1, places.expand(n, n), ancestors)
+            attends = seen_by[None, None]
         # ``asked``: rows of the root and the nodes; of a chain of one these are all.
         hidden = self._llama(
             chain, positions, attends, self.cache.at(slots, width),
