@@ -33,7 +33,7 @@ from specvla_ros.situation import Situation
 from .guard import best_allowed, Guard, nearest_allowed, said_before
 from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification
-from .tree import Accepted, Heard, TokenTree
+from .tree import Accepted, ReadBack, TokenTree
 
 
 class Terms(NamedTuple):
@@ -121,7 +121,7 @@ class Acceptance:
         return Accepted(
             nodes, path, self._checked(best[rows[-1]], known + len(nodes)), off,
             sum(entropy[row] for row in rows) / MILLION,
-            sum(best[row] != own[row] for row in rows), Heard(parents, drafts, own))
+            sum(best[row] != own[row] for row in rows), ReadBack(parents, drafts, own))
 
     def _longest(
         self, parents: Sequence[int], drafts: Sequence[int], own: Sequence[int],

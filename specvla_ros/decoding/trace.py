@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHOSEN = 'target'  # the source of a token that the target chose
 
 
-class Stage:
+class StageClock:
     """A block that is timed; as a generator it would take three times as long itself."""
 
     __slots__ = ('_device', '_name', '_spans', '_started')
@@ -125,13 +125,13 @@ class DecodeTrace:
         asked = sum(off is not None for off in self.bins_off)
         return sum(self.entropies) / asked if asked else nan
 
-    def stage(self, name: str, device: torch.device) -> Stage:
+    def stage(self, name: str, device: torch.device) -> StageClock:
         """
         Time the block, as a part of ``stage_ms[name]`` once the trace is settled.
 
         On a GPU the time is that of its work, by marks in its stream: nothing waits for them.
         """
-        return Stage(name, device, self._spans)
+        return StageClock(name, device, self._spans)
 
     def settle(self) -> None:
         """Sum up the stages; their work must be done or is waited for."""

@@ -117,7 +117,7 @@ class TokenTree:
         return TokenTree(tokens, parents, depth, mask, self.sources, self.finite, self.layout)
 
 
-class Heard(NamedTuple):
+class ReadBack(NamedTuple):
     """
     Holds a tree and what the target said of it, on the host.
 
@@ -140,7 +140,7 @@ class Accepted:
     bins_off: how far each of the tokens is from the target's own choice.
     entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
     forbidden: at how many of these tokens a guard forbade the target's own choice.
-    heard: what was copied to the host for the decision; None = nothing.
+    read_back: what was copied to the host for the decision; None = nothing.
     """
 
     nodes: tuple[int, ...]
@@ -149,7 +149,7 @@ class Accepted:
     bins_off: tuple[int, ...] = field(default=(), compare=False)
     entropy: float = field(default=nan, compare=False)
     forbidden: int = field(default=0, compare=False)
-    heard: Heard | None = field(default=None, compare=False)
+    read_back: ReadBack | None = field(default=None, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.tree import Heard, TokenTree
+from specvla_ros.decoding.tree import ReadBack, TokenTree
 from specvla_ros.errors import SpecVLAError
 
 from .drafter import DraftContext, Drafter, DRAFTERS, LastPass
@@ -107,7 +107,7 @@ def _words(last: LastPass) -> list[int]:
     Of several branches behind it the deepest, of equal ones the first.
     """
     accepted = last.accepted
-    parents, drafts, own = accepted.heard or Heard(
+    parents, drafts, own = accepted.read_back or ReadBack(
         last.tree.parents_on_host(), last.tree.tokens.tolist(), last.verified.argmax.tolist())
     end = accepted.nodes[-1] if accepted.nodes else -1
     # Of each node behind the accepted path: how near and deep its branch is, and its nodes.
