@@ -37,9 +37,7 @@ class ShardedOptimizer(Optimizer):
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         self._root = _Root(module)
         for block in (*module.blocks(), self._root):
-            # The outermost would keep its weights after a pass without gradients: those of the
-            # averages, for the next step.
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
         self.replica = module
         self._masters = [p for p in module.parameters() if p.requires_grad]
         self._averages = [p.detach().clone() for p in self._masters]
@@ -122,6 +120,7 @@ class ShardedOptimizer(Optimizer):
 
     @torch.no_grad()
     def _exchange(self) -> None:
+        self._root.reshard()  # after a pass without gradients it holds whole weights: the others
         for master, average in zip(self._masters, self._averages, strict=True):
             master_was = master.clone()
             master.copy_(average)

@@ -42,6 +42,6 @@ class TargetNetwork(nn.Module):
 
         Not the last one of the Llama, which `hidden_at` computes at some positions alone.
         """
-        towers = self.model.vision
-        return [*towers.dino.encoder.layer, *(towers.siglip.encoder.layers if towers.siglip else ()),
-                *self.model.language_model.layers[:-1]]
+        vision, llama = self.model.vision, self.model.language_model
+        siglip = vision.siglip.encoder.layers if vision.siglip else ()
+        return [*vision.dino.encoder.layer, *siglip, *llama.layers[:-1]]

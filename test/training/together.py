@@ -73,7 +73,7 @@ def train_all(trainings: list) -> None:
 
 
 def train_with_shards(trainings: list, cut: list) -> None:
-    """Train targets; cut some short after a step, the first of which goes on here."""
+    """Train targets; cut some short after two steps, the first of which goes on here."""
     import torch
 
     from specvla_ros.training import train_target
@@ -83,9 +83,10 @@ def train_with_shards(trainings: list, cut: list) -> None:
     step = train_target.Trainer.step
 
     def interrupted(self, done):
-        if self.optimizer.steps == 1:
+        if self.optimizer.steps == 2:  # the first one learns nothing: its rate is 0
             self.save()
             check_shares(self)
+            check_measuring(self)
             raise KeyboardInterrupt
         return step(self, done)
 
@@ -109,3 +110,20 @@ def check_shares(trainer) -> None:
     for held, times in ((optimizer._masters, 1), (optimizer._averages, 1), (moments, 2)):
         own = sum(it.to_local().numel() for it in held)
         assert abs(own / times - whole / 2) < 0.02 * whole  # an odd row is in the first process
+
+
+def check_measuring(trainer) -> None:
+    """Check that measuring the averages leaves nothing of them in the weights that learn."""
+    import numpy as np
+
+    def loss():
+        recipe, network = trainer.recipe, trainer.optimizer.replica
+        return trainer.optimizer.map(
+            lambda chosen: recipe.loss(network, chosen, np.random.default_rng(0), 0.5).total,
+            [np.arange(4)])[0].item()
+
+    trainer.optimizer._root.reshard()
+    point, after = trainer.measure().point(), loss()
+    trainer.optimizer._root.reshard()
+    assert loss() == after
+    assert trainer.measure().point() == point
