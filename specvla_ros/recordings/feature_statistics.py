@@ -57,7 +57,7 @@ class FeatureStatistics:
         named |= {name: mean(of(name)) for name in _QUANTILES}
         return cls(int(counts.sum()), named, parts[0].shape)
 
-    def facts(self) -> dict[str, list]:
+    def facts(self) -> dict[str, Any]:
         """Return them as lists."""
         return {name: it.reshape(self.shape).tolist() for name, it in self.values.items()} | {
             'count': [self.count]}
