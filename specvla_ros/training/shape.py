@@ -8,10 +8,11 @@ from transformers import PreTrainedTokenizerFast
 
 from specvla_ros.openvla.config import llama_config, OpenVLAConfig, VisionConfig, ViTConfig
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.tokenizer import BOS_ID, EOS_ID
+from specvla_ros.training.tokenizer import BOS_ID, EOS_ID, N_BYTES
 
 N_BINS = 256
 _PADDING_ROWS = 64
+_EMBEDDED, _SAID = 0.5, 0.02  # deviations of a random embedding, and of a row of the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,22 @@ def new_target(
 
 
 @torch.no_grad()
+def forget_words(model: OpenVLA, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """
+    Give a target another tokenizer, of as many ids: the words that it knew are new ones from now.
+
+    Special tokens, bytes and actions mean what they did, and keep their weights.
+    """
+    first, last = 3 + N_BYTES, model.action_tokenizer.first_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for weight, deviation in ((model.language_model.embed_tokens.weight, _EMBEDDED),
+                                  (model.lm_head.weight, _SAID)):
+            weight[first:last].normal_(std=deviation)
+    model.tokenizer = tokenizer
+
+
+@torch.no_grad()
 def initialise(model: OpenVLA) -> None:
     """
     Draw weights that let a small network learn from the first step.
@@ -95,8 +112,8 @@ def initialise(model: OpenVLA) -> None:
             blocks = len(model.language_model.layers) if name.startswith('language') \
                 else model.config.vision_config.dino.depth - 1
             parameter.mul_((2 * blocks) ** -0.5)
-    nn.init.normal_(model.language_model.embed_tokens.weight, std=0.5)
-    nn.init.normal_(model.lm_head.weight, std=0.02)
+    nn.init.normal_(model.language_model.embed_tokens.weight, std=_EMBEDDED)
+    nn.init.normal_(model.lm_head.weight, std=_SAID)
     vision = model.vision
     positions = _sincos(model.config.n_patches, vision.dino.config.hidden_size)
     vision.dino.embeddings.position_embeddings.zero_()[0, 1:] = positions

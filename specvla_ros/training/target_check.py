@@ -28,6 +28,22 @@ def check_target(target: Path, suite: str, unnorm_key: str | None, device: str) 
     return key
 
 
+def initial_key(init: Path, suite: str, unnorm_key: str | None, device: str) -> str | None:
+    """
+    Check the folder a training starts from; return the key of the statistics that it goes on with.
+
+    None: it has none of this suite. So it learns another data set, whose own are to be measured.
+
+    :raises ValueError, FileNotFoundError: what is wrong and what is allowed
+    """
+    if unnorm_key is not None:
+        return check_target(init, suite, unnorm_key, device)
+    keys = check_policy(init, beside(init), (), device)
+    key = next((key for key in (suite, suite + suites.NO_NOOPS) if key in keys), None)
+    load_dataset(key or suite)
+    return key
+
+
 def check_place(option: str, folder: Path, keep: Collection[str] = ()) -> None:
     """
     Check that a network can be written in place of a folder, which is what training does.

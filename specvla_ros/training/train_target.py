@@ -36,10 +36,10 @@ from specvla_ros.training.process_group import ALONE, joined, ProcessGroup
 from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
-from specvla_ros.training.shape import new_target, TargetShape
+from specvla_ros.training.shape import forget_words, new_target, TargetShape
 from specvla_ros.training.sharded_optimizer import ShardedOptimizer
 from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
-from specvla_ros.training.target_check import check_place, check_target
+from specvla_ros.training.target_check import check_place, initial_key
 from specvla_ros.training.target_loss import (
     action_hidden,
     LabelWidths,
@@ -82,6 +82,9 @@ class TrainTargetArgs:
     resume: Annotated[bool, Help(help='go on with the interrupted training of --out')] = False
     init: Annotated[Path | None, Help(
         help='checkpoint to start from: a folder, or the name of an embedded one')] = None
+    new_words: Annotated[bool, Help(
+        help='build the tokenizer of --init anew from the instructions of this suite: those of '
+             'another one would go in byte by byte. Only for small targets made here')] = False
     lora: Annotated[int, Help(
         help='rank of adapters on the Llama of --init, trained alone; 0 = train all weights')] = 0
     shard: Annotated[bool, Help(
@@ -116,6 +119,9 @@ def run(args: TrainTargetArgs) -> int:
         _check(args, group)
         trainer = make_trainer(args, group)
         with trainer.progress as progress:
+            if trainer.recipe.measured:
+                progress.say(f'{args.init} has no statistics of {args.suite}: '
+                             'measured on these episodes')
             trainer.run()
             progress.say(f'checkpoint in {args.out}')
     return 0
@@ -153,6 +159,7 @@ class TargetRecipe(Recipe):
         initial = None if args.init is None else OpenVLA.from_pretrained(
             args.init, args.device, getattr(torch, args.dtype) if args.lora else torch.float32)
         self.only_trained = bool(args.lora)
+        self.measured = False  # whether the statistics are new ones, though there is an `--init`
         size = initial.config.image_size if initial else args.shape.image_size
         self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite, size,
                                data_set.mirror_image, args.tasks, data_set.image, args.chunk)
@@ -252,9 +259,10 @@ class TargetRecipe(Recipe):
         args = self.args
         if saved:
             return ActionStatistics.from_dict(saved['statistics'], args.unnorm_key or args.suite)
-        if initial is not None:
-            return initial.action_statistics(
-                check_target(args.init, args.suite, args.unnorm_key, args.device))
+        key = initial and initial_key(args.init, args.suite, args.unnorm_key, args.device)
+        if key:
+            return initial.action_statistics(key)
+        self.measured = initial is not None
         return action_statistics(self.dataset.episodes)
 
     def _instructions(self) -> list[str]:
@@ -269,9 +277,13 @@ class TargetRecipe(Recipe):
     def _model(self, initial: OpenVLA | None) -> OpenVLA:
         """Return the target to begin with: `--init`, or a random one of `--shape`."""
         args, model = self.args, initial
-        if model is None:
+        if model is None or args.new_words:
             prompts = [prompt_text(text) for text in self.instructions]
-            tokenizer = build_tokenizer(prompts, args.text_tokens)
+            tokenizer = build_tokenizer(
+                prompts, model.action_tokenizer.first_id if model else args.text_tokens)
+        if model is not None and args.new_words:
+            forget_words(model, tokenizer, args.seed)
+        if model is None:
             model = new_target(args.shape, tokenizer, args.text_tokens, args.seed).to(args.device)
         # So that it is deployed as it was trained, whatever the data set's file says by then.
         model.config = replace(
@@ -292,7 +304,7 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
     resolve_device(args.device)
     check_place('--out', args.out)
     if args.init is not None:
-        check_target(args.init, args.suite, args.unnorm_key, args.device)
+        initial_key(args.init, args.suite, args.unnorm_key, args.device)
     if not 1 <= args.chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
     if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
@@ -306,6 +318,9 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
         if args.init is None or args.vision_only:
             raise SpecVLAError('--lora adapts the Llama of a checkpoint: give --init, and leave '
                                'out --vision-only')
+    if args.new_words and args.init is None:
+        raise SpecVLAError('--new-words is about the tokenizer of --init; without one a tokenizer '
+                           'is built anyway')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 
@@ -316,7 +331,8 @@ def _settings(args: TrainTargetArgs) -> dict[str, Any]:
              'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)} | (
-            {'lora': args.lora} if args.lora else {})  # no key before there was LoRA
+            {name: getattr(args, name) for name in ('lora', 'new_words') if getattr(args, name)}
+    )  # no key before there was LoRA
 
 
 def _lists(statistics: ActionStatistics) -> dict[str, list]:

@@ -11,7 +11,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.shape import new_target
+from specvla_ros.training.shape import forget_words, new_target
 from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
 from specvla_ros.training.tokenizer import build_tokenizer
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
@@ -114,6 +114,40 @@ def test_training_goes_on_from_a_checkpoint(args, tmp_path):
     frozen = [name for name in before if name.startswith('vision.')]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     assert not torch.equal(before['lm_head.weight'], after['lm_head.weight'])
+
+
+def test_training_goes_on_with_another_suite_whose_statistics_and_words_are_new(
+        args, data, tmp_path, capsys):
+    run(replace(args, epochs=1))
+    (data / SUITE).rename(data / 'libero_spatial')
+    for path in sorted((data / 'libero_spatial').rglob('seed*.npz')):
+        with np.load(path, allow_pickle=True) as file:
+            content = dict(file)
+        action = content['action'] * np.float32([0.5] * 6 + [1])
+        np.savez(path, **content | {'action': action, 'instruction': 'put the bowl on the stove'})
+    more = replace(args, out=tmp_path / 'more', init=args.out, suite='libero_spatial', epochs=1,
+                   freeze_vision=True, new_words=True)
+    run(more)
+    assert 'has no statistics of libero_spatial: measured on these' in capsys.readouterr().out
+    old, new = (OpenVLA.from_pretrained(folder) for folder in (args.out, more.out))
+    assert sorted(new.norm_stats) == ['libero_spatial']
+    q99 = new.norm_stats['libero_spatial']['action']['q99'][0]
+    assert q99 == pytest.approx(old.norm_stats[SUITE]['action']['q99'][0] / 2)
+    instruction = 'put the bowl on the stove'
+    assert len(new.prompt_ids(instruction)) < len(old.prompt_ids(instruction))
+    # Its own suite again: statistics are as they were, and nothing is said.
+    run(replace(more, out=tmp_path / 'last', init=more.out, new_words=False))
+    assert 'no statistics' not in capsys.readouterr().out
+
+
+def test_new_words_leave_bytes_and_actions_as_they_are(args):
+    run(replace(args, epochs=1))
+    model, old = (OpenVLA.from_pretrained(args.out) for _ in range(2))
+    first = model.action_tokenizer.first_id
+    forget_words(model, build_tokenizer(['a word'], first), seed=0)
+    for name in ('language_model.embed_tokens.weight', 'lm_head.weight'):
+        changed = (model.get_parameter(name) != old.get_parameter(name)).any(1).nonzero()
+        assert (changed.min(), changed.max()) == (259, first - 1)
 
 
 def add_state(path, numbers):
@@ -230,6 +264,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     ({'dtype': 'float16'}, 'must be bfloat16 or float32'),
     ({'minutes': 0, 'epochs': 0}, 'one must be positive'),
     ({'freeze_vision': True}, 'needs --init'),
+    ({'new_words': True}, 'about the tokenizer of --init'),
     ({'resume': True}, 'nothing to resume'),
     ({'tasks': (9,)}, 'no successful episodes under'),
 ])

@@ -38,6 +38,10 @@ class TreeBudget:
 
     top_k: nodes expanded per level, and children of each; depth: levels; max_nodes: nodes
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
+    within: bins of the rule's reach. Bins that are close to each other are about equally
+    probable, so the paper's children of a node are neighbours, which a relaxed rule accepts or
+    refuses together. With this, children stand for windows of 2 · within + 1 bins that don't
+    overlap: the most probable bin of each. 0, as in the paper: a bin is a window of its own.
     """
 
     weights: ClassVar[str | None] = 'eagle'
@@ -45,9 +49,10 @@ class TreeBudget:
     top_k: int = 8
     depth: int = 5
     max_nodes: int = 50
+    within: int = 0
 
     def __post_init__(self) -> None:
-        for setting, least in zip(fields(self), (1, 1, 2), strict=True):
+        for setting, least in zip(fields(self), (1, 1, 2, 0), strict=True):
             value = getattr(self, setting.name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SpecVLAError(
@@ -131,14 +136,15 @@ class EagleDrafter(Drafter):
         ones are a node's ancestors (or itself). Returns tokens, parents, depth, ancestor mask
         and whether all probabilities were finite.
         """
-        k, device = min(self.budget.top_k, target.n_action_tokens), guessed.device
+        within, device = self.budget.within, guessed.device
+        k = min(self.budget.top_k, -(-target.n_action_tokens // (2 * within + 1)))
         nodes = torch.arange(k, device=device)
         # Behind the prefix: a slot for each node, a position for each level.
         slots = base + torch.arange(k * (depth - 1), device=device)
         positions = base + torch.zeros_like(nodes)
         committed = (self._cache.columns < base).expand(k, -1)
         itself = torch.eye(k, dtype=torch.bool, device=device)
-        scores, columns = _log_probs(target, guessed).flatten().topk(k)
+        scores, columns = map(Tensor.flatten, likeliest(_log_probs(target, guessed), k, within))
         # Of all candidates: tokens, log-probabilities from the root, parents.
         levels = [(columns, scores, torch.full_like(nodes, -1))]
         features, frontier, seen = guessed.expand(k, -1), nodes, itself
@@ -151,7 +157,7 @@ class EagleDrafter(Drafter):
                 committed.scatter(1, drafted.expand(k, -1), seen),
                 self._cache.at(drafted[-k:]),
             )
-            gains, children = _log_probs(target, guessed).topk(k)
+            gains, children = likeliest(_log_probs(target, guessed), k, within)
             totals = (scores[:, None] + gains).flatten()
             parents = frontier[:, None].expand(k, k).flatten()
             levels.append((children.flatten(), totals, parents))
@@ -181,6 +187,28 @@ class EagleDrafter(Drafter):
             ancestor = above[ancestor]
             mask |= ancestor[:, None] == nodes
         return columns[keep] + first_id, parents, mask.sum(1), mask, scores.isfinite().all(0, True)
+
+
+def likeliest(log_probs: Tensor, k: int, within: int) -> tuple[Tensor, Tensor]:
+    """
+    Return the k most probable windows of 2 · within + 1 columns: log-probability, best column.
+
+    log_probs: [N, C], of which at least C / (2 · within + 1) windows have columns; both: [N, k].
+    Windows are counted from the one around the most probable column, so that it is its window's.
+    """
+    if not within:
+        return log_probs.topk(k)
+    width, count = 2 * within + 1, log_probs.shape[-1]
+    aside = -(-count // width)  # windows on either side that may have columns
+    offsets = torch.arange(-aside * width, (aside + 1) * width, device=log_probs.device) - within
+    columns = log_probs.argmax(-1, keepdim=True) + offsets
+    inside = columns.clamp(0, count - 1)
+    windows = log_probs.gather(-1, inside).where(columns == inside, -torch.inf)
+    windows = windows.unflatten(-1, (-1, width))
+    # Rounding may give a sure window more than 1, and a child more than its parent.
+    scores, which = windows.logsumexp(-1).clamp(max=0).topk(k)
+    best = which * width + windows.argmax(-1).gather(-1, which)
+    return scores, columns.gather(-1, best)
 
 
 def _log_probs(target: Target, features: Tensor) -> Tensor:

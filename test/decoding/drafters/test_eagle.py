@@ -6,13 +6,27 @@ import pytest
 import torch
 
 from specvla_ros.decoding.drafters import DraftContext, make_drafter, TreeBudget
+from specvla_ros.decoding.drafters.eagle import likeliest
 from specvla_ros.decoding.rules.strict import Strict
 from specvla_ros.decoding.target import Target
 from specvla_ros.decoding.tree import Accepted, TokenTree
 
 budgets = st.builds(
-    TreeBudget, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80)
+    TreeBudget, top_k=st.integers(1, 4), depth=st.integers(1, 5), max_nodes=st.integers(2, 80),
+    within=st.sampled_from([0, 0, 1, 9, 40]),
 )
+
+
+def children(log_probs, budget):
+    """Columns of the best children with their log-probabilities: one of each window."""
+    width, first = 2 * budget.within + 1, int(log_probs.argmax()) - budget.within
+    windows = {}
+    for column, each in enumerate(log_probs.tolist()):
+        windows.setdefault((column - first) // width, []).append((each, column))
+    found = [(torch.tensor([each for each, _ in window]).logsumexp(0).item(), max(window)[1])
+             for window in windows.values()]
+    count = min(budget.top_k, -(-len(log_probs) // width))
+    return [(column, score) for score, column in sorted(found, reverse=True)[:count]]
 
 
 class Spelled:
@@ -47,8 +61,7 @@ class Spelled:
         for _ in range(depth):
             level = {}
             for path, score in frontier.items():
-                gains, columns = self.log_probs(list(path)).topk(budget.top_k)
-                for gain, column in zip(gains.tolist(), columns.tolist(), strict=True):
+                for column, gain in children(self.log_probs(list(path)), budget):
                     level[(*path, self.first_id + column)] = score + gain
             candidates |= level
             best = sorted(level, key=level.get, reverse=True)[: budget.top_k]
@@ -92,6 +105,35 @@ def test_it_is_eagle_2_before_and_after_commits(seed, budget, accepted, kv_heads
         nodes = path_to(tree, len(tree) - 1)[:count]
         target.commit(Accepted(tuple(nodes), tuple(tree.tokens[nodes].tolist()), 99))
         tokens += [*tree.tokens[nodes].tolist(), 99]
+
+
+def test_under_a_relaxed_rule_children_are_no_neighbours():
+    """Eight neighbours of a smooth distribution are one guess to a rule of nine bins."""
+    bins = torch.arange(256.0)
+    log_probs = (-((bins - 100) / 20) ** 2 / 2).log_softmax(0).expand(2, -1)
+    scores, columns = likeliest(log_probs, 8, within=0)
+    assert sorted(columns[1].tolist()) == [*range(96, 104)] or sorted(
+        columns[1].tolist()) == [*range(97, 105)]
+    assert scores.exp().sum(1) == pytest.approx(0.16, abs=0.01)
+    scores, columns = likeliest(log_probs, 8, within=9)
+    assert columns[1].tolist()[:5] in ([100, 110, 90, 129, 71], [100, 90, 110, 71, 129])
+    assert scores.exp().sum(1) == pytest.approx(1, abs=1e-3)
+
+
+@given(st.integers(0, 2**20), st.integers(0, 130), st.integers(1, 9))
+def test_windows_part_the_bins(seed, within, k):
+    random = torch.Generator().manual_seed(seed)
+    log_probs = (8 * torch.randn(3, 256, generator=random)).log_softmax(-1)
+    k = min(k, -(-256 // (2 * within + 1)))
+    scores, columns = likeliest(log_probs, k, within)
+    assert (scores <= 0).all() and (scores.diff(dim=1) <= 0).all()
+    assert ((columns >= 0) & (columns < 256)).all()
+    first = log_probs.argmax(-1, keepdim=True) - within
+    windows = torch.div(columns - first, 2 * within + 1, rounding_mode='floor')
+    assert all(len(set(row)) == k for row in windows.tolist())
+    assert (log_probs.gather(1, columns) <= scores + 1e-5).all()
+    if k == -(-256 // (2 * within + 1)) == 1:
+        assert columns.flatten().tolist() == log_probs.argmax(-1).tolist()
 
 
 @given(budget=budgets, action_dim=st.integers(1, 8), seed=st.integers(0, 2**20))
@@ -164,6 +206,7 @@ def test_a_drafter_that_is_not_finite_is_an_error(lab):
         ('eagle', {'width': 3}, 'drafter eagle has no setting width; it has top_k, depth, max_n'),
         ('eagle', {'top_k': 0}, 'top_k of the drafter eagle is 0, must be a whole number >= 1'),
         ('eagle', {'depth': 1.5}, 'depth of the drafter eagle is 1.5'),
+        ('eagle', {'within': -1}, 'within of the drafter eagle is -1, must be .* >= 0'),
         ('eagle', {'max_nodes': 1}, 'max_nodes of the drafter eagle is 1, must be .* >= 2'),
     ],
 )
