@@ -249,7 +249,8 @@ def test_the_default_decoder_is_auto_relaxed_with_the_drafters_in_the_checkpoint
     assert traces[0].decoder == 'ar' and sum(trace.drafted for trace in traces) > 0
     assert {'ar', 'history_relaxed'} <= {trace.decoder for trace in traces}
     # The tiny checkpoint has no glance.
-    assert '; glance_relaxed left out: decoder glance_relaxed drafts with' in traces[-1].reason
+    assert '; glance_jacobi_relaxed left out: decoder glance_jacobi_relaxed drafts' \
+        in traces[-1].reason
     trace = traces[-1]
     assert list(trace.stage_ms) == ['preprocess', 'vision', 'prefill', 'draft', 'verify', 'total']
     parts = sum(ms for stage, ms in trace.stage_ms.items() if stage != 'total')

@@ -7,16 +7,19 @@ accepted, and the target's own argmax after its last node is the bonus token. A 
 r is for each token. Two things the published code leaves open are decided here: ties go to the
 path closest to the target's own choices, and only action tokens may stay.
 A guard (``guard``) may forbid bins, of the bonus as well.
+
+The host walks: it has to wait for the pass anyway, and one copy brings it a few whole numbers for
+each node. Only guards and rules that rate drafts read logits, so they stay on the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import islice
 from math import inf
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,24 +27,30 @@ from torch.nn import functional
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.graphs import Input, Padded
+from specvla_ros.graphs import Padded
 from specvla_ros.situation import Situation
 
 from .guard import best_allowed, Guard, nearest_allowed, said_before
 from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification
-from .tree import Accepted, TokenTree
-
-# A level of a path counts more than any sum of bin distances along it.
-_LONGER = 2**20
+from .tree import Accepted, ReadBack, TokenTree
 
 
 class Terms(NamedTuple):
     """Holds the limits for the guesses of one action."""
 
-    reach: Tensor  # int64 [2L + 1], on the device: 0 for the root, the rule's bins, L zeros
+    bins: tuple[int, ...]  # the rule's reach, [L]
     state: Tensor | None  # float64 [n], ``Situation.numbers``; None = no guard, no ``stays``
-    bins: tuple[int, ...]  # the rule's reach on the host, [L]
+
+
+class _Path(NamedTuple):
+    """A path that may stay, by its last node: how long it is, how many bins off in all."""
+
+    length: int
+    off: int
+
+
+_ROOT = _Path(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ class Acceptance:
 
     def terms(self, situation: Situation) -> Terms:
         """Ask the rule, once an action; raise SpecVLAError if its answer is no L integers."""
-        space, device, state = self.space, self.target.device, None
+        space, state = self.space, None
         reach = tuple(self.rule.reach(space, situation))
         if len(reach) != space.length or not all(isinstance(it, Integral) for it in reach):
             raise SpecVLAError(
@@ -77,8 +86,9 @@ class Acceptance:
             reach = tuple(min(bins, 0) for bins in reach)
         if self.guard is not None or rating(self.rule) is not None:
             numbers = situation.numbers(space.action_dim)
-            state = torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
-        return Terms(_uploaded(reach, device), state, reach)
+            state = torch.tensor(numbers, dtype=torch.float64)
+            state = state.to(self.target.device, non_blocking=True)
+        return Terms(reach, state)
 
     def accept(
         self, tree: TokenTree, verified: Verification, tokens: Sequence[int], terms: Terms,
@@ -87,41 +97,92 @@ class Acceptance:
         """
         Take the longest path that may stay; of equally long ones the closest to the target's own.
 
-        tokens: the action's before the tree; bins_off: how far they are off. Decided on the
-        device, in a graph where there are any; the host gets the path in the one copy of the
-        pass. Raises SpecVLAError if numbers of target or drafter are not finite, or the guard
-        forbids every bin.
+        tokens: the action's before the tree; bins_off: how far they are off. The host waits for
+        the device here, once a pass. Raises SpecVLAError if numbers of target or drafter are not
+        finite, or the guard forbids every bin.
         """
-        n, known, run = len(tree), len(tokens), verified.runner.run
-        walk, own = _Walk(self.guard, rating(self.rule), self.space), verified.argmax
-        asked: tuple[Input, ...] = ()
+        n, known, free = len(tree), len(tokens), verified.argmax
+        allowed = permitted = None
         if terms.state is not None:
-            blank = self.space.length - known
-            off = [*(it or 0 for it in bins_off), *[0] * (self.space.length - len(bins_off))]
-            said = torch.tensor([[*tokens, *[-1] * blank], off])
-            said = said.to(self.target.device, non_blocking=True)
-            asked = Padded(verified.logits), said, terms.state, known
-        if not n:
-            forbidden = own[:0]
-            if self.guard is not None:
-                own, forbidden = run(walk.root, Padded(own), *asked).split(1)
-            bonus, unsure, *wrong = torch.cat((own[:1], verified.entropy, forbidden)).tolist()
-            return Accepted((), (), self._checked(bonus, known), (), unsure / MILLION, sum(wrong))
-        # Without probabilities nothing can be wrong: a node attends to itself, so this is true.
-        finite = tree.ancestor_mask[0, :1] if tree.finite is None else tree.finite
-        decided = run(
-            walk.decide, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), finite, Padded(own), Padded(verified.entropy),
-            terms.reach[known : known + self.space.length + 1], n, *asked,
-        )
-        is_finite, bonus, unsure, forbidden, *rest = decided.tolist()
-        if not is_finite:
+            allowed, permitted = self._judged(tree, verified, tokens, terms.state, bins_off)
+        parts = (free, verified.entropy, tree.tokens if n else None, allowed, permitted,
+                 tree.parents if n and tree.layout is None else None, tree.finite)
+        own, entropy, drafts, best, stays, asked_parents, finite = _on_host(parts)
+        if not all(finite):
             raise SpecVLAError('the drafter gave probabilities that are not finite; check it')
-        drafts, off = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        nodes = tuple(node for node in range(n) if off[node] >= 0)
-        bonus = self._checked(bonus, known + len(nodes))
-        return Accepted(nodes, tuple(drafts[node] for node in nodes), bonus,
-                        tuple(off[node] for node in nodes), unsure / MILLION, forbidden)
+        best = best or own
+        reach = (*terms.bins[known:], *[0] * n)
+        parents = tree.layout or asked_parents
+        nodes = self._longest(parents, drafts, best, stays or [True] * n, reach)
+        rows = [0, *(node + 1 for node in nodes)]
+        path = tuple(drafts[node] for node in nodes)
+        off = tuple(self._bins_off(draft, best[row])
+                    for draft, row in zip(path, rows[:-1], strict=True))
+        return Accepted(
+            nodes, path, self._checked(best[rows[-1]], known + len(nodes)), off,
+            sum(entropy[row] for row in rows) / MILLION,
+            sum(best[row] != own[row] for row in rows), ReadBack(parents, drafts, own))
+
+    def _longest(
+        self, parents: Sequence[int], drafts: Sequence[int], own: Sequence[int],
+        stays: Sequence[int], reach: Sequence[int],
+    ) -> tuple[int, ...]:
+        """
+        Nodes of the path to accept, from the root down.
+
+        own: what the target says after the root and each node; stays: 0 where a draft is refused
+        already; reach: by depth, from the root's children on.
+        """
+        is_action = self.space.tokenizer.is_action
+        paths: list[_Path | None] = []  # to each node; None = it may not stay
+        for parent, draft, may_stay in zip(parents, drafts, stays, strict=True):
+            before, choice = paths[parent] if parent >= 0 else _ROOT, own[parent + 1]
+            # Ids, not bins: neighbours in one are neighbours in the other, except that the two
+            # lowest ids share a bin. They are different inputs to the target: r = 0 tells them
+            # apart.
+            if (before is None or not may_stay or abs(draft - choice) > reach[before.length]
+                    or not is_action(draft) or not is_action(choice)):
+                paths.append(None)
+            else:
+                off = before.off + self._bins_off(draft, choice)
+                paths.append(_Path(before.length + 1, off))
+        best, node = _ROOT, -1
+        for number, path in enumerate(paths):
+            if path and (path.length, -path.off) > (best.length, -best.off):
+                best, node = path, number
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = parents[node]
+        return tuple(reversed(nodes))
+
+    def _bins_off(self, draft: int, choice: int) -> int:
+        bins = self.space.tokenizer.bins
+        return abs(bins(draft) - bins(choice))
+
+    def _judged(
+        self, tree: TokenTree, verified: Verification, tokens: Sequence[int], state: Tensor,
+        bins_off: Sequence[int | None],
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Ask guard and rating, on the device, in a graph where there are any.
+
+        Returns the best allowed tokens after the root and each node, int64 [N + 1], and which
+        drafts may stay, bool [N]; None without drafts.
+        """
+        n, known, own = len(tree), len(tokens), verified.argmax
+        judge, run = _Judge(self.guard, rating(self.rule), self.space), verified.runner.run
+        blank = self.space.length - known
+        off = [*(it or 0 for it in bins_off), *[0] * (self.space.length - len(bins_off))]
+        said = torch.tensor([[*tokens, *[-1] * blank], off])
+        said = said.to(self.target.device, non_blocking=True)
+        asked = Padded(verified.logits), said, state, known
+        if not n:
+            return (own if self.guard is None else run(judge.root, Padded(own), *asked)), None
+        best, stays = run(
+            judge.nodes, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
+            Padded(tree.ancestor_mask, (0, 1)), Padded(own), n, *asked)
+        return best[: n + 1], stays[:n]
 
     def nearest_allowed(self, wanted: Tensor, said: Sequence[int], terms: Terms) -> list[int]:
         """
@@ -143,7 +204,7 @@ class Acceptance:
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
     def _checked(self, token: int, position: int) -> int:
-        """Return a token decided on the device; raise SpecVLAError if it is none."""
+        """Return a token that was decided; raise SpecVLAError if it is none."""
         if token == -1:
             raise SpecVLAError(
                 'the target gave logits that are not finite (data type '
@@ -162,16 +223,15 @@ class _Rehearsal(Acceptance):
     __slots__ = ()
 
     def terms(self, situation: Situation) -> Terms:
-        reach = _uploaded((-1,) * self.space.length, self.target.device)
-        return super().terms(situation)._replace(reach=reach)
+        return super().terms(situation)._replace(bins=(-1,) * self.space.length)
 
     def _checked(self, token: int, position: int) -> int:
         return super()._checked(~token if token < -1 else token, position)
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
-    """What is decided on the device: functions of tensors, the same for all rules."""
+class _Judge:
+    """What needs logits: functions of tensors, the same for all guards and rules."""
 
     guard: Guard | None
     rating: Rating | None
@@ -180,75 +240,50 @@ class _Walk:
     def root(
         self, own: Tensor, logits: Tensor, said: Tensor, state: Tensor, known: int | Tensor
     ) -> Tensor:
-        """Best allowed token after the root, and whether the best of all is another, int64 [2]."""
+        """Best allowed token after the root, int64 [1]."""
         assert self.guard is not None
         own = own[:1]
-        best, _ = best_allowed(self.guard, self.space, own, logits[:1], said[:1],
-                               torch.zeros_like(own) + known, state)
-        return torch.cat((best, best != own))
+        return best_allowed(self.guard, self.space, own, logits[:1], said[:1],
+                            torch.zeros_like(own) + known, state)[0]
 
-    def decide(
-        self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, finite: Tensor,
-        own: Tensor, entropy: Tensor, reach: Tensor, n: int | Tensor, *asked: Any,
-    ) -> Tensor:
+    def nodes(
+        self, tokens: Tensor, parents: Tensor, depth: Tensor, ancestors: Tensor, own: Tensor,
+        n: int | Tensor, logits: Tensor, said: Tensor, state: Tensor, known: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """
-        Choose a path, int64: finite, bonus, entropy of the path and the bonus, at how many of
-        their tokens the target's own choice is forbidden, tokens [G], bins off [G]: -1 where a
-        node is not on the path.
+        Best allowed tokens after the root and each node, int64, and which drafts may stay, bool.
 
-        own, entropy: int64 [R] what the target says after the root and each node; reach: int64
-        [L + 1] by depth; asked: of guards and ratings, logits, said, state, known. The first n of
-        G nodes are no padding; all if n is a plain number.
+        own: int64 [R] what the target says there. The first n of G nodes are no padding; all if n
+        is a plain number.
         """
-        padded, tokenizer, rows = isinstance(n, Tensor), self.space.tokenizer, parents + 1
-        if padded:
+        tokenizer, rows = self.space.tokenizer, parents + 1
+        # Of a padded pass and a padded tree one may have more rows, or one fewer.
+        count = min(len(tokens) + 1, len(own))
+        own, logits = own[:count], logits[:count]
+        if isinstance(n, Tensor):
             real = torch.arange(len(tokens), device=tokens.device) < n
             depth, ancestors = depth.where(real, 0), ancestors & real
-        paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
-        free, known = own, 0
-        if asked:
-            logits, said, state, known = asked
-            position = known + depth - 1  # of the drafts
+        position = known + depth - 1  # of the drafts
+        columns = (tokens - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
+        stays = torch.ones_like(depth, dtype=torch.bool)
         if self.guard is not None:
-            # Of a padded pass and a padded tree one may have more rows, or one fewer.
-            count = min(len(tokens) + 1, len(own))
+            paths = functional.pad(ancestors, (0, 0, 1, 0))  # the root's has no node
             before = said_before(paths[:count], tokens, position, said[0])
             own, logits = best_allowed(
-                self.guard, self.space, own[:count], logits[:count], before,
+                self.guard, self.space, own, logits, before,
                 functional.pad(depth, (1, 0))[:count] + known, state)
-        choice = own.index_select(0, rows)
-        # Ids, not bins: neighbours in one are neighbours in the other, except that the two
-        # lowest ids share a bin. They are different inputs to the target: r = 0 tells them apart.
-        stays = (tokens - choice).abs() <= reach.index_select(0, depth)
-        stays &= tokens.minimum(choice) >= tokenizer.first_id
-        stays &= tokens.maximum(choice) <= tokenizer.last_id
-        if asked:
-            columns, chosen = ((it - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
-                               for it in (tokens, choice))
-        if self.guard is not None:
-            stays &= logits[rows, columns] > -torch.inf
-        distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
+            stays = logits[rows, columns] > -torch.inf
         if self.rating is not None:
+            choice = own.index_select(0, rows)
+            chosen = (choice - tokenizer.first_id).clamp(0, tokenizer.n_bins - 1)
+            distance = (tokenizer.bins(tokens) - tokenizer.bins(choice)).abs()
             stays &= self.rating.stays(Drafts(
                 columns, chosen, distance, position.clamp(0, self.space.length - 1), ancestors,
                 logits.index_select(0, rows), said[1]), self.space)
-        refused = (ancestors & ~stays).any(1)
-        scores = depth * _LONGER - (ancestors * distance).sum(1)
-        scores = scores.masked_fill(refused | ~real if padded else refused, -1)
-        # The root beats refusals only. Of equal scores argmax takes the first.
-        best = functional.pad(scores, (1, 0)).argmax(keepdim=True)
-        path = paths.index_select(0, best)[0]
-        on_path = functional.pad(path, (1, 0), value=True)  # the root is on each
-        unsure = on_path[: len(entropy)]
-        unsure = (entropy[: len(unsure)] * unsure).sum(0, keepdim=True)
-        forbidden = finite[:0]
-        if self.guard is not None:
-            forbidden = on_path[: len(own)] & (own != free[: len(own)])
-        return torch.cat((finite, own.index_select(0, best), unsure,
-                          forbidden.sum(0, keepdim=True), tokens, distance.where(path, -1)))
+        return own, stays
 
 
-@lru_cache(maxsize=64)
-def _uploaded(reach: tuple[int, ...], device: torch.device) -> Tensor:
-    """``Terms.reach``: copied to the device once for all actions that have the same."""
-    return torch.tensor((0, *reach, *(0 for _ in reach))).to(device, non_blocking=True)
+def _on_host(parts: Sequence[Tensor | None]) -> list[list[int]]:
+    """Copy some vectors of whole numbers from the device, in one copy; of None an empty list."""
+    read = iter(torch.cat([part for part in parts if part is not None]).tolist())
+    return [[] if part is None else list(islice(read, len(part))) for part in parts]

@@ -36,7 +36,7 @@ class StaticCache:
     def _allocate(self, storage: Tensor) -> None:
         self.storage = storage
         self.columns = torch.arange(storage.shape[4], device=storage.device)
-        self._layers = storage.unbind(0)
+        self._layers = tuple((layer, layer[0], layer[1]) for layer in storage.unbind(0))
 
     @property
     def capacity(self) -> int:
@@ -48,9 +48,13 @@ class StaticCache:
         """The slot for padding."""
         return self.capacity - 1
 
-    def reset(self) -> None:
-        """Forget everything; the memory stays."""
+    def forget(self) -> None:
+        """Forget everything; the memory stays, and the numbers in it."""
         self.length = 0
+
+    def reset(self) -> None:
+        """Forget everything, for passes that read all slots."""
+        self.forget()
         # What no mask shows is still multiplied by zero, and a NaN of an action before stays one.
         self.storage.zero_()
 
@@ -70,9 +74,17 @@ class StaticCache:
         self._allocate(grown)
         return True
 
-    def at(self, slots: Tensor) -> CacheWriter:
-        """Return what a pass writes through: its row i goes to slot ``slots[i]``, int64 [S]."""
-        return CacheWriter(self._layers, slots)
+    def at(self, slots: Tensor, width: int | None = None) -> CacheWriter:
+        """
+        Return what a pass writes through: its row i goes to slot ``slots[i]``, int64 [S].
+
+        width: how many slots the pass reads, the first ones; None = all.
+        """
+        if width is None:
+            return CacheWriter(self._layers, slots)
+        read = self.storage.narrow(4, 0, width).flatten(0, 1).unbind(0)
+        return CacheWriter(tuple(zip(self.storage.unbind(0), read[::2], read[1::2], strict=True)),
+                           slots)
 
     def commit(self, entries: Sequence[int]) -> None:
         """
@@ -94,18 +106,18 @@ class StaticCache:
 class CacheWriter(NamedTuple):
     """Writes the keys and values of one pass into given slots of the cache."""
 
-    layers: tuple[Tensor, ...]
+    layers: tuple[tuple[Tensor, Tensor, Tensor], ...]  # storage; keys and values to read
     rows: Tensor
 
     def put(self, entries: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """
-        Write a layer's new entries [S, 2, heads, d], keys first, at once; return all its keys and
-        values, [1, heads, capacity, d] each.
+        Write a layer's new entries [S, 2, heads, d], keys first, at once; return its keys and
+        values, [1, heads, width, d] each.
         """
-        layer = self.layers[layer_idx]
-        layer.index_copy_(3, self.rows, entries.permute(1, 2, 0, 3)[:, None])
-        return layer[0], layer[1]
+        layer, keys, values = self.layers[layer_idx]
+        layer.index_copy_(3, self.rows, entries.permute(1, 2, 0, 3).unsqueeze(1))
+        return keys, values
 
     def slots(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Return a layer's storage [2, 1, heads, capacity, d] and the slots to write, [S]."""
-        return self.layers[layer_idx], self.rows
+        return self.layers[layer_idx][0], self.rows

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from specvla_ros.graphs import Padded, Runner, runner_on
+from specvla_ros.graphs import GraphRunner, Padded, Runner, runner_on
 from specvla_ros.openvla.model import OpenVLA
 
 from .cache import StaticCache
@@ -69,15 +69,15 @@ class FeaturePairs:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
     """
-    The last pass: its chain [1, root + 1, h], and hidden states of the chain and the nodes.
+    The last pass: its chain [1, root + 1, h], and hidden states [1, rows, h].
 
-    hidden: None of a prefill that kept no features.
+    nodes: row of the first node's hidden state; None of a prefill that kept no features.
     """
 
     start: int
     chain: Tensor
-    hidden: Tensor | None
-    nodes: Tensor
+    hidden: Tensor
+    nodes: int | None
 
 
 class Target:
@@ -134,13 +134,17 @@ class Target:
         features: keep those of the prompt for ``new_pairs``. Without, the last layer leaves out
         all rows but the root's and the guesses'.
         """
-        self.cache.reset()
+        if isinstance(self.runner, GraphRunner):
+            self.cache.reset()
+        else:
+            self.cache.forget()  # a pass reads only slots that this action has written
         self._committed.clear()
         return self._run(prompt, tree, features)
 
     def verify(self, tree: TokenTree) -> Verification:
         """Run the root, which is the last commit's bonus, and the tree below it in one pass."""
-        return self._run(self.embed_tokens([self._root]), tree)
+        embeddings = self.model.language_model.embed_tokens.weight
+        return self._run(embeddings.narrow(0, self._root, 1)[None], tree)
 
     def commit(self, accepted: Accepted) -> None:
         """Keep the root and the accepted nodes of the last pass; the bonus is the next root."""
@@ -159,12 +163,13 @@ class Target:
             return None
         features, embeds = [], []
         for done, path in self._committed:
-            if done.hidden is None:
+            if done.nodes is None:
                 raise RuntimeError(
                     'the prefill kept no features: the drafter lacks reads_features')
-            features.append(done.hidden)
+            features.append(done.hidden[:, : done.chain.shape[1]])
             if path.nodes:
-                features.append(done.nodes.index_select(1, self._on_device(path.nodes)))
+                rows = [done.nodes + node for node in path.nodes]
+                features.append(done.hidden.index_select(1, self._on_device(rows)))
             embeds += [done.chain[:, 1:], self.embed_tokens([*path.tokens, path.bonus])]
         start = self._committed[0][0].start
         self._committed.clear()
@@ -181,10 +186,8 @@ class Target:
             Padded(tree.ancestor_mask, (0, 1)), start, root, features=features,
         )
         hidden, logits, says = map(self.runner.safe_copy, run)
-        nodes = hidden.shape[1] - self.runner.size(n)
-        self._last = _Pass(
-            start, chain, hidden[:, : root + 1] if features else None,
-            hidden[:, nodes : nodes + n])
+        nodes = hidden.shape[1] - self.runner.size(n) if features else None
+        self._last = _Pass(start, chain, hidden, nodes)
         # What stands before the root is known: only root and tree await the rule.
         self.cache.advance(root)
         own, entropy = says[:, : n + 1]
@@ -202,42 +205,44 @@ class Target:
         behind ``root`` are padding, and so may the last nodes be. Without ``features`` the hidden
         states are those of the root and the nodes only.
         """
-        rows, n = chain.shape[1], len(tokens)
-        positions = start + self._arange(rows)
-        slots, seen, inputs = positions, positions, chain
-        if rows > 1:
+        rows, n, numbers, width = chain.shape[1], len(tokens), self.cache.columns, None
+        slots = positions = seen = numbers[:rows] + start
+        if isinstance(start, int):
+            width = start + rows + n
+            asked = numbers[rows - 1 : rows + n]
+        else:
+            asked = torch.cat((numbers[:1] + root, numbers[rows : rows + n]))
             slots = slots.where(positions <= start + root, self.cache.spare)
         if n:
-            places = start + root + 1 + self._arange(n)
+            places = numbers[1 : n + 1] + (start + root)
             slots = torch.cat((slots, places))
-            positions = torch.cat((positions, start + root + depth))
-            seen = torch.cat((seen, start + root + torch.zeros_like(depth)))
-            inputs = torch.cat((chain, self.model.embed_tokens(tokens)[None]), dim=1)
+            positions = torch.cat((positions, depth + (start + root)))
+            seen = positions.clamp_max(start + root)
+            drafts = functional.embedding(tokens, self.model.language_model.embed_tokens.weight)
+            chain = torch.cat((chain, drafts[None]), dim=1)
         # A row sees the rows before it in the chain; a node the chain up to the root, its
         # ancestors and itself, but never its siblings' branches.
-        attends = self.cache.columns <= seen[:, None]
-        if n:
-            # The mask's padding may be an older tree's. Ancestors stand before their nodes in any
-            # tree, so none of it is seen by a node of this one.
-            attends[rows:].scatter_(1, places.expand(n, n), ancestors)
-        asked = None  # rows of the root and the nodes; of a chain of one these are all
-        if rows > 1:
-            asked = torch.cat((self._arange(1) + root, self._arange(n) + rows))
+        attends = None  # a root alone sees all that was written
+        if width is None or rows + n > 1:
+            seen_by = numbers[:width] <= seen[:, None]
+            if n:
+                # The mask's padding may be an older tree's. Ancestors stand before their nodes in
+                # any tree, so none of it is seen by a node of this one.
+                seen_by[rows:].scatter_(1, places.expand(n, n), ancestors)
+            attends = seen_by[None, None]
+        # ``asked``: rows of the root and the nodes; of a chain of one these are all.
         hidden = self._llama(
-            inputs, positions, attends[None, None], self.cache.at(slots),
-            None if features else asked)
+            chain, positions, attends, self.cache.at(slots, width),
+            None if features or rows == 1 else asked)
         says = hidden[0]
-        if features and asked is not None:
+        if features and rows > 1:
             says = says.index_select(0, asked)
         logits = self.action_logits(says)
-        best, own = logits.max(dim=-1)
-        own = (own + self.first_id).where(best.isfinite(), -1)
+        # Where the best logit is not finite, neither are the probabilities.
         entropy = torch.special.entr(logits.softmax(-1, dtype=torch.float32)).sum(-1)
-        entropy = (entropy * (MILLION / log(self.n_action_tokens))).round().long()
+        own = (logits.argmax(-1) + self.first_id).masked_fill(entropy.isnan(), -1)
+        entropy = entropy.mul_(MILLION / log(self.n_action_tokens)).round_().long()
         return hidden, logits, torch.stack((own, entropy))
-
-    def _arange(self, n: int) -> Tensor:
-        return torch.arange(n, device=self.device)
 
     def _on_device(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values).to(self.device, non_blocking=True)

@@ -8,9 +8,10 @@ bonus token of the pass before); the tree holds what may follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import nan
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,13 +95,14 @@ class TokenTree:
         sources: dict[tuple[int, int], str] = {}
         for tree in trees:
             place = {-1: -1}  # of the tree's own nodes
-            nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), tree.sources, strict=True)
+            nodes = zip(tree.tokens.tolist(), tree.parents_on_host(), tree.sources, strict=True)
             for node, (token, parent, source) in enumerate(nodes):
                 key = place[parent], token
                 place[node] = places.setdefault(key, len(places))
                 sources.setdefault(key, source)
         parents, tokens = zip(*places, strict=True)
-        return replace(cls.of(tokens, parents, tuple(sources.values())), finite=all_finite(trees))
+        return cls(torch.tensor(tokens), *structure(parents), tuple(sources.values()),
+                   all_finite(trees), parents)
 
     def parents_on_host(self) -> Sequence[int]:
         """Index of each node's parent; only of a tree without ``layout`` a device is asked."""
@@ -115,6 +117,19 @@ class TokenTree:
         return TokenTree(tokens, parents, depth, mask, self.sources, self.finite, self.layout)
 
 
+class ReadBack(NamedTuple):
+    """
+    Holds a tree and what the target said of it, on the host.
+
+    parents, drafts: [N] of the tree. own: [N + 1] the target's own token after the root and each
+    node, -1 where its logits were not finite.
+    """
+
+    parents: Sequence[int]
+    drafts: Sequence[int]
+    own: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """
@@ -125,6 +140,7 @@ class Accepted:
     bins_off: how far each of the tokens is from the target's own choice.
     entropy: of what the target said there and for the bonus, summed; 1 = all bins are alike.
     forbidden: at how many of these tokens a guard forbade the target's own choice.
+    read_back: what was copied to the host for the decision; None = nothing.
     """
 
     nodes: tuple[int, ...]
@@ -133,12 +149,15 @@ class Accepted:
     bins_off: tuple[int, ...] = field(default=(), compare=False)
     entropy: float = field(default=nan, compare=False)
     forbidden: int = field(default=0, compare=False)
+    read_back: ReadBack | None = field(default=None, compare=False)
 
 
 def all_finite(trees: Iterable[TokenTree]) -> Tensor | None:
     """Whether all numbers behind some trees are finite, bool [1]; None = there are none."""
     known = [tree.finite for tree in trees if tree.finite is not None]
-    return torch.cat(known).all(0, keepdim=True) if known else None
+    if len(known) < 2:
+        return known[0] if known else None
+    return torch.cat(known).all(0, keepdim=True)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast, Protocol, TYPE_CHECKING
 
 import torch
@@ -129,33 +129,35 @@ class FusedLayers:
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
         """
         Hidden states [S, h] of inputs [S, h].
 
-        positions: int64 [S], below the table's length. mask: bool [1, 1, S, K], True = attend, K
-        what the cache returns. kept: int64 [R], the rows to compute; of the others the last layer
-        leaves keys and values only, and they don't come out. None = all.
+        positions: int64 [S], below the table's length. mask: bool [1, 1, S, K], True = attend, or
+        the additive equivalent; K what the cache returns; None = each row attends to all. kept:
+        int64 [R], the rows to compute; of the others the last layer leaves keys and values only,
+        and they don't come out. None = all.
         """
         rows, small = x.shape[0], self._small
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        mask = additive(mask, x.dtype)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = additive(mask, x.dtype)
+        grouped = self._heads != self._kv_heads
         x = x.clone()  # the sum that the layers add to, in place
         for index, layer in enumerate(self._layers):
             normed = x if layer.input_norm is None else self.rms_norm(x, layer.input_norm)
             qkv = layer.qkv(normed).view(rows, -1, self._head_dim)
             key, value = small.rotate_and_put(qkv, self._heads, cos, sin, cache, index)
-            query = qkv[:, : self._heads].transpose(0, 1)[None]
+            query = qkv.narrow(1, 0, self._heads).transpose(0, 1).unsqueeze(0)
             if kept is not None and layer is self._layers[-1]:
-                x, query, mask = (
-                    part.index_select(dim, kept) for part, dim in ((x, 0), (query, 2), (mask, 2)))
+                x, query = x.index_select(0, kept), query.index_select(2, kept)
+                mask = None if mask is None else mask.index_select(2, kept)
                 rows = len(kept)
             mixed = functional.scaled_dot_product_attention(
-                query, key, value, mask, enable_gqa=self._heads != self._kv_heads,
-            )
+                query, key, value, mask, enable_gqa=grouped)
             layer.out.add_to(x, mixed[0].transpose(0, 1).reshape(rows, -1))
             layer.down.add_to(x, small.gated(layer.gate_up(self.rms_norm(x, layer.mlp_norm))))
         return x
@@ -179,7 +181,7 @@ class FusedLlama:
         self,
         inputs: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: Place,
         kept: Tensor | None = None,
     ) -> Tensor:
@@ -187,7 +189,8 @@ class FusedLlama:
         Hidden states [1, S or R, h] after the final norm.
 
         inputs: [1, S, h]; positions: int64 [S], below the model's limit. mask: bool [1, 1, S, K],
-        True = attend, K what the cache returns. kept: int64 [R], rows to compute; None = all.
+        True = attend, or the additive equivalent; K what the cache returns; None = each row
+        attends to all. kept: int64 [R], rows to compute; None = all.
         """
         hidden = self._layers(inputs[0], positions, mask, cache, kept)
         return self._layers.rms_norm(hidden, self._norm)[None]
@@ -203,9 +206,14 @@ def _rotations(inv_freq: Tensor, positions: int, dtype: torch.dtype) -> tuple[Te
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Bool mask → 0 / -inf, once a pass: sdpa would convert a bool mask again in each layer."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
-        ~mask, float('-inf')
-    )
+    return torch.where(mask, *_seen_or_not(dtype, mask.device))
+
+
+@lru_cache(maxsize=16)
+def _seen_or_not(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What an additive mask has where a row attends, and elsewhere: [] each."""
+    return (torch.zeros((), dtype=dtype, device=device),
+            torch.full((), float('-inf'), dtype=dtype, device=device))
 
 
 def _layer(layer: LlamaLayer) -> _Layer:

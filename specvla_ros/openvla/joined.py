@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 
 from .quantization import is_quantized
 
@@ -12,20 +11,22 @@ from .quantization import is_quantized
 class Product:
     """A product with a weight [out, in], and a bias [out] or none."""
 
-    __slots__ = ('_bias', '_weight')
+    __slots__ = ('_bias', '_turned')
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
+        self._turned, self._bias = weight.t(), bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """[S, in] → [S, out]."""
-        return functional.linear(x, self._weight, self._bias)
+        if self._bias is None:
+            return torch.mm(x, self._turned)
+        return torch.addmm(self._bias, x, self._turned)
 
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
         """Add the product of x [S, in] to a total [S, out], in place, in one operation."""
         if self._bias is not None:
             return total.add_(self(x))
-        return total.addmm_(x, self._weight.t())
+        return total.addmm_(x, self._turned)
 
 
 class SeparateProducts(Product):

@@ -8,6 +8,7 @@ with torch for CUDA, makes one kernel of each of these operations. Elsewhere the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -27,12 +28,21 @@ class Place(Protocol):
         ...
 
 
+_EXACT = torch.float32, torch.float64  # data types whose squares need no other one
+
+
 class SmallOperations:
     """The operations, by torch: the reference for any other implementation."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Llama's norm of [S, h], with weights [h]."""
-        return functional.rms_norm(x, weight.shape, weight, eps)
+        if not x.is_cpu or x.dtype not in _EXACT:
+            return functional.rms_norm(x, weight.shape, weight, eps)
+        # There torch makes ten operations of it, each as dear as a product of one row with a
+        # matrix; these are five.
+        least, shares = _mean(x.shape[1], eps, x.dtype)
+        scale = torch.addmv(least, x * x, shares).rsqrt_()
+        return (x * scale.unsqueeze(1)).mul_(weight)
 
     def rotate_and_put(
         self, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor, place: Place, layer_idx: int,
@@ -46,13 +56,20 @@ class SmallOperations:
         """
         rows, all_heads, dim = qkv.shape
         kv_heads = (all_heads - heads) // 2
-        rotate_(qkv[:, : heads + kv_heads], cos, sin)
-        return place.put(qkv[:, heads:].view(rows, 2, kv_heads, dim), layer_idx)
+        rotate_(qkv.narrow(1, 0, heads + kv_heads), cos, sin)
+        entries = qkv.narrow(1, heads, 2 * kv_heads).view(rows, 2, kv_heads, dim)
+        return place.put(entries, layer_idx)
 
     def gated(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) · up, [S, n], of both side by side, [S, 2 n]."""
-        gate, up = gate_up.chunk(2, -1)
-        return functional.silu(gate) * up
+        width = gate_up.shape[1] // 2
+        return functional.silu(gate_up.narrow(1, 0, width)) * gate_up.narrow(1, width, width)
+
+
+@lru_cache(maxsize=64)
+def _mean(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """On the host eps [1], and what a row's squares [width] are multiplied by for their mean."""
+    return torch.full((1,), eps, dtype=dtype), torch.full((width,), 1 / width, dtype=dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

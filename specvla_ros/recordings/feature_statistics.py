@@ -1,40 +1,63 @@
-"""Statistics of a feature over a data set, as LeRobot's `meta/stats.json` has them."""
+"""
+Statistics of a feature, as LeRobot has them of each episode and of a whole data set.
+
+Those of the whole set are made of the episodes' ones, quantiles as the mean weighted by frames,
+as lerobot's own writer does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_QUANTILES = {'q01': 0.01, 'q10': 0.1, 'q50': 0.5, 'q90': 0.9, 'q99': 0.99}
 
+
+@dataclass(frozen=True, slots=True)
 class FeatureStatistics:
     """
-    Least, most, mean and deviation of each dimension, over all that was taken in.
+    Least, most, mean, deviation and quantiles of each dimension.
 
-    :param shape: in which a value of each dimension is written; None = a list
+    count: frames. values: of each name, float64 [D]. shape: in which a value of each dimension is
+    written.
     """
 
-    def __init__(self, shape: tuple[int, ...] | None = None) -> None:
-        self._shape, self._count = shape, 0
-        self._least = self._most = self._sum = self._squares = np.zeros(0)
+    count: int
+    values: dict[str, NDArray[np.float64]]
+    shape: tuple[int, ...]
 
-    def take(self, values: NDArray[Any]) -> None:
-        """Take in values, [n, D]."""
-        new = values.astype(np.float64)
-        least, most, total, squares = new.min(0), new.max(0), new.sum(0), (new * new).sum(0)
-        if self._count:
-            least, most = np.minimum(least, self._least), np.maximum(most, self._most)
-            total, squares = total + self._sum, squares + self._squares
-        self._least, self._most, self._sum, self._squares = least, most, total, squares
-        self._count += len(new)
+    @classmethod
+    def of(cls, values: NDArray[Any], count: int, shape: tuple[int, ...] = (-1,)
+           ) -> FeatureStatistics:
+        """Of the values [n, D] of so many frames."""
+        numbers = values.astype(np.float64)
+        named = {'min': numbers.min(0), 'max': numbers.max(0), 'mean': numbers.mean(0),
+                 'std': numbers.std(0)}
+        quantiles = np.quantile(numbers, list(_QUANTILES.values()), axis=0)
+        return cls(count, named | dict(zip(_QUANTILES, quantiles, strict=True)), shape)
+
+    @classmethod
+    def together(cls, parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
+        """Of all frames of several, one at least."""
+        counts = np.array([part.count for part in parts])
+
+        def of(name: str) -> NDArray[np.float64]:
+            return np.stack([part.values[name] for part in parts])
+
+        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.average(values, axis=0, weights=counts)
+
+        middle = mean(of('mean'))
+        spread = np.sqrt(mean(of('std') ** 2 + (of('mean') - middle) ** 2))
+        named = {'min': of('min').min(0), 'max': of('max').max(0), 'mean': middle, 'std': spread}
+        named |= {name: mean(of(name)) for name in _QUANTILES}
+        return cls(int(counts.sum()), named, parts[0].shape)
 
     def facts(self) -> dict[str, Any]:
         """Return them as lists."""
-        mean = self._sum / self._count
-        spread = np.sqrt(np.maximum(self._squares / self._count - mean * mean, 0))
-        named = {'min': self._least, 'max': self._most, 'mean': mean, 'std': spread}
-        facts: dict[str, Any] = {
-            name: (values if self._shape is None else values.reshape(self._shape)).tolist()
-            for name, values in named.items()}
-        return facts | {'count': [self._count]}
+        return {name: it.reshape(self.shape).tolist() for name, it in self.values.items()} | {
+            'count': [self.count]}

@@ -67,7 +67,7 @@ class LeRobotWriter:
     _frames: int = 0
     _file: int = 0
     _writer: Any = None
-    _statistics: dict[str, FeatureStatistics] = field(default_factory=dict)
+    _statistics: list[dict[str, FeatureStatistics]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _modules(self.shape.as_video)
@@ -96,7 +96,8 @@ class LeRobotWriter:
             'episode_index': number, 'tasks': [task], 'length': count,
             'dataset_from_index': self._frames, 'dataset_to_index': self._frames + count,
             'data/chunk_index': place[0], 'data/file_index': place[1]}
-        seen = self._watched(images)
+        looks: list[NDArray[np.float32]] = []
+        seen = self._watched(images, max(10, count // 100), looks)
         if self.shape.as_video:
             row |= self._write_video(number, seen, count)
         else:
@@ -104,9 +105,14 @@ class LeRobotWriter:
                 {'bytes': _png(image), 'path': f'frame-{n:06d}.png'}
                 for n, image in enumerate(seen)]
         self._write_rows(place, columns)
-        for name, values in columns.items():
-            if name != self.shape.camera:
-                self._of(name).take(np.asarray(values).reshape(count, -1))
+        statistics = {
+            name: FeatureStatistics.of(np.asarray(values).reshape(count, -1), count)
+            for name, values in columns.items() if name != self.shape.camera}
+        statistics[self.shape.camera] = FeatureStatistics.of(
+            np.concatenate(looks), len(looks), (3, 1, 1))
+        self._statistics.append(statistics)
+        row |= {f'stats/{feature}/{name}': value for feature, it in statistics.items()
+                for name, value in it.facts().items()}
         row |= {'meta/episodes/chunk_index': 0, 'meta/episodes/file_index': 0}
         self._episodes.append(row)
         self._frames += count
@@ -128,8 +134,9 @@ class LeRobotWriter:
                 _pandas_column('task_index', 'task_index', 'int64', 'int64'),
                 _pandas_column(None, '__index_level_0__', 'unicode', 'object')],
             'pandas_version': '2.0.0'})}), meta / 'tasks.parquet')
-        (meta / 'stats.json').write_text(json.dumps(
-            {name: it.facts() for name, it in self._statistics.items()}, indent=4) + '\n')
+        (meta / 'stats.json').write_text(json.dumps({
+            name: FeatureStatistics.together([it[name] for it in self._statistics]).facts()
+            for name in self._statistics[0]}, indent=4) + '\n')
         (meta / 'info.json').write_text(json.dumps(self._info(), indent=4) + '\n')
 
     def _info(self) -> dict[str, Any]:
@@ -205,22 +212,21 @@ class LeRobotWriter:
                 f'videos/{name}/from_timestamp': 0.0,
                 f'videos/{name}/to_timestamp': count / shape.fps}
 
-    def _watched(self, images: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-        """Check the frames' size, and count what is in them."""
+    def _watched(
+        self, images: Iterator[NDArray[np.uint8]], every: int, looks: list[NDArray[np.float32]]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Check the frames' size, and add pixels of some frames to `looks`, each [n, 3]."""
         wanted = (self.shape.height, self.shape.width, 3)
+        apart = max(1, min(wanted[:2]) // 64)
         for number, image in enumerate(images):
             if image.shape != wanted:
                 raise SpecVLAError(
                     f'a frame is {image.shape[1]} x {image.shape[0]}, the first one was '
                     f'{wanted[1]} x {wanted[0]}: a data set has one size; convert recordings of '
                     'one camera')
-            if number % 10 == 0:
-                self._of(self.shape.camera, (3, 1, 1)).take(
-                    image[::4, ::4].reshape(-1, 3) / np.float32(255))
+            if number % every == 0:
+                looks.append(image[::apart, ::apart].reshape(-1, 3) / np.float32(255))
             yield image
-
-    def _of(self, name: str, shape: tuple[int, ...] | None = None) -> FeatureStatistics:
-        return self._statistics.setdefault(name, FeatureStatistics(shape))
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -21,21 +21,18 @@ import tyro
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.progress import terminal_bar
-from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection
-from specvla_ros.recordings.find import open_recordings
+from specvla_ros.recordings.episode import RecordedEpisode, Recording
 from specvla_ros.recordings.lerobot_writer import LeRobotWriter, Shape, VERSION
+from specvla_ros.recordings.source_arguments import SourceArgs
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertArgs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertArgs(SourceArgs):
     """Convert recordings of a robot to a LeRobot data set."""
 
-    source: Annotated[tuple[Path, ...], tyro.conf.Positional, Help(
-        help='recordings: rosbag2 folders, HDF5 demonstrations of LIBERO, LeRobot data sets, '
-             'folders of `specvla collect` or of pictures')]
     out: Annotated[Path, Help(help='folder to write; it must not be there')]
     to: Annotated[Literal['lerobot'], Help(help='format: LeRobot v3.0')] = 'lerobot'
     images: Annotated[bool, Help(
@@ -43,17 +40,6 @@ class ConvertArgs:
              'which are a tenth as large')] = False
     fps: Annotated[int, Help(help='frames a second; 0: by the stamps of the frames')] = 0
     name: Annotated[str, Help(help='of the camera: observation.images.NAME')] = 'image'
-    image_topic: Annotated[str, Help(
-        help='camera in bags; default: /image, or the only one there is')] = ''
-    instruction_topic: Annotated[str, Help(help='in bags: what the robot was told')
-                                 ] = '/instruction'
-    camera: Annotated[str, Help(
-        help='camera in data sets, as observation.images.front or agentview_rgb; default: the '
-             'only one there is')] = ''
-    instruction: Annotated[str, Help(help='what the robot was told, instead of what was recorded')
-                           ] = ''
-    mirrored: Annotated[bool, Help(help='the frames have left and right swapped; they are turned '
-                                   'back')] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +71,7 @@ def run(args: ConvertArgs) -> int:
     """
     _check(args)
     console = Console()
-    recordings = open_recordings(args.source, Selection(
-        args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
+    recordings = args.recordings()
     taken = _taken(recordings)
     shape = _shape(args, taken)
     for recording in recordings:

@@ -63,14 +63,7 @@ class Optimizer:
         self.settings, self.lanes, self.group = settings, lanes, group
         self.module, self._only_trained = module, only_trained
         group.hand_out(parameter.data for parameter in module.parameters())
-        self.averaged = _copy(module).requires_grad_(False)
-        # The lanes' copy. Float32 needs none.
-        self.replica = module if dtype == torch.float32 else _copy(module, dtype).to(dtype)
-        self._masters = [p for p in module.parameters() if p.requires_grad]
-        self._replicas = [p for p in self.replica.parameters() if p.requires_grad]
-        self._averages = [
-            average for average, p in zip(self.averaged.parameters(), module.parameters(),
-                                          strict=True) if p.requires_grad]
+        self._lay_out(dtype)
         groups = [
             {'params': [p for p in self._masters if p.ndim > 1],
              'weight_decay': settings.weight_decay},
@@ -81,9 +74,32 @@ class Optimizer:
         self.steps = 0
         self.skipped = 0  # steps in a row whose gradient was not finite
 
-    def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
-        """Run a function over parts in the lanes."""
-        return list(self._pool.map(function, parts))
+    def _lay_out(self, dtype: torch.dtype) -> None:
+        """Make the copies of the module: the averaged one, and that of the lanes."""
+        module = self.module
+        self.averaged = _copy(module).requires_grad_(False)
+        # The lanes' copy. Float32 needs none.
+        self.replica = module if dtype == torch.float32 else _copy(module, dtype).to(dtype)
+        self._masters = [p for p in module.parameters() if p.requires_grad]
+        self._replicas = [p for p in self.replica.parameters() if p.requires_grad]
+        self._averages = [
+            average for average, p in zip(self.averaged.parameters(), module.parameters(),
+                                          strict=True) if p.requires_grad]
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process measures and reads the weights: one does, for all."""
+        return self.group.leads
+
+    def measure(
+        self, function: Callable[[nn.Module, Part], Result], parts: Iterable[Part]
+    ) -> list[Result]:
+        """Run a function of the averaged module over parts in the lanes."""
+        return self.map(lambda part: function(self.averaged, part), parts)
+
+    def whole(self) -> nn.Module:
+        """Return the averaged module, to be written."""
+        return self.averaged
 
     def step(self, loss: Callable[[Part], tuple[Tensor, Result]], parts: list[Part],
              done: float) -> list[Result]:
@@ -95,20 +111,15 @@ class Optimizer:
 
         :raises FloatingPointError: ten steps in a row had no finite gradient
         """
-        lanes = self.map(lambda part: self._gradient(loss, part), parts)
-        gradients = [g.float() for g in lanes[0][0]]
-        for others, _ in lanes[1:]:
-            torch._foreach_add_(gradients, [g.float() for g in others])
-        torch._foreach_mul_(gradients, 1 / len(parts))
-        self.group.average(gradients)
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+        gradients, results = self._gradients(loss, parts)
+        norm = self._norm(gradients)
         if not math.isfinite(norm):
             self.skipped += 1
             if self.skipped == 10:
                 raise FloatingPointError(
                     'the gradient was not finite in ten steps in a row: start again from an '
                     'earlier state with a lower learning rate')
-            return [result for _, result in lanes]
+            return results
         self.skipped = 0
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
@@ -124,7 +135,7 @@ class Optimizer:
             keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
             torch._foreach_lerp_(self._averages, self._masters, 1 - keep)
             self._hand_out()
-        return [result for _, result in lanes]
+        return results
 
     def state_dict(self) -> dict:
         """All a resumed training needs to go on with identical numbers."""
@@ -147,6 +158,26 @@ class Optimizer:
             return module.state_dict()
         names = {name for name, p in self.module.named_parameters() if p.requires_grad}
         return {name: value for name, value in module.state_dict().items() if name in names}
+
+    def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
+        """Run a function over parts in the lanes."""
+        return list(self._pool.map(function, parts))
+
+    def _gradients(
+        self, loss: Callable[[Part], tuple[Tensor, Result]], parts: list[Part]
+    ) -> tuple[list[Tensor], list[Result]]:
+        """Gradients of the masters, float32, of the mean over all parts of all processes."""
+        lanes = self.map(lambda part: self._gradient(loss, part), parts)
+        gradients = [g.float() for g in lanes[0][0]]
+        for others, _ in lanes[1:]:
+            torch._foreach_add_(gradients, [g.float() for g in others])
+        torch._foreach_mul_(gradients, 1 / len(parts))
+        self.group.average(gradients)
+        return gradients, [result for _, result in lanes]
+
+    def _norm(self, gradients: list[Tensor]) -> float:
+        """Norm of all gradients together."""
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
 
     def _hand_out(self) -> None:
         """Give the lanes the master weights."""

@@ -104,7 +104,8 @@ class StateFolder:
         again = f'delete {self.path} and begin again'
         try:
             # Only plain values and tensors: a file from elsewhere can run no code.
-            content = torch.load(self.state, weights_only=True, map_location=device)
+            content = torch.load(self.state, weights_only=True, map_location=device,
+                                 mmap=device == 'cpu')
         except Exception as error:  # the loader may raise anything at all
             if isinstance(error, UnpicklingError) and is_zipfile(self.state):
                 content = {}  # whole, but of objects that this layout has not

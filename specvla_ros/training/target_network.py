@@ -35,3 +35,13 @@ class TargetNetwork(nn.Module):
             return
         model.requires_grad_(not vision_only)
         model.vision.requires_grad_(not freeze_vision)
+
+    def blocks(self) -> list[nn.Module]:
+        """
+        Return the parts whose `forward` is all that computes with their weights: the layers.
+
+        Not the last one of the Llama, which `hidden_at` computes at some positions alone.
+        """
+        vision, llama = self.model.vision, self.model.language_model
+        siglip = vision.siglip.encoder.layers if vision.siglip else ()
+        return [*vision.dino.encoder.layer, *siglip, *llama.layers[:-1]]

@@ -31,12 +31,13 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.holdout import divide
 from specvla_ros.training.lora import check_lora, merged, MOST_RANK
-from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.optimizer import Optimizer, OptimizerSettings
 from specvla_ros.training.process_group import ALONE, joined, ProcessGroup
 from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
 from specvla_ros.training.shape import forget_words, new_target, TargetShape
+from specvla_ros.training.sharded_optimizer import ShardedOptimizer
 from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
 from specvla_ros.training.target_check import check_place, initial_key
 from specvla_ros.training.target_loss import (
@@ -86,6 +87,8 @@ class TrainTargetArgs:
              'another one would go in byte by byte. Only for small targets made here')] = False
     lora: Annotated[int, Help(
         help='rank of adapters on the Llama of --init, trained alone; 0 = train all weights')] = 0
+    shard: Annotated[bool, Help(
+        help='part the weights among the processes that torchrun started (FSDP)')] = False
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -113,7 +116,7 @@ def run(args: TrainTargetArgs) -> int:
         args = replace(args, init=checkpoint_folder(args.init))
     with joined(args.device) as group:
         args = replace(args, device=group.device)
-        _check(args)
+        _check(args, group)
         trainer = make_trainer(args, group)
         with trainer.progress as progress:
             if trainer.recipe.measured:
@@ -127,12 +130,14 @@ def run(args: TrainTargetArgs) -> int:
 def make_trainer(args: TrainTargetArgs, group: ProcessGroup = ALONE) -> Trainer:
     """Read data, checkpoint and state: all that a training begins, or goes on, with."""
     folder = StateFolder(args.out.with_name(args.out.name + '.training'), '--out')
-    saved = folder.load(args.resume, args.device, _SAVED)
+    # Of a sharded training each process keeps its part alone.
+    saved = folder.load(args.resume, 'cpu' if args.shard else args.device, _SAVED)
     if saved:
         folder.check_same(_settings(args), saved)  # before data are read that are not its own
     progress = TrainingProgress('train target', Console(quiet=not group.leads), args.chunk)
     recipe = TargetRecipe(args, saved and saved.recipe, progress.loading)
-    return Trainer(recipe, args, folder, progress, saved, group)
+    return Trainer(recipe, args, folder, progress, saved, group,
+                   ShardedOptimizer if args.shard else Optimizer)
 
 
 class TargetRecipe(Recipe):
@@ -287,9 +292,15 @@ class TargetRecipe(Recipe):
         return model
 
 
-def _check(args: TrainTargetArgs) -> None:
+def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
     """Refuse settings that can't be."""
     check_schedule(args)
+    if args.shard and group.size == 1:
+        raise SpecVLAError('--shard parts the weights among several processes and there is one: '
+                           'start the training with torchrun, or leave it out')
+    if args.shard and args.lanes > 1:
+        raise SpecVLAError(f'--shard with --lanes {args.lanes}: give --lanes 1, and as many '
+                           'processes as lanes are wanted')
     resolve_device(args.device)
     check_place('--out', args.out)
     if args.init is not None:

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_folder
@@ -49,7 +49,8 @@ class Trainer:
     Train the network of a recipe.
 
     saved: what `folder.load` gave; None: from the start. group: of processes that train it
-    together: each takes its part of every batch, the first one measures and writes.
+    together: each takes its part of every batch, the first one measures and writes. optimizer:
+    how they hold the weights.
 
     :raises SpecVLAError: the training was begun with other settings, or its state doesn't fit
     """
@@ -57,12 +58,13 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, schedule: Schedule, folder: StateFolder, progress: TrainingProgress,
         saved: SavedState | None, group: ProcessGroup = ALONE,
+        optimizer: type[Optimizer] = Optimizer,
     ) -> None:
         self.recipe, self.schedule, self.group = recipe, schedule, group
         self.folder, self.progress = folder, progress
         if saved:
             folder.check_same(self._settings(), saved)
-        self.optimizer = Optimizer(recipe.network, schedule.optimizer, schedule.lanes,
+        self.optimizer = optimizer(recipe.network, schedule.optimizer, schedule.lanes,
                                    getattr(torch, schedule.dtype), group,
                                    recipe.only_trained)
         self.batch = schedule.batch * group.size  # frames a step, over all processes
@@ -150,29 +152,40 @@ class Trainer:
             return None
 
         @torch.no_grad()
-        def lane(part: NDArray[np.int64]) -> Tensor:
-            return self.recipe.distances(self.optimizer.averaged, part).cpu()
+        def lane(network: nn.Module, part: NDArray[np.int64]) -> Tensor:
+            return self.recipe.distances(network, part).cpu()
 
         parts = np.array_split(chosen, math.ceil(len(chosen) / self.schedule.batch))
-        return self.recipe.accuracy(torch.cat(self.optimizer.map(lane, parts)))
+        return self.recipe.accuracy(torch.cat(self.optimizer.measure(lane, parts)))
 
     def save(self) -> None:
         """Save the state to go on from; one process does, for all."""
-        if not self.group.leads:
+        if not self.optimizer.takes_part:
             return
-        self.folder.save(SavedState(
-            self._settings(), self.optimizer.state_dict(), self.sampler.state_dict(),
-            self.elapsed, self.samples, self.recipe.state()))
+        state = self.optimizer.state_dict()
+        if self.group.leads:
+            self.folder.save(SavedState(
+                self._settings(), state, self.sampler.state_dict(), self.elapsed, self.samples,
+                self.recipe.state()))
 
     def _evaluate(self, interval: _Interval) -> Accuracy | None:
         """Measure the averaged weights; add to the curve, write the network, save the state."""
         self._is_written = True
-        accuracy = self._write(interval) if self.group.leads else None
+        accuracy = None
+        if self.optimizer.takes_part:
+            accuracy = self.measure()
+            network = self.optimizer.whole()
+            if self.group.leads:
+                self._write(network, interval, accuracy)
+            del network  # before the state is read, which is larger
+            self.save()
         self.group.wait()
         return accuracy
 
-    def _write(self, interval: _Interval) -> Accuracy | None:
-        accuracy, recipe = self.measure(), self.recipe
+    def _write(
+        self, network: nn.Module, interval: _Interval, accuracy: Accuracy | None
+    ) -> None:
+        recipe = self.recipe
         point = {
             'step': self.optimizer.steps, 'minutes': self.elapsed / 60,
             'epoch': self.samples / max(1, len(recipe.frames)), 'samples': self.samples,
@@ -183,9 +196,7 @@ class Trainer:
         self.progress.point(point)
         self.folder.add_point(point)
         with whole_folder(recipe.out, recipe.keep) as folder:
-            recipe.write(self.optimizer.averaged, folder, point)
-        self.save()
-        return accuracy
+            recipe.write(network, folder, point)
 
     def _stop(self) -> None:
         self.save()

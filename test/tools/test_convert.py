@@ -1,4 +1,5 @@
 """`specvla convert`: whatever is read comes out of a LeRobot data set as it was."""
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,38 @@ def test_a_data_set_of_several_tasks_and_states_comes_out_again(tmp_path, versio
     assert same_numbers(old, made)
     for a, b in zip(old.episodes, made.episodes, strict=True):
         assert np.array_equal(np.stack(list(old.images(a))), np.stack(list(made.images(b))))
+
+
+def test_statistics_are_of_each_episode_and_of_the_whole_set(tmp_path):
+    from pyarrow import parquet
+    parts = [numbers(count, 7, first) for count, first in ((7, 0), (12, 10))]
+    colors = [np.array((count, 100, 200), np.uint8) for count in (0, 255)]
+    LeRobotMaker(tmp_path / 'old', 'v3.0', [
+        ('open it', [np.broadcast_to(color, (32, 32, 3)) for _ in part], part, part[:, :6])
+        for part, color in zip(parts, colors)], video=False)
+    assert main(['convert', str(tmp_path / 'old'), '--out', str(tmp_path / 'set'), '--images',
+                 '--name', 'front']) == 0
+    rows = parquet.read_table(tmp_path / 'set/meta/episodes').to_pylist()
+    for row, actions, color in zip(rows, parts, colors, strict=True):
+        stats = {name: np.array(row[f'stats/action/{name}'])
+                 for name in ('min', 'max', 'mean', 'std', 'q01', 'q50', 'q99', 'count')}
+        assert stats['count'] == [len(actions)]
+        for name, value in (('min', actions.min(0)), ('max', actions.max(0)),
+                            ('mean', actions.mean(0)), ('std', actions.std(0)),
+                            ('q50', np.median(actions, 0)),
+                            ('q01', np.quantile(actions, 0.01, axis=0))):
+            np.testing.assert_allclose(stats[name], value, rtol=1e-5, atol=1e-6)
+        camera = np.array(row['stats/observation.images.front/mean'])
+        np.testing.assert_allclose(camera, color[:, None, None] / 255, atol=1e-6)
+    whole, both = json.loads((tmp_path / 'set/meta/stats.json').read_text()), np.concatenate(parts)
+    for name, value in (('min', both.min(0)), ('max', both.max(0)), ('mean', both.mean(0)),
+                        ('std', both.std(0)), ('count', [19])):
+        np.testing.assert_allclose(whole['action'][name], value, rtol=1e-5, atol=1e-6)
+    # As lerobot puts quantiles together: weighted by frames.
+    np.testing.assert_allclose(whole['action']['q90'], np.average(
+        [np.quantile(it, 0.9, axis=0) for it in parts], axis=0, weights=[7, 12]), rtol=1e-5)
+    assert whole['observation.images.front']['count'] == [1 + 2]  # each tenth frame
+    assert set(whole) == {it.split('/')[1] for it in rows[0] if it.startswith('stats/')}
 
 
 def test_many_rows_go_into_several_files(tmp_path, monkeypatch):

@@ -87,13 +87,20 @@ def test_two_processes_give_the_networks_of_one_with_twice_the_batch(args, data,
         train_target.run(replace(twos[0], resume=True))
 
 
-def test_torchrun_trains_and_one_process_speaks(args, tmp_path):
+@pytest.mark.parametrize('launcher, more', [
+    (['torch.distributed.run', '--nproc-per-node', '2', '-m'], []),
+    # Its launcher for GPUs, which serves CPUs as well; that for CPUs starts one process.
+    (['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1',
+      '--mixed_precision', 'no', '--dynamo_backend', 'no', '--module'], ['--shard']),
+])
+def test_a_launcher_starts_a_training_and_one_process_speaks(args, tmp_path, launcher, more):
+    pytest.importorskip(launcher[0].split('.')[0], reason='accelerate is not installed')
     command = [
-        sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '-m',
-        'specvla_ros', 'train', 'target', '--out', tmp_path / 'two', '--suite', SUITE, '--data',
-        args.data, '--epochs', '1', '--batch', '8', '--lanes', '1', '--dtype', 'float32',
-        '--text-tokens', '300', *(f'--shape.{name.replace("_", "-")}={getattr(TINY, name)}'
-                                  for name in TINY.__slots__)]
+        sys.executable, '-m', *launcher, 'specvla_ros', 'train', 'target', *more,
+        '--out', tmp_path / 'two', '--suite', SUITE, '--data', args.data, '--epochs', '1',
+        '--batch', '8', '--lanes', '1', '--dtype', 'float32', '--text-tokens', '300',
+        *(f'--shape.{name.replace("_", "-")}={getattr(TINY, name)}'
+          for name in TINY.__slots__)]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200,
                           env={**os.environ, 'MASTER_PORT': '0'})
     assert done.returncode == 0, done.stderr[-2000:]

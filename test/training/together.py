@@ -26,7 +26,7 @@ def together(function: Callable, *args, processes: int = 2, seconds: float = 120
             process.kill()
 
 
-def free_ports(count: int = 3) -> list[str]:
+def free_ports(count: int = 6) -> list[str]:
     """Return free ports: processes that meet anew must not find the last meeting's place."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -69,3 +69,61 @@ def train_all(trainings: list) -> None:
     for (module, args), port in zip(trainings, os.environ['FREE_PORTS'].split()):
         os.environ['MASTER_PORT'] = port
         assert importlib.import_module(module).run(args) == 0
+
+
+
+def train_with_shards(trainings: list, cut: list) -> None:
+    """Train targets; cut some short after two steps, the first of which goes on here."""
+    import torch
+
+    from specvla_ros.training import train_target
+
+    torch.set_num_threads(1)  # as torchrun has it
+    ports = iter(os.environ['FREE_PORTS'].split())
+    step = train_target.Trainer.step
+
+    def interrupted(self, done):
+        if self.optimizer.steps == 2:  # the first one learns nothing: its rate is 0
+            self.save()
+            check_shares(self)
+            check_measuring(self)
+            raise KeyboardInterrupt
+        return step(self, done)
+
+    train_target.Trainer.step = interrupted
+    for args in cut:
+        os.environ['MASTER_PORT'] = next(ports)
+        with contextlib.suppress(KeyboardInterrupt):
+            train_target.run(args)
+    train_target.Trainer.step = step
+    for args in trainings:
+        os.environ['MASTER_PORT'] = next(ports)
+        assert train_target.run(args) == 0
+
+
+def check_shares(trainer) -> None:
+    """Check that this process holds half of the weights, of their averages, of the moments."""
+    optimizer = trainer.optimizer
+    moments = [it for state in optimizer._adamw.state.values()
+               for name, it in state.items() if name != 'step']
+    whole = sum(p.numel() for p in trainer.recipe.network.parameters())
+    for held, times in ((optimizer._masters, 1), (optimizer._averages, 1), (moments, 2)):
+        own = sum(it.to_local().numel() for it in held)
+        assert abs(own / times - whole / 2) < 0.02 * whole  # an odd row is in the first process
+
+
+def check_measuring(trainer) -> None:
+    """Check that measuring the averages leaves nothing of them in the weights that learn."""
+    import numpy as np
+
+    def loss():
+        recipe, network = trainer.recipe, trainer.optimizer.replica
+        return trainer.optimizer.map(
+            lambda chosen: recipe.loss(network, chosen, np.random.default_rng(0), 0.5).total,
+            [np.arange(4)])[0].item()
+
+    trainer.optimizer._root.reshard()
+    point, after = trainer.measure().point(), loss()
+    trainer.optimizer._root.reshard()
+    assert loss() == after
+    assert trainer.measure().point() == point

@@ -122,13 +122,15 @@ class GlanceDrafter(Drafter):
         text = text.mean(1)
         logits = self.head(prompt[:, 1 : 1 + patches], text)[0].float()
         chances = logits.softmax(-1)
+        total = chances.sum()[None]
+        finite = total == total  # where one is not, they are NaN
         reach = self.settings.within
         if reach:
             near = 2 * reach + 1
-            around = functional.avg_pool1d(chances, near, 1, reach) * near + _OWN * chances
-            for position in range(len(chances)):
-                if space.is_gripper(position):
-                    around[position] = chances[position]
+            around = functional.avg_pool1d(chances, near, 1, reach)
+            around.add_(chances, alpha=_OWN / near)  # of the mean over them, not of their sum
+            size = space.action_dim
+            around[size - 1 :: size] = chances[size - 1 :: size]  # the grippers'
             chances = around
         guesses = [chances.argmax(-1)]
         if self.settings.branches > 1:
@@ -137,4 +139,4 @@ class GlanceDrafter(Drafter):
             taken = (bins - guesses[-1][:, None]).abs() <= reach
             chances = chances.masked_fill(taken, -1)
             guesses.append(chances.argmax(-1))
-        return torch.stack(guesses) + space.tokenizer.first_id, logits.sum()[None].isfinite()
+        return torch.stack(guesses) + space.tokenizer.first_id, finite

@@ -11,23 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from specvla_ros.action_space import ActionSpace
-from specvla_ros.decoding.tree import TokenTree
+from specvla_ros.decoding.tree import ReadBack, TokenTree
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.graphs import Padded
 
-from .drafter import DraftContext, Drafter, DRAFTERS
-from .side_by_side import chains
+from .drafter import DraftContext, Drafter, DRAFTERS, LastPass
 
 _STARTS = ('last', 'middle')
-# A bin nearer to the bonus counts more than any depth.
-_NEARER = 2**20
-_NEVER = 2**62
 
 
 @DRAFTERS.register('jacobi')
@@ -60,7 +53,8 @@ class JacobiDrafter(Drafter):
     """
     Guesses what the target itself said behind the rejected draft in the last pass.
 
-    Then come the tokens of ``start``. Where no draft was rejected it guesses nothing.
+    Then come the tokens of ``start``. Where no draft was rejected it guesses nothing. What was
+    said is on the host already: acceptance decided there.
     """
 
     only_continues = True
@@ -68,84 +62,67 @@ class JacobiDrafter(Drafter):
     def __init__(self, settings: Jacobi) -> None:
         self.settings = settings
         self._tokens: tuple[int, ...] = ()
-        self._start: Tensor | None = None  # int64 [L + 1]: its L tokens, and one slot to spare
 
     def guess(self, context: DraftContext) -> TokenTree:
         """Guess the whole action where nothing was said: not asked in a relay."""
-        return _chain(self._at_start(context), context)
+        return TokenTree.chain(self._at_start(context)[: context.max_depth], 'jacobi')
 
     def propose(self, context: DraftContext) -> TokenTree:
         """Guess the target's own words; nothing where no draft was rejected."""
-        last, known = context.last, len(context.tokens)
-        if last is None or len(last.accepted.nodes) == len(last.tree) or not context.max_depth:
+        last, known, depth = context.last, len(context.tokens), context.max_depth
+        if last is None or len(last.accepted.nodes) == len(last.tree) or not depth:
             return TokenTree.empty()
-        tree, nodes, runner = last.tree, last.accepted.nodes, context.target.runner
-        said = runner.run(
-            self._said, Padded(tree.tokens), Padded(tree.depth),
-            Padded(tree.ancestor_mask, (0, 1)), Padded(last.verified.argmax[1:]),
-            self._at_start(context), known, last.accepted.bonus, len(nodes),
-            nodes[-1] if nodes else 0, len(tree), lowest=context.space.tokenizer.first_id)
-        return _chain(runner.safe_copy(said)[known:], context)
+        # A word that was not finite is -1, which has no embedding. A later pass will say so.
+        lowest = context.space.tokenizer.first_id
+        words = [max(word, lowest) for word in _words(last)]
+        chain = (*words, *self._at_start(context)[known + len(words) :])
+        return TokenTree.chain(chain[:depth], 'jacobi')
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in an action, [L] tokens."""
         if self.settings.start == 'last':
-            self._tokens, self._start = tuple(tokens), None
+            self._tokens = tuple(tokens)
 
     def reset(self) -> None:
         """Forget it."""
-        if self._tokens:
-            self._tokens, self._start = (), None
+        self._tokens = ()
 
-    def _at_start(self, context: DraftContext) -> Tensor:
-        """Return the guess where the target said nothing, on its device; copied once an action."""
-        if self._start is None:
-            tokens = self._tokens or (_middle(context.space),) * context.space.length
-            if self._tokens and context.situation.executed is not None:
-                # What is left of the last chunk, and its last step again behind it.
-                size = context.space.action_dim
-                done = min(context.situation.executed, context.space.chunk - 1) * size
-                tokens = (*tokens[done:], *(tokens[-size:] * (done // size)))
-            self._start = torch.tensor((*tokens, 0)).to(context.target.device, non_blocking=True)
-        return self._start
-
-    def _said(
-        self, tokens: Tensor, depth: Tensor, ancestors: Tensor, own: Tensor, start: Tensor,
-        known: int | Tensor, bonus: int | Tensor, kept: int | Tensor, end: int | Tensor,
-        n: int | Tensor, *, lowest: int,
-    ) -> Tensor:
-        """
-        Put the target's words in their places of the action, int64 [L + 1]; others as ``start``.
-
-        The words are those along the branch whose rejected node is nearest to the bonus; of
-        several the deepest. own: int64 [G] what the target said after each node; known: tokens of
-        the action, the bonus the last of them; kept: accepted nodes, the last of them ``end``.
-        The first n of G nodes are no padding; all if n is a plain number.
-        """
-        device, spare = tokens.device, len(start) - 1
-        beyond = depth - kept  # 1 = in the bonus's place
-        if isinstance(n, Tensor):
-            # The mask's padding may be an older tree's, but says nothing of a node: in any tree
-            # ancestors stand before their nodes.
-            beyond = beyond.where(torch.arange(len(tokens), device=device) < n, 0)
-        rejected = beyond == 1
-        behind = ancestors.index_select(1, torch.arange(1, device=device) + end)[:, 0]
-        behind = (behind | (kept == 0)) & (beyond > 0)
-        # Summed over a node's ancestors: how far its branch is off the bonus, then how deep it is.
-        off = ((tokens - bonus).abs() * _NEARER).where(rejected, -1)
-        off = (ancestors * off).sum(1).where(behind, _NEVER)
-        path = ancestors.index_select(0, off.argmin(keepdim=True))[0] & behind
-        places = (beyond + (known - 1)).where(path, spare)
-        # A word that was not finite is -1, which has no embedding. A later pass will say so.
-        return start.scatter(0, places, own.clamp_min(lowest))
+    def _at_start(self, context: DraftContext) -> tuple[int, ...]:
+        """Return the guess where the target said nothing, [L]."""
+        tokens, executed = self._tokens, context.situation.executed
+        if not tokens:
+            return (_middle(context.space),) * context.space.length
+        if executed is None:
+            return tokens
+        # What is left of the last chunk, and its last step again behind it.
+        size = context.space.action_dim
+        done = min(executed, context.space.chunk - 1)
+        return (*tokens[done * size :], *(tokens[-size:] * done))
 
 
-def _chain(tokens: Tensor, context: DraftContext) -> TokenTree:
-    """As many of these tokens as may be guessed, one after the other."""
-    depth = context.max_depth
-    return chains(tokens[None, :depth], 'jacobi') if depth else TokenTree.empty()
+def _words(last: LastPass) -> list[int]:
+    """
+    Return what the target said behind the rejected node that is nearest to the bonus.
+
+    Of several branches behind it the deepest, of equal ones the first.
+    """
+    accepted = last.accepted
+    parents, drafts, own = accepted.read_back or ReadBack(
+        last.tree.parents_on_host(), last.tree.tokens.tolist(), last.verified.argmax.tolist())
+    end = accepted.nodes[-1] if accepted.nodes else -1
+    # Of each node behind the accepted path: how near and deep its branch is, and its nodes.
+    branches: dict[int, tuple[int, list[int]]] = {}
+    for node, parent in enumerate(parents):
+        if parent == end:
+            branches[node] = abs(drafts[node] - accepted.bonus), [node]
+        elif parent in branches:
+            off, nodes = branches[parent]
+            branches[node] = off, [*nodes, node]
+    _, nearest = min(branches.values(), key=lambda it: (it[0], -len(it[1])), default=(0, []))
+    return [own[node + 1] for node in nearest]
 
 
+@lru_cache(maxsize=64)
 def _middle(space: ActionSpace) -> int:
     """Token of the middle bin: in normalised space zero, no motion."""
     return int(space.tokenizer.encode([0.0])[0])

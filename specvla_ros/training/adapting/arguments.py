@@ -9,17 +9,15 @@ from typing import Annotated
 import tyro
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.recordings.source_arguments import SourceArgs
 
 Help = tyro.conf.arg
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptArgs:
+class AdaptArgs(SourceArgs):
     """Teach a drafter for a checkpoint from recordings; keep it only if it is better."""
 
-    source: Annotated[tuple[Path, ...], tyro.conf.Positional, Help(
-        help='recordings: rosbag2 folders, LeRobot data sets, HDF5 demonstrations of LIBERO, '
-             'folders of `specvla collect` or of pictures')]
     checkpoint: Annotated[Path | None, Help(
         help='folder of the target, or name of an embedded one; default: libero_object')] = None
     drafter: Annotated[Path | None, Help(
@@ -30,18 +28,6 @@ class AdaptArgs:
              'interrupted run go on')] = Path('runs/adapted')
     unnorm_key: Annotated[str | None, Help(
         help="name of the statistics; default: the checkpoint's only one")] = None
-    image_topic: Annotated[str, Help(
-        help='camera in bags; default: /image, or the only one there is')] = ''
-    instruction_topic: Annotated[str, Help(help='in bags: what the robot was told')
-                                 ] = '/instruction'
-    camera: Annotated[str, Help(
-        help='camera in data sets, as observation.images.front or agentview_rgb; default: the '
-             'only one there is')] = ''
-    instruction: Annotated[str, Help(help='what the robot was told, instead of what was recorded')
-                           ] = ''
-    mirrored: Annotated[bool, Help(
-        help="the frames have left and right swapped, as in data made ready for OpenVLA's "
-             'training')] = False
     frames: Annotated[int, Help(help='to learn from at most, spread evenly')] = 12_000
     minutes: Annotated[float, Help(help='to teach each drafter at most')] = 4.0
     epochs: Annotated[float, Help(help='passes over the frames at most')] = 40.0

@@ -18,8 +18,7 @@ from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy_check import check_policy
-from specvla_ros.recordings.episode import Recording, Selection
-from specvla_ros.recordings.find import open_recordings
+from specvla_ros.recordings.episode import Recording
 from specvla_ros.training.adapting.adaptation import (
     Adaptation,
     DRAFTERS,
@@ -50,8 +49,7 @@ def run(args: AdaptArgs) -> int:
     key = check_key(keys, args.unnorm_key)
     _check_out(args.out, args.source)
     console = Console()
-    recordings = open_recordings(args.source, Selection(
-        args.camera, args.image_topic, args.instruction_topic, args.instruction, args.mirrored))
+    recordings = args.recordings()
     division = split(recordings)
     _tell_found(recordings, division, console)
     Adaptation(args, target, present, key, recordings, division, console).run()

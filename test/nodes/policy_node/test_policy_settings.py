@@ -101,7 +101,7 @@ def test_a_threshold_holds_for_the_candidates_that_have_one():
     assert defaults['decoder'] == 'auto_relaxed'
     config = pick(PolicySettings, defaults | {'threshold': 4}).decoder_config
     assert {it.name: it.threshold for it in config.members} == {
-        'ar': 0, 'glance_relaxed': 4, 'history_relaxed': 4, 'hybrid_relaxed': 4}
+        'ar': 0, 'glance_jacobi_relaxed': 4, 'history_relaxed': 4, 'hybrid_relaxed': 4}
     settings = pick(PolicySettings, defaults | {'decoder': 'auto', 'threshold': 4})
     with pytest.raises(SpecVLAError, match='rule strict of the decoder auto has none'):
         settings.decoder_config  # noqa: B018
