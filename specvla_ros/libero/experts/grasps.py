@@ -54,6 +54,11 @@ class Grasp:
         """Whether the hand leaves its nominal orientation."""
         return not np.allclose(self.turn, np.eye(3))
 
+    @property
+    def shallow(self) -> bool:
+        """Whether fingers that are a few millimetres too high meet above the object."""
+        return self.stay == math.inf and self.close_below <= _FLAT_CLOSE_BELOW
+
 
 def grasp_of(scene: Workspace, name: str, way: Vector) -> Grasp:
     """Return how an object is taken where it stands now, to be carried by `way`, [3]."""

@@ -130,8 +130,8 @@ class Put:
         if self._grasp.stay < np.inf and error[2] > 0.005:
             return np.array([*error[:2], _LIFT])
         # Some arms drift up by 2 mm a step: out of reach of what is flat before the fingers meet.
-        rim = self._grasp.stay < np.inf
-        drifted = 0.0 if rim or self.held else min(2 * error[2], 0.0)
+        # Only there: fingers that have met, but touch with one pad, would else never rise.
+        drifted = min(2 * error[2], 0.0) if self._grasp.shallow and not self.held else 0.0
         return np.array([*error[:2], 2 / 3 * self._grasp.close_below + drifted])
 
     def _carry(self) -> Motion:

@@ -84,6 +84,17 @@ def test_fingers_that_drifted_above_what_is_flat_go_down_while_they_close():
     assert on_the_table(scene).act(DOWN).error[2] > 0  # at the grasp it rises, slowly
 
 
+def test_fingers_that_have_met_around_what_stands_rise_though_the_pads_miss_it():
+    """A bottle of ketchup: they hung 5 mm above the grasp for good."""
+    bottle = np.array([0.04, 0.04, 0.15])
+    scene = Table(width=0.034, sizes={'box': bottle}, things={'box': bottle * (0, 0, 0.5)})
+    put = on_the_table(scene)
+    for above in (0, 0.005, 0.01):
+        scene.eef = put.grip + (0, 0, above)
+        motion = put.act(DOWN)
+        assert motion.gripper == CLOSED and motion.error[2] > 0.005
+
+
 def test_what_was_lifted_counts_as_held_though_the_pads_miss_it():
     scene = Table(eef=np.array([0, 0, 0.012]), width=0.045)
     put = on_the_table(scene)
