@@ -100,7 +100,9 @@ class ShardedOptimizer(Optimizer):
         # FSDP takes the gradients from `backward`, and averages them over the processes.
         (value, result), = self.map(loss, parts)
         value.backward()
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._masters], [result]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._masters]
+        self._adamw.zero_grad(set_to_none=True)  # `backward` adds to what a skipped step leaves
+        return gradients, [result]
 
     def _norm(self, gradients: list[Tensor]) -> float:
         # Of the own shards first: one reduction in all, not one for each weight.

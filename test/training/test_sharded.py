@@ -18,7 +18,7 @@ from test.training.drafter_data import write_target
 
 # Processes import it by name, as in test/benchmark.
 sys.path.append(str(Path(__file__).parent))
-from together import together, train_with_shards  # noqa: E402
+from together import skip_a_step, together, train_with_shards  # noqa: E402
 
 
 @pytest.fixture
@@ -83,6 +83,10 @@ def test_shards_give_the_checkpoint_the_state_and_the_curve_of_whole_weights(arg
     for resumed in cut:
         assert_close(weights(args.out), weights(resumed.out))
     assert OpenVLA.from_pretrained(tmp_path / 'two').action_dim() == 7
+
+
+def test_a_gradient_that_is_not_finite_leaves_nothing_for_the_next_step():
+    together(skip_a_step)
 
 
 def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):

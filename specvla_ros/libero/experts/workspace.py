@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,7 @@ class Workspace:
     def __init__(self, env: LiberoEnv) -> None:
         self._env, self._sim = env, env.sim
         self._model, self._data = env.sim.sim.model._model, env.sim.sim.data._data
+        self._geoms_of: dict[str, list[int]] = {}
 
     @property
     def goals(self) -> list[list[str]]:
@@ -167,8 +167,13 @@ class Workspace:
                 if name in self._sim.obj_body_id and name != ignored
                 for geom in self._geoms(name)]
 
-    @functools.cache  # noqa: B019  # a body's geoms never change; a workspace lives an episode
     def _geoms(self, name: str) -> list[int]:
+        """Return the geoms of an object's body and its parts: they never change."""
+        if name not in self._geoms_of:
+            self._geoms_of[name] = self._found_geoms(name)
+        return self._geoms_of[name]
+
+    def _found_geoms(self, name: str) -> list[int]:
         root, found = self._sim.obj_body_id[name], []
         for geom in np.flatnonzero(self._model.geom_group == 0):
             body = self._model.geom_bodyid[geom]
