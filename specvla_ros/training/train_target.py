@@ -88,7 +88,7 @@ class TrainTargetArgs:
     lora: Annotated[int, Help(
         help='rank of adapters on the Llama of --init, trained alone; 0 = train all weights')] = 0
     shard: Annotated[bool, Help(
-        help='part the weights among the processes that torchrun started (FSDP)')] = False
+        help='divide the weights among the processes that torchrun started (FSDP)')] = False
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -299,7 +299,7 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
     """Refuse settings that can't be."""
     check_schedule(args)
     if args.shard and group.size == 1:
-        raise SpecVLAError('--shard parts the weights among several processes and there is one: '
+        raise SpecVLAError('--shard divides the weights among several processes and there is one: '
                            'start the training with torchrun, or leave it out')
     if args.shard and args.lanes > 1:
         raise SpecVLAError(f'--shard with --lanes {args.lanes}: give --lanes 1, and as many '

@@ -90,7 +90,7 @@ class Workspace:
         return box.min(0), box.max(0)
 
     def clearance(self, points: Vector, ignored: str) -> float:
-        """Least distance from points [n, 3] to a box, but those of one object and the robot."""
+        """Least distance from points [n, 3] to all things but one; the robot counts as none."""
         geoms = self._things(ignored)
         if not geoms:
             return np.inf
@@ -102,7 +102,7 @@ class Workspace:
         return float(np.linalg.norm(np.maximum(outside, 0), axis=2).min())
 
     def highest(self, point: Vector, around: Vector, ignored: str) -> float:
-        """Height of what stands highest within `around` [2] of a point, but one thing, or -inf."""
+        """Height of the highest thing but one within `around` [2] of a point; -inf: none."""
         geoms = self._things(ignored)
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
         centre = self._data.geom_xpos[geoms] + np.einsum(
