@@ -111,7 +111,7 @@ def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
 
 
 @pytest.mark.parametrize('changes, processes, message', [
-    ({'lanes': 1}, 1, '--shard divides the weights among several processes and there is one: start'),
+    ({'lanes': 1}, 1, '--shard divides the weights among several processes and there is one'),
     ({'lanes': 2}, 2, '--shard with --lanes 2: give --lanes 1'),
 ])
 def test_shards_that_cannot_be_are_refused(args, changes, processes, message):
