@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from specvla_ros.encodings import Encoding, find_encoding
-from specvla_ros.errors import SpecVLAError
-from specvla_ros.pictures import decode_picture, in_one_line, MOST_PIXELS, refuse_grey
+from specvla_ros.errors import one_line, SpecVLAError
+from specvla_ros.pictures import decode_picture, MOST_PIXELS, refuse_grey
 
 # Words of `CompressedImage.format` that name depth or channels without colour: the encodings
 # 16UC1, 32FC1, 8UC3 ..., and `compressedDepth` of compressed_depth_image_transport.
@@ -60,7 +60,7 @@ def to_rgb(message: ImageMessage) -> np.ndarray:
         raise
     except Exception as error:  # cv2.error, MemoryError: whatever a conversion raises
         raise SpecVLAError(f'a {message.width} x {message.height} {message.encoding} image cannot '
-                           f'be turned into RGB: {in_one_line(error)}') from error
+                           f'be turned into RGB: {one_line(error)}') from error
 
 
 def compressed_to_rgb(message: CompressedMessage) -> np.ndarray:

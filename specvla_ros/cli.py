@@ -20,6 +20,8 @@ from pathlib import Path
 import re
 import sys
 
+from specvla_ros.errors import one_line
+
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -187,16 +189,14 @@ def _first_paragraph(box: str) -> str:
     plain = re.sub(r'\x1b\[[0-9;]*m|[│╭╮╰╯]', '', box)
     title, _, body = plain.strip().partition('\n')
     paragraphs = re.split(r'^\s*[─-]{3,}\s*$', body, flags=re.MULTILINE)
-    return next(filter(None, (' '.join(part.split()) for part in paragraphs)), title)
+    return next(filter(None, (one_line(part) for part in paragraphs)), title)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f': {error.filename}' if error.filename is not None else ''
-        text = f'{error.strerror}{place}'
-    else:
-        text = str(error) or type(error).__name__
-    return ' '.join(text.split())
+        return one_line(f'{error.strerror}{place}')
+    return one_line(error)
 
 
 def _complain(message: str) -> int:

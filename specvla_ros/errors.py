@@ -1,4 +1,4 @@
-"""The one base of the errors that are the user's to fix, and how they show a value."""
+"""The one base of the errors that are the user's to fix, and how messages show a value."""
 
 import reprlib
 
@@ -16,6 +16,12 @@ class SpecVLAError(ValueError):
     """
 
 
+def one_line(said: object, most: int | None = None) -> str:
+    """Return an error or a text in one line, cut to `most` characters; an empty error's type."""
+    line = ' '.join(str(said).split())[:most]
+    return line or (type(said).__name__ if isinstance(said, BaseException) else '')
+
+
 def shown(value: object) -> str:
     """Return a value as a message shows it: one short line, whatever it is."""
-    return ' '.join(_SHORT.repr(value).split())
+    return one_line(_SHORT.repr(value))

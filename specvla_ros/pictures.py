@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 MOST_PIXELS = 2**26  # 8192 x 8192: a file of 1 kB can claim any size
 _JPEG = b'\xff\xd8'  # how every JPEG begins, one that was cut off too
@@ -52,13 +52,8 @@ def opencv() -> ModuleType:
         import cv2
     except Exception as error:  # ImportError, or AttributeError of a numpy that is too new
         raise SpecVLAError(
-            f"OpenCV can't be loaded ({in_one_line(error)}): see `specvla doctor`") from error
+            f"OpenCV can't be loaded ({one_line(error)}): see `specvla doctor`") from error
     return cv2
-
-
-def in_one_line(error: Exception) -> str:
-    """Return what an exception says, without its line breaks."""
-    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def refuse_grey(what: str) -> SpecVLAError:
@@ -81,7 +76,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     except SpecVLAError:
         raise
     except Exception as error:  # whatever a decoder makes of damaged data
-        raise SpecVLAError(f'is no valid JPEG: {in_one_line(error)}') from error
+        raise SpecVLAError(f'is no valid JPEG: {one_line(error)}') from error
 
 
 def _decode_png(data: bytes) -> np.ndarray:
@@ -98,7 +93,7 @@ def _decode_png(data: bytes) -> np.ndarray:
             bgr = cv2.convertScaleAbs(bgr, alpha=255 / 65535)
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
-        raise SpecVLAError(f'is no valid PNG: {in_one_line(error)}') from error
+        raise SpecVLAError(f'is no valid PNG: {one_line(error)}') from error
     if colours == _PALETTE and (rgb == rgb[..., :1]).all():
         raise refuse_grey('is a PNG whose palette has no colour')
     return rgb

@@ -30,7 +30,7 @@ from typing import (
 
 import yaml
 
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import one_line, shown, SpecVLAError
 
 
 class Dataclass(Protocol):
@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise SpecVLAError(f'{path}: not YAML: nested too deeply') from error
     except (yaml.YAMLError, ValueError, TypeError) as error:  # of dates and numbers, the latter
-        raise SpecVLAError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+        raise SpecVLAError(f'{path}: not YAML: {one_line(error)}') from error
     if not isinstance(content, dict):
         raise SpecVLAError(f'{path}: holds {type(content).__name__}, must be a mapping')
     return content

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from specvla_ros.bags.storage import COMPRESSED, SUFFIXES
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 METADATA = 'metadata.yaml'
 _INFORMATION = 'rosbag2_bagfile_information'
@@ -69,7 +69,7 @@ def _of_folder(folder: Path) -> BagFiles:
     try:
         names, messages = _listed(folder / METADATA)
     except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        problem = ' '.join(str(error).split())
+        problem = one_line(error)
         stored = _together(folder, _stored(folder))
         return BagFiles(stored, (f'{METADATA} is damaged ({problem})',))
     places = {name: _place(folder, name) for name in names}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import NamedTuple, Protocol
 
+from specvla_ros.errors import one_line
+
 SUFFIXES = ('.mcap', '.db3')
 COMPRESSED = '.zstd'
 MCAP_MAGIC, SQLITE_MAGIC = b'\x89MCAP0\r\n', b'SQLite format 3\0'
@@ -70,7 +72,7 @@ class DamageNotes:
 
     def add(self, place: int | str, reason: object) -> None:
         """Note a damaged place; again and again is once."""
-        self._places.setdefault(place, ' '.join(str(reason).split()))
+        self._places.setdefault(place, one_line(reason))
 
     def __str__(self) -> str:
         said = [self.end] if self.end else []

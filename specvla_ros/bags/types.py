@@ -16,7 +16,7 @@ from typing import Any
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import get_types_from_idl, get_types_from_msg, get_typestore, Stores
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OWN = 'specvla_ros'
@@ -75,7 +75,7 @@ class MessageTypes:
         try:
             return self._store.deserialize_cdr(data, name)
         except Exception as error:  # noqa: BLE001 - rosbags lets out whatever damaged bytes lead to
-            raise SpecVLAError(f'not a {name}: {_line(error)}') from error
+            raise SpecVLAError(f'not a {name}: {one_line(error)}') from error
 
     def _learn(self, name: str) -> None:
         """Register a type from the bag's definition, or else from its `.msg` file."""
@@ -86,7 +86,7 @@ class MessageTypes:
                 self._register(_definitions(name, *self._unread[name]))
             except Exception as error:  # noqa: BLE001 - as above
                 raise SpecVLAError(f'the bag defines the message type {name} in a way that '
-                                   f"can't be read: {_line(error)}") from error
+                                   f"can't be read: {one_line(error)}") from error
         if name not in self._store.fielddefs:
             self._find(name)
 
@@ -123,10 +123,6 @@ def _definitions(name: str, text: str, notation: str) -> Any:
         elif part.strip():
             definitions |= get_types_from_idl(body if head.startswith('IDL: ') else part)
     return definitions
-
-
-def _line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _definition_file(name: str) -> Path:

@@ -8,8 +8,9 @@ r is for each token. Two things the published code leaves open are decided here:
 path closest to the target's own choices, and only action tokens may stay.
 A guard (``guard``) may forbid bins, of the bonus as well.
 
-The host walks: it has to wait for the pass anyway, and one copy brings it a few whole numbers for
-each node. Only guards and rules that rate drafts read logits, so they stay on the device.
+The host walks down the tree. It has to wait for the pass anyway, and one copy brings it a few
+whole numbers for each node. Guards, and rules that rate drafts, read logits: they run on the
+device, before that copy.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Terms(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """A path that may stay, by its last node: how long it is, how many bins off in all."""
+    """Of a path that may stay: how many nodes it has, how many bins off they are in all."""
 
     length: int
     off: int
@@ -56,7 +57,7 @@ _ROOT = _Path(0, 0)
 @dataclass(frozen=True, slots=True)
 class Acceptance:
     """
-    Decides on the target's device what stays, by a rule and, unless it is None, a guard.
+    Decides what stays, by a rule and, unless it is None, a guard.
 
     strict_above: if the risk of the action before was more, this one is exact.
     """
@@ -101,11 +102,11 @@ class Acceptance:
         the device here, once a pass. Raises SpecVLAError if numbers of target or drafter are not
         finite, or the guard forbids every bin.
         """
-        n, known, free = len(tree), len(tokens), verified.argmax
+        n, known = len(tree), len(tokens)
         allowed = permitted = None
         if terms.state is not None:
             allowed, permitted = self._judged(tree, verified, tokens, terms.state, bins_off)
-        parts = (free, verified.entropy, tree.tokens if n else None, allowed, permitted,
+        parts = (verified.argmax, verified.entropy, tree.tokens if n else None, allowed, permitted,
                  tree.parents if n and tree.layout is None else None, tree.finite)
         own, entropy, drafts, best, stays, asked_parents, finite = _on_host(parts)
         if not all(finite):
@@ -130,8 +131,9 @@ class Acceptance:
         """
         Nodes of the path to accept, from the root down.
 
-        own: what the target says after the root and each node; stays: 0 where a draft is refused
-        already; reach: by depth, from the root's children on.
+        own: what the target says after the root and each node; stays: 0 where guard or rating
+        refuse a draft; reach: how many bins a draft may be off, by depth, the root's children
+        first.
         """
         is_action = self.space.tokenizer.is_action
         paths: list[_Path | None] = []  # to each node; None = it may not stay
@@ -204,7 +206,7 @@ class Acceptance:
         return _Rehearsal(self.rule, self.guard, self.space, self.target)
 
     def _checked(self, token: int, position: int) -> int:
-        """Return a token that was decided; raise SpecVLAError if it is none."""
+        """Return the token; raise SpecVLAError if a negative number says that there is none."""
         if token == -1:
             raise SpecVLAError(
                 'the target gave logits that are not finite (data type '
@@ -284,6 +286,6 @@ class _Judge:
 
 
 def _on_host(parts: Sequence[Tensor | None]) -> list[list[int]]:
-    """Copy some vectors of whole numbers from the device, in one copy; of None an empty list."""
+    """Copy vectors of whole numbers to the host, all in one copy; None becomes an empty list."""
     read = iter(torch.cat([part for part in parts if part is not None]).tolist())
     return [[] if part is None else list(islice(read, len(part))) for part in parts]

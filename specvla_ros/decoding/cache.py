@@ -55,7 +55,7 @@ class StaticCache:
     def reset(self) -> None:
         """Forget everything, for passes that read all slots."""
         self.forget()
-        # What no mask shows is still multiplied by zero, and a NaN of an action before stays one.
+        # A masked slot is still multiplied by zero: a NaN of an earlier action would stay NaN.
         self.storage.zero_()
 
     def reserve(self, entries: int, room: int = _STEP) -> bool:

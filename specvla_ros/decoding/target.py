@@ -8,7 +8,7 @@ autoregression verifies just the root, so its passes are of one token.
 
 What a pass computes has shapes that depend on the numbers of rows only, and it asks for no
 tensor's value: so it can be a graph (see ``graphs``). The host waits for the device once a pass,
-when it reads what acceptance has decided.
+when acceptance copies what the target said.
 
 Decoding is greedy over the action tokens: the logits of the others are not computed. An action
 consists of action tokens only, a fine-tuned OpenVLA's argmax is one, and 256 rows of the
@@ -31,7 +31,7 @@ from specvla_ros.openvla.model import OpenVLA
 from .cache import StaticCache
 from .tree import Accepted, TokenTree
 
-MILLION = 1e6  # entropies cross as whole numbers, together with tokens
+MILLION = 1e6  # entropies are copied to the host as whole numbers, together with tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +230,7 @@ class Target:
                 # any tree, so none of it is seen by a node of this one.
                 seen_by[rows:].scatter_(1, places.expand(n, n), ancestors)
             attends = seen_by[None, None]
-        # ``asked``: rows of the root and the nodes; of a chain of one these are all.
+        # ``asked``: rows of the root and the nodes. Where the chain is the root alone: all rows.
         hidden = self._llama(
             chain, positions, attends, self.cache.at(slots, width),
             None if features or rows == 1 else asked)
@@ -238,7 +238,7 @@ class Target:
         if features and rows > 1:
             says = says.index_select(0, asked)
         logits = self.action_logits(says)
-        # Where the best logit is not finite, neither are the probabilities.
+        # Where the best logit is not finite, probabilities and entropy are NaN.
         entropy = torch.special.entr(logits.softmax(-1, dtype=torch.float32)).sum(-1)
         own = (logits.argmax(-1) + self.first_id).masked_fill(entropy.isnan(), -1)
         entropy = entropy.mul_(MILLION / log(self.n_action_tokens)).round_().long()

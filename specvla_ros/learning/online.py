@@ -19,7 +19,7 @@ from specvla_ros.configuration import LOSSLESS
 from specvla_ros.decoding.drafters import able, GlanceHead
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import weights_folder
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.learning.idle_thread import IdleThread
 from specvla_ros.learning.learned_folder import check_learned_folder, write_learned
 from specvla_ros.learning.learner import HeadChange, Learner
@@ -132,7 +132,7 @@ class OnlineLearning:
                           str(self._checkpoint.folder and self._checkpoint.folder.name),
                           list(self._told))
         except (SpecVLAError, OSError) as error:
-            self._say(f'adapt_out: the learned head is lost: {" ".join(str(error).split())}')
+            self._say(f'adapt_out: the learned head is lost: {one_line(error)}')
         else:
             self._say(f'adapt_out: the learned head is in {out}: use it with drafter:={out}')
 
@@ -145,7 +145,7 @@ class OnlineLearning:
         return 0.0 if idle is None else idle()
 
     def _give_up(self, error: Exception) -> None:
-        self._fault = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        self._fault = f'{type(error).__name__}: {one_line(error)}'
         self._say(f'glance learns no more, acting goes on: {self._fault}')
 
     def _say_why(self, policy: Policy) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 VARIABLE = 'MUJOCO_GL'
 DEFAULT = 'osmesa'  # in software, without a display
@@ -90,7 +90,7 @@ def importing_robosuite() -> Iterator[None]:
 
 def renderer_error(error: object) -> RendererError:
     """Return what to say where rendering fails."""
-    reason = ' '.join(str(error).split())
+    reason = one_line(error)
     return RendererError(
         f'MuJoCo cannot render with {VARIABLE}={os.environ.get(VARIABLE)} ({reason}): install '
         f'libosmesa6 (`apt-get install libosmesa6`) and unset {VARIABLE}, or set it to egl on a '

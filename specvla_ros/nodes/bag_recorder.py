@@ -39,7 +39,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from specvla_ros.bags.writer import BagWriter, offered_qos, Storage
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.nodes.events import Emit, error_event, events_on_stdout
 from specvla_ros.nodes.recorded_topic import Offer, Publisher, RecordedTopic
 from specvla_ros.nodes.runtime import EXIT_BAD_INPUT, run
@@ -166,7 +166,7 @@ class BagRecorder(Node):
             except Exception as error:  # noqa: BLE001 - one topic doesn't end the others
                 topic.refuse(f'{topic.kind}: {error}')
             while topic.notes:
-                self._tell({'event': 'note', 'message': ' '.join(topic.notes.pop(0).split())})
+                self._tell({'event': 'note', 'message': one_line(topic.notes.pop(0))})
 
     def _subscribe(self, topic: RecordedTopic, offer: Offer) -> None:
         def note(data: bytes, info: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -27,4 +27,4 @@ def events_on_stdout() -> Emit:
 def error_event(error: BaseException) -> dict[str, Any]:
     """Return the last event of a session that failed."""
     text = str(error) if isinstance(error, (SpecVLAError, RuntimeError)) else repr(error)
-    return {'event': 'error', 'message': ' '.join(text.split())}
+    return {'event': 'error', 'message': one_line(text)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import sys
 import time
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 EXIT_BAD_INPUT = 2
 _DOMAINS = range(233)  # ports of domain 233 would lie above 65535
@@ -55,7 +55,7 @@ def check_middleware(environment: Mapping[str, str] = os.environ) -> None:
 def say_fatal(name: str, text: str) -> None:
     """Write a fatal log line as ROS does, without ROS."""
     now = time.time()
-    print(f'[FATAL] [{now:.9f}] [{name}]: {" ".join(text.split())}', file=sys.stderr, flush=True)
+    print(f'[FATAL] [{now:.9f}] [{name}]: {one_line(text)}', file=sys.stderr, flush=True)
 
 
 def _middlewares(environment: Mapping[str, str]) -> set[str]:

@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.nodes import ros_environment
 from specvla_ros.nodes.ros_arguments import initialize, ros_errors_in_one_line
 from specvla_ros.nodes.ros_environment import EXIT_BAD_INPUT
@@ -99,7 +99,7 @@ def _make(make_node: Callable[[], WorkingNode]) -> WorkingNode:
 def _log_fault(name: str, error: BaseException) -> int:
     if isinstance(error, SpecVLAError):
         if rclpy.ok():
-            get_logger(name).fatal(' '.join(str(error).split()))
+            get_logger(name).fatal(one_line(error))
         else:  # ROS's own logging may not have been set up
             ros_environment.say_fatal(name, str(error))
         return EXIT_BAD_INPUT

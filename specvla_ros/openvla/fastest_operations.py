@@ -7,6 +7,7 @@ import warnings
 
 import torch
 
+from .errors import one_line
 from .small_operations import SmallOperations
 
 
@@ -27,7 +28,7 @@ def small_operations(device: torch.device) -> SmallOperations:
         with torch.cuda.device(device), torch.inference_mode():
             made.gated(torch.ones(1, 4, device=device))
     except Exception as error:  # what Triton raises is of many kinds, and none stops the model
-        reason = ' '.join(str(error).split())[:200]
+        reason = one_line(error, 200)
         warnings.warn(
             f'Triton does not run on {device} ({type(error).__name__}: {reason}): small kernels '
             "are torch's, and a pass of a 7B takes about a tenth longer; install torch's own "

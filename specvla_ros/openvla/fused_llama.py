@@ -211,7 +211,11 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _seen_or_not(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What an additive mask has where a row attends, and elsewhere: [] each."""
+    """
+    Return the two values of an additive mask, [] each: 0 where a row attends, -inf elsewhere.
+
+    They are no graph's: a function runs before it is captured, and makes them then.
+    """
     return (torch.zeros((), dtype=dtype, device=device),
             torch.full((), float('-inf'), dtype=dtype, device=device))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import reprlib
 from typing import Any, Final
 
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 
 REQUIRED: Final = object()
 _MOST: Final = 2**31 - 1
@@ -29,7 +29,7 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: one short line, whatever it is."""
-    return ' '.join(_SHORT.repr(value).split())
+    return one_line(_SHORT.repr(value))
 
 
 def is_there(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, TYPE_CHECKING
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.llama.configuration_llama import LlamaConfig
 
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 from .json_file import Fields
 
 # What the published text_config leaves out: the LlamaConfig of transformers 4.40. Newer
@@ -114,7 +114,7 @@ def llama_config(text_config: object, file: str = 'config.json') -> TextConfig:
             **SDPA,
         )
     except (StrictDataclassError, ValueError, TypeError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise fields.error(f'is no Llama: {reason}') from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from .config import OpenVLAConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 from .json_file import Fields, read_object
 from .tokenizer_files import check_tokenizer_content, check_tokenizer_files
 
@@ -30,7 +30,7 @@ def load_tokenizer(folder: Path, config: OpenVLAConfig) -> PreTrainedTokenizerFa
         check_tokenizer_content(Fields(read_object(path), str(path)))
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
-        reason = ' '.join(str(error).split()).removeprefix(str(path)).lstrip(': ')
+        reason = one_line(error).removeprefix(str(path)).lstrip(': ')
         raise CheckpointError(f'{path} is not a usable tokenizer: {reason}') from error
     check_tokenizer(tokenizer, config, str(path))
     check_tokenizer_files(folder, tokenizer, config)

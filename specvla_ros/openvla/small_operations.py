@@ -28,7 +28,7 @@ class Place(Protocol):
         ...
 
 
-_EXACT = torch.float32, torch.float64  # data types whose squares need no other one
+_EXACT = torch.float32, torch.float64  # data types in which squares may be summed as they are
 
 
 class SmallOperations:
@@ -38,9 +38,9 @@ class SmallOperations:
         """Llama's norm of [S, h], with weights [h]."""
         if not x.is_cpu or x.dtype not in _EXACT:
             return functional.rms_norm(x, weight.shape, weight, eps)
-        # There torch makes ten operations of it, each as dear as a product of one row with a
-        # matrix; these are five.
-        least, shares = _mean(x.shape[1], eps, x.dtype)
+        # On a CPU each operation costs time, however few rows there are: torch's own norm takes
+        # ten of them, these are five.
+        least, shares = _eps_and_shares(x.shape[1], eps, x.dtype)
         scale = torch.addmv(least, x * x, shares).rsqrt_()
         return (x * scale.unsqueeze(1)).mul_(weight)
 
@@ -67,8 +67,8 @@ class SmallOperations:
 
 
 @lru_cache(maxsize=64)
-def _mean(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """On the host eps [1], and what a row's squares [width] are multiplied by for their mean."""
+def _eps_and_shares(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return eps [1], and the vector [width] whose product with a row's squares is their mean."""
     return torch.full((1,), eps, dtype=dtype), torch.full((width,), 1 / width, dtype=dtype)
 
 

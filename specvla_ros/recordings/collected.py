@@ -18,7 +18,7 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import one_line, shown, SpecVLAError
 from specvla_ros.pictures import decode_picture
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
@@ -87,7 +87,7 @@ def load(path: Path) -> Collected:
             raise ValueError('it has no instruction, or a frame is no bytes of a JPEG file')
     except Exception as error:  # BadZipFile, UnpicklingError, zlib.error ...: as the damage has it
         raise SpecVLAError(f'{path} is no episode of `specvla collect` '
-                           f'({" ".join(str(error).split())}): leave it out, or collect it again'
+                           f'({one_line(error)}): leave it out, or collect it again'
                            ) from error
     return Collected(said, tuple(jpegs), actions, np.asarray(frame, np.int64))
 

@@ -1,8 +1,8 @@
 """
 Statistics of a feature, as LeRobot has them of each episode and of a whole data set.
 
-Those of the whole set are made of the episodes' ones, quantiles as the mean weighted by frames,
-as lerobot's own writer does.
+Those of the whole set are computed from those of the episodes, as in lerobot's own writer: a
+quantile is the mean of the episodes' quantiles, weighted by frames.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FeatureStatistics:
     @classmethod
     def of(cls, values: NDArray[Any], count: int, shape: tuple[int, ...] = (-1,)
            ) -> FeatureStatistics:
-        """Of the values [n, D] of so many frames."""
+        """Compute those of values [n, D]; count: of how many frames they are."""
         numbers = values.astype(np.float64)
         named = {'min': numbers.min(0), 'max': numbers.max(0), 'mean': numbers.mean(0),
                  'std': numbers.std(0)}
@@ -42,7 +42,7 @@ class FeatureStatistics:
 
     @classmethod
     def together(cls, parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
-        """Of all frames of several, one at least."""
+        """Compute those of all frames from those of one or more parts."""
         counts = np.array([part.count for part in parts])
 
         def of(name: str) -> NDArray[np.float64]:

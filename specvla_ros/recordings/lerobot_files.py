@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import one_line, shown, SpecVLAError
 from specvla_ros.recordings.episode import missing_module
 from specvla_ros.typed_files import is_number, read_json
 
@@ -147,7 +147,7 @@ def rows_of(
     except SpecVLAError:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:
-        raise SpecVLAError(f"{path} can't be read ({' '.join(str(error).split())}): it is damaged "
+        raise SpecVLAError(f"{path} can't be read ({one_line(error)}): it is damaged "
                            'or cut off') from error
 
 
@@ -180,7 +180,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines() if line]
     except (ValueError, OSError) as error:
-        raise SpecVLAError(f"{path} can't be read ({' '.join(str(error).split())})") from error
+        raise SpecVLAError(f"{path} can't be read ({one_line(error)})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise SpecVLAError(f'{path}: a line is no JSON object')
     yield from rows

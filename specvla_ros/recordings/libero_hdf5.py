@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import one_line, shown, SpecVLAError
 from specvla_ros.recordings.episode import (
     missing_module,
     RecordedEpisode,
@@ -155,7 +155,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise SpecVLAError(f"{path} can't be read as demonstrations of LIBERO "
-                           f'({" ".join(str(error).split())}): it is damaged, or something else'
+                           f'({one_line(error)}): it is damaged, or something else'
                            ) from error
 
 

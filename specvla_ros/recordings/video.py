@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.recordings.episode import missing_module
 
 
@@ -36,7 +36,7 @@ def frames_at(
     except SpecVLAError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise SpecVLAError(f"{path} can't be decoded ({' '.join(str(error).split())}): it is "
+        raise SpecVLAError(f"{path} can't be decoded ({one_line(error)}): it is "
                            'damaged or cut off') from error
 
 

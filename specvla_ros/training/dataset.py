@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import torch
 
 from specvla_ros.data_sets import ImagePreparation
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
 
@@ -131,7 +131,7 @@ class Dataset:
                 from None
         except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile, TypeError,
                 AttributeError, ImportError, IndexError, zlib.error) as error:
-            raise SpecVLAError(f'{path} is no episode ({" ".join(str(error).split())}): delete it '
+            raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
         if self.chunk == 1:
             return Episode(name, instruction, action, state, pixels)

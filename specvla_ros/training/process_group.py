@@ -17,7 +17,7 @@ import os
 import torch
 from torch import distributed, Tensor
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 # The others wait while the first one measures and writes.
 _PATIENCE = datetime.timedelta(hours=2)
@@ -106,7 +106,7 @@ def joined(device: str) -> Iterator[ProcessGroup]:
         distributed.init_process_group(
             'nccl' if device.startswith('cuda') else 'gloo', timeout=_PATIENCE)
     except (ValueError, RuntimeError) as error:
-        reason = ' '.join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SpecVLAError(f'the other {size - 1} processes can not be joined ({reason}): start '
                            'the training with torchrun') from error
     try:

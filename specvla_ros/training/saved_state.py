@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
-from specvla_ros.errors import shown, SpecVLAError
+from specvla_ros.errors import one_line, shown, SpecVLAError
 from specvla_ros.files import whole_file, writing
 
 LAYOUT = 2  # counts changes of what stands in `state.pt`
@@ -110,7 +110,7 @@ class StateFolder:
             if isinstance(error, UnpicklingError) and is_zipfile(self.state):
                 content = {}  # whole, but of objects that this layout has not
             else:
-                reason = ' '.join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error, 200)
                 raise SpecVLAError(f"{self.state} can't be read ({reason}): {again}") from error
         layout = content.get('layout') if isinstance(content, dict) else None
         if layout != LAYOUT:

@@ -24,10 +24,10 @@ from specvla_ros.training.optimizer import Optimizer, Part, Result
 
 class ShardedOptimizer(Optimizer):
     """
-    An `Optimizer` whose processes part the weights among them; each has one lane.
+    An `Optimizer` whose processes divide the weights among them; each has one lane.
 
-    The module's `blocks()` are put together one at a time, the rest of it for a whole pass. All
-    processes must call the same methods in the same order.
+    Of the module's `blocks()` one at a time is put together, of the rest all weights for a whole
+    pass. All processes must call the same methods in the same order.
     """
 
     def _lay_out(self, dtype: torch.dtype) -> None:
@@ -48,7 +48,7 @@ class ShardedOptimizer(Optimizer):
         return True
 
     def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
-        """Run a function over parts, here: a thread would have the wrong GPU."""
+        """Run a function over parts, in this thread: another one would have the wrong GPU."""
         return [self._root(function, part) for part in parts]
 
     def measure(
@@ -100,7 +100,9 @@ class ShardedOptimizer(Optimizer):
         # FSDP takes the gradients from `backward`, and averages them over the processes.
         (value, result), = self.map(loss, parts)
         value.backward()
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._masters], [result]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._masters]
+        self._adamw.zero_grad(set_to_none=True)  # `backward` adds to what a skipped step leaves
+        return gradients, [result]
 
     def _norm(self, gradients: list[Tensor]) -> float:
         # Of the own shards first: one reduction in all, not one for each weight.
@@ -120,7 +122,8 @@ class ShardedOptimizer(Optimizer):
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        self._root.reshard()  # after a pass without gradients it holds whole weights: the others
+        # A pass without gradients leaves whole weights behind, which the next pass would read.
+        self._root.reshard()
         for master, average in zip(self._masters, self._averages, strict=True):
             master_was = master.clone()
             master.copy_(average)

@@ -32,7 +32,7 @@ def initial_key(init: Path, suite: str, unnorm_key: str | None, device: str) -> 
     """
     Check the folder a training starts from; return the key of the statistics that it goes on with.
 
-    None: it has none of this suite. So it learns another data set, whose own are to be measured.
+    None: it has none of this suite, so they are to be measured on the episodes.
 
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """

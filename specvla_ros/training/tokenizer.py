@@ -16,6 +16,7 @@ from specvla_ros.openvla.prompt import PROMPT
 
 PAD, BOS, EOS = '<pad>', '<s>', '</s>'
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+_ACTION = '<action_{}>'
 N_BYTES = 256
 
 
@@ -54,7 +55,7 @@ def build_tokenizer(
     for index in range(len(vocabulary), text_tokens):
         vocabulary[f'<unused_{index}>'] = index
     for index in range(action_tokens):
-        vocabulary[f'<action_{index}>'] = text_tokens + index
+        vocabulary[_ACTION.format(index)] = text_tokens + index
     merges = _merges(trained)
     full = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     full.pre_tokenizer = trained.pre_tokenizer
@@ -63,6 +64,11 @@ def build_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=full, pad_token=PAD, bos_token=BOS, eos_token=EOS
     )
+
+
+def is_built_here(tokenizer: PreTrainedTokenizerFast, first_action: int) -> bool:
+    """Whether `build_tokenizer` made this tokenizer: it names the action tokens."""
+    return tokenizer.convert_ids_to_tokens(first_action) == _ACTION.format(0)
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ from specvla_ros.training.target_loss import (
     vision_loss,
 )
 from specvla_ros.training.target_network import TargetNetwork
-from specvla_ros.training.tokenizer import build_tokenizer, prompt_text
+from specvla_ros.training.tokenizer import build_tokenizer, is_built_here, prompt_text
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
 
@@ -88,7 +88,7 @@ class TrainTargetArgs:
     lora: Annotated[int, Help(
         help='rank of adapters on the Llama of --init, trained alone; 0 = train all weights')] = 0
     shard: Annotated[bool, Help(
-        help='part the weights among the processes that torchrun started (FSDP)')] = False
+        help='divide the weights among the processes that torchrun started (FSDP)')] = False
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
@@ -277,14 +277,17 @@ class TargetRecipe(Recipe):
     def _model(self, initial: OpenVLA | None) -> OpenVLA:
         """Return the target to begin with: `--init`, or a random one of `--shape`."""
         args, model = self.args, initial
-        if model is None or args.new_words:
-            prompts = [prompt_text(text) for text in self.instructions]
-            tokenizer = build_tokenizer(
-                prompts, model.action_tokenizer.first_id if model else args.text_tokens)
-        if model is not None and args.new_words:
-            forget_words(model, tokenizer, args.seed)
+        prompts = [prompt_text(text) for text in self.instructions]
         if model is None:
+            tokenizer = build_tokenizer(prompts, args.text_tokens)
             model = new_target(args.shape, tokenizer, args.text_tokens, args.seed).to(args.device)
+        elif args.new_words:
+            first = model.action_tokenizer.first_id
+            if not is_built_here(model.tokenizer, first):
+                raise SpecVLAError(f'--new-words: the tokenizer of {args.init} is not one of '
+                                   '`specvla train target`, and its words would be lost; leave '
+                                   'it out')
+            forget_words(model, build_tokenizer(prompts, first), args.seed)
         # So that it is deployed as it was trained, whatever the data set's file says by then.
         model.config = replace(
             model.config, image_preparation=asdict(self.dataset.image), chunk=args.chunk,
@@ -296,7 +299,7 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
     """Refuse settings that can't be."""
     check_schedule(args)
     if args.shard and group.size == 1:
-        raise SpecVLAError('--shard parts the weights among several processes and there is one: '
+        raise SpecVLAError('--shard divides the weights among several processes and there is one: '
                            'start the training with torchrun, or leave it out')
     if args.shard and args.lanes > 1:
         raise SpecVLAError(f'--shard with --lanes {args.lanes}: give --lanes 1, and as many '
@@ -310,6 +313,12 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
     if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
         raise SpecVLAError(f'--execute-steps {args.execute_steps}: give 1 to {args.chunk}, the '
                            'steps of an action (--chunk)')
+    if args.new_words and args.init is None:
+        raise SpecVLAError('--new-words is about the tokenizer of --init; without one a tokenizer '
+                           'is built anyway')
+    if args.new_words and (args.lora or args.vision_only):
+        raise SpecVLAError('--new-words begins with random embeddings, and neither --lora nor '
+                           '--vision-only trains them; leave one of the two out')
     if not 0 <= args.lora <= MOST_RANK:
         raise SpecVLAError(f'--lora {args.lora}: give a rank of 1 to {MOST_RANK}, or 0 to train '
                            'all weights')
@@ -318,9 +327,6 @@ def _check(args: TrainTargetArgs, group: ProcessGroup) -> None:
         if args.init is None or args.vision_only:
             raise SpecVLAError('--lora adapts the Llama of a checkpoint: give --init, and leave '
                                'out --vision-only')
-    if args.new_words and args.init is None:
-        raise SpecVLAError('--new-words is about the tokenizer of --init; without one a tokenizer '
-                           'is built anyway')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
 
@@ -332,7 +338,7 @@ def _settings(args: TrainTargetArgs) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)} | (
             {name: getattr(args, name) for name in ('lora', 'new_words') if getattr(args, name)}
-    )  # no key before there was LoRA
+    )  # no key where it is off: states saved before there was such an option have none
 
 
 def _lists(statistics: ActionStatistics) -> dict[str, list]:

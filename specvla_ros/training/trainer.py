@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.training.optimizer import Optimizer
 from specvla_ros.training.process_group import ALONE, ProcessGroup
@@ -212,7 +212,7 @@ class Trainer:
             self.optimizer.load_state_dict(saved.optimizer)
             self.sampler.load_state_dict(saved.sampler)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            reason = ' '.join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise SpecVLAError(
                 f"{self.folder.state} doesn't fit this network ({reason}): delete "
                 f'{self.folder.path} and begin again') from error

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from specvla_ros import __version__
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.workforce.same_folders import SameFolders
 from specvla_ros.workforce.worker import (
     Failure,
@@ -244,7 +244,7 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level='error', **own)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        reason = ' '.join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SpecVLAError(f'--ray {address}: no Ray cluster can be joined there ({reason}); '
                            "`ray start --head` starts one, and 'local' takes this machine alone"
                            ) from error

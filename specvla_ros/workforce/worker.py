@@ -8,7 +8,7 @@ import traceback
 from types import TracebackType
 from typing import Any, Protocol
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 
 class Job(Protocol):
@@ -54,10 +54,10 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Errors of bad input carry their own message; others get their type before it."""
-        text = ' '.join(str(error).split())
+        text = one_line(error)
         ours = isinstance(error, (ValueError, FileNotFoundError)) or \
             type(error).__module__.startswith('specvla_ros')
-        return cls(text if ours and text else f'{type(error).__name__}: {text}', ours,
+        return cls(text if ours else f'{type(error).__name__}: {text}', ours,
                    ''.join(traceback.format_exception(error)))
 
 

@@ -1,4 +1,4 @@
-"""On a CPU each tensor operation costs as much as a product of one row: they are counted."""
+"""On a CPU each tensor operation costs time, however few rows there are: they are counted."""
 
 from collections import Counter
 

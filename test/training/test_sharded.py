@@ -18,7 +18,7 @@ from test.training.drafter_data import write_target
 
 # Processes import it by name, as in test/benchmark.
 sys.path.append(str(Path(__file__).parent))
-from together import together, train_with_shards  # noqa: E402
+from together import skip_a_step, together, train_with_shards  # noqa: E402
 
 
 @pytest.fixture
@@ -85,6 +85,10 @@ def test_shards_give_the_checkpoint_the_state_and_the_curve_of_whole_weights(arg
     assert OpenVLA.from_pretrained(tmp_path / 'two').action_dim() == 7
 
 
+def test_a_gradient_that_is_not_finite_leaves_nothing_for_the_next_step():
+    together(skip_a_step)
+
+
 def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     lora = replace(args, out=tmp_path / 'lora', init=write_target(tmp_path / 'base'), lora=4,
@@ -107,7 +111,7 @@ def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
 
 
 @pytest.mark.parametrize('changes, processes, message', [
-    ({'lanes': 1}, 1, '--shard parts the weights among several processes and there is one: start'),
+    ({'lanes': 1}, 1, '--shard divides the weights among several processes and there is one'),
     ({'lanes': 2}, 2, '--shard with --lanes 2: give --lanes 1'),
 ])
 def test_shards_that_cannot_be_are_refused(args, changes, processes, message):

@@ -17,6 +17,7 @@ from specvla_ros.training.tokenizer import build_tokenizer
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
 from specvla_ros.training.trainer import Trainer
 from test.training.conftest import SUITE, TINY, write_episode
+from test.training.drafter_data import write_target
 
 
 @pytest.fixture
@@ -148,6 +149,18 @@ def test_new_words_leave_bytes_and_actions_as_they_are(args):
     for name in ('language_model.embed_tokens.weight', 'lm_head.weight'):
         changed = (model.get_parameter(name) != old.get_parameter(name)).any(1).nonzero()
         assert (changed.min(), changed.max()) == (259, first - 1)
+
+
+def test_new_words_are_refused_where_they_would_stay_random_or_words_be_lost(args, tmp_path):
+    new = replace(args, out=tmp_path / 'new', init=write_target(tmp_path / 'base'), new_words=True)
+    for change in ({'lora': 4}, {'vision_only': True}):
+        with pytest.raises(SpecVLAError, match='random embeddings, and neither --lora nor --vis'):
+            run(replace(new, **change))
+    tokenizer = new.init / 'tokenizer.json'
+    tokenizer.write_text(tokenizer.read_text().replace('<action_', '<other_'))
+    with pytest.raises(SpecVLAError, match='base is not one of `specvla train target`, and its'):
+        run(new)
+    assert not new.out.exists()
 
 
 def add_state(path, numbers):

@@ -71,7 +71,6 @@ def train_all(trainings: list) -> None:
         assert importlib.import_module(module).run(args) == 0
 
 
-
 def train_with_shards(trainings: list, cut: list) -> None:
     """Train targets; cut some short after two steps, the first of which goes on here."""
     import torch
@@ -127,3 +126,27 @@ def check_measuring(trainer) -> None:
     trainer.optimizer._root.reshard()
     assert loss() == after
     assert trainer.measure().point() == point
+
+
+def skip_a_step() -> None:
+    """Check that a gradient that is not finite skips its own step and no later one."""
+    import torch
+
+    from specvla_ros.training.optimizer import OptimizerSettings
+    from specvla_ros.training.process_group import joined
+    from specvla_ros.training.sharded_optimizer import ShardedOptimizer
+
+    class Pair(torch.nn.Sequential):
+        def blocks(self):
+            return [self[0]]
+
+    with joined('cpu') as group:
+        pair = Pair(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+        optimizer = ShardedOptimizer(pair, OptimizerSettings(), 1, torch.float32, group)
+
+        def loss(factor):
+            return optimizer.replica(torch.full((3, 4), factor)).square().mean(), None
+
+        for factor, steps, skipped in ((float('nan'), 0, 1), (1.0, 1, 0), (1.0, 2, 0)):
+            optimizer.step(loss, [factor], 0.5)
+            assert (optimizer.steps, optimizer.skipped) == (steps, skipped)

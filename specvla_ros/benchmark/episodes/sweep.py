@@ -30,7 +30,7 @@ from specvla_ros.benchmark.episodes.plan import (
 )
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
 from specvla_ros.benchmark.records import EpisodeRecord
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.libero.drift import Drifting
 from specvla_ros.typed_files import read_json
 from specvla_ros.workforce.worker import MakeWorker
@@ -203,7 +203,7 @@ def _own_rows(folder: Path) -> list[report.Row]:
         return [row for row in document['rows'] if row['run'] == document['config']['run']]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpecVLAError(f'--beside {folder}: holds no report of `specvla drift` '
-                           f'({" ".join(str(error).split())}); give the folder of a finished run'
+                           f'({one_line(error)}); give the folder of a finished run'
                            ) from error
 
 

@@ -38,10 +38,10 @@ class TreeBudget:
 
     top_k: nodes expanded per level, and children of each; depth: levels; max_nodes: nodes
     verified in a pass, the root included. The paper has 8, 4 (5 in its appendix) and 50.
-    within: bins of the rule's reach. Bins that are close to each other are about equally
-    probable, so the paper's children of a node are neighbours, which a relaxed rule accepts or
-    refuses together. With this, children stand for windows of 2 · within + 1 bins that don't
-    overlap: the most probable bin of each. 0, as in the paper: a bin is a window of its own.
+    within: the reach of the rule, in bins. Neighbouring bins are about equally probable, so the
+    paper's children of a node are neighbours, and a relaxed rule accepts or refuses them
+    together. With ``within`` the bins are divided into windows of 2 · within + 1, and each child
+    is the most probable bin of another window. 0, as in the paper: each bin is its own window.
     """
 
     weights: ClassVar[str | None] = 'eagle'
@@ -136,7 +136,8 @@ class EagleDrafter(Drafter):
         ones are a node's ancestors (or itself). Returns tokens, parents, depth, ancestor mask
         and whether all probabilities were finite.
         """
-        within, device = self.budget.within, guessed.device
+        device = guessed.device
+        within = min(self.budget.within, target.n_action_tokens)  # one window holds all bins then
         k = min(self.budget.top_k, -(-target.n_action_tokens // (2 * within + 1)))
         nodes = torch.arange(k, device=device)
         # Behind the prefix: a slot for each node, a position for each level.
@@ -193,8 +194,8 @@ def likeliest(log_probs: Tensor, k: int, within: int) -> tuple[Tensor, Tensor]:
     """
     Return the k most probable windows of 2 · within + 1 columns: log-probability, best column.
 
-    log_probs: [N, C], of which at least C / (2 · within + 1) windows have columns; both: [N, k].
-    Windows are counted from the one around the most probable column, so that it is its window's.
+    log_probs: [N, C]; both results: [N, k]. k: at most C / (2 · within + 1), rounded up: so many
+    windows there are in any case. One window has the most probable column in its middle.
     """
     if not within:
         return log_probs.topk(k)
@@ -205,7 +206,7 @@ def likeliest(log_probs: Tensor, k: int, within: int) -> tuple[Tensor, Tensor]:
     inside = columns.clamp(0, count - 1)
     windows = log_probs.gather(-1, inside).where(columns == inside, -torch.inf)
     windows = windows.unflatten(-1, (-1, width))
-    # Rounding may give a sure window more than 1, and a child more than its parent.
+    # By rounding a window may have a probability above 1, and a child more than its parent.
     scores, which = windows.logsumexp(-1).clamp(max=0).topk(k)
     best = which * width + windows.argmax(-1).gather(-1, which)
     return scores, columns.gather(-1, best)

@@ -123,12 +123,12 @@ class GlanceDrafter(Drafter):
         logits = self.head(prompt[:, 1 : 1 + patches], text)[0].float()
         chances = logits.softmax(-1)
         total = chances.sum()[None]
-        finite = total == total  # where one is not, they are NaN
-        reach = self.settings.within
+        finite = total == total  # a logit that is NaN or +inf makes chances NaN
+        reach = min(self.settings.within, chances.shape[1])
         if reach:
             near = 2 * reach + 1
             around = functional.avg_pool1d(chances, near, 1, reach)
-            around.add_(chances, alpha=_OWN / near)  # of the mean over them, not of their sum
+            around.add_(chances, alpha=_OWN / near)  # `around` is a mean over so many
             size = space.action_dim
             around[size - 1 :: size] = chances[size - 1 :: size]  # the grippers'
             chances = around

@@ -53,8 +53,8 @@ class JacobiDrafter(Drafter):
     """
     Guesses what the target itself said behind the rejected draft in the last pass.
 
-    Then come the tokens of ``start``. Where no draft was rejected it guesses nothing. What was
-    said is on the host already: acceptance decided there.
+    Then come the tokens of ``start``. Where no draft was rejected it guesses nothing. Acceptance
+    has already copied to the host what was said.
     """
 
     only_continues = True

@@ -101,7 +101,7 @@ class CloseDrawer(Drawer):
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
         error = self.handle - self._scene.eef
-        ahead = -float(error @ self._outward)  # of the handle, as it sees it
+        ahead = -float(error @ self._outward)  # so far the fingers are in front of the handle
         across = error + ahead * self._outward
         radius = np.linalg.norm(across)
         if radius < 0.025 and ahead > -0.01:

@@ -84,7 +84,7 @@ class TaskExpert:
                                [self._scene.width]]).astype(np.float32)
 
     def _active(self) -> int:
-        """Return the first step whose aim isn't reached: what is put must have been let go."""
+        """Return the first step that isn't done; an object that is put must have been let go."""
         for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
             if step.needed_for is not None and self._scene.satisfied(step.needed_for):
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,7 @@ class Workspace:
     def __init__(self, env: LiberoEnv) -> None:
         self._env, self._sim = env, env.sim
         self._model, self._data = env.sim.sim.model._model, env.sim.sim.data._data
+        self._geoms_of: dict[str, list[int]] = {}
 
     @property
     def goals(self) -> list[list[str]]:
@@ -90,7 +90,7 @@ class Workspace:
         return box.min(0), box.max(0)
 
     def clearance(self, points: Vector, ignored: str) -> float:
-        """Least distance from points [n, 3] to a box, but those of one object and the robot."""
+        """Least distance from points [n, 3] to all things but one; the robot counts as none."""
         geoms = self._things(ignored)
         if not geoms:
             return np.inf
@@ -102,7 +102,7 @@ class Workspace:
         return float(np.linalg.norm(np.maximum(outside, 0), axis=2).min())
 
     def highest(self, point: Vector, around: Vector, ignored: str) -> float:
-        """Height of what stands highest within `around` [2] of a point, but one thing, or -inf."""
+        """Height of the highest thing but one within `around` [2] of a point; -inf: none."""
         geoms = self._things(ignored)
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
         centre = self._data.geom_xpos[geoms] + np.einsum(
@@ -167,8 +167,13 @@ class Workspace:
                 if name in self._sim.obj_body_id and name != ignored
                 for geom in self._geoms(name)]
 
-    @functools.cache  # noqa: B019  # a body's geoms never change; a workspace lives an episode
     def _geoms(self, name: str) -> list[int]:
+        """Return the geoms of an object's body and its parts: they never change."""
+        if name not in self._geoms_of:
+            self._geoms_of[name] = self._found_geoms(name)
+        return self._geoms_of[name]
+
+    def _found_geoms(self, name: str) -> list[int]:
         root, found = self._sim.obj_body_id[name], []
         for geom in np.flatnonzero(self._model.geom_group == 0):
             body = self._model.geom_bodyid[geom]

@@ -19,6 +19,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 import rclpy.parameter
 
+from specvla_ros.errors import one_line
 from specvla_ros.nodes import memory
 from specvla_ros.nodes.diagnostics import Diagnostics, Statistics
 from specvla_ros.nodes.graph_watch import GraphWatch
@@ -135,7 +136,7 @@ class PolicyNode(LifecycleNode):
         try:
             transition()
         except _BAD_INPUT as error:
-            self.get_logger().error(f'could not {name}: {" ".join(str(error).split())}')
+            self.get_logger().error(f'could not {name}: {one_line(error)}')
             self._fault = error.with_traceback(None)  # whose frames hold what was loaded
         except Exception as error:
             self.get_logger().error(f'could not {name}: {traceback.format_exc()}')

@@ -9,6 +9,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.task import Future
 
+from specvla_ros.errors import one_line
+
 
 def survive_bad_transitions(node: LifecycleNode) -> None:
     """
@@ -26,7 +28,7 @@ def survive_bad_transitions(node: LifecycleNode) -> None:
         except RuntimeError as error:  # rclpy's RCLError
             transition = request.transition.label or request.transition.id
             node.get_logger().error(f'no transition {transition} from the present state: '
-                                    f'{" ".join(str(error).split())}')
+                                    f'{one_line(error)}')
             response.success = False
             return response
 

@@ -121,7 +121,7 @@ def test_within_guesses_the_middle_of_the_likeliest_stretch_but_not_of_the_gripp
     logits = torch.full((4, it.space.tokenizer.n_bins), -20.0)
     logits[:, 30] = 1.0  # the likeliest bin
     logits[:, [100, 104, 108]] = 0.5  # the likeliest stretch
-    for within, expected in ((0, [30, 30, 30]), (4, [104, 30, 104])):
+    for within, expected in ((0, [30, 30, 30]), (4, [104, 30, 104]), (10**9, [30, 30, 30])):
         drafter = says(it.glance(0, GlanceSettings(within=within)), it.space, logits)
         guess, _ = trees(it, drafter, [first])
         assert (guess.tokens - first).tolist() == expected

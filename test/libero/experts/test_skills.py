@@ -1,6 +1,7 @@
 """Skills on a table that is made up: what they answer follows from the scene alone."""
 
 from types import SimpleNamespace
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from specvla_ros.libero.experts.plan import Act, Stage
 from specvla_ros.libero.experts.pushes import PushTo
 from specvla_ros.libero.experts.put import Put
 from specvla_ros.libero.experts.task_expert import TaskExpert
+from specvla_ros.libero.experts.workspace import Workspace
 
 DOWN = np.diag([1.0, -1.0, -1.0])  # a hand whose fingers point down
 BOX = np.array([0.08, 0.04, 0.018])  # m: a cream cheese
@@ -189,3 +191,14 @@ def test_an_object_over_its_place_is_let_go():
     scene = Table(eef=np.array([0.3, 0, 0.07]), touching=True)
     scene.things['box'] = np.array([0.3, 0, 0.067])
     assert on_the_table(scene).act(DOWN).gripper == OPEN
+
+
+def test_a_workspace_and_its_simulator_are_freed_after_an_episode():
+    model = SimpleNamespace(geom_group=np.zeros(3), geom_bodyid=[1, 2, 0], body_parentid=[0, 0, 1])
+    scene = Workspace(SimpleNamespace(sim=SimpleNamespace(
+        obj_body_id={'box': 1}, sim=SimpleNamespace(
+            model=SimpleNamespace(_model=model), data=SimpleNamespace(_data=None)))))
+    assert scene._geoms('box') == scene._geoms('box') == [0, 1]
+    gone = weakref.ref(scene)
+    del scene
+    assert gone() is None

@@ -7,7 +7,7 @@ from typing import Any
 
 from specvla_ros.components import CompletionConfig, Component
 from specvla_ros.configuration import DecoderConfig
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 
 
 def decoder_of(content: Mapping[str, Any], place: str) -> DecoderConfig:
@@ -19,7 +19,7 @@ def decoder_of(content: Mapping[str, Any], place: str) -> DecoderConfig:
     try:
         return _decoder(content)
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise SpecVLAError(f'{place} is none: {" ".join(str(error).split())}') from error
+        raise SpecVLAError(f'{place} is none: {one_line(error)}') from error
 
 
 def _decoder(content: Mapping[str, Any]) -> DecoderConfig:

@@ -1,0 +1,20 @@
+"""Messages are one line, whatever they quote."""
+
+import pytest
+
+from specvla_ros import errors
+from specvla_ros.openvla import errors as errors_of_openvla
+
+
+@pytest.mark.parametrize('one_line', [errors.one_line, errors_of_openvla.one_line])
+@pytest.mark.parametrize('said, most, line', [
+    (ValueError('  a\n\tb  c\r\n'), None, 'a b c'),
+    (ValueError('a\nb c'), 3, 'a b'),
+    (KeyError(), 200, 'KeyError'),
+    (KeyError('\n'), None, r"'\n'"),
+    (OSError(' \n'), None, 'OSError'),
+    ('a\nb', None, 'a b'),
+    ('\n', None, ''),
+])
+def test_what_is_said_goes_into_one_line(one_line, said, most, line):
+    assert one_line(said, most) == line
