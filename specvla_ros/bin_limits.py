@@ -18,6 +18,7 @@ from specvla_ros.safety import StepLimits
 # Less than `fit` allows, so that no rounding stands between the two.
 _MARGIN = 1e-6
 _FAR = 1e30  # m, to a wall that is not there
+_LAST = 254  # the last bin
 PARTS = 2  # translation, rotation
 NUMBERS = 3 + 5 * 3  # of a part
 
@@ -91,6 +92,49 @@ def part_numbers(limits: StepLimits, bins: BinValues) -> list[list[float]]:
         parts.append([shorter**2, longest**2, change**2, *low, *high, *limits.before[axes],
                       *bins.lowest[axes], *bins.size[axes]])
     return parts
+
+
+def free_bins(limits: StepLimits, bins: BinValues) -> tuple[tuple[int, int], ...]:
+    """
+    Return bins of the next step that need no check, lowest and highest of each dimension.
+
+    If all tokens of a step lie between, neither they nor any beginning of them is forbidden. It is
+    a box around the step before, inside everything that `part_numbers` says. (1, 0) where there is
+    none; three turns one after the other have none either.
+    """
+    free: list[tuple[int, int]] = []
+    for part, (squares, a_bin) in enumerate(
+            zip(part_numbers(limits, bins), bins.diagonal, strict=True)):
+        shorter, change = (math.sqrt(squares[it]) * (1 - _MARGIN) for it in (0, 2))
+        axes = list(zip(*(squares[3 * it : 3 * it + 3] for it in range(1, 6)), strict=True))
+        # A completion lies on the way to the step before, but for its rounding: up to a bin of
+        # two axes. The corners of a cube are √3 of its half edge away.
+        before = math.hypot(*limits.before[3 * part : 3 * part + 3])
+        half = (min(change, shorter - before) - 2 * a_bin) / math.sqrt(3)
+        if half < 0 or part == 1 and bins.rotation == 'euler_xyz' or not all(
+                _holds(*axis) for axis in axes):
+            free += [(1, 0)] * 3
+        else:
+            free += [_between(half, *axis) for axis in axes]
+    return (*free, (0, _LAST))
+
+
+def _holds(low: float, high: float, before: float, lowest: float, size: float) -> bool:
+    """Whether bins and walls of an axis leave no motion and the step before where they are."""
+    ends = min(0.0, before), max(0.0, before)
+    return (max(low, lowest) <= ends[0] and ends[1] <= min(high, lowest + _LAST * size)
+            and size >= 0 and high - low >= 2 * size)
+
+
+def _between(
+    half: float, low: float, high: float, before: float, lowest: float, size: float
+) -> tuple[int, int]:
+    """Return the bins around the step before along an axis, none beyond a wall."""
+    ends = max(before - half, low) - lowest, min(before + half, high) - lowest
+    if size == 0:
+        return (0, _LAST) if ends[0] <= 0 <= ends[1] else (1, 0)
+    first, last = math.ceil(ends[0] / size + _MARGIN), math.floor(ends[1] / size - _MARGIN)
+    return max(first, 0), min(last, _LAST)
 
 
 def can_forbid(limits: StepLimits, bins: BinValues, chunk: int = 1) -> bool:

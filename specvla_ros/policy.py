@@ -20,7 +20,7 @@ from torch import Tensor
 
 from specvla_ros.actions import Action, to_si
 from specvla_ros.auto.auto_decoder import AutoDecoder
-from specvla_ros.bin_limits import can_forbid
+from specvla_ros.bin_limits import can_forbid, free_bins
 from specvla_ros.configuration import DecoderConfig, load_preset
 from specvla_ros.data_sets import DatasetConfig
 from specvla_ros.decoding.decoder import Decoder
@@ -272,8 +272,10 @@ class Policy:
         bins, chunk = self.checkpoint.bin_values, self.checkpoint.space.chunk
         if limits is None or not can_forbid(limits, bins, chunk):
             return self._decoder, self._situation
+        # Of a chunk the later steps depend on what is said; and another guard may forbid more.
+        free = free_bins(limits, bins) if chunk == 1 and self.guard is None else ()
         return self._guarded, replace(
-            self._situation, limits=guard_numbers(limits, bins, chunk))
+            self._situation, limits=guard_numbers(limits, bins, chunk), free_bins=free)
 
     def _goes_on(self, instruction: str, stamp: float | None, executed: int) -> bool:
         """Whether this action follows the last one closely, on the same errand."""

@@ -23,6 +23,8 @@ class Situation:
     recent: the last deltas [up to 10, action_dim], oldest first, ``previous`` at the end.
     risk: of the action before, see ``DecodeTrace.risk``.
     limits: what the safety envelope leaves of the next steps, see ``safety_guard``; () = all.
+    free_bins: of the L tokens, lowest and highest bin that need no guard, see ``bin_limits``;
+        () = not known.
     """
 
     stamp: float | None = None
@@ -35,6 +37,7 @@ class Situation:
     recent: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     risk: float | None = field(default=None, compare=False)
     limits: tuple[float, ...] = ()
+    free_bins: tuple[tuple[int, int], ...] = ()
 
     def after(self, steps: Sequence[Sequence[float]]) -> Situation:
         """Return the situation once these steps [n, action_dim] were executed."""

@@ -374,6 +374,17 @@ def test_a_guard_holds_under_every_decoder(folder, policy, decoder):
     assert Policy.load(folder, decoder=decoder, device='cpu', guard=Low()).guard == Low()
 
 
+def test_no_bins_are_free_of_an_own_guard_nor_in_a_chunk(policy):
+    """Both may forbid more than the limits of the first step say."""
+    limits = step_limits(SafetySettings.read('safety_arm'), 0.05)
+    guarded = Policy(policy.checkpoint, load_preset('ar'), Low())
+    assert len(policy._within(limits)[1].free_bins) == 7
+    assert guarded._within(limits)[1].free_bins == ()
+    checkpoint = Checkpoint(policy.checkpoint.model, drafters=policy.checkpoint.drafters, chunk=2)
+    chunks = Policy(checkpoint, load_preset('ar'))
+    assert chunks._within(limits)[1].free_bins == ()
+
+
 @pytest.mark.parametrize('chunk', [1, 2])
 def test_within_limits_no_decoder_says_an_action_outside_and_strict_says_what_ar_does(
     policy, chunk

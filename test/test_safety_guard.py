@@ -10,7 +10,7 @@ import torch
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.actions import bin_values, to_si
-from specvla_ros.bin_limits import can_forbid
+from specvla_ros.bin_limits import BinValues, can_forbid, free_bins
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.openvla.action_tokenizer import ActionStatistics, ActionTokenizer
 from specvla_ros.safety import fit, NO_LIMITS, step_limits
@@ -128,6 +128,47 @@ def test_of_the_last_axis_exactly_the_bins_are_allowed_that_fit_leaves_alone(see
         if fits_with_room.any():  # else only the bin nearest to no motion is left
             assert not (allowed & ~fits).any()
             assert not (fits_with_room & ~allowed).any()
+
+
+def limits_of(world):
+    return step_limits(world.settings, world.period, position_m=world.place, previous=world.before)
+
+
+@given(seeds, st.floats(0.0, 1.0))
+@settings(max_examples=100, deadline=None)
+def test_of_free_bins_the_guard_forbids_none_behind_any_prefix(seed, speed):
+    world = World(seed)
+    if world.before is not None:
+        world.before = world.before * speed
+    ends = np.array(free_bins(limits_of(world), world.bins))
+    for part in ([0, 1, 2], [3, 4, 5], [6]):
+        low, high = ends[part].T
+        if (low > high).any():
+            continue
+        # Corners, where the limits are, and between.
+        corners = world.random.integers(0, 2, (20, len(part)))
+        bins = np.concatenate((np.where(corners, low, high),
+                               world.random.integers(low, high + 1, (20, len(part)))))
+        said = np.full((len(bins), 7), 128)
+        said[:, part] = bins
+        tokens = TOKENIZER.last_id - said
+        for place in part:
+            allowed = world.allowed(tokens[:, :place].tolist())
+            columns = torch.tensor(tokens[:, place]) - TOKENIZER.first_id
+            assert allowed[torch.arange(len(bins)), columns].all(), (part, place)
+
+
+def test_an_arm_at_rest_and_one_under_way_have_free_bins():
+    world = World(2)
+    lines = np.linspace(-1, 1, 255)[:, None] * ([0.04] * 3 + [0.1] * 3)
+    world.bins = BinValues.of(lines, 'rotation_vector')
+    world.settings, world.place = ARM, np.array([0.5, 0.0, 0.3])
+    for before in (None, np.array([0.01, 0.002, -0.004, 0.0, 0.01, 0.0, 1.0])):
+        world.before = before
+        free = free_bins(limits_of(world), world.bins)
+        assert all(high - low >= 4 for low, high in free), free
+    world.place = np.array([0.9, 0.0, 0.3])  # behind a wall
+    assert free_bins(limits_of(world), world.bins)[0] == (1, 0)
 
 
 def test_what_is_left_for_y_depends_on_x():

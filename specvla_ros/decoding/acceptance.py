@@ -28,10 +28,10 @@ from torch.nn import functional
 
 from specvla_ros.action_space import ActionSpace
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.graphs import Padded
+from specvla_ros.graphs import GraphRunner, Padded
 from specvla_ros.situation import Situation
 
-from .guard import best_allowed, Guard, nearest_allowed, said_before
+from .guard import best_allowed, Guard, nearest_allowed, needs_no_guard, said_before
 from .rules.rule import Drafts, Rating, rating, Rule
 from .target import MILLION, Target, Verification
 from .tree import Accepted, ReadBack, TokenTree
@@ -42,6 +42,7 @@ class Terms(NamedTuple):
 
     bins: tuple[int, ...]  # the rule's reach, [L]
     state: Tensor | None  # float64 [n], ``Situation.numbers``; None = no guard, no ``stays``
+    free: tuple[tuple[int, int], ...] = ()  # ``Situation.free_bins``, [L]; () = none known
 
 
 class _Path(NamedTuple):
@@ -89,7 +90,7 @@ class Acceptance:
             numbers = situation.numbers(space.action_dim)
             state = torch.tensor(numbers, dtype=torch.float64)
             state = state.to(self.target.device, non_blocking=True)
-        return Terms(reach, state)
+        return Terms(reach, state, () if rating(self.rule) else situation.free_bins)
 
     def accept(
         self, tree: TokenTree, verified: Verification, tokens: Sequence[int], terms: Terms,
@@ -104,7 +105,7 @@ class Acceptance:
         """
         n, known = len(tree), len(tokens)
         allowed = permitted = None
-        if terms.state is not None:
+        if terms.state is not None and not self._is_free(tree, verified, tokens, terms.free):
             allowed, permitted = self._judged(tree, verified, tokens, terms.state, bins_off)
         parts = (verified.argmax, verified.entropy, tree.tokens if n else None, allowed, permitted,
                  tree.parents if n and tree.layout is None else None, tree.finite)
@@ -123,6 +124,17 @@ class Acceptance:
             nodes, path, self._checked(best[rows[-1]], known + len(nodes)), off,
             sum(entropy[row] for row in rows) / MILLION,
             sum(best[row] != own[row] for row in rows), ReadBack(parents, drafts, own))
+
+    def _is_free(
+        self, tree: TokenTree, verified: Verification, tokens: Sequence[int],
+        free: Sequence[tuple[int, int]],
+    ) -> bool:
+        """Whether nothing here can be forbidden; not in graphs: they don't wait for the host."""
+        if not free or isinstance(verified.runner, GraphRunner):
+            return False
+        depth, drafts = (it.tolist() if len(tree) else [] for it in (tree.depth, tree.tokens))
+        return needs_no_guard(
+            self.space, free, tokens, drafts, depth, verified.argmax.tolist())
 
     def _longest(
         self, parents: Sequence[int], drafts: Sequence[int], own: Sequence[int],

@@ -5,6 +5,7 @@ bonus as well, so strict decoding under a guard is plain autoregression under th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -38,6 +39,26 @@ def said_before(paths: Tensor, tokens: Tensor, position: Tensor, said: Tensor) -
     places = torch.arange(len(said), device=said.device)
     stands = paths[:, :, None] & (position[:, None] == places)  # [R, G, L]
     return (stands * tokens[:, None]).sum(1).where(stands.any(1), said)
+
+
+def needs_no_guard(
+    space: ActionSpace, free: Sequence[tuple[int, int]], said: Sequence[int],
+    drafts: Sequence[int], depth: Sequence[int], own: Sequence[int],
+) -> bool:
+    """
+    Whether the free bins hold all that a guard would judge, on the host.
+
+    free: lowest and highest bin by position, ``Situation.free_bins``. said: the tokens so far;
+    drafts, depth: of the nodes; own: what the target says after the root and each node.
+    """
+    known, tokenizer = len(said), space.tokenizer
+    begun = [place for place in range(known) if space.groups(place) == space.groups(known)]
+    asked = [*((place, said[place]) for place in begun),
+             *((known + deep - 1, token) for deep, token in zip(depth, drafts, strict=True)),
+             *((known + deep, token) for deep, token in zip((0, *depth), own, strict=True))]
+    return all(
+        tokenizer.is_action(token) and free[place][0] <= tokenizer.bins(token) <= free[place][1]
+        for place, token in asked if place < space.length)
 
 
 def best_allowed(
