@@ -294,7 +294,8 @@ class _Judge:
             stays &= self.rating.stays(Drafts(
                 columns, chosen, distance, position.clamp(0, self.space.length - 1), ancestors,
                 logits.index_select(0, rows), said[1]), self.space)
-        return own, stays
+        # A graph's own output: what it was given is overwritten by the next pass.
+        return own.clone() if self.guard is None else own, stays
 
 
 def _on_host(parts: Sequence[Tensor | None]) -> list[list[int]]:
