@@ -28,9 +28,9 @@ _SAVES = 0.05
 _RECENT = 9  # measurements a median looks back
 _PLANNED = 0.03, 10  # of what plans were off: weight of the newest action; actions 1.0 stands for
 _TRUST = 60  # drafts of a position a hit rate looks back, about
-# Before anything was seen: as if so many drafts of an action missed, or 40 % where that is less.
-# Hopeful, so each position is tried. If each token of a chunk were thought to hit at 60 %, a good
-# candidate would look slow after two looks, and not be taken again for a hundred actions.
+# What is assumed of an action's drafts before any was measured: 2.8 miss; of a short action
+# 40 %, if that is less. This is hopeful, so that each position is tried. At 40 % of the 56 tokens
+# of a chunk a good candidate would look slow after two actions, and then wait for a hundred.
 _PRIOR_MISSES, _PRIOR_RATE, _PRIOR_DRAFTS = 2.8, 0.6, 2.0
 _FADES, _HOPES = 1 - 1 / _TRUST, 0.01  # per action: of what was seen, of what wasn't
 _SURPRISE = 2.0  # times what such a pass costs lately: that much is charged as it was

@@ -129,8 +129,9 @@ class Acceptance:
         self, tree: TokenTree, verified: Verification, tokens: Sequence[int],
         free: Sequence[tuple[int, int]],
     ) -> bool:
-        """Whether nothing here can be forbidden; not in graphs: they don't wait for the host."""
-        if not free or isinstance(verified.runner, GraphRunner):
+        """Whether nothing here can be forbidden; asked where it takes no copy, on a CPU alone."""
+        if not free or verified.argmax.device.type != 'cpu' or isinstance(
+                verified.runner, GraphRunner):
             return False
         depth, drafts = (it.tolist() if len(tree) else [] for it in (tree.depth, tree.tokens))
         return needs_no_guard(

@@ -1,6 +1,7 @@
 """A guard is not asked where the situation says that nothing can be forbidden."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ import torch
 from specvla_ros.decoding.drafters import NoDrafter
 from specvla_ros.decoding.rules.bins import Bins
 from specvla_ros.decoding.rules.strict import Strict
+from specvla_ros.decoding.tree import TokenTree
 from specvla_ros.situation import Situation
 
 asked = []
@@ -71,3 +73,13 @@ def test_in_graphs_it_is_always_asked_so_nothing_is_captured_anew(lab):
     captures = decoder.target.runner.captures
     decoder.decode(*it.prompt, Situation(free_bins=((1, 0),) * 7))
     assert decoder.target.runner.captures == captures
+
+
+def test_on_a_device_it_is_always_asked_as_nothing_may_be_copied_for_the_answer(lab):
+    decoder = lab(0, 7, 1).decoder(NoDrafter(), Strict(), 'plain', Window(0, 254))
+    free = ((0, 254),) * 7
+    row = torch.full((1,), decoder.acceptance.space.tokenizer.first_id)
+    plain = decoder.target.runner
+    for said, is_free in ((row, True), (row.to('meta'), False)):
+        verified = SimpleNamespace(argmax=said, runner=plain)
+        assert decoder.acceptance._is_free(TokenTree.empty(), verified, (), free) is is_free
