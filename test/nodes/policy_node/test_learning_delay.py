@@ -31,7 +31,7 @@ BLOCK = 25  # actions in a turn
 WARM_UP = 50
 # Learning without regard to the actions, at their priority, made it 1.53. What else a machine does
 # may make it anything, but hardly three times.
-MOST, TRIES = 1.25, 3
+MOST, MOST_AT_95, TRIES = 1.25, 1.5, 3
 
 
 class Arm:
@@ -116,11 +116,16 @@ def test_learning_does_not_delay_an_action():
         robot.act(WARM_UP)
         for _ in range(TRIES):
             ratio = measured(robot, learning.learner)
-            if ratio[0] < MOST:
+            if is_small(ratio):
                 break
     finally:
         learning.end()
-    assert ratio[0] < MOST
+    assert is_small(ratio)
+
+
+def is_small(ratio):
+    """Whether neither the median nor the 95 % grew much."""
+    return ratio[0] < MOST and ratio[1] < MOST_AT_95
 
 
 def measured(robot, learner):
@@ -136,5 +141,5 @@ def measured(robot, learner):
         print(f'{name:8} median {middle:6.2f} ms   95 % {high:6.2f} ms   99 % {highest:6.2f} ms')
     ratio = found['with'] / found['without']
     print(f'ratio    median {ratio[0]:6.2f}      95 % {ratio[1]:6.2f}      99 % {ratio[2]:6.2f}')
-    assert learned > ACTIONS // 20
+    assert learned > ACTIONS // 8
     return ratio
