@@ -71,7 +71,8 @@ def test_the_node_loads_what_its_parameters_say(parameters):
 def test_a_session_gives_the_node_all_that_a_command_was_given(command, given, parameters):
     if command == 'demo':
         content = demo._specification(
-            DemoArgs(decoder=('ar',), threads=2, **given), 'libero_object')
+            DemoArgs(suite='libero_object', decoder=('ar',), threads=2, **given),
+            'libero_object')
         said = SessionSpec.of(content).policy_parameters
         assert (said.pop('decoder'), said.pop('pacing')) == ('ar', 'lockstep')
     elif command == 'replay':
@@ -100,7 +101,7 @@ def test_an_evaluations_workers_get_it_whole_and_its_report_says_it(given, monke
 @pytest.mark.parametrize('chunk', [0, -1, 65])
 @pytest.mark.parametrize('check', [
     lambda chunk: make_plan(EvalArgs(chunk=chunk)),
-    lambda chunk: demo._check(DemoArgs(chunk=chunk)),
+    lambda chunk: demo._check(DemoArgs(suite='libero_object', chunk=chunk)),
     lambda chunk: replay_bag._check(ReplayArgs(bag=Path('there'), chunk=chunk)),
     lambda chunk: overhead._check(OverheadArgs(chunk=chunk)),
 ])

@@ -64,6 +64,22 @@ def statistics_of(args: PolicyArgs) -> frozenset[str]:
     return frozenset(read_norm_stats(folder, read_config(folder)))
 
 
+def suite_of(args: PolicyArgs, wanted: str) -> str:
+    """
+    Return the suite to play: the one asked for, else one that the checkpoint was trained on.
+
+    `libero_object` comes first. It is returned as well where nothing is known: the checks that
+    follow say what is wrong with the checkpoint.
+    """
+    if wanted:
+        return wanted
+    try:
+        own = suites.suites_of(statistics_of(args))
+    except (ValueError, OSError):
+        own = ()
+    return suites.USUAL if suites.USUAL in own or not own else own[0]
+
+
 def keys_of_suites(names: Sequence[str], keys: Collection[str], wanted: str | None
                    ) -> dict[str, str]:
     """

@@ -20,6 +20,7 @@ MAX_STEPS = {
     'libero_90': 400,
 }
 SUITES = tuple(MAX_STEPS)
+USUAL = 'libero_object'
 N_INITIAL_STATES = 50
 # Published checkpoints name their data sets so: without the steps in which nothing moves.
 NO_NOOPS = '_no_noops'
@@ -94,6 +95,11 @@ def task(suite: str, task_id: int) -> Task:
         lines = '; '.join(f'{t.task_id} {t.instruction}' for t in listed)
         raise ValueError(f'{suite} has no task {task_id}; there are: {lines}')
     return listed[task_id]
+
+
+def suites_of(keys: Collection[str]) -> tuple[str, ...]:
+    """Return the suites whose own statistics are among those of a checkpoint."""
+    return tuple(suite for suite in SUITES if suite in keys or suite + NO_NOOPS in keys)
 
 
 def statistics_key(suite: str, keys: Collection[str]) -> str:

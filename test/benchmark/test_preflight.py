@@ -8,7 +8,7 @@ import pytest
 from specvla_ros import cli
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.checks import check_decoders
-from specvla_ros.benchmark.preflight import check_policy, keys_of_suites
+from specvla_ros.benchmark.preflight import check_policy, keys_of_suites, suite_of
 from specvla_ros.configuration import load_preset, preset_names
 from specvla_ros.data_sets import check_key
 from specvla_ros.libero.suites import SUITES
@@ -62,6 +62,13 @@ def two_arms(path):
     content = json.loads(path.read_text())
     action = {'q01': [-1.0] * 14, 'q99': [1.0] * 14}
     path.write_text(json.dumps(content | {'norm_stats': {'libero_object': {'action': action}}}))
+
+
+def know(path, *keys):
+    """Give a checkpoint the statistics of these data sets."""
+    content = json.loads(path.read_text())
+    statistics, = content['norm_stats'].values()
+    path.write_text(json.dumps(content | {'norm_stats': dict.fromkeys(keys, statistics)}))
 
 
 # What is done to which file of a checkpoint, and what is said of it.
@@ -125,6 +132,26 @@ def test_a_checkpoint_that_cannot_act(refused, command, damage):
 @pytest.mark.parametrize('command', COMMANDS)
 def test_options_that_cannot_be(refused, command, options, reason):
     refused(command, reason, *options)
+
+
+@pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])
+def test_the_suite_that_the_checkpoint_was_trained_on_is_played(refused, command):
+    know(refused.checkpoint / 'config.json', 'libero_goal')
+    refused(command, 'libero_goal has no task 10', '--tasks', '10')
+    refused(command, 'no statistics of libero_object', '--suite', 'libero_object')
+
+
+@pytest.mark.parametrize('keys, suite', [
+    (['libero_spatial_no_noops'], 'libero_spatial'),
+    (['bridge_orig', 'libero_10'], 'libero_10'),
+    (['libero_spatial', 'libero_object'], 'libero_object'),
+    (['libero_goal', 'libero_spatial'], 'libero_spatial'),
+    (['bridge_orig'], 'libero_object')])
+def test_the_suite_where_none_is_named(tiny_checkpoint, tmp_path, keys, suite):
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint')
+    know(checkpoint / 'config.json', *keys)
+    assert suite_of(PolicyArgs(checkpoint=checkpoint), '') == suite
+    assert suite_of(PolicyArgs(checkpoint=checkpoint), 'libero_90') == 'libero_90'
 
 
 @pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])

@@ -28,7 +28,6 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.writable import check_writable
 
-SUITE = 'libero_object'
 SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 LEAST_SPLITS = 20
 MOST_DELTA = 0.5
@@ -68,8 +67,8 @@ class CalibrateArgs(PolicyArgs):
     """What the robot was told, std_msgs String."""
     instruction: str = ''
     """What the robot was told, whatever the bags say."""
-    suite: str = SUITE
-    """LIBERO suite."""
+    suite: str = ''
+    """LIBERO suite. Default: one that the checkpoint was trained on, libero_object first."""
     tasks: tuple[int, ...] = ()
     """Task numbers; the episodes are shared out among them. Default: all of the suite."""
     episodes: int = 100
@@ -145,6 +144,7 @@ def make_plan(
     :param make_environment: of a suite's task; None = LIBERO's own
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """
+    args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
     base = _check(args)
     keys = preflight.check_policy(args, [base])
     source: UnitSource

@@ -39,8 +39,8 @@ MAX_COLUMNS = 4  # of the video, side by side
 class DemoArgs(PolicyArgs):
     """Policy node and LIBERO over ROS 2: live progress, a table, a video, a plot."""
 
-    suite: str = 'libero_object'
-    """LIBERO suite."""
+    suite: str = ''
+    """LIBERO suite. Default: one that the checkpoint was trained on, libero_object first."""
     tasks: tuple[int, ...] = (2,)
     """Task numbers, e.g. `--tasks 0 3`."""
     states: tuple[int, ...] = (0,)
@@ -72,6 +72,7 @@ def run(args: DemoArgs, make_session: Callable[[dict[str, Any], Path], DemoSessi
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
+    args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
     decoders = _check(args)
     keys = preflight.check_policy(args, decoders.values())
     key = preflight.keys_of_suites([args.suite], keys, args.unnorm_key)[args.suite]

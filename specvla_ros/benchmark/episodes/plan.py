@@ -31,7 +31,8 @@ class EpisodeArgs(PolicyArgs):
     """Which episodes are played, and by which decoders."""
 
     suite: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """LIBERO suite; give it again for more than one. Default: libero_object."""
+    """LIBERO suite; give it again for more than one. Default: one that the checkpoint was trained
+    on, libero_object first."""
     tasks: tuple[int, ...] = ()
     """Task numbers, e.g. `--tasks 0 3`. Default: all of the suite."""
     trials: int = 5
@@ -160,7 +161,7 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
     :raises ValueError: what is wrong and what is allowed
     """
     files.check_json_path(args.json)
-    names = args.suite or ('libero_object',)
+    names = args.suite or (preflight.suite_of(args, ''),)
     tasks = {name: checks.check_tasks(name, args.tasks) for name in dict.fromkeys(names)}
     decoders = checks.check_decoders(args.decoder or checks.DECODERS)
     checks.check_at_least('--workers', args.workers, 1)

@@ -43,6 +43,7 @@ def run(args: BenchArgs) -> int:
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
+    args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
     decoders = check(args)
     if not args.random_weights:
         args = dataclasses.replace(args, unnorm_key=_unnorm_key(args))

@@ -10,7 +10,6 @@ from specvla_ros.benchmark.arguments import PolicyArgs
 
 REPLAYED = ('ar', 'strict', 'relaxed')  # with random weights: Spec-VLA's table has no others
 PEERS = ('generate', 'generate-sdpa', 'generate-compiled')
-SUITE = 'libero_object'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +23,9 @@ class BenchArgs(PolicyArgs):
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """transformers' generate on the same weights: `generate` (eager attention), `generate-sdpa`,
     `generate-compiled` (static cache, torch.compile); give it again for more. Default: none."""
-    suite: str = SUITE
-    """LIBERO suite whose tasks are looked at."""
+    suite: str = ''
+    """LIBERO suite whose tasks are looked at. Default: one that the checkpoint was trained on,
+    libero_object first."""
     tasks: tuple[int, ...] = (0, 3, 6)
     """Task numbers; the observations are shared out among them."""
     frames: Path | None = None

@@ -200,8 +200,13 @@ def _table(title: str, *columns: str, names: int = 1) -> Table:
     """Return an empty table whose first columns, `names` of them, hold words."""
     table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
     for number, column in enumerate(columns):
-        table.add_column(column, justify='right' if number >= names else 'left')
+        table.add_column(column, justify='right' if number >= names else 'left', overflow='fold')
     return table
+
+
+def _ms(value: float) -> str:
+    """Say a time with one decimal, whole from 100 on: a 7B on a CPU takes seconds an action."""
+    return f'{value:.1f}' if value < 99.95 else f'{value:.0f}'
 
 
 def _by_promise(rows: Sequence[Row], table: Table) -> Iterator[Row]:
@@ -225,11 +230,11 @@ def _times_table(rows: Sequence[Row]) -> Table:
         times, interval = row['ms_per_action'], row.get('speedup_interval')
         table.add_row(
             report_tables.broken(row['decoder'], 18),
-            *(f'{times[key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            *(_ms(times[key]) for key in ('mean', 'p50', 'p95')),
             f'{row["speedup_vs_ar"]:.2f}',
             f'{interval[0]:.2f}–{interval[1]:.2f}' if interval else '',
             '' if row['ceiling_share'] is None else f'{100 * row["ceiling_share"]:.0f} %',
-            f'{row["times_floor"]:.1f}')
+            _ms(row['times_floor']))
     return table
 
 
@@ -241,7 +246,7 @@ def _steps_tables(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Table]
                    '', 'ms, mean', 'median', 'p95', 'passes')
     for row in rows:
         table.add_row(
-            row['decoder'], *(f'{row["ms_per_step"][key]:.1f}' for key in ('mean', 'p50', 'p95')),
+            row['decoder'], *(_ms(row['ms_per_step'][key]) for key in ('mean', 'p50', 'p95')),
             f'{row["target_passes_per_step"]:.2f}')
     return [table]
 
@@ -252,7 +257,7 @@ def _stages_table(rows: Sequence[Row]) -> Table:
     for row in _by_promise(rows, table):
         # Broken, the longest names leave room for all stages in 80 columns.
         table.add_row(report_tables.broken(row['decoder'], 16), *(
-            f'{row["stage_ms"][name]:.1f}' if name in row['stage_ms'] else '' for name in shown))
+            _ms(row['stage_ms'][name]) if name in row['stage_ms'] else '' for name in shown))
     return table
 
 

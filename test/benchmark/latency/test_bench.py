@@ -211,9 +211,15 @@ def test_the_tables_fit_eighty_columns(args, tmp_path):
     run(args)
     document = json.loads((tmp_path / 'run' / 'report.json').read_text())
     document['rows'][-1]['decoder'] = 'generate-compiled'  # the longest there is
-    text = io.StringIO()
-    bench_report.print_tables(document, Console(file=text, width=80))
-    assert '…' not in text.getvalue() and 'generate-compiled' in text.getvalue()
+    for milliseconds in (9.87, 98.7, 987.0, 9870.0, 98700.0):  # a 7B on a CPU takes seconds
+        for row in document['rows']:
+            for times in (row['ms_per_action'], row['stage_ms']):
+                times.update(dict.fromkeys(times, milliseconds))
+        text = io.StringIO()
+        bench_report.print_tables(document, Console(file=text, width=80))
+        assert '…' not in text.getvalue() and bench_report._ms(milliseconds) in text.getvalue()
+        assert max(map(len, text.getvalue().splitlines())) <= 80
+        assert milliseconds > 10_000 or 'generate-compiled' in text.getvalue()
 
 
 def test_the_interval_of_a_ratio_comes_from_pairs():

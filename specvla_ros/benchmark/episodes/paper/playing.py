@@ -19,7 +19,7 @@ from specvla_ros.benchmark.episodes.paper.roles import AR, of_suite
 from specvla_ros.benchmark.episodes.plan import EpisodeArgs, EvalArgs, EvaluationPlan, make_plan
 from specvla_ros.config_folder import config_folder
 from specvla_ros.configuration import load_preset
-from specvla_ros.libero.suites import NO_NOOPS
+from specvla_ros.libero import suites
 from specvla_ros.typed_files import read_yaml
 
 FOLDER = 'play-'  # and the suite: within the report's folder
@@ -51,8 +51,8 @@ def suites_of(args: ReportArgs) -> tuple[str, ...]:
 
     :raises ValueError, FileNotFoundError: it can't be read
     """
-    keys = preflight.statistics_of(args)
-    return tuple(suite for suite in SUITES if suite in keys or suite + NO_NOOPS in keys)
+    return tuple(suite for suite in suites.suites_of(preflight.statistics_of(args))
+                 if suite in SUITES)
 
 
 @contextlib.contextmanager
