@@ -24,7 +24,7 @@ from specvla_ros.devices import resolve_device
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import suites
-from specvla_ros.libero.assets import cache_folder
+from specvla_ros.libero.assets import data_folder
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.config import MOST_STEPS
 from specvla_ros.openvla.model import OpenVLA
@@ -115,15 +115,18 @@ def run(args: TrainTargetArgs) -> int:
     if args.init is not None:
         args = replace(args, init=checkpoint_folder(args.init))
     with joined(args.device) as group:
-        args = replace(args, device=group.device)
-        _check(args, group)
-        trainer = make_trainer(args, group)
-        with trainer.progress as progress:
-            if trainer.recipe.measured:
-                progress.say(f'{args.init} has no statistics of {args.suite}: '
-                             'measured on these episodes')
-            trainer.run()
-            progress.say(f'checkpoint in {args.out}')
+        return _train(replace(args, device=group.device), group)
+
+
+def _train(args: TrainTargetArgs, group: ProcessGroup) -> int:
+    _check(args, group)
+    trainer = make_trainer(args, group)
+    with trainer.progress as progress:
+        if trainer.recipe.measured:
+            progress.say(f'{args.init} has no statistics of {args.suite}: '
+                         'measured on these episodes')
+        trainer.run()
+        progress.say(f'checkpoint in {args.out}')
     return 0
 
 
@@ -161,7 +164,7 @@ class TargetRecipe(Recipe):
         self.only_trained = bool(args.lora)
         self.measured = False  # whether the statistics are new ones, though there is an `--init`
         size = initial.config.image_size if initial else args.shape.image_size
-        self.dataset = Dataset(args.data or cache_folder() / 'data', args.suite, size,
+        self.dataset = Dataset(data_folder(args.data), args.suite, size,
                                data_set.mirror_image, args.tasks, data_set.image, args.chunk)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'], on_progress=loading)
         if not self.dataset.episodes:

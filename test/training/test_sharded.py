@@ -18,7 +18,7 @@ from test.training.drafter_data import write_target
 
 # Processes import it by name, as in test/benchmark.
 sys.path.append(str(Path(__file__).parent))
-from together import skip_a_step, together, train_with_shards  # noqa: E402
+from together import take_steps_and_leave, together, train_with_shards  # noqa: E402
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def test_shards_give_the_checkpoint_the_state_and_the_curve_of_whole_weights(arg
     assert OpenVLA.from_pretrained(tmp_path / 'two').action_dim() == 7
 
 
-def test_a_gradient_that_is_not_finite_leaves_nothing_for_the_next_step():
-    together(skip_a_step)
+def test_a_step_that_is_not_finite_is_skipped_and_a_group_ends_however_it_is_left():
+    together(take_steps_and_leave)
 
 
 def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
