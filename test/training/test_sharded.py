@@ -12,6 +12,8 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training import train_target
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.process_group import ProcessGroup
+from specvla_ros.training.target_arguments import check_arguments
 from specvla_ros.training.target_batches import Augmentation
 from test.training.conftest import SUITE, TINY
 from test.training.drafter_data import write_target
@@ -115,6 +117,5 @@ def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
     ({'lanes': 2}, 2, '--shard with --lanes 2: give --lanes 1'),
 ])
 def test_shards_that_cannot_be_are_refused(args, changes, processes, message):
-    from specvla_ros.training.process_group import ProcessGroup
     with pytest.raises(SpecVLAError, match=message):
-        train_target._check(replace(args, shard=True, **changes), ProcessGroup(size=processes))
+        check_arguments(replace(args, shard=True, **changes), ProcessGroup(size=processes))
