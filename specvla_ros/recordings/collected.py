@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import pickle
-from typing import Any, BinaryIO
+from typing import Any, IO
 import zipfile
 
 import numpy as np
@@ -123,7 +123,7 @@ def _images(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         yield decode_picture(jpeg, f'{path}, frame {number}')
 
 
-def _jpegs(file: BinaryIO) -> list[bytes]:
+def _jpegs(file: IO[bytes]) -> list[bytes]:
     """Read an array of objects past its header, which says that it is one."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) \
