@@ -111,9 +111,17 @@ def write_json(path: Path, document: Any) -> None:
 
     :raises SpecVLAError: full disk and the like; a file already there is left as it was
     """
-    text = json.dumps(document, indent=1, allow_nan=False) + '\n'
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """
+    Write a text so that the file is either whole or not there.
+
+    :raises SpecVLAError: full disk and the like; a file already there is left as it was
+    """
     with whole_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding='utf-8')
 
 
 @contextlib.contextmanager

@@ -40,6 +40,11 @@ def episode_columns(*more: ProgressColumn) -> tuple[ProgressColumn, ...]:
             TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is, whole however wide the screen."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class LiveProgress:
     """A bar that is drawn as long as this is entered, and lines that are printed above it."""
 

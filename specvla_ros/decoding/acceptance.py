@@ -186,6 +186,8 @@ class Acceptance:
         drafts may stay, bool [N]; None without drafts.
         """
         n, known, own = len(tree), len(tokens), verified.argmax
+        if not n and self.guard is None:  # a rating is of drafts
+            return own, None
         judge, run = _Judge(self.guard, rating(self.rule), self.space), verified.runner.run
         blank = self.space.length - known
         off = [*(it or 0 for it in bins_off), *[0] * (self.space.length - len(bins_off))]
@@ -193,7 +195,7 @@ class Acceptance:
         said = said.to(self.target.device, non_blocking=True)
         asked = Padded(verified.logits), said, state, known
         if not n:
-            return (own if self.guard is None else run(judge.root, Padded(own), *asked)), None
+            return run(judge.root, Padded(own), *asked), None
         best, stays = run(
             judge.nodes, Padded(tree.tokens), Padded(tree.parents), Padded(tree.depth),
             Padded(tree.ancestor_mask, (0, 1)), Padded(own), n, *asked)

@@ -42,6 +42,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get('SPECVLA_CACHE', Path.home() / '.cache' / 'specvla'))
 
 
+def data_folder(given: Path | None) -> Path:
+    """Return the folder of collected episodes: the one given, else that in the cache."""
+    return given or cache_folder() / 'data'
+
+
 def assets_folder() -> Path:
     """Return where the assets belong; they may not be there yet."""
     return cache_folder() / f'libero-assets-{VERSION}'

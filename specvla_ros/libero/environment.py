@@ -20,7 +20,7 @@ import yaml
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero import initial_states, suites
-from specvla_ros.libero.assets import cache_folder, installed_assets
+from specvla_ros.libero.assets import cache_folder, data_folder, installed_assets
 from specvla_ros.libero.drift import Belt, Drift, name_of
 from specvla_ros.libero.renderer import importing_robosuite, renderer_error
 
@@ -300,7 +300,7 @@ def _write_libero_config(assets: Path) -> None:
     folder = cache_folder() / 'libero-config'
     root = suites.package_folder()
     wanted = {'benchmark_root': str(root), 'bddl_files': str(root / 'bddl_files'),
-              'init_states': str(root / 'init_files'), 'datasets': str(cache_folder() / 'data'),
+              'init_states': str(root / 'init_files'), 'datasets': str(data_folder(None)),
               'assets': str(assets)}
     path = folder / 'config.yaml'
     content = yaml.safe_dump(wanted).encode()

@@ -1,4 +1,8 @@
-"""The errors of this package: a checkpoint or a library that can't be used, and their one line."""
+"""
+The errors of this package: a checkpoint or a library that can't be used, and their one line.
+
+This package imports nothing of ours, so `one_line` stands here and in `specvla_ros/errors.py`.
+"""
 
 
 class CheckpointError(ValueError):

@@ -7,12 +7,13 @@ may run anything. So only what such arrays are made of is let in: a file may com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import pickle
-from typing import Any, BinaryIO
+from typing import Any, IO
 import zipfile
 
 import numpy as np
@@ -36,6 +37,30 @@ class Collected:
     jpegs: tuple[bytes, ...]
     actions: NDArray[np.float32]
     frame: NDArray[np.int64]  # [T], the step of each
+
+
+class EpisodeFile(contextlib.AbstractContextManager):
+    """
+    The file of an episode; `file[name]` reads one of its arrays, `jpeg` as a list of JPEG files.
+
+    What is read is an array of numbers or text, else ValueError; KeyError where there is none.
+
+    :raises OSError, zipfile.BadZipFile: it can't be opened, or is no such file
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = zipfile.ZipFile(path)
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._file.close()
+
+    def __contains__(self, name: str) -> bool:
+        return f'{name}.npy' in self._file.namelist()
+
+    def __getitem__(self, name: str) -> Any:
+        with self._file.open(f'{name}.npy') as member:
+            return _jpegs(member) if name == 'jpeg' else np.lib.format.read_array(member)
 
 
 def episode_files(folder: Path) -> list[Path]:
@@ -75,14 +100,15 @@ def load(path: Path) -> Collected:
     :raises SpecVLAError: it is none, or is damaged
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            jpegs = _member(file, 'jpeg', _of_objects)
-            actions, frame, instruction = (_member(file, name, _of_numbers)
-                                           for name in ('action', 'frame', 'instruction'))
+        with EpisodeFile(path) as file:
+            jpegs, actions, frame, instruction = (
+                file[name] for name in ('jpeg', 'action', 'frame', 'instruction'))
         actions, said = np.asarray(actions, np.float32), str(instruction).strip()
         if not len(jpegs) == len(actions) == len(frame) or actions.ndim != 2:
             raise ValueError(f'{len(jpegs)} frames, actions {actions.shape}, {len(frame)} steps: '
                              'must be as many of each')
+        if not np.isfinite(actions).all():
+            raise ValueError('an action is not a finite number')
         if not said or not all(isinstance(jpeg, bytes) for jpeg in jpegs):
             raise ValueError('it has no instruction, or a frame is no bytes of a JPEG file')
     except Exception as error:  # BadZipFile, UnpicklingError, zlib.error ...: as the damage has it
@@ -97,16 +123,7 @@ def _images(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         yield decode_picture(jpeg, f'{path}, frame {number}')
 
 
-def _member(file: zipfile.ZipFile, name: str, read_array: Callable[[Any], Any]) -> Any:
-    with file.open(f'{name}.npy') as member:
-        return read_array(member)
-
-
-def _of_numbers(file: BinaryIO) -> NDArray[Any]:
-    return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _of_objects(file: BinaryIO) -> list[bytes]:
+def _jpegs(file: IO[bytes]) -> list[bytes]:
     """Read an array of objects past its header, which says that it is one."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) \

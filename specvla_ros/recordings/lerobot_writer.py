@@ -136,7 +136,7 @@ class LeRobotWriter:
             'pandas_version': '2.0.0'})}), meta / 'tasks.parquet')
         (meta / 'stats.json').write_text(json.dumps({
             name: FeatureStatistics.together([it[name] for it in self._statistics]).facts()
-            for name in self._statistics[0]}, indent=4) + '\n')
+            for name in self._statistics[0]}, indent=4, allow_nan=False) + '\n')
         (meta / 'info.json').write_text(json.dumps(self._info(), indent=4) + '\n')
 
     def _info(self) -> dict[str, Any]:

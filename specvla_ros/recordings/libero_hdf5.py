@@ -81,6 +81,8 @@ def _episode(
         raise SpecVLAError(f'{path}, {name}: an action is not a finite number')
     count = steps - 1 if original else steps
     poses = _poses(obs, steps)
+    if poses is not None and not np.isfinite(poses).all():
+        raise SpecVLAError(f'{path}, {name}: a pose is not a finite number')
     return RecordedEpisode(
         name, instruction, count, partial(_images, path, name, camera, turned),
         poses=None if poses is None else poses[:count], actions=actions[-count:])

@@ -20,7 +20,7 @@ import tyro
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_folder
-from specvla_ros.progress import terminal_bar
+from specvla_ros.progress import say, terminal_bar
 from specvla_ros.recordings.episode import RecordedEpisode, Recording
 from specvla_ros.recordings.lerobot_writer import LeRobotWriter, Shape, VERSION
 from specvla_ros.recordings.source_arguments import SourceArgs
@@ -75,10 +75,10 @@ def run(args: ConvertArgs) -> int:
     taken = _taken(recordings)
     shape = _shape(args, taken)
     for recording in recordings:
-        _say(console, f'found {recording.path}: {recording.kind}, {len(recording.episodes)} '
-                      f'episodes, {recording.frames} frames')
+        say(console, f'found {recording.path}: {recording.kind}, {len(recording.episodes)} '
+                     f'episodes, {recording.frames} frames')
         for remark in recording.remarks:
-            _say(console, f'  {remark}')
+            say(console, f'  {remark}')
     columns = (TextColumn('convert'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with whole_folder(args.out) as folder, terminal_bar(console, *columns) as bar:
         task, writer = bar.add_task('', total=len(taken)), LeRobotWriter(folder, shape)
@@ -167,15 +167,11 @@ def _tell(
     count = sum(len(it.frames) for it in taken)
     left_out = sum(it.frames for it in recordings) - count
     if left_out:
-        _say(console, f'{left_out} frames are left out: no action was recorded for them')
+        say(console, f'{left_out} frames are left out: no action was recorded for them')
     size = f'{shape.width} x {shape.height}'
     frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
     numbers = ', '.join(f'{name} [{size}]' for name, size in (
         ('action', shape.action), ('observation.state', shape.state)) if size)
-    _say(console, f'{args.out}: LeRobot {VERSION}, {len(taken)} episodes, {count} frames, '
-                  f'{shape.fps} a second; {shape.camera} ({frames}){", " * bool(numbers)}'
-                  f'{numbers or "; no action was recorded"}')
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, f'{args.out}: LeRobot {VERSION}, {len(taken)} episodes, {count} frames, '
+                 f'{shape.fps} a second; {shape.camera} ({frames}){", " * bool(numbers)}'
+                 f'{numbers or "; no action was recorded"}')

@@ -34,8 +34,9 @@ from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.files import whole_file
 from specvla_ros.libero import suites
-from specvla_ros.libero.assets import cache_folder
+from specvla_ros.libero.assets import data_folder
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.recordings.collected import EpisodeFile
 from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.training.lengths import LENGTHS
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
@@ -99,11 +100,6 @@ class Demonstration:
         return self.start, self.task
 
 
-def data_folder(out: Path | None) -> Path:
-    """Return the folder of all collected data."""
-    return out or cache_folder() / 'data'
-
-
 def run(args: CollectArgs) -> int:
     """Collect what isn't there yet; episodes already on disk are kept. Returns an exit code."""
     _check(args)
@@ -145,7 +141,7 @@ def _check_there(args: CollectArgs, tasks: list[int]) -> None:
             if not path.exists():
                 continue
             try:
-                with np.load(path) as episode:
+                with EpisodeFile(path) as episode:
                     known = 'executed' in episode
             except (OSError, ValueError, EOFError, BadZipFile) as error:
                 raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
@@ -213,7 +209,7 @@ def _print_table(suite: str, solved: Counter[int], finished: Counter[int]) -> No
 def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
     path = _path(args, job.task, job.seed)
     try:
-        with np.load(path, allow_pickle=True) as episode:
+        with EpisodeFile(path) as episode:
             return bool(episode['success'])
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'

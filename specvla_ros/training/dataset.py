@@ -6,13 +6,12 @@ the data (`pixels_<settings>`, one .npy an episode, opened as a memory map). Col
 meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import os
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 from zipfile import BadZipFile
 import zlib
 
@@ -24,6 +23,7 @@ from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
+from specvla_ros.recordings.collected import EpisodeFile
 
 _PIXELS_VERSION = 1  # counts changes of the image transform
 # LIBERO's, for a target that is trained with random shifts.
@@ -116,11 +116,11 @@ class Dataset:
     def _load(self, name: str) -> Episode | None:
         path = self.folder / f'{name}.npz'
         try:
-            with np.load(path, allow_pickle=True) as file:
+            with EpisodeFile(path) as file:
                 if not bool(file['success']):
                     return None
                 action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
-                instruction, jpegs = str(file['instruction']), list(file['jpeg'])
+                instruction, jpegs = str(file['instruction']), file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return None
@@ -178,7 +178,7 @@ class Played:
     frame: NDArray[np.int64]
 
     @classmethod
-    def of(cls, file: Mapping[str, Any]) -> 'Played':
+    def of(cls, file: EpisodeFile) -> 'Played':
         """Read an episode's file; raise ValueError or KeyError if its parts don't belong."""
         executed, clean = np.asarray(file['executed'], np.float32), np.asarray(file['clean'], bool)
         frame = np.asarray(file['frame'], np.int64)

@@ -19,7 +19,7 @@ import tyro
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
-from specvla_ros.libero.assets import cache_folder
+from specvla_ros.libero.assets import data_folder
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.holdout import divide
@@ -131,7 +131,7 @@ class DrafterRecipe(Recipe):
         args, names = self.args, [shard.name for shard in self.held_out.shards]
         if not names or not args.decode_frames:
             return None
-        dataset = Dataset(args.data or cache_folder() / 'data', args.suite,
+        dataset = Dataset(data_folder(args.data), args.suite,
                           self.manifest.image_size, self.manifest.mirror,
                           image=self.manifest.preparation)
         dataset.refresh(args.lanes, only=names)
@@ -139,7 +139,7 @@ class DrafterRecipe(Recipe):
 
     def _check_episodes(self) -> None:
         """Refuse to train for hours if the episodes that are decoded at the end aren't there."""
-        folder = (self.args.data or cache_folder() / 'data') / self.args.suite
+        folder = data_folder(self.args.data) / self.args.suite
         if self.args.decode_frames:
             for shard in self.held_out.shards:
                 if not (path := folder / f'{shard.name}.npz').is_file():

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 from dataclasses import dataclass
 import datetime
+import gc
 import os
+import traceback
 
 import torch
 from torch import distributed, Tensor
@@ -87,6 +89,9 @@ def joined(device: str) -> Iterator[ProcessGroup]:
     """
     Join the processes that torchrun started beside this one, if it did.
 
+    The group and its threads have ended when the context is left, by an error or Ctrl-C as well,
+    if nothing outside of it holds the networks that were trained in it.
+
     :param device: that was asked for; `cuda` becomes a GPU for each process of a machine
     :raises SpecVLAError: the others can't be reached, or there are fewer GPUs than processes
     """
@@ -102,6 +107,8 @@ def joined(device: str) -> Iterator[ProcessGroup]:
                                'number')
         torch.cuda.set_device(local)
         device = f'cuda:{local}'
+    # Its functions have the group that there is when they are defined as a default: it would stay.
+    from torch.distributed import nn  # noqa: F401
     try:
         distributed.init_process_group(
             'nccl' if device.startswith('cuda') else 'gloo', timeout=_PATIENCE)
@@ -111,8 +118,30 @@ def joined(device: str) -> Iterator[ProcessGroup]:
                            'the training with torchrun') from error
     try:
         yield ProcessGroup(distributed.get_rank(), size, device)
+    except BaseException as error:
+        _let_go(error)
+        raise
     finally:
-        distributed.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    """
+    Leave the group, and end its threads.
+
+    torch ends a group's threads when the last reference to the group is gone. A thread of gloo
+    that gives a tensor back while Python ends asks for Python's lock, and that aborts the process
+    (SIGABRT, "terminate called without an active exception"; pytorch issue 190489).
+    """
+    distributed.destroy_process_group()
+    gc.collect()  # layers that FSDP shards refer to the group, and to each other in circles
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the variables of the calls that an error has ended: they hold the networks."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def check_alone(command: str) -> None:

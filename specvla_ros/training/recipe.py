@@ -127,5 +127,9 @@ class Recipe(ABC):
 
 
 def mean(values: Sequence[Tensor]) -> float | None:
-    """Mean of scalars; None without any."""
-    return float(torch.stack(list(values)).mean()) if values else None
+    """Mean of the scalars that are finite, as those of skipped steps may not be; None of none."""
+    if not values:
+        return None
+    together = torch.stack(list(values))
+    finite = together[together.isfinite()]
+    return float(finite.mean()) if len(finite) else None

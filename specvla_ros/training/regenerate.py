@@ -7,18 +7,17 @@ acceptance commits other tokens than the target's own, so some more paths are de
 whose tokens are off by a few bins: a tree of chains behind one prompt, as cheap as a few tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 import time
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -29,24 +28,21 @@ from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.files import whole_file
 from specvla_ros.hashing import folder_sha256
-from specvla_ros.libero.assets import cache_folder
+from specvla_ros.libero.assets import data_folder
 from specvla_ros.loaded_checkpoint import action_chunk, image_preparation
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.progress import terminal_bar
+from specvla_ros.progress import say
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
+from specvla_ros.training.shards import Lane, lanes_here, write_shards
 from specvla_ros.training.target_check import check_target
-from specvla_ros.workforce.crew import Crew, GivenUp, News
 from specvla_ros.workforce.ray_actors import check_address
-from specvla_ros.workforce.threads import Threads
-from specvla_ros.workforce.where import RAY_HELP, workers_at
+from specvla_ros.workforce.where import RAY_ADDRESS, workers_at
 from specvla_ros.workforce.worker import Employer
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
-_SAY_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,8 @@ class RegenerateArgs:
     batch: Annotated[int, Help(help='frames decoded at once')] = 64
     lanes: Annotated[int, Help(
         help='threads, each on a core of its own; with --ray workers with a model each')] = 2
-    ray: Annotated[str | None, Help(help=RAY_HELP)] = None
+    ray: Annotated[str | None, Help(
+        help=f'work on a Ray cluster: {RAY_ADDRESS}; default: threads of this process')] = None
     device: Annotated[str, Help(help='cpu or cuda')] = 'cpu'
     seed: Annotated[int, Help(help='of the other paths')] = 0
 
@@ -94,17 +91,15 @@ def run(args: RegenerateArgs) -> int:
     missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
     console = Console()
     frames, new = (sum(map(len, some)) for some in (episodes, missing))
-    _say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
-                  f'{new} to do')
+    say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
+                 f'{new} to do')
     started = time.monotonic()
-    regenerator = Regenerator(model, space, args)
-    there = replace(args, target=found_elsewhere(args.target) or args.target)
-    employer = args.ray and workers_at(args.ray, MakeLane(there, key), threads=1,
-                                       device=args.device, folders=(args.target,))
-    write_shards(regenerator.records, folder, missing, args.lanes, console, employer or None)
+    employer = (lanes_here(Regenerator(model, space, args).records) if args.ray is None
+                else lanes_on_ray(args.ray, MakeLane(args, key)))
+    write_shards(employer, folder, missing, args.lanes, console)
     names = {episode.name: episode.instruction for episode in episodes}
     replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
-    _say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
+    say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
     return 0
 
 
@@ -212,87 +207,33 @@ class Regenerator:
         raise AssertionError('unreachable: an action has at least one token')
 
 
-class ShardSource(Protocol):
-    """What a shard is made of; its name is the shard's."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-
-Source = TypeVar('Source', bound=ShardSource)
-
-
-def write_shards(
-    records_of: Callable[[Source], Iterator[NDArray]], folder: Path, episodes: Sequence[Source],
-    lanes: int, console: Console, employer: Employer | None = None,
-) -> None:
-    """
-    Decode episodes in lanes, threads of a core each; each shard appears whole or not at all.
-
-    records_of: gives an episode's records, a batch at a time; called in the lanes. employer: of
-    workers elsewhere that do the same; None = these threads.
-
-    :raises SpecVLAError: a shard can't be written, or its workers were lost again and again
-    """
-    total, done = sum(map(len, episodes)), 0
-    started = said = time.monotonic()
-    employer = Threads(lambda: Lane(records_of)) if employer is None else employer
-    columns = (TextColumn('regenerate'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    run = Crew(employer, lanes).run([EpisodeToSay(episode) for episode in episodes])
-    with terminal_bar(console, *columns) as progress, contextlib.closing(run) as events:
-        bar = progress.add_task('', total=total)
-        for event in events:
-            if isinstance(event, GivenUp):
-                raise SpecVLAError(f'{event.job.source.name}: {event.reason}; the same command '
-                                   'goes on where it stopped')
-            if isinstance(event, News):
-                continue
-            path = folder / f'{event.job.source.name}.npy'
-            with whole_file(path) as temporary, temporary.open('wb') as file:
-                np.save(file, event.result)
-            done += len(event.result)
-            progress.update(bar, completed=done)
-            now = time.monotonic()
-            if not console.is_terminal and now - said > _SAY_EVERY:
-                said, speed = now, done / (now - started)
-                _say(console, f'{done} of {total} frames, {speed:.0f} frames/s, '
-                              f'{(total - done) / speed:.0f} s left')
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeToSay:
-    """A shard to be made, as a job: any worker will do."""
-
-    source: ShardSource
-    place: tuple[()] = ()
-
-
-class Lane:
-    """A worker that decodes shards on one core; records_of: see `write_shards`."""
-
-    def __init__(self, records_of: Callable[[Any], Iterator[NDArray]]) -> None:
-        torch.set_num_threads(1)  # of this thread
-        self._records_of = records_of
-
-    def do(self, job: EpisodeToSay, tell: Callable[[Any], None]) -> NDArray:
-        """Decode an episode."""
-        return np.concatenate(list(self._records_of(job.source)))
-
-
 @dataclass(frozen=True, slots=True)
 class MakeLane:
-    """Makes a lane with a target of its own, on whichever machine; picklable."""
+    """
+    Makes a lane with a target of its own, on whichever machine; picklable.
+
+    features: see `Regenerator`; records_of: what the lane does with a source it is sent.
+    """
 
     args: RegenerateArgs
     unnorm_key: str
+    features: bool = True
+    records_of: Callable[[Regenerator, Any], Iterator[NDArray]] = Regenerator.records
 
     def __call__(self) -> Lane:
         """Load the target."""
         args = replace(self.args, target=checkpoint_folder(self.args.target))
         model = _model(args)
-        return Lane(Regenerator(model, _space(model, self.unnorm_key), args).records)
+        space = _space(model, self.unnorm_key)
+        return Lane(partial(self.records_of, Regenerator(model, space, args, self.features)))
+
+
+def lanes_on_ray(address: str, make: MakeLane) -> Employer:
+    """Return who employs such lanes on a Ray cluster; each of its machines has the target."""
+    args = make.args
+    there = replace(args, target=found_elsewhere(args.target) or args.target)
+    return workers_at(address, replace(make, args=there), threads=1, device=args.device,
+                      folders=(args.target,))
 
 
 def _model(args: RegenerateArgs) -> OpenVLA:
@@ -321,7 +262,7 @@ def _check_same(folder: Path, manifest: Manifest) -> None:
 
 def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
     """Episodes to regenerate, spread evenly over the data set if not all."""
-    dataset = Dataset(args.data or cache_folder() / 'data', args.suite, manifest.image_size,
+    dataset = Dataset(data_folder(args.data), args.suite, manifest.image_size,
                       manifest.mirror, args.tasks, manifest.preparation)
     dataset.refresh(args.lanes)
     if not dataset.episodes:
@@ -342,7 +283,3 @@ def _check(args: RegenerateArgs) -> None:
 
 def _half(x: Tensor) -> NDArray[np.float16]:
     return x.half().cpu().numpy()
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -34,6 +34,9 @@ class ShardedOptimizer(Optimizer):
         module, group = self.module, self.group
         self._outline = _without_weights(module)
         mesh = init_device_mesh(torch.device(group.device).type, (group.size,))
+        # torch's caches keep the mesh for good, and it would keep the group, whose threads must
+        # end (`process_group.py`). Without this entry it finds the group by its name.
+        mesh._pg_registry.clear()
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         self._root = _Root(module)
         for block in (*module.blocks(), self._root):

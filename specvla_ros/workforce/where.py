@@ -10,9 +10,9 @@ from specvla_ros.workforce.ray_actors import RayActors
 from specvla_ros.workforce.same_folders import SameFolders
 from specvla_ros.workforce.worker import Employer, MakeWorker
 
-RAY_HELP = (
-    "work on a Ray cluster: HOST:PORT of its head, 'auto' for the one that this machine is part "
-    "of, 'local' for this machine alone; default: processes of this machine")
+RAY_ADDRESS = ("HOST:PORT of its head, 'auto' for the one that this machine is part of, 'local' "
+               'for this machine alone')
+RAY_HELP = f'work on a Ray cluster: {RAY_ADDRESS}; default: processes of this machine'
 
 
 def workers_at(

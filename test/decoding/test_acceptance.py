@@ -201,3 +201,26 @@ def test_a_rule_may_answer_by_the_situation():
 def test_what_an_action_space_can_not_be(settings, message):
     with pytest.raises(ValueError, match=message):
         ActionSpace(**{'tokenizer': TOKENIZER, 'action_dim': 7, **settings})
+
+
+class Rated(Reach):
+    """A rule that rates drafts, and lets all of them stay."""
+
+    def stays(self, drafts, space):
+        return torch.ones_like(drafts.bins, dtype=torch.bool)
+
+
+@pytest.mark.parametrize('tree, own, copies', [
+    (TokenTree.empty(), [31800], 0), (TokenTree.chain([31801]), [31800, 31777], 1)])
+def test_a_rating_without_drafts_copies_no_tokens_to_the_device(monkeypatch, tree, own, copies):
+    """A rating is of drafts: where there are none, nothing asks for the tokens before them."""
+    made, copied = torch.tensor, []
+
+    def tensor(data, **more):
+        copied.extend(data if isinstance(data, list) and len(data) == 2 else ())
+        return made(data, **more)
+
+    monkeypatch.setattr(torch, 'tensor', tensor)
+    accepted = accept(Rated((9,) * SPACE.length), tree, own)
+    assert (accepted.tokens, accepted.bonus) == (tuple(tree.tokens.tolist()), own[-1])
+    assert sum(isinstance(row, list) and len(row) == SPACE.length for row in copied) == 2 * copies

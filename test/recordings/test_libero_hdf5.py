@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from specvla_ros.cli import main
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
@@ -109,5 +110,16 @@ def test_other_hdf5_files_are_refused(tmp_path):
     with pytest.raises(SpecVLAError, match=r'actions \[3, 7\] and pictures \[6, 32, 48, 3\]'):
         only(tmp_path / 'a_b.hdf5')
     write_demonstrations(tmp_path / 'c_d.hdf5', [(images, actions * np.nan)])
-    with pytest.raises(SpecVLAError, match='not a finite number'):
+    with pytest.raises(SpecVLAError, match='an action is not a finite number'):
         only(tmp_path / 'c_d.hdf5')
+
+
+def test_a_pose_that_is_no_number_is_refused_and_nothing_is_written(tmp_path, capsys):
+    """It would be one in `meta/stats.json`, which is then no JSON, and in what is taught."""
+    import h5py
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', episodes())
+    with h5py.File(path, 'r+') as file:
+        file['data/demo_1/obs/ee_pos'][2, 1] = np.nan
+    assert main(['convert', str(path), '--out', str(tmp_path / 'set'), '--fps', '20']) == 2
+    assert capsys.readouterr().err == f'error: {path}, demo_1: a pose is not a finite number\n'
+    assert not (tmp_path / 'set').exists()

@@ -1,5 +1,7 @@
 """Reading collected episodes: incremental, mirrored, with statistics that can't collapse."""
 
+import sys
+
 import numpy as np
 import pytest
 import simplejpeg
@@ -121,7 +123,18 @@ def test_frames_without_a_jpeg_round_trip_can_t_be_trained_on(data):
         Dataset(data, SUITE, size=32, image=ImagePreparation(False, 1.0))
 
 
+class Harm:
+    """What is read of it would run a command."""
+
+    def __reduce__(self):
+        return sys.exit, (3,)
+
+    def __repr__(self):
+        return 'Harm'  # in the test's name, which must be the same in each process
+
+
 @pytest.mark.parametrize(('change', 'message'), [
+    ({'jpeg': np.array([Harm()] * 8, object)}, "it holds 'sys.exit', must hold bytes"),
     ({'jpeg': np.array(3)}, 'seed3.npz is no episode'),
     ({'jpeg': np.array(['a'] * 8, object)}, 'no bytes of a JPEG'),
     ({'jpeg': np.array([b'no'] * 8, object)}, 'not a readable JPEG'),

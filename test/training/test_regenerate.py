@@ -17,6 +17,7 @@ from specvla_ros.training import regenerate
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.regenerate import run
 from specvla_ros.training.regenerated import Manifest, open_shards
+from specvla_ros.training.shards import EpisodeToSay
 from test.training.conftest import SUITE
 from test.training.drafter_data import regenerate_args, write_target
 
@@ -171,7 +172,7 @@ def test_a_worker_elsewhere_says_the_same_from_what_it_is_sent(args, data):
     dataset = Dataset(data, SUITE, model.config.image_size)
     dataset.refresh()
     episode = dataset.episodes[0]
-    sent = pickle.dumps((regenerate.MakeLane(args, SUITE), regenerate.EpisodeToSay(episode)))
+    sent = pickle.dumps((regenerate.MakeLane(args, SUITE), EpisodeToSay(episode)))
     make, shard = pickle.loads(sent)
     assert len(sent) > episode.pixels.nbytes
     found = make().do(shard, lambda news: None)

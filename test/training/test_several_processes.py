@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.openvla.model import OpenVLA
@@ -87,26 +88,43 @@ def test_two_processes_give_the_networks_of_one_with_twice_the_batch(args, data,
         train_target.run(replace(twos[0], resume=True))
 
 
-@pytest.mark.parametrize('launcher, more', [
-    (['torch.distributed.run', '--nproc-per-node', '2', '-m'], []),
-    # Its launcher for GPUs, which serves CPUs as well; that for CPUs starts one process.
-    (['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1',
-      '--mixed_precision', 'no', '--dynamo_backend', 'no', '--module'], ['--shard']),
-])
-def test_a_launcher_starts_a_training_and_one_process_speaks(args, tmp_path, launcher, more):
-    pytest.importorskip(launcher[0].split('.')[0], reason='accelerate is not installed')
+TORCHRUN = ['torch.distributed.run', '--nproc-per-node', '2', '-m']
+
+
+def launch(args, launcher, more):
+    """Start a training as the user does, whose part is the same in two processes; return both."""
     command = [
         sys.executable, '-m', *launcher, 'specvla_ros', 'train', 'target', *more,
-        '--out', tmp_path / 'two', '--suite', SUITE, '--data', args.data, '--epochs', '1',
-        '--batch', '8', '--lanes', '1', '--dtype', 'float32', '--text-tokens', '300',
-        *(f'--shape.{name.replace("_", "-")}={getattr(TINY, name)}'
-          for name in TINY.__slots__)]
+        '--out', args.out, '--suite', SUITE, '--data', args.data, '--epochs', '1',
+        '--batch', '8', '--lanes', '1', '--dtype', 'float32']
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200,
                           env={**os.environ, 'MASTER_PORT': '0'})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count('2 processes, batch 8 each, 16 in all') == 1
     assert done.stdout.count('checkpoint in') == 1
-    assert OpenVLA.from_pretrained(tmp_path / 'two').action_dim() == 7
+
+
+@pytest.mark.parametrize('launcher, more', [
+    (TORCHRUN, []),
+    # Its launcher for GPUs, which serves CPUs as well; that for CPUs starts one process.
+    (['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1',
+      '--mixed_precision', 'no', '--dynamo_backend', 'no', '--module'], ['--shard']),
+])
+def test_a_launcher_starts_a_training_and_one_process_speaks(args, launcher, more):
+    pytest.importorskip(launcher[0].split('.')[0], reason='accelerate is not installed')
+    shape = [f'--shape.{name.replace("_", "-")}={getattr(TINY, name)}' for name in TINY.__slots__]
+    launch(args, launcher, [*more, '--text-tokens', '300', *shape])
+    assert OpenVLA.from_pretrained(args.out).action_dim() == 7
+
+
+def test_torchrun_trains_adapters_on_the_embedded_checkpoint(args):
+    pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
+    launch(args, TORCHRUN, ['--init', SUITE, '--lora', '4', '--store', 'bfloat16'])
+    before, after = weights(checkpoint_folder(SUITE)), weights(args.out)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all('language_model' in name and name.endswith('proj.weight')
+                           for name in changed)
 
 
 def test_processes_see_each_other_and_notice_other_data(tmp_path):

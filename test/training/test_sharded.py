@@ -12,13 +12,15 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training import train_target
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.process_group import ProcessGroup
+from specvla_ros.training.target_arguments import check_arguments
 from specvla_ros.training.target_batches import Augmentation
 from test.training.conftest import SUITE, TINY
 from test.training.drafter_data import write_target
 
 # Processes import it by name, as in test/benchmark.
 sys.path.append(str(Path(__file__).parent))
-from together import skip_a_step, together, train_with_shards  # noqa: E402
+from together import take_steps_and_leave, together, train_with_shards  # noqa: E402
 
 
 @pytest.fixture
@@ -85,8 +87,8 @@ def test_shards_give_the_checkpoint_the_state_and_the_curve_of_whole_weights(arg
     assert OpenVLA.from_pretrained(tmp_path / 'two').action_dim() == 7
 
 
-def test_a_gradient_that_is_not_finite_leaves_nothing_for_the_next_step():
-    together(skip_a_step)
+def test_a_step_that_is_not_finite_is_skipped_and_a_group_ends_however_it_is_left():
+    together(take_steps_and_leave)
 
 
 def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
@@ -115,6 +117,5 @@ def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
     ({'lanes': 2}, 2, '--shard with --lanes 2: give --lanes 1'),
 ])
 def test_shards_that_cannot_be_are_refused(args, changes, processes, message):
-    from specvla_ros.training.process_group import ProcessGroup
     with pytest.raises(SpecVLAError, match=message):
-        train_target._check(replace(args, shard=True, **changes), ProcessGroup(size=processes))
+        check_arguments(replace(args, shard=True, **changes), ProcessGroup(size=processes))

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.recipe import Recipe
+from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import LAYOUT, StateFolder
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
@@ -268,3 +268,11 @@ def test_what_is_frozen_comes_back_from_the_state_in_the_lanes_too(tmp_path):
     resumed = frozen(True, 5.0)
     assert torch.equal(resumed.optimizer.replica.bias.float(),
                        resumed.optimizer.module.bias.bfloat16().float())
+
+
+@pytest.mark.parametrize('values, expected', [
+    ([], None), ([1.0, 2.0], 1.5), ([1.0, float('nan'), float('inf'), 2.0], 1.5),
+    ([float('nan')], None)])
+def test_the_curve_holds_numbers_where_a_step_had_none(values, expected):
+    """`NaN` is no JSON: a step that was skipped has no part in the mean."""
+    assert mean([torch.tensor(value) for value in values]) == expected

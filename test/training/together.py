@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from pathlib import Path
 import socket
-import sys
 
 
 def together(function: Callable, *args, processes: int = 2, seconds: float = 120) -> None:
@@ -41,11 +40,14 @@ def _call(function: Callable, args: tuple, rank: int, processes: int, ports: lis
                    'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': ports[0],
                    'FREE_PORTS': ' '.join(ports)}
     function(*args)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Python's end is not what is tested: gloo's threads that still want its lock then may abort
-    # the process ("terminate called without an active exception"), seen once in some forty.
-    os._exit(0)
+    check_threads()
+
+
+def check_threads() -> None:
+    """Check that no thread outlives its group: one at work while Python ends aborts it."""
+    names = [path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')]
+    left = [name for name in names if 'gloo' in name]
+    assert not left, f'threads outlive their process group: {left}'
 
 
 def see_others(folder: Path) -> None:
@@ -134,25 +136,49 @@ def check_measuring(trainer) -> None:
     assert trainer.measure().point() == point
 
 
-def skip_a_step() -> None:
-    """Check that a gradient that is not finite skips its own step and no later one."""
+def take_steps_and_leave() -> None:
+    """
+    Check that a gradient that is not finite skips its own step and no later one.
+
+    And that a group that shards weights ends its threads, whatever it is left by.
+    """
+    from specvla_ros.errors import SpecVLAError
+    from specvla_ros.training.process_group import joined
+
+    for port, kind in zip(os.environ['FREE_PORTS'].split(), (None, SpecVLAError,
+                                                             KeyboardInterrupt)):
+        os.environ['MASTER_PORT'] = port
+        try:
+            with joined('cpu') as group:
+                _take_steps(group, (float('nan'), 0, 1), (1.0, 1, 0), (1.0, 2, 0), error=kind)
+        except (SpecVLAError, KeyboardInterrupt) as error:
+            assert type(error) is kind
+            check_threads()  # while the error, with its calls, is still at hand
+        check_threads()
+
+
+def _take_steps(group, *steps: tuple[float, int, int], error: type | None = None) -> None:
+    """Take steps with sharded weights: what they see, how many are then done, and skipped."""
     import torch
 
     from specvla_ros.training.optimizer import OptimizerSettings
-    from specvla_ros.training.process_group import joined
     from specvla_ros.training.sharded_optimizer import ShardedOptimizer
 
     class Pair(torch.nn.Sequential):
         def blocks(self):
             return [self[0]]
 
-    with joined('cpu') as group:
-        pair = Pair(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
-        optimizer = ShardedOptimizer(pair, OptimizerSettings(), 1, torch.float32, group)
+    pair = Pair(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    optimizer = ShardedOptimizer(pair, OptimizerSettings(), 1, torch.float32, group)
 
-        def loss(factor):
-            return optimizer.replica(torch.full((3, 4), factor)).square().mean(), None
+    def loss(factor):
+        return optimizer.replica(torch.full((3, 4), factor)).square().mean(), None
 
-        for factor, steps, skipped in ((float('nan'), 0, 1), (1.0, 1, 0), (1.0, 2, 0)):
-            optimizer.step(loss, [factor], 0.5)
-            assert (optimizer.steps, optimizer.skipped) == (steps, skipped)
+    for factor, taken, skipped in steps:
+        optimizer.step(loss, [factor], 0.5)
+        assert (optimizer.steps, optimizer.skipped) == (taken, skipped)
+    if error:
+        try:
+            raise ValueError('the reason')
+        except ValueError as reason:
+            raise error('of a step') from reason

@@ -1,4 +1,8 @@
-"""An evaluation on two Ray nodes: the rows of one process, and a killed node costs only time."""
+"""
+Two Ray nodes: the rows and the words of one process, and a killed node costs only time.
+
+Tests stand in the order in which they run: the last ones kill a node.
+"""
 
 import dataclasses
 import json
@@ -15,9 +19,15 @@ from specvla_ros.benchmark.episodes import evaluation
 from specvla_ros.benchmark.episodes.plan import EvalArgs
 from specvla_ros.benchmark.records import EpisodeLog
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.training import regenerate
+from specvla_ros.training.adapting import command as adapting
+from specvla_ros.training.adapting.arguments import AdaptArgs
+from specvla_ros.training.regenerate import RegenerateArgs
 from specvla_ros.workforce.crew import Crew
 from specvla_ros.workforce.ray_actors import check_version, RayActors
 from specvla_ros.workforce.same_folders import SameFolders
+from test.training.conftest import write_episode
+from test.training.drafter_data import write_target
 
 ray = pytest.importorskip('ray', reason="Ray is not installed: pip install '.[ray]'")
 
@@ -126,6 +136,23 @@ def test_nothing_waits_for_ray_that_has_not_ended(nodes):
 def evaluation_trial(state):
     from specvla_ros.benchmark.episodes.trial import Trial
     return Trial('libero_object', 0, state, 'ar')
+
+
+def test_adapt_and_regenerate_let_two_nodes_say_the_words_of_one_process(nodes, tmp_path):
+    """The nodes are given the frames: the recordings are on the leading machine alone."""
+    for seed in range(8):
+        write_episode(tmp_path / 'data', seed % 2, seed)
+    target = write_target(tmp_path / 'target')
+    adapt = AdaptArgs((tmp_path / 'data',), checkpoint=target, epochs=1, measured=4)
+    said = RegenerateArgs(target, data=tmp_path / 'data', batch=5, lanes=1)
+    for run, args, words in ((adapting.run, adapt, 'words'), (regenerate.run, said, '.')):
+        one, two = (tmp_path / run.__module__ / name for name in ('one', 'two'))
+        run(dataclasses.replace(args, out=one))
+        run(dataclasses.replace(args, out=two, ray='auto'))
+        files = sorted(it.relative_to(one) for it in (one / words).rglob('*.*'))
+        assert len(files) > 4
+        for file in files:
+            assert (one / file).read_bytes() == (two / file).read_bytes(), file
 
 
 @pytest.mark.parametrize('what', ['worker', 'node'])  # the node is gone for what comes after

@@ -7,6 +7,7 @@ give the same tokens; or, with `--live`, over real topics to a policy node.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from specvla_ros.benchmark.bag_replay import rows as replay_rows
 from specvla_ros.benchmark.bag_replay.live import play_live
 from specvla_ros.benchmark.bag_replay.offline import Chunks, replay, Replayed
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.benchmark.session import SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import check_key
@@ -265,19 +267,15 @@ def _leave(args: ReplayArgs, folder: Path, document: report.Report, reader: Fram
     """Print the table, write report, plots and page, and say of each where it is."""
     title = title_of(document)
     replay_rows.print_table(document, title, console)
-    written = [*filter(None, (folder / 'report.json', args.json))]
-    for path in written:
-        files.write_json(path, document)
-    pictures = [folder / 'plot.png', folder / 'timeline.png']
-    plots.write_plot(pictures[0], document, title)
-    replay_plots.write_timeline(pictures[1], frames, [row['decoder'] for row in document['rows']])
-    written += pictures
+    decoders = [row['decoder'] for row in document['rows']]
+    others: dict[str, Callable[[Path], None]] = {
+        'plot.png': lambda path: plots.write_plot(path, document, title),
+        'timeline.png': lambda path: replay_plots.write_timeline(path, frames, decoders)}
     if args.html:
-        written.append(folder / 'report.html')
-        seen = replay_plots.pictures(reader, frames[-1].number + 1)
-        replay_page.write_page(written[-1], document, title, seen, pictures)
-    for path in written:
-        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+        pictures = [folder / name for name in others]
+        others['report.html'] = lambda path: replay_page.write_page(
+            path, document, title, replay_plots.pictures(reader, frames[-1].number + 1), pictures)
+    leave(document, folder, args.json, console, others)
 
 
 def title_of(document: report.Report) -> str:

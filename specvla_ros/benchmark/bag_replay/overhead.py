@@ -31,6 +31,7 @@ from specvla_ros.benchmark import checks, machine, plots, preflight, report, rep
 from specvla_ros.benchmark.arguments import PolicyArgs
 from specvla_ros.benchmark.bag_replay import live as live_replay
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import check_key
@@ -93,13 +94,8 @@ def run(args: OverheadArgs) -> int:
         _row(name, samples[name]) for name in decoders], decoders)
     console.print(_table(document))
     console.print(report_tables.provenance(document), style='dim', highlight=False, markup=False)
-    written = [*filter(None, (folder / 'report.json', args.json))]
-    for path in written:
-        files.write_json(path, document)
-    written.append(folder / 'plot.png')
-    _write_plot(written[-1], document)
-    for path in written:
-        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+    leave(document, folder, args.json, console,
+          {'plot.png': lambda path: _write_plot(path, document)})
     return 0
 
 

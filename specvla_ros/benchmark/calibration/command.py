@@ -34,6 +34,7 @@ from specvla_ros.benchmark.calibration.sources import (
 )
 from specvla_ros.benchmark.calibration.units import losses, Unit, UnitLog
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
@@ -87,9 +88,7 @@ def run(
         document['check'] = _check(plan, found, console)
     else:
         document['chosen'] = _choose(plan, units, found, console)
-    for path in filter(None, (plan.folder / 'report.json', args.json)):
-        files.write_json(path, document)
-        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+    leave(document, plan.folder, args.json, console)
     return 0
 
 

@@ -25,6 +25,7 @@ from specvla_ros.benchmark.episodes.films import PlayedEpisode, read_episode
 from specvla_ros.benchmark.episodes.trial import Playing
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.benchmark.session import DemoSession, SessionDied
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.errors import SpecVLAError
@@ -205,17 +206,11 @@ def _ended(event: dict[str, Any], playing: Playing, decoders: dict[str, DecoderC
 def _leave(args: DemoArgs, folder: Path, document: report.Report,
            episodes: list[PlayedEpisode], console: Console) -> None:
     """Write report, plot and video, and say of each where it is."""
-    def say(path: Path) -> None:
-        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
-
-    for path in filter(None, (folder / 'report.json', args.json)):
-        files.write_json(path, document)
-        say(path)
-    plots.write_plot(folder / 'plot.png', document)
-    say(folder / 'plot.png')
+    drawings: dict[str, Callable[[Path], None]] = {
+        'plot.png': lambda path: plots.write_plot(path, document)}
     if args.video and episodes:
-        _draw(folder / 'demo.mp4', make_scenes(episodes), console)
-        say(folder / 'demo.mp4')
+        drawings['demo.mp4'] = lambda path: _draw(path, make_scenes(episodes), console)
+    leave(document, folder, args.json, console, drawings)
 
 
 def make_scenes(episodes: list[PlayedEpisode]) -> list[video.Scene]:

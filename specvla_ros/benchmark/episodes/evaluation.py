@@ -6,7 +6,7 @@ state to state, on the same weights: other load on the machine hits them alike. 
 episodes are kept in `episodes.jsonl`, so an interrupted run goes on where it stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import os
 from pathlib import Path
@@ -31,6 +31,7 @@ from specvla_ros.benchmark.episodes.player import LiberoPlayer
 from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.workforce.crew import Crew, Done, GivenUp, News
 from specvla_ros.workforce.where import workers_at
@@ -84,7 +85,7 @@ def run(args: EvalArgs, make_player: MakeWorker | None = None) -> int:
     report_tables.print_tables(document, console)
     if args.compare:
         print_comparison(document, console)
-    _write(plan, document, args.json, console)
+    leave(document, plan.folder, args.json, console, _drawings(document))
     return 0
 
 
@@ -150,16 +151,10 @@ def _crashed(event: GivenUp) -> EpisodeRecord:
         steps=0 if playing is None else playing.steps, crash=event.reason)
 
 
-def _write(plan: EvaluationPlan, document: report.Report, json_path: Path | None,
-           console: Console) -> None:
-    paths = [plan.folder / 'report.json', plan.folder / 'plot.png']
-    files.write_json(paths[0], document)
-    plots.write_plot(paths[1], document)
+def _drawings(document: report.Report) -> dict[str, Callable[[Path], None]]:
+    """Return what draws the pictures of a report, by their names."""
+    drawings: dict[str, Callable[[Path], None]] = {
+        'plot.png': lambda path: plots.write_plot(path, document)}
     if 'comparison' in document:
-        paths.append(plan.folder / 'compare.png')
-        write_comparison(paths[-1], document)
-    if json_path is not None:
-        files.write_json(json_path, document)
-        paths.append(json_path)
-    for path in paths:
-        console.print(str(path), style='cyan', highlight=False)
+        drawings['compare.png'] = lambda path: write_comparison(path, document)
+    return drawings

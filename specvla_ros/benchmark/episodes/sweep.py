@@ -30,6 +30,7 @@ from specvla_ros.benchmark.episodes.plan import (
 )
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
 from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.libero.drift import Drifting
 from specvla_ros.typed_files import read_json
@@ -97,7 +98,8 @@ def run(args: DriftArgs, make_player: MakeWorker | None = None) -> int:
     document = report.report(sys.argv, config, plan.checkpoint, rows, plan.decoders)
     document['rows'] += others
     print_sweep(document, console)
-    _write(folder, document, args.json, console)
+    leave(document, folder, args.json, console,
+          {PLOT: lambda path: write_sweep(path, document)})
     return 0
 
 
@@ -207,13 +209,3 @@ def _own_rows(folder: Path) -> list[report.Row]:
                            ) from error
 
 
-def _write(folder: Path, document: report.Report, json_path: Path | None, console: Console
-           ) -> None:
-    paths = [folder / REPORT, folder / PLOT]
-    files.write_json(paths[0], document)
-    write_sweep(paths[1], document)
-    if json_path is not None:
-        files.write_json(json_path, document)
-        paths.append(json_path)
-    for path in paths:
-        console.print(str(path), style='cyan', highlight=False)

@@ -23,6 +23,7 @@ from specvla_ros.benchmark.interrupt import sigterm_as_interrupt
 from specvla_ros.benchmark.latency import projection
 from specvla_ros.benchmark.latency.bench_arguments import BenchArgs, PEERS, REPLAYED
 from specvla_ros.benchmark.report import BASELINE
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.configuration import DecoderConfig
 from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
@@ -69,16 +70,9 @@ def run(args: BenchArgs) -> int:
         sys.argv, _config(args, decoders, field), _hashes(args), field, episodes, samples,
         decoders)
     bench_report.print_tables(document, console)
-    folder = _folder(args.out)
-    paths = [folder / 'report.json', folder / 'stages.png', folder / 'roofline.png']
-    files.write_json(paths[0], document)
-    bench_plots.write_stages(paths[1], document)
-    bench_plots.write_roofline(paths[2], document)
-    if args.json is not None:
-        files.write_json(args.json, document)
-        paths.append(args.json)
-    for path in paths:
-        console.print(str(path), style='cyan', highlight=False)
+    leave(document, _folder(args.out), args.json, console, {
+        'stages.png': lambda path: bench_plots.write_stages(path, document),
+        'roofline.png': lambda path: bench_plots.write_roofline(path, document)})
     return 0
 
 

@@ -19,7 +19,7 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
-from specvla_ros.progress import terminal_bar
+from specvla_ros.progress import say, terminal_bar
 from specvla_ros.recordings.episode import Recording
 from specvla_ros.training.adapting.arguments import AdaptArgs
 from specvla_ros.training.adapting.card import card, made_of
@@ -84,7 +84,7 @@ class Adaptation:
         missing = words.missing(thinned)
         room = words.check_room(missing)
         self._tell_takes(thinned, missing, room, words.seconds(missing))
-        words.write(thinned, self.console)
+        words.write(thinned, self.console, args.ray)
         return thinned
 
     def _may_take(self, checkpoint: Checkpoint) -> bool:
@@ -204,8 +204,3 @@ def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> N
 
 def _time(seconds: float) -> str:
     return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line, whole however wide the screen."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,8 @@ import tyro
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.source_arguments import SourceArgs
+from specvla_ros.workforce.ray_actors import check_address
+from specvla_ros.workforce.where import RAY_ADDRESS
 
 Help = tyro.conf.arg
 
@@ -34,7 +36,11 @@ class AdaptArgs(SourceArgs):
     eagle: Annotated[bool, Help(help='teach EAGLE as well; it takes twice the disk')] = False
     measured: Annotated[int, Help(help='held-out frames that old and new weights decode')] = 400
     batch: Annotated[int, Help(help='frames the target sees at once')] = 32
-    lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
+    lanes: Annotated[int, Help(
+        help='threads, each on a core of its own; with --ray workers with a model each')] = 2
+    ray: Annotated[str | None, Help(
+        help=f'let the target say its actions on a Ray cluster: {RAY_ADDRESS}; default: threads '
+             'of this process')] = None
     device: Annotated[str, Help(help='auto, cpu or cuda')] = 'auto'
     seed: Annotated[int, Help(help='of order, paths and noise')] = 0
 
@@ -46,6 +52,8 @@ class AdaptArgs(SourceArgs):
                             ('seed', 0)):
             if getattr(self, name) < least:
                 raise SpecVLAError(f'--{name} {getattr(self, name)}: must be at least {least}')
+        if self.ray is not None:
+            check_address(self.ray)
         for name in ('minutes', 'epochs'):
             if not 0 < getattr(self, name) < float('inf'):
                 raise SpecVLAError(f'--{name} {getattr(self, name):g}: must be more than 0')

@@ -18,15 +18,9 @@ from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy_check import check_policy
+from specvla_ros.progress import say
 from specvla_ros.recordings.episode import Recording
-from specvla_ros.training.adapting.adaptation import (
-    Adaptation,
-    DRAFTERS,
-    REPORT,
-    say,
-    WORDS,
-    WORK,
-)
+from specvla_ros.training.adapting.adaptation import Adaptation, DRAFTERS, REPORT, WORDS, WORK
 from specvla_ros.training.adapting.arguments import AdaptArgs
 from specvla_ros.training.adapting.card import instructions
 from specvla_ros.training.adapting.split import Division, split

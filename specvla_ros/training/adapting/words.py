@@ -7,11 +7,12 @@ add to what is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import shutil
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,14 @@ from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.image_transform import mirrored
 from specvla_ros.training.adapting.split import Part
 from specvla_ros.training.dataset import Episode
-from specvla_ros.training.regenerate import RegenerateArgs, Regenerator, write_shards
+from specvla_ros.training.regenerate import (
+    lanes_on_ray,
+    MakeLane,
+    RegenerateArgs,
+    Regenerator,
+)
 from specvla_ros.training.regenerated import Manifest
+from specvla_ros.training.shards import lanes_here, ShardSource, write_shards
 
 _ROOM = 1.2  # times the bytes that are needed, for what else is written
 _UNKNOWN = -1  # in place of a token
@@ -54,6 +61,44 @@ class Thinned:
             if self.take and len(tokens) == length:
                 said[row] = tokens
         return said
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """
+    A part whose frames were read: what a worker needs to know of it, wherever it is.
+
+    said: recorded words, see `Thinned.said`.
+    """
+
+    episode: Episode
+    said: NDArray[np.int64]
+
+
+def records_of_read(regenerator: Regenerator, part: ReadPart) -> Iterator[NDArray]:
+    """Records (`frame_type`) of a part, a batch at a time; with features all is computed."""
+    if regenerator.features:
+        return regenerator.records(part.episode)
+    return regenerator.records_of(part.episode, part.said)
+
+
+class SentPart:
+    """
+    A part that is read here when it is sent to a worker: what arrives there is a `ReadPart`.
+
+    So no other machine needs the recordings, and only what is under way is held in memory.
+    """
+
+    def __init__(self, part: Thinned, read: Callable[[Thinned], ReadPart]) -> None:
+        self.name, self._part, self._read = part.name, part, read
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __reduce__(self) -> tuple[type[ReadPart], tuple[Any, ...]]:
+        """Pickle what was read."""
+        read = self._read(self._part)
+        return ReadPart, (read.episode, read.said)
 
 
 class Words:
@@ -118,24 +163,39 @@ class Words:
         each = (time.monotonic() - began) / len(few)
         return each * sum(map(len, parts)) / max(1, args.lanes)
 
-    def write(self, parts: Sequence[Thinned], console: Console) -> None:
-        """Compute what is missing; afterwards the folder says that it holds exactly `parts`."""
+    def write(
+        self, parts: Sequence[Thinned], console: Console, ray: str | None = None
+    ) -> None:
+        """
+        Compute what is missing; afterwards the folder says that it holds exactly `parts`.
+
+        ray: address of the cluster whose workers compute it; None = threads of this process.
+        """
         self.manifest.write(self.folder)
-        write_shards(self.records, self.folder, self.missing(parts),
-                     self.regenerator.args.lanes, console)
+        missing: list[ShardSource] = [*self.missing(parts)]
+        if ray is None:
+            employer = lanes_here(self.records)
+        else:
+            employer = lanes_on_ray(ray, MakeLane(
+                self.regenerator.args, self.checkpoint.dataset.unnorm_key,
+                self.regenerator.features, records_of_read))
+            missing = [SentPart(part, self.read) for part in self.missing(parts)]
+        write_shards(employer, self.folder, missing, self.regenerator.args.lanes, console)
         replace(self.manifest, complete=True, frames=sum(map(len, parts)), episodes={
             part.name: part.part.episode.instruction for part in parts}).write(self.folder)
 
     def records(self, thinned: Thinned) -> Iterator[NDArray]:
         """Records (`frame_type`) of a part, a batch at a time."""
+        return records_of_read(self.regenerator, self.read(thinned))
+
+    def read(self, thinned: Thinned) -> ReadPart:
+        """Read the frames of a part."""
         frames = [self._pixels(image) for number, image in enumerate(thinned.part.images())
                   if number % thinned.every == 0]
         nothing = np.zeros((len(frames), 0), np.float32)
         episode = Episode(thinned.name, thinned.part.episode.instruction, nothing, nothing,
                           np.stack(frames))
-        if self.regenerator.features:
-            return self.regenerator.records(episode)
-        return self.regenerator.records_of(episode, thinned.said(self.manifest.length))
+        return ReadPart(episode, thinned.said(self.manifest.length))
 
     def _pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a frame as the network sees it, before its colours are normalised."""

@@ -30,6 +30,7 @@ from specvla_ros.benchmark.episodes.paper.measured import check_together, Measur
 from specvla_ros.benchmark.episodes.paper.playing import FOLDER, identity_run, missing_plans
 from specvla_ros.benchmark.episodes.paper.provenance import sources_section
 from specvla_ros.benchmark.episodes.paper.published import published, SOURCE
+from specvla_ros.benchmark.report_files import leave
 from specvla_ros.drafter_verdict import DrafterVerdict
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.workforce.worker import MakeWorker
@@ -167,14 +168,7 @@ def _write(folder: Path, document: report.Report, parts: Sequence[Section],
     if drafters:
         figures.write_drafters(folder / _DRAFTERS, length_figures(drafters))
     text = sections.front_text(runs) if runs else ''
-    paths = [folder / 'report.md', folder / 'report.html', folder / 'report.json']
-    for path, content in ((paths[0], writing.markdown(TITLE, text, parts)),
-                          (paths[1], writing.page(TITLE, text, parts, folder))):
-        with files.whole_file(path) as temporary:
-            temporary.write_text(content, encoding='utf-8')
-    files.write_json(paths[2], document)
-    if json_path is not None:
-        files.write_json(json_path, document)
-        paths.append(json_path)
-    for path in paths:
-        console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+    leave(document, folder, json_path, console, {
+        'report.md': lambda path: files.write_text(path, writing.markdown(TITLE, text, parts)),
+        'report.html': lambda path: files.write_text(
+            path, writing.page(TITLE, text, parts, folder))})
