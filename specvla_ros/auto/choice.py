@@ -14,9 +14,9 @@ from specvla_ros.configuration import BASELINE
 
 # Actions of a candidate before its cost is believed: the first one finds caches cold.
 _FIRST_LOOKS = 2
-# Estimates vary by some per cent. Of those within 3 % of the least the first is taken: presets
+# Estimates vary by some per cent. Of those within 5 % of the least the first is taken: presets
 # name their candidates in the order that measured best elsewhere.
-_ALIKE = 0.03
+_ALIKE = 0.05
 _WORTH = 0.97  # of ar's time at most: one that is hardly faster may as well be slower
 # Actions between two looks at a candidate that costs as much as the best. One that costs a share
 # x more waits 1 + 10 x times as long, so looking costs x / (100 + 1000 x): less than 0.1 % each.

@@ -31,10 +31,10 @@ _RECENT = 9  # measurements a median looks back
 _PLANNED = 0.1, 3
 _TRUST = 60  # drafts of a position a hit rate looks back, about
 # What is assumed of an action's drafts before any was measured: 2.8 miss; of a short action
-# 40 %, if that is less. At 40 % of the 56 tokens of a chunk a good candidate would look slow after
-# two actions, and then wait for a hundred.
+# 40 %, if that is less. This is hopeful, so that each position is tried. At 40 % of the 56 tokens
+# of a chunk a good candidate would look slow after two actions, and then wait for a hundred.
 _PRIOR_MISSES, _PRIOR_RATE, _PRIOR_DRAFTS = 2.8, 0.6, 2.0
-_FADES, _UNSEEN = 1 - 1 / _TRUST, 0.99  # what is kept per action: of what was seen, of the rest
+_FADES, _HOPES = 1 - 1 / _TRUST, 0.01  # per action: of what was seen, of what wasn't
 _SURPRISE = 2.0  # times what such a pass costs lately: that much is charged as it was
 
 
@@ -140,42 +140,32 @@ class PassCosts:
 
 
 class HitRates:
-    """
-    How often a draft of the action's n-th token was accepted, where all before it were.
-
-    A token that is little known is assumed to be like the others of the same candidate: a good
-    guess holds as a whole. Rates that each begin at 60 % made a candidate that was 3 % faster than
-    the best look 10 % slower after two actions (simulated), as 0.6 to the sixth power is little.
-    """
+    """How often a draft of the action's n-th token was accepted, where all before it were."""
 
     __slots__ = ('_drafts', '_hits', '_hoped')
 
     def __init__(self, length: int) -> None:
-        self._hoped = max(_PRIOR_RATE, 1 - _PRIOR_MISSES / length)
-        self._hits, self._drafts = [0.0] * length, [0.0] * length
+        self._hoped = _PRIOR_DRAFTS * max(_PRIOR_RATE, 1 - _PRIOR_MISSES / length)
+        self._hits, self._drafts = [self._hoped] * length, [_PRIOR_DRAFTS] * length
 
     def take(self, first: int, offered: int, accepted: int) -> None:
         """
         Take in a pass that offered guesses of some tokens, from the ``first`` on.
 
-        What is known of the tokens behind them is slowly forgotten, so they are tried again.
+        Of tokens that it says nothing about hope returns slowly, so they are tried again.
         """
-        end = first + accepted
-        seen = min(end + 1, first + offered)
+        seen = first + min(accepted + 1, offered)
         for position in range(first, seen):
-            self._hits[position] = _FADES * self._hits[position] + (position < end)
+            hit = position < first + accepted
+            self._hits[position] = _FADES * self._hits[position] + hit
             self._drafts[position] = _FADES * self._drafts[position] + 1
         for position in range(seen, len(self._hits)):
-            self._hits[position] *= _UNSEEN
-            self._drafts[position] *= _UNSEEN
+            self._hits[position] += _HOPES * (self._hoped - self._hits[position])
+            self._drafts[position] += _HOPES * (_PRIOR_DRAFTS - self._drafts[position])
 
-    def all(self) -> list[float]:
-        """Share of each token's drafts that were accepted."""
-        weight = _PRIOR_DRAFTS
-        usual = (sum(self._hits) + weight * self._hoped) / (sum(self._drafts) + weight)
-        usual = max(usual, self._hoped)  # else a wrong first token would end all deeper guesses
-        return [(hits + weight * usual) / (drafts + weight)
-                for hits, drafts in zip(self._hits, self._drafts, strict=True)]
+    def at(self, position: int) -> float:
+        """Share of the drafts of this token that were accepted."""
+        return self._hits[position] / self._drafts[position]
 
 
 @dataclass(slots=True)
@@ -296,7 +286,7 @@ class Measured:
         candidate = self.candidates[name]
         most = 1 if name == BASELINE else self.length  # one more than the deepest guess
         drafts = [recent.median for recent in candidate.drafts]
-        rates = [hits.all() for hits in candidate.hits]
+        rates = [[hits.at(place) for place in range(self.length)] for hits in candidate.hits]
         prices = [[passes.at((rows.median or 1.0) * depth) for depth in range(most)]
                   for passes, rows in zip(self.passes, candidate.rows, strict=True)]
         left, depths = [0.0] * (self.length + 1), [0] * self.length
