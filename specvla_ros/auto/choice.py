@@ -8,7 +8,6 @@ the choice out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from specvla_ros.configuration import BASELINE
@@ -29,8 +28,7 @@ _WELL_KNOWN = 10
 _LEAST_MS = 1e-6  # a clock may say that an action took no time
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """
     What an action costs under a candidate.
 

@@ -183,6 +183,12 @@ def test_no_200_actions_take_more_than_3_percent_longer_than_ar(change, noise, s
     assert worst_window(lost) <= MAY_LOSE
 
 
+def test_it_keeps_the_promise_where_guesses_are_almost_as_dear_as_plain_passes():
+    machine = Machine(hit=0.85, draft_ms=0.5, noise=0.1, seed=11)
+    lost, _ = play(machine, HOSTILE['rows get dear'](machine))
+    assert worst_window(lost) <= MAY_LOSE
+
+
 def test_the_test_can_fail():
     """One that never changes its mind breaks the promise under the same changes."""
     machine = Machine(hit=0.85, draft_ms=0.5)
@@ -197,7 +203,7 @@ def test_it_comes_back_when_the_machine_does():
     machine = Machine(hit=0.9, draft_ms=0.5)
     _, taken = play(machine, {300: set_to(machine, draft_ms=15.0),
                               600: set_to(machine, draft_ms=0.5)}, actions=2500)
-    assert 'a' not in taken[450:600]
+    assert taken[330:600].count('a') <= 2  # once it is found slow, it is only looked at
     assert taken[-500:].count('a') > 450
 
 
