@@ -33,4 +33,4 @@ def leave(
 
 
 def _tell(path: Path, console: Console) -> None:
-    console.print(str(path), style='cyan', highlight=False, soft_wrap=True)
+    console.print(str(path), style='cyan', highlight=False, markup=False, soft_wrap=True)

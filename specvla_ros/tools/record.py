@@ -155,7 +155,8 @@ def _tell(args: RecordArgs, done: dict[str, Any], console: Console) -> None:
                       style=None if count else 'yellow')
     console.print(f'{sum(done["counts"].values())} messages in {done["seconds"]:.1f} s',
                   highlight=False)
-    console.print(str(args.out), style='cyan', highlight=False, soft_wrap=True)
+    console.print(str(args.out), style='cyan', highlight=False, markup=False,
+                  soft_wrap=True)
     if args.json is not None:
         document = report.report(sys.argv, {
             'ros': True, 'topics': list(args.topics), 'storage': args.storage,

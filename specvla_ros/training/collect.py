@@ -23,6 +23,7 @@ import sys
 import time
 from typing import Annotated, Any, TYPE_CHECKING
 from zipfile import BadZipFile
+import zlib
 
 import numpy as np
 import tyro
@@ -211,7 +212,7 @@ def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
     try:
         with EpisodeFile(path) as episode:
             return bool(episode['success'])
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
         raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
                            ) from error
 

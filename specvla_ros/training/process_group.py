@@ -137,11 +137,16 @@ def _leave() -> None:
     gc.collect()  # layers that FSDP shards refer to the group, and to each other in circles
 
 
-def _let_go(error: BaseException | None) -> None:
+def _let_go(error: BaseException) -> None:
     """Clear the variables of the calls that an error has ended: they hold the networks."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()  # an error may be its own cause
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += one.__cause__, one.__context__
 
 
 def check_alone(command: str) -> None:

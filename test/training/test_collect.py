@@ -1,7 +1,11 @@
+import struct
+import zipfile
+
 import cv2
 import numpy as np
 import pytest
 
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.disturbance import Disturbance
@@ -35,6 +39,21 @@ def test_bad_arguments_are_refused_before_anything_starts(tmp_path, wrong):
     with pytest.raises(ValueError, match=r'got|unknown suite|has no task'):
         collect.run(CollectArgs(out=tmp_path, **wrong))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_episode_is_named_and_what_to_do(tmp_path):
+    args = CollectArgs(out=tmp_path)
+    path = collect._path(args, 0, 0)
+    path.parent.mkdir(parents=True)
+    np.savez_compressed(path, success=True)
+    with zipfile.ZipFile(path) as file:
+        start = file.infolist()[0].header_offset
+    content = bytearray(path.read_bytes())
+    names = sum(struct.unpack('<HH', content[start + 26:start + 30]))
+    content[start + 30 + names] = 0xff  # no kind of a compressed block
+    path.write_bytes(content)
+    with pytest.raises(SpecVLAError, match='seed0.npz is no episode .*delete it and collect'):
+        collect._is_solved(args, collect.Demonstration(0, 0, 0))
 
 
 def test_the_disturbance_moves_the_action_but_stays_in_range():

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from specvla_ros.training import (
     train_target,
 )
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.process_group import _let_go
 from specvla_ros.training.target_batches import Augmentation
 from test.training.conftest import SUITE, TINY
 from test.training.drafter_data import regenerate_args, write_target
@@ -130,6 +132,33 @@ def test_torchrun_trains_adapters_on_the_embedded_checkpoint(args):
 def test_processes_see_each_other_and_notice_other_data(tmp_path):
     together(see_others, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['0 of 2', '1 of 2']
+
+
+class Network:
+    """What a call holds."""
+
+
+def test_an_error_lets_go_of_what_the_calls_behind_it_held():
+    held = []
+
+    def call(kind):
+        network = Network()
+        held.append(weakref.ref(network))
+        raise kind(kind.__name__)
+
+    try:
+        try:
+            call(KeyError)
+        except KeyError:
+            try:
+                call(TypeError)
+            except TypeError as cause:
+                reason = cause
+            raise SpecVLAError('of another cause') from reason
+    except SpecVLAError as error:
+        reason.__cause__ = error  # in a circle
+        _let_go(error)
+        assert [it() for it in held] == [None, None]
 
 
 def test_what_runs_in_one_process_says_so(monkeypatch):

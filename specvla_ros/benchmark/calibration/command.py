@@ -204,7 +204,8 @@ def _choose(plan: CalibrationPlan, units: Sequence[Unit], found: np.ndarray, con
         console.print(f'the episodes were driven under scale {args.drive:g}; to calibrate on the '
                       f'states that {scale:g} leads to, run again with --drive {scale:g}',
                       highlight=False)
-    console.print(str(plan.preset), style='cyan', highlight=False, soft_wrap=True)
+    console.print(str(plan.preset), style='cyan', highlight=False, markup=False,
+                  soft_wrap=True)
     return {'scale': scale, 'thresholds': thresholds, 'preset': str(plan.preset),
             'calibrated': dict(chosen.calibrated)}
 

@@ -144,7 +144,8 @@ def make_plan(
     :param make_environment: of a suite's task; None = LIBERO's own
     :raises ValueError, FileNotFoundError: what is wrong and what is allowed
     """
-    args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
+    if not args.bag:
+        args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
     base = _check(args)
     keys = preflight.check_policy(args, [base])
     source: UnitSource
@@ -221,6 +222,9 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
     checks.check_at_least('--workers', args.workers, 1)
     if args.bag and (args.workers > 1 or args.ray is not None):
         raise SpecVLAError('--workers and --ray play LIBERO episodes, and --bag plays none: leave '
+                           'them out')
+    if args.bag and (args.suite or args.tasks):
+        raise SpecVLAError('--suite and --tasks play LIBERO episodes, and --bag plays none: leave '
                            'them out')
     _check_scales(args)
     if not args.bag:

@@ -207,5 +207,3 @@ def _own_rows(folder: Path) -> list[report.Row]:
         raise SpecVLAError(f'--beside {folder}: holds no report of `specvla drift` '
                            f'({one_line(error)}); give the folder of a finished run'
                            ) from error
-
-

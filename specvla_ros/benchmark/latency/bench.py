@@ -44,7 +44,8 @@ def run(args: BenchArgs) -> int:
     :returns: the exit code
     :raises ValueError: bad input, in one line
     """
-    args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
+    if args.frames is None and not args.random_weights:
+        args = dataclasses.replace(args, suite=preflight.suite_of(args, args.suite))
     decoders = check(args)
     if not args.random_weights:
         args = dataclasses.replace(args, unnorm_key=_unnorm_key(args))
@@ -112,7 +113,8 @@ def _execute_steps(args: BenchArgs, field: 'Contestants') -> int:
 
 def _check_random(args: BenchArgs) -> None:
     for option, value in (('--checkpoint', args.checkpoint), ('--drafter', args.drafter),
-                          ('--unnorm-key', args.unnorm_key), ('--frames', args.frames)):
+                          ('--unnorm-key', args.unnorm_key), ('--frames', args.frames),
+                          ('--suite', args.suite or None)):
         if value is not None:
             raise SpecVLAError(f'{option} {value} means nothing with --random-weights; leave one '
                                'of them out')
@@ -130,6 +132,9 @@ def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
             raise SpecVLAError(f'--instruction {args.instruction!r} belongs to --frames; LIBERO '
                                'has its own')
         checks.check_tasks(args.suite, args.tasks)
+    elif args.suite:
+        raise SpecVLAError(f'--suite {args.suite} plays LIBERO, and --frames plays none: leave '
+                           'one of them out')
     elif not args.frames.exists():
         raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
     preflight.check_policy(args, decoders.values())

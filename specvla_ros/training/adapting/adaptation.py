@@ -105,7 +105,8 @@ class Adaptation:
         shutil.rmtree(work, ignore_errors=True)  # of an interrupted run
         return Teaching(
             self.target, self.key, args.out / WORDS, frames, self.present, work / DRAFTERS,
-            args.minutes, args.epochs, args.lanes, self.device, args.seed)
+            args.minutes, args.epochs, args.teaching_lanes(), self.device,
+            args.seed)
 
     def _teach(self, lesson: Lesson, teaching: Teaching) -> OpenVLA:
         progress = TrainingProgress(f'teach {lesson.name}', self.console)

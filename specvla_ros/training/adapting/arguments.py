@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,10 @@ class AdaptArgs(SourceArgs):
              'of this process')] = None
     device: Annotated[str, Help(help='auto, cpu or cuda')] = 'auto'
     seed: Annotated[int, Help(help='of order, paths and noise')] = 0
+
+    def teaching_lanes(self) -> int:
+        """Threads that teach; --ray counts workers elsewhere: then at most the cores here."""
+        return self.lanes if self.ray is None else min(self.lanes, len(os.sched_getaffinity(0)))
 
     def check(self) -> None:
         """Raise SpecVLAError for settings that can't be."""

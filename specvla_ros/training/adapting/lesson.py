@@ -83,8 +83,9 @@ class Teaching:
 
     def arguments(self, batch: int) -> dict[str, Any]:
         """Return what all trainings are told; batch: what they take of many frames."""
-        lanes = min(self.lanes, self.frames)
-        batch = min(batch, self.frames) // lanes * lanes
+        batch = min(batch, self.frames)
+        lanes = min(self.lanes, batch)
+        batch -= batch % lanes
         return dict(
             target=self.target, suite=self.unnorm_key, unnorm_key=self.unnorm_key,
             regenerated=self.words, epochs=self.epochs, batch=batch, lanes=lanes,

@@ -161,7 +161,7 @@ class Words:
         began = time.monotonic()
         list(self.records(few))
         each = (time.monotonic() - began) / len(few)
-        return each * sum(map(len, parts)) / max(1, args.lanes)
+        return each * sum(map(len, parts)) / max(1, min(args.lanes, len(parts)))
 
     def write(
         self, parts: Sequence[Thinned], console: Console, ray: str | None = None

@@ -68,8 +68,10 @@ def calibrate(tiny_checkpoint, tmp_path, base, monkeypatch):
 
     def calibrate(**given):
         given = {'checkpoint': tiny_checkpoint, 'decoder': str(base), 'episodes': 6,
-                 'delta': 0.2, 'confidence': 0.0, 'tasks': (0, 3), 'scales': (0.0, 0.5, 1.0),
+                 'delta': 0.2, 'confidence': 0.0, 'scales': (0.0, 0.5, 1.0),
                  'out': tmp_path / 'run', 'json': tmp_path / 'it.json', **FREE, **given}
+        if 'bag' not in given:
+            given = {'tasks': (0, 3), **given}
         code = run(CalibrateArgs(**given), World)
         path = tmp_path / 'it.json'
         return code, json.loads(path.read_text()) if path.exists() else None
@@ -229,6 +231,12 @@ def test_bags_with_too_few_parts_are_refused_before_any_is_decoded(calibrate, tm
     with pytest.raises(ValueError, match="3 episodes can't carry --delta 0.2 .* at least 4"):
         calibrate(bag=(make_bag(tmp_path / 'a', 3),))
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('given', [{'suite': 'libero_goal'}, {'tasks': (1,)}])
+def test_what_only_libero_knows_is_refused_beside_bags(calibrate, tmp_path, given):
+    with pytest.raises(ValueError, match='--suite and --tasks play LIBERO episodes, and --bag'):
+        calibrate(bag=(tmp_path / 'a',), **given)
 
 
 def test_the_same_recording_twice_is_no_more_than_once(calibrate, tmp_path):

@@ -372,9 +372,13 @@ def test_play_refuses_before_it_plays_what_could_not_stand_beside_a_run(args, wr
     assert not Path('out').exists()
 
 
-def test_play_takes_the_suites_of_the_checkpoint_and_the_papers_threshold_and_tree(args):
+def test_play_takes_the_suites_of_the_checkpoint_and_the_papers_threshold_and_tree(
+        args, monkeypatch):
     anywhere = dataclasses.replace(args, suite=())
     assert playing.suites_of(anywhere) == ('libero_object',)
+    with monkeypatch.context() as patch:
+        patch.setattr(playing.preflight, 'statistics_of', lambda args: frozenset(SUITES))
+        assert playing.suites_of(anywhere) == SUITES  # in the order of its tables
     with playing._presets(args, 'libero_10', []) as names:
         assert [Path(name).stem for name in names] == ['ar', 'strict', 'relaxed_r5']
         config = load_preset(names[-1])

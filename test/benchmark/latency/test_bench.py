@@ -62,6 +62,7 @@ def random(tiny_checkpoint, tmp_path):
     ({'shape': 'embedded'}, '--shape embedded needs --random-weights'),
     ({'accept_from': 'libero_goal'}, '--accept-from libero_goal needs --random-weights'),
     ({'random_weights': True}, 'checkpoint .* means nothing with --random-weights'),
+    ({'suite': 'libero_goal'}, '--suite libero_goal plays LIBERO, and --frames plays none'),
     ({'frames': None, 'suite': 'libero_objects'}, "unknown suite 'libero_objects'"),
     ({'frames': None, 'tasks': (12,)}, 'libero_object has no task 12'),
     ({'frames': None, 'instruction': 'pick up'}, 'belongs to --frames'),
@@ -104,6 +105,7 @@ def test_frames_that_are_not_there_are_refused(args, tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
+    ({'suite': 'libero_goal'}, '--suite libero_goal means nothing with --random-weights'),
     ({'accept_from': 'libero_moon'}, 'must be one of libero_goal'),
     ({'shape': '8b'}, '--shape 8b: must be 7b or embedded'),
     ({'decoder': ('history',)}, r'history drafts with velocity\+history\+jacobi; the table'),

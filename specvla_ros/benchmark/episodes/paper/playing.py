@@ -51,8 +51,8 @@ def suites_of(args: ReportArgs) -> tuple[str, ...]:
 
     :raises ValueError, FileNotFoundError: it can't be read
     """
-    return tuple(suite for suite in suites.suites_of(preflight.statistics_of(args))
-                 if suite in SUITES)
+    own = suites.suites_of(preflight.statistics_of(args))
+    return tuple(suite for suite in SUITES if suite in own)
 
 
 @contextlib.contextmanager
