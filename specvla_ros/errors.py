@@ -22,6 +22,11 @@ def one_line(said: object, most: int | None = None) -> str:
     return line or (type(said).__name__ if isinstance(said, BaseException) else '')
 
 
+def counted(count: int, noun: str, several: str = '') -> str:
+    """Return a number with its noun: '1 frame', '2 frames'; several: the plural, if not with s."""
+    return f'{count} {noun if count == 1 else several or noun + "s"}'
+
+
 def shown(value: object) -> str:
     """Return a value as a message shows it: one short line, whatever it is."""
     return one_line(_SHORT.repr(value))

@@ -18,3 +18,10 @@ from specvla_ros.openvla import errors as errors_of_openvla
 ])
 def test_what_is_said_goes_into_one_line(one_line, said, most, line):
     assert one_line(said, most) == line
+
+
+@pytest.mark.parametrize('said, line', [
+    ((0, 'frame'), '0 frames'), ((1, 'frame'), '1 frame'), ((2, 'frame'), '2 frames'),
+    ((1, 'stretch', 'stretches'), '1 stretch'), ((2, 'stretch', 'stretches'), '2 stretches')])
+def test_one_is_no_plural(said, line):
+    assert errors.counted(*said) == line

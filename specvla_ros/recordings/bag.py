@@ -18,7 +18,7 @@ from specvla_ros.bags.frames import (
     only_camera,
 )
 from specvla_ros.bags.reader import Bag
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of, size_of
 
 
@@ -118,8 +118,8 @@ def _about(
         return []
     others = sorted({action.decoder or 'a decoder without a report' for action in
                      recorded.values() if not action.is_own})
-    lines = [f'{len(recorded)} recorded actions, {len(own)} of them the own words of the target '
-             'that played then']
+    lines = [f'{counted(len(recorded), "recorded action")}, {len(own)} of them the own '
+             'words of the target that played then']
     if others:
         lines[0] += f'; under {", ".join(others)} they may be off them'
     return lines

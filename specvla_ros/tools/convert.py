@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 import tyro
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.progress import say, terminal_bar
 from specvla_ros.recordings.episode import RecordedEpisode, Recording
@@ -75,8 +75,9 @@ def run(args: ConvertArgs) -> int:
     taken = _taken(recordings)
     shape = _shape(args, taken)
     for recording in recordings:
-        say(console, f'found {recording.path}: {recording.kind}, {len(recording.episodes)} '
-                     f'episodes, {recording.frames} frames')
+        say(console, f'found {recording.path}: {recording.kind}, '
+                     f'{counted(len(recording.episodes), "episode")}, '
+                     f'{counted(recording.frames, "frame")}')
         for remark in recording.remarks:
             say(console, f'  {remark}')
     columns = (TextColumn('convert'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -167,11 +168,12 @@ def _tell(
     count = sum(len(it.frames) for it in taken)
     left_out = sum(it.frames for it in recordings) - count
     if left_out:
-        say(console, f'{left_out} frames are left out: no action was recorded for them')
+        say(console, f'left out: {counted(left_out, "frame")} without a recorded action')
     size = f'{shape.width} x {shape.height}'
     frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
     numbers = ', '.join(f'{name} [{size}]' for name, size in (
         ('action', shape.action), ('observation.state', shape.state)) if size)
-    say(console, f'{args.out}: LeRobot {VERSION}, {len(taken)} episodes, {count} frames, '
-                 f'{shape.fps} a second; {shape.camera} ({frames}){", " * bool(numbers)}'
+    say(console, f'{args.out}: LeRobot {VERSION}, {counted(len(taken), "episode")}, '
+                 f'{counted(count, "frame")}, {shape.fps} a second; {shape.camera} ({frames})'
+                 f'{", " * bool(numbers)}'
                  f'{numbers or "; no action was recorded"}')

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
+from specvla_ros.errors import counted
 from specvla_ros.training.accuracy import TokenAccuracy
 
 
@@ -117,9 +118,10 @@ class Recipe(ABC):
 
     def title(self) -> str:
         """Say what is trained on what."""
-        return (f'{self.n_parameters() / 1e6:.2f} M parameters, {len(self.frames)} training '
-                f'frames of {self.frames.n_episodes} episodes, {len(self.held_out)} frames held '
-                'out')
+        return (f'{self.n_parameters() / 1e6:.2f} M parameters, '
+                f'{counted(len(self.frames), "training frame")} of '
+                f'{counted(self.frames.n_episodes, "episode")}, '
+                f'{counted(len(self.held_out), "frame")} held out')
 
     def n_parameters(self) -> int:
         """Numbers in the network that is written."""

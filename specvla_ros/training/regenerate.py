@@ -27,7 +27,7 @@ from specvla_ros.action_space import ActionSpace
 from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.embedded import checkpoint_folder, found_elsewhere
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import data_folder
 from specvla_ros.loaded_checkpoint import action_chunk, image_preparation
@@ -91,15 +91,15 @@ def run(args: RegenerateArgs) -> int:
     missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
     console = Console()
     frames, new = (sum(map(len, some)) for some in (episodes, missing))
-    say(console, f'target {sha256[:12]}: {frames} frames of {len(episodes)} episodes, '
-                 f'{new} to do')
+    say(console, f'target {sha256[:12]}: {counted(frames, "frame")} of '
+                 f'{counted(len(episodes), "episode")}, {new} to do')
     started = time.monotonic()
     employer = (lanes_here(Regenerator(model, space, args).records) if args.ray is None
                 else lanes_on_ray(args.ray, MakeLane(args, key)))
     write_shards(employer, folder, missing, args.lanes, console)
     names = {episode.name: episode.instruction for episode in episodes}
     replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
-    say(console, f'{new} frames in {time.monotonic() - started:.0f} s; all in {folder}')
+    say(console, f'{counted(new, "frame")} in {time.monotonic() - started:.0f} s; all in {folder}')
     return 0
 
 

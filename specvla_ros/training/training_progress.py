@@ -6,6 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
+from specvla_ros.errors import counted
 from specvla_ros.progress import LiveProgress, terminal_bar
 from specvla_ros.training.recipe import Loss
 
@@ -49,7 +50,7 @@ class TrainingProgress(LiveProgress):
         """Print one measurement."""
         loss = point.get('loss')
         words = [f'{point["minutes"]:6.1f} min', f'step {point["step"]}',
-                 f'epoch {point["epoch"]:.2f}', f'{point["frames"]} frames',
+                 f'epoch {point["epoch"]:.2f}', counted(point['frames'], 'frame'),
                  'loss -' if loss is None else f'loss {loss:.3f}']
         if point.get('state_loss') is not None:
             words.append(f'state {point["state_loss"]:.3f}')

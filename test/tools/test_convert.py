@@ -38,7 +38,7 @@ def test_a_bag_comes_out_with_its_frames_and_its_actions_to_the_bit(tmp_path, ca
     assert main(['convert', str(BAG), '--out', str(tmp_path / 'set'), '--images']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith(
-        'set: LeRobot v3.0, 1 episodes, 68 frames, 20 a second; observation.images.image (PNG, '
+        'set: LeRobot v3.0, 1 episode, 68 frames, 20 a second; observation.images.image (PNG, '
         '256 x 256), action [7]'), lines
     bag, made = only(BAG), only(tmp_path / 'set')
     assert same_numbers(bag, made)
@@ -132,7 +132,7 @@ def test_frames_that_were_not_acted_on_are_left_out_and_counted(tmp_path, capsys
         list(first_steps(bag).items())[::2]))
     assert main(['convert', str(BAG), '--out', str(tmp_path / 'set'), '--images']) == 0
     out = capsys.readouterr().out
-    assert '34 frames are left out: no action was recorded for them' in out
+    assert 'left out: 34 frames without a recorded action' in out
     assert '34 frames, 10 a second' in out
     bag, made = only(BAG), only(tmp_path / 'set')
     images = list(bag.images(bag.episodes[0]))[::2]

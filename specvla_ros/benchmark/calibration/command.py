@@ -38,7 +38,7 @@ from specvla_ros.benchmark.report_files import leave
 from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.progress import episode_columns, terminal_bar
 from specvla_ros.workforce.crew import Crew, Done, News
 from specvla_ros.workforce.threads import Threads
@@ -62,8 +62,8 @@ def run(
     console = Console()
     console.print(f'{preset.promise_in_words(plan)}.', highlight=False, markup=False)
     needed = control.needed(args.delta, args.confidence)
-    console.print(f'It takes {needed} episodes or more; given: {len(plan.source.names)}.',
-                  highlight=False)
+    console.print(f'It takes {counted(needed, "episode")} or more; given: '
+                  f'{len(plan.source.names)}.', highlight=False)
     with run_folder.open_run(plan.folder, plan.identity(), UnitLog) as log:
         try:
             with sigterm_as_interrupt():

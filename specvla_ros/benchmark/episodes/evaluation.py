@@ -32,6 +32,7 @@ from specvla_ros.benchmark.episodes.rollout import RolloutConfig
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
 from specvla_ros.benchmark.records import EpisodeLog, EpisodeRecord
 from specvla_ros.benchmark.report_files import leave
+from specvla_ros.errors import counted
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.workforce.crew import Crew, Done, GivenUp, News
 from specvla_ros.workforce.where import workers_at
@@ -117,7 +118,7 @@ def finish(plan: EvaluationPlan, make_player: MakeWorker, console: Console
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)
             raise Unfinished(1) from error
         if missing:
-            console.print(f'{missing} episodes in {time.monotonic() - started:.0f} s')
+            console.print(f'{counted(missing, "episode")} in {time.monotonic() - started:.0f} s')
         return plan.select(log.episodes)
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from specvla_ros.configuration import load_preset
 from specvla_ros.devices import resolve_device
 from specvla_ros.drafter_folders import all_weights
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.files import whole_folder, write_json
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
@@ -134,8 +134,8 @@ class Adaptation:
         found = [Comparison.of(rule, presets, acted[f'before {rule}'], acted[f'after {rule}'])
                  for rule, presets in zip(_RULES, zip(before, lesson.presets, strict=True),
                                           strict=True)]
-        self._say(f'{lesson.name}, on {found[0].actions} frames that it did not learn from '
-                  f'({self.division.kind}):')
+        self._say(f'{lesson.name}, on {counted(found[0].actions, "frame")} that it did not '
+                  f'learn from ({self.division.kind}):')
         for comparison in found:
             self._say(f'  {comparison}')
         self._say(f'  strict: {found[0].same} of {found[0].actions} actions are the same, token '
@@ -173,9 +173,10 @@ class Adaptation:
         there = frames - sum(map(len, missing))
         known = f' ({there} are there from an earlier run)' if there else ''
         self._say(
-            f'takes: {frames} frames to learn from{every}{known}, about {_time(seconds)} and '
-            f'{room / 1e6:.0f} MB; to teach {"two drafters" if args.eagle else "a drafter"}, at '
-            f'most {_time(60 * args.minutes * (2 if args.eagle else 1))}; then to measure')
+            f'takes: {counted(frames, "frame")} to learn from{every}{known}, about '
+            f'{_time(seconds)} and {room / 1e6:.0f} MB; to teach '
+            f'{"two drafters" if args.eagle else "a drafter"}, at most '
+            f'{_time(60 * args.minutes * (2 if args.eagle else 1))}; then to measure')
 
     def _tell_kept(self, kept: list[str]) -> None:
         if self.division.too_little:

@@ -16,7 +16,7 @@ from rich.console import Console
 from specvla_ros.data_sets import check_key
 from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.policy_check import check_policy
 from specvla_ros.progress import say
 from specvla_ros.recordings.episode import Recording
@@ -67,15 +67,16 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
 def _tell_found(recordings: Sequence[Recording], division: Division, console: Console) -> None:
     """Say what was found, and what is done with it."""
     for recording in recordings:
-        count = len(recording.episodes)
-        say(console, f'found {recording.path}: {recording.kind}, {count} '
-                      f'episode{"s" if count != 1 else ""}, {recording.frames} frames')
+        say(console, f'found {recording.path}: {recording.kind}, '
+                      f'{counted(len(recording.episodes), "episode")}, '
+                      f'{counted(recording.frames, "frame")}')
         for remark in recording.remarks:
             say(console, f'  {remark}')
     told = instructions(recordings)
     more = f' and {len(told) - 1} more' if len(told) > 1 else ''
     say(console, f'told: {told[0]!r}{more}')
     learned, held_out = (sum(map(len, parts)) for parts in (division.learned, division.held_out))
-    kind = 'episodes' if division.whole else 'stretches'
-    say(console, f'to learn from: {learned} frames of {len(division.learned)} {kind}; to measure '
-                  f'with: {held_out} of {len(division.held_out)}')
+    kind = ('episode', 'episodes') if division.whole else ('stretch', 'stretches')
+    say(console, f'to learn from: {counted(learned, "frame")} of '
+                  f'{counted(len(division.learned), *kind)}; to measure with: {held_out} of '
+                  f'{len(division.held_out)}')

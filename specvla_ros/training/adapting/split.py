@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.errors import counted
 from specvla_ros.recordings.episode import RecordedEpisode, Recording
 
 SHARE = 0.2  # of the parts that are kept for measuring
@@ -71,8 +72,9 @@ class Division:
         frames, parts = sum(map(len, self.learned)), len(self.held_out)
         if frames >= FEWEST_FRAMES and parts >= FEWEST_PARTS:
             return ''
-        return (f'{frames} frames to learn from and {parts} stretches to measure with are too '
-                f'little, must be at least {FEWEST_FRAMES} and {FEWEST_PARTS}: give more '
+        return (f'{counted(frames, "frame")} to learn from and '
+                f'{counted(parts, "stretch", "stretches")} to measure with are too little, '
+                f'must be at least {FEWEST_FRAMES} and {FEWEST_PARTS}: give more '
                 'recordings')
 
 

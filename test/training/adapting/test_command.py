@@ -57,7 +57,7 @@ def test_the_shipped_bag_is_too_little_and_the_old_weights_stay(tmp_path, capsys
     assert '68 recorded actions, 0 of them the own words' in lines[1]
     assert any(line.startswith('takes: 54 frames to learn from, about ') for line in lines)
     assert '  strict: 14 of 14 actions are the same, token by token' in lines
-    assert lines[-2].startswith('The old weights stay: 54 frames to learn from and 1 stretches')
+    assert lines[-2].startswith('The old weights stay: 54 frames to learn from and 1 stretch ')
     assert sorted(it.name for it in (tmp_path / 'out').iterdir()) == ['report.json', 'words']
 
 
