@@ -38,6 +38,11 @@ class Workspace:
         return self._env.raw['robot0_eef_pos']
 
     @property
+    def base(self) -> Vector:
+        """Where the robot stands, [3]."""
+        return self._data.body('robot0_base').xpos.copy()
+
+    @property
     def hand(self) -> Vector:
         """The rotation matrix [3, 3] of the hand: its z axis points along the fingers."""
         site = self._sim.robots[0].eef_site_id
@@ -148,6 +153,13 @@ class Workspace:
         joint = self._model.joint(thing.joints[0])
         return (float(self._data.qpos[joint.qposadr[0]]), self._data.xaxis[joint.id].copy(),
                 self._data.xanchor[joint.id].copy())
+
+    def travel(self, name: str) -> Vector:
+        """Return how far [3] a drawer's geoms have still to go until it is fully open."""
+        thing = self._sim.object_sites_dict.get(name) or self._sim.get_object(name)
+        joint = self._model.joint(thing.joints[0])
+        place, axis, _ = self.joint(name)
+        return (joint.range[0] - place) * axis  # LIBERO's drawers open towards negative values
 
     def moving_boxes(self, name: str) -> list[tuple[Vector, Vector, Vector]]:
         """Return (centre [3], half size [3], axes [3, 3]) of the geoms that a joint moves."""

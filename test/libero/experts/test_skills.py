@@ -22,6 +22,8 @@ BOX = np.array([0.08, 0.04, 0.018])  # m: a cream cheese
 class Table:
     """A box at `things['box']`, whatever else a test adds, and a hand."""
 
+    base = np.array([-0.66, 0.0, 0.0])
+
     def __init__(self, **facts):
         self.eef, self.hand, self.width = np.zeros(3), DOWN, 0.08
         self.things, self.sizes = {'box': np.array([0.0, 0.0, 0.009])}, {'box': BOX}
@@ -67,6 +69,9 @@ class Table:
 
     def joint(self, name):
         return self.joints[name]
+
+    def travel(self, name):
+        return (-0.16 - self.joints[name][0]) * self.joints[name][1]
 
     def moving_boxes(self, name):
         return [(self.things['handle'], np.full(3, 0.005), np.eye(3))]
