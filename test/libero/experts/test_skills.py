@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from specvla_ros.libero.experts.drawers import CloseDrawer
+from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
 from specvla_ros.libero.experts.motion import CLOSED, OPEN
 from specvla_ros.libero.experts.places import place_of
 from specvla_ros.libero.experts.plan import Act, Stage
@@ -138,6 +138,19 @@ def test_a_drawer_is_pushed_from_wherever_the_hand_is(start):
             return
         scene.eef = scene.eef + np.clip(1.5 * motion.error, -0.05, 0.05) / 3
     pytest.fail(f'the hand stopped at {scene.eef}')
+
+
+def test_fingers_that_close_around_a_handle_give_way_outwards():
+    """One that hung behind the edge of a cabinet's top stood still at 41 mm for good."""
+    scene = Table(width=0.041)
+    scene.things |= {'drawer': np.array([0, 0.1, 0]), 'handle': np.zeros(3)}
+    scene.joints['drawer'] = (0.0, np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    skill = OpenDrawer(scene, 'drawer')
+    scene.eef = skill.handle - 0.01 * skill.back
+    motion = skill.act(DOWN)
+    assert motion.gripper == CLOSED and motion.error @ skill.back > 0.005
+    scene.width = 0.02  # around the bar: pulled at full speed
+    assert skill.act(DOWN).error @ skill.back > 0.025
 
 
 def test_a_plate_is_drawn_at_full_pull_until_the_fingers_slip():
