@@ -13,6 +13,7 @@ import numpy as np
 
 from specvla_ros.libero.experts.aside import aside_of, covered
 from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
+from specvla_ros.libero.experts.inserts import goes_in_by_handle, Insert
 from specvla_ros.libero.experts.knobs import TurnKnob
 from specvla_ros.libero.experts.motion import Motion, OPEN
 from specvla_ros.libero.experts.places import place_of
@@ -126,5 +127,7 @@ def skill_of(scene: Workspace, step: Stage) -> Skill:
         return Put(scene, step.thing, aside_of(scene, step.thing, step.destination))
     if step.act is Act.PUSH:
         return PushTo(scene, step.thing, step.destination)
+    if step.inside and goes_in_by_handle(scene, step.thing, step.destination):
+        return Insert(scene, step.thing, step.destination)
     place = place_of(scene, step.thing, step.destination, step.inside, step.slot, step.slots)
     return Put(scene, step.thing, place)

@@ -94,6 +94,11 @@ class Workspace:
         box = np.concatenate([self._corners(geom) for geom in self._geoms(name)])
         return box.min(0), box.max(0)
 
+    def parts(self, name: str) -> list[tuple[Vector, Vector]]:
+        """Return the lowest and highest corner [3] of each of an object's collision geoms."""
+        corners = [self._corners(geom) for geom in self._geoms(name)]
+        return [(box.min(0), box.max(0)) for box in corners]
+
     def clearance(self, points: Vector, ignored: str) -> float:
         """Least distance from points [n, 3] to all things but one; the robot counts as none."""
         geoms = self._things(ignored)
