@@ -40,8 +40,8 @@ _UP = np.array([0.0, 0.0, 1.0])
 def goes_in_by_handle(scene: Workspace, name: str, region: str) -> bool:
     """Whether a thing has a handle on the side of the door of the case that a region is in."""
     owner = scene.owner(region)
-    if scene.movable(owner) or not scene.jointed(owner):
-        return False
+    if scene.movable(owner) or scene.jointed(region) or not scene.jointed(owner):
+        return False  # a basket, a drawer, a caddy
     case = Case(scene, region)
     low, high = _handle(scene, name)
     away = (low + high)[:2] / 2 - _body(scene, name)
