@@ -25,6 +25,7 @@ _DEEP = 0.004        # of the fingers' aim beyond the bar
 _OPEN, _AIR = 0.075, 0.008  # fingers further apart hold nothing yet, closer ones closed on air
 _TURNED = 0.15       # rad
 _RISE = 0.008        # while the fingers close: never still
+_LIFT = 0.02         # height over its support at which it is carried fast
 _OVER = 0.015        # over the floor it is carried, and let go below
 _SILL = 0.03         # so far before the door it must be high enough
 _IN = 0.008          # of the handle's end behind the shut door
@@ -33,6 +34,7 @@ _ROOM = 0.02
 _ASIDE = tuple(shift / 100 for shift in range(-8, 9))  # from the region's middle: where to look
 _HAND, _PALM = 0.105, (0.04, 0.10)  # half of its width, and where it is along the fingers
 _FACING = 0.8        # cosine between a handle and the door that it can be put in by
+_STICKS_OUT = 1.5    # times as far from the middle as most of the thing: no rim of a bowl
 _THICK = 0.05        # a handle that fingers go around, with room
 _UP = np.array([0.0, 0.0, 1.0])
 
@@ -42,11 +44,14 @@ def goes_in_by_handle(scene: Workspace, name: str, region: str) -> bool:
     owner = scene.owner(region)
     if scene.movable(owner) or scene.jointed(region) or not scene.jointed(owner):
         return False  # a basket, a drawer, a caddy
-    case = Case(scene, region)
+    outward, body = Case(scene, region).outward, _body(scene, name)
     low, high = _handle(scene, name)
-    away = (low + high)[:2] / 2 - _body(scene, name)
-    across = np.abs(np.cross(case.outward, _UP)) @ (high - low)
-    return bool(away @ case.outward[:2] > _FACING * np.linalg.norm(away) and across < _THICK)
+    away = (low + high)[:2] / 2 - body
+    usual = np.median([np.linalg.norm((first + last)[:2] / 2 - body)
+                       for first, last in scene.parts(name)])
+    across = np.abs(np.cross(outward, _UP)) @ (high - low)
+    return bool(np.linalg.norm(away) > _STICKS_OUT * usual and across < _THICK
+                and away @ outward[:2] > _FACING * np.linalg.norm(away))
 
 
 def _handle(scene: Workspace, name: str) -> tuple[Vector, Vector]:
@@ -84,6 +89,7 @@ class Insert:
     def __init__(self, scene: Workspace, name: str, region: str) -> None:
         self._scene, self.name, self._case = scene, name, Case(scene, region)
         self._aim = self._find_aim()
+        self._rest = scene.bounds(name)[0][2]
 
     @property
     def held(self) -> bool:
@@ -150,7 +156,11 @@ class Insert:
         # Before the door until it is high enough and in line.
         ready = 1 - np.clip(max(low_by / 0.02, (np.linalg.norm(aside) - 0.008) / 0.03), 0, 1)
         go = min(left, max(self._before(low, high), ready * left))
-        return Motion(np.clip(go * inward + aside + low_by * _UP, -FULL, FULL), CLOSED, self.turn)
+        # As if the fingers still closed until it is off its support, then faster the higher it is.
+        self._rest = min(self._rest, low[2])
+        lifted = np.clip((low[2] - self._rest) / _LIFT, 0, 1)
+        velocity = np.clip(go * inward + aside + low_by * _UP, -FULL, FULL)
+        return Motion(lifted * velocity + (1 - lifted) * _RISE * _UP, CLOSED, self.turn)
 
     def _before(self, low: Vector, high: Vector) -> float:
         """Return how far the object may go on before it is in the door."""
