@@ -94,6 +94,13 @@ class Workspace:
         box = np.concatenate([self._corners(geom) for geom in self._geoms(name)])
         return box.min(0), box.max(0)
 
+    def sides(self, name: str) -> tuple[Vector, float, float]:
+        """Return an object's longest horizontal direction [3], its length, and its thickness."""
+        corners = np.concatenate([self._corners(geom) for geom in self._geoms(name)])[:, :2]
+        _, _, axes = np.linalg.svd(corners - corners.mean(0), full_matrices=False)
+        long, short = np.ptp(corners @ axes.T, axis=0)
+        return np.append(axes[0], 0.0), float(long), float(short)
+
     def parts(self, name: str) -> list[tuple[Vector, Vector]]:
         """Return the lowest and highest corner [3] of each of an object's collision geoms."""
         corners = [self._corners(geom) for geom in self._geoms(name)]
