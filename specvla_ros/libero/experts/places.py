@@ -11,7 +11,7 @@ from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
 _TIGHT = 0.012  # m: the slack in a drawer, which opens hardly wider than a bowl
-_NARROW = 0.008  # m: of a thing that fits in one way round only
+_NARROW = 0.014  # m: of a thing that fits in one way round only: walls hold it off the middle
 _GAP = 0.008   # m, between what is put into a drawer and its front
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 
