@@ -23,6 +23,7 @@ _CLOSE_RADIUS = 0.012
 _SHUT_ON_BAR = 0.03  # fingers closer than this hold the bar
 _SHUT_ON_AIR = 0.012
 _DEEP = 0.010        # of the bar's middle behind the point where the fingers meet
+_EASE = 0.008        # so far they give way while they close
 _TURNED = 0.15       # rad
 _UP = np.array([0.0, 0.0, 1.0])
 
@@ -85,7 +86,8 @@ class OpenDrawer(Drawer):
         astray = self.astray(nominal)
         if distance < _CLOSE_RADIUS + 0.004 and astray < 0.5 or \
                 _SHUT_ON_AIR < width < 0.075 and distance < 0.03:
-            return Motion(error, CLOSED, self.turn)
+            # Outwards meanwhile: a finger that hung behind the cabinet's edge never closed.
+            return Motion(error + _EASE * self.back, CLOSED, self.turn)
         along = error @ self.back
         across = error - along * self.back
         radius = np.linalg.norm(across)

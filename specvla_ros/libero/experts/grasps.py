@@ -27,6 +27,7 @@ _MARGIN = 0.008       # more room than that is no better
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
 _END = 0.02           # fingers stay so far from a bar's end
 _FLAT = 0.06          # lower objects lie flat
+_SLIM = 2.0           # times as long as thick
 _WIDE = 0.07          # open fingers are 0.08 apart
 _TURNS = tuple(math.radians(angle) for angle in (0, -30, 30, -60, 60, -90, 90))
 
@@ -76,6 +77,9 @@ def grasp_of(scene: Workspace, name: str, way: Vector) -> Grasp:
     else:
         grasp[2] = high[2] - 0.035
     turn = _narrow_turn(name, extent)
+    along, long, short = scene.sides(name)
+    if extent[2] >= _FLAT and long > _SLIM * short:  # a book: pinched askew it slips out
+        turn = about_z(math.remainder(math.atan2(along[1], along[0]), math.pi))
     if extent[2] < _FLAT:
         grasp = _beside_neighbours(scene, name, grasp, turn, extent)
     return Grasp(grasp - scene.position(name), grasp[2] - low[2], turn,

@@ -11,6 +11,7 @@ from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls into it
 _TIGHT = 0.012  # m: the slack in a drawer, which opens hardly wider than a bowl
+_NARROW = 0.014  # m: of a thing that fits in one way round only: walls hold it off the middle
 _GAP = 0.008   # m, between what is put into a drawer and its front
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 
@@ -24,7 +25,7 @@ class Destination:
     object has to clear. drop: how far above that it is let go. inside: the object falls in, so
     its own origin is aimed at, not the grasp's usual offset. received: heights of the object's
     origin above the point, from which on it counts as let go. slack: how far aside it may be when
-    it is let go.
+    it is let go. along: horizontal direction [3] that its long side must have, to fit; None: any.
     """
 
     find: Callable[[], Vector]
@@ -33,6 +34,7 @@ class Destination:
     inside: bool
     received: float = 0.01
     slack: float = 0.025
+    along: Vector | None = None
 
     @property
     def middle(self) -> Vector:
@@ -63,8 +65,9 @@ def place_of(
     bottom = scene.position(name)[2] - low[2]
     if inside:
         top, front = _walls(scene, destination, (high - low) / 2)
+        along = _fitting(scene, name, destination)
         return Destination(lambda: scene.position(destination) + front, top, -0.03, True,
-                           -0.02 + bottom, _TIGHT)
+                           -0.02 + bottom, _TIGHT if along is None else _NARROW, along)
     # What is on a region is up to 0.1 m along its axis, which leans where a rack's board does.
     shift = _slot(scene, name, destination, inside, slot, slots)
     shift += _ALONG * scene.region_axes(destination)[:, 2]
@@ -88,6 +91,14 @@ def _walls(scene: Workspace, region: str, half: Vector) -> tuple[float, Vector]:
     outward = -scene.joint(region)[1]
     room = float(np.abs(outward) @ (scene.extent(region) - half)) - _GAP
     return top, max(room, 0.0) * outward
+
+
+def _fitting(scene: Workspace, name: str, region: str) -> Vector | None:
+    """Return the direction [3] of a compartment's long side, if a thing fits in only along it."""
+    extent = scene.extent(region)[:2]
+    if scene.jointed(region) or scene.sides(name)[1] < 2 * extent.min():
+        return None
+    return np.eye(3)[int(np.argmax(extent))]
 
 
 def _slot(

@@ -13,10 +13,11 @@ class Act(IntEnum):
     """What a step does; lower ones come first."""
 
     TURN = 0   # a knob, on or off
-    OPEN = 1   # a drawer or a door
-    PUSH = 2   # an object that lies flat and is too wide to take
-    PUT = 3
-    CLOSE = 4
+    CLEAR = 1  # out of a drawer's way, which would else hang over what goes into it
+    OPEN = 2   # a drawer or a door
+    PUSH = 3   # an object that lies flat and is too wide to take
+    PUT = 4
+    CLOSE = 5
 
 
 _ACTS = {'turnon': Act.TURN, 'turnoff': Act.TURN, 'open': Act.OPEN, 'close': Act.CLOSE,
@@ -30,9 +31,10 @@ class Stage:
     """
     One step of a plan.
 
-    goal: the predicate that it makes true. thing: what is moved. destination: where to, or None.
+    goal: the predicate that it makes true. thing: what is moved. destination: where to, or None;
+    of CLEAR the drawer that it is taken out of the way of.
     slot, slots: which of how many objects it is that go to this destination. needed_for: the step
-    is only a means: it is left out once that predicate holds; None = it is a goal.
+    is only a means: it is left out once one of these predicates holds; none = it is a goal.
     """
 
     act: Act
@@ -41,7 +43,7 @@ class Stage:
     destination: str | None = None
     slot: int = 0
     slots: int = 1
-    needed_for: tuple[str, ...] | None = None
+    needed_for: tuple[tuple[str, ...], ...] = ()
 
     @property
     def inside(self) -> bool:
@@ -78,7 +80,12 @@ def _steps(goal: tuple[str, ...], goals: Sequence[Goal]) -> list[Stage]:
     door = _door(destination)
     if door is None or ('open', door) in {tuple(other) for other in goals}:
         return [put]
-    return [Stage(Act.OPEN, ('open', door), door, needed_for=goal), put]
+    opened = ('open', door)
+    steps = [Stage(Act.OPEN, opened, door, needed_for=(goal,)), put]
+    if door == destination:  # a drawer: it slides out over the table
+        steps.append(Stage(Act.CLEAR, ('clear', thing, door), thing, door,
+                           needed_for=(goal, opened)))
+    return steps
 
 
 def _door(region: str) -> str | None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from specvla_ros.libero.experts.grasps import Grasp, grasp_of, HELD_WIDTH
-from specvla_ros.libero.experts.motion import CLOSED, FULL, Motion, OPEN, rotation_vector
+from specvla_ros.libero.experts.motion import (
+    about_z,
+    CLOSED,
+    FULL,
+    Motion,
+    OPEN,
+    rotation_vector,
+)
 from specvla_ros.libero.experts.places import Destination
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
@@ -23,6 +32,9 @@ _TURNED = 0.15          # rad: a hand further from its turn stays above
 _AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
+_FITS = 0.12            # rad: an object that is turned no further from its place's sides goes in
+_HANGS = 0.03           # so much lower than a level one a corner may be
+_SKEWED = math.radians(30)  # off the middle of the angles by which it is turned
 _OVER = 0.03            # of the fingers over what is below the hand on its way
 
 
@@ -36,7 +48,7 @@ class Put:
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
         if self.held:
-            return self._carry()
+            return self._carry(nominal)
         return self._approach(nominal)
 
     @property
@@ -134,23 +146,33 @@ class Put:
         drifted = min(2 * error[2], 0.0) if self._grasp.shallow and not self.held else 0.0
         return np.array([*error[:2], 2 / 3 * self._grasp.close_below + drifted])
 
-    def _carry(self) -> Motion:
+    def _carry(self, nominal: Vector) -> Motion:
         """Lift, go above the destination, let go."""
         eef, thing = self._scene.eef, self._scene.position(self.name)
         held = (eef - thing)[:2] if self.place.inside else self._grasp.offset[:2]
+        askew = self._askew()
+        if self.place.along is not None:  # its middle: there is little room
+            held = eef[:2] - np.mean(self._scene.bounds(self.name), axis=0)[:2]
         error = self.place.middle[:2] + held - eef[:2]
         radius = np.linalg.norm(error)
         drop = self.place.top + self._grasp.foot + self.place.drop
-        height = drop + np.clip((radius / self.place.slack - 0.8) / 2.4, 0, 1) * _CLEARANCE
+        height = drop + _CLEARANCE * np.clip(max(
+            (radius / self.place.slack - 0.8) / 2.4, (abs(askew) - 0.1) / 0.2), 0, 1)
         if self._walls:  # over them all the way, but for the end
             over = self._rest + self._walls + self._grasp.offset[2] + 0.02
             height = max(height, drop + (over - drop) * np.clip((radius - 0.06) / 0.1, 0, 1))
-        if radius < self.place.slack and eef[2] < drop + 0.02:
-            return self._motion(np.array([*error, height - eef[2]]), OPEN)
+        if radius < self.place.slack and abs(askew) < _FITS and eef[2] < drop + 0.02:
+            return self._motion(np.array([*error, height - eef[2]]), OPEN,
+                                self._turned(nominal, askew))
         if radius > _LIFT_RADIUS:
             over = self._over_what_is_ahead(error)
+            if self.place.along is not None:  # it hangs askew from the fingers
+                over += _HANGS
             height = max(height, over)
-            error = error * (1 - 0.7 * np.clip((over - eef[2]) / 0.04, 0, 1))
+            # A book reaches further than the hand: up before it comes near, and turns.
+            waits = 0.7 if self.place.along is None else 1.0
+            low = np.clip((over - eef[2]) / 0.04, 0, 1)
+            error, askew = error * (1 - waits * low), askew * (1 - low)
         # Never zero: another peak that an unsure policy would fall for (see `_approach`).
         climb = drop - self._rest - self._grasp.offset[2]
         least = 0.15 if climb < _CLIMB else 0.02  # a cabinet is higher than a basket's rim
@@ -164,7 +186,17 @@ class Put:
             return raised
         lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1) if radius > _LIFT_RADIUS else 1.0
         return self._motion((1 - lifted) * self._squeeze() +
-                            lifted * np.clip(velocity, -FULL, FULL), CLOSED)
+                            lifted * np.clip(velocity, -FULL, FULL), CLOSED,
+                            self._turned(nominal, lifted * askew))
+
+    def _askew(self) -> float:
+        """Return the angle, rad, by which the object must turn to fit; 0 where any way fits."""
+        if self.place.along is None:
+            return 0.0
+        along, wanted = self._scene.sides(self.name)[0], self.place.along
+        angle = math.atan2(wanted[1], wanted[0]) - math.atan2(along[1], along[0])
+        # Not about ±90 degrees, where books start: it would change its mind there.
+        return math.remainder(angle - _SKEWED, math.pi) + _SKEWED
 
     def _over_what_is_ahead(self, way: Vector) -> float:
         """Return the fingers' height over what hand or object would hit on a way, [2]."""
@@ -179,5 +211,12 @@ class Put:
         aside = self._seen[:2] + self._grasp.offset[:2] - self._scene.eef[:2]
         return self._motion(np.array([*aside, _LIFT]), CLOSED)
 
-    def _motion(self, error: Vector, gripper: float) -> Motion:
-        return Motion(error, gripper, self._grasp.turn)
+    def _turned(self, nominal: Vector, angle: float) -> Vector:
+        """Return the hand's turn [3, 3] that turns what it holds by an angle, rad."""
+        if self.place.along is None:
+            return self._grasp.turn
+        turn = self._scene.hand @ nominal.T
+        return about_z(math.atan2(turn[1, 0], turn[0, 0]) + angle)
+
+    def _motion(self, error: Vector, gripper: float, turn: Vector | None = None) -> Motion:
+        return Motion(error, gripper, self._grasp.turn if turn is None else turn)

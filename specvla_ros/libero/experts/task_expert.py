@@ -11,7 +11,9 @@ from typing import Protocol, TYPE_CHECKING
 
 import numpy as np
 
+from specvla_ros.libero.experts.aside import aside_of, covered
 from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
+from specvla_ros.libero.experts.inserts import goes_in_by_handle, Insert
 from specvla_ros.libero.experts.knobs import TurnKnob
 from specvla_ros.libero.experts.motion import Motion, OPEN
 from specvla_ros.libero.experts.places import place_of
@@ -86,11 +88,17 @@ class TaskExpert:
     def _active(self) -> int:
         """Return the first step that isn't done; an object that is put must have been let go."""
         for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
-            if step.needed_for is not None and self._scene.satisfied(step.needed_for):
+            if any(self._scene.satisfied(goal) for goal in step.needed_for):
                 continue
-            if not self._scene.satisfied(step.goal) or skill.held:
+            if not self._reached(step) or skill.held:
                 return index
         return len(self.steps) - 1
+
+    def _reached(self, step: Stage) -> bool:
+        if step.act is Act.CLEAR:  # no predicate of LIBERO's
+            assert step.destination is not None
+            return not covered(self._scene, step.thing, step.destination)
+        return self._scene.satisfied(step.goal)
 
     def _back_out(self, active: int) -> Motion | None:
         """Return the way out of what an earlier step has dealt with, or None: it is free."""
@@ -115,7 +123,11 @@ def skill_of(scene: Workspace, step: Stage) -> Skill:
     if step.act is Act.CLOSE:
         return (CloseDoor if 'microwave' in step.thing else CloseDrawer)(scene, step.thing)
     assert step.destination is not None
+    if step.act is Act.CLEAR:
+        return Put(scene, step.thing, aside_of(scene, step.thing, step.destination))
     if step.act is Act.PUSH:
         return PushTo(scene, step.thing, step.destination)
+    if step.inside and goes_in_by_handle(scene, step.thing, step.destination):
+        return Insert(scene, step.thing, step.destination)
     place = place_of(scene, step.thing, step.destination, step.inside, step.slot, step.slots)
     return Put(scene, step.thing, place)

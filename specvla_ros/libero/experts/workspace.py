@@ -38,6 +38,11 @@ class Workspace:
         return self._env.raw['robot0_eef_pos']
 
     @property
+    def base(self) -> Vector:
+        """Where the robot stands, [3]."""
+        return self._data.body('robot0_base').xpos.copy()
+
+    @property
     def hand(self) -> Vector:
         """The rotation matrix [3, 3] of the hand: its z axis points along the fingers."""
         site = self._sim.robots[0].eef_site_id
@@ -88,6 +93,18 @@ class Workspace:
         """Return the lowest and highest corner [3] of an object's collision geoms."""
         box = np.concatenate([self._corners(geom) for geom in self._geoms(name)])
         return box.min(0), box.max(0)
+
+    def sides(self, name: str) -> tuple[Vector, float, float]:
+        """Return an object's longest horizontal direction [3], its length, and its thickness."""
+        corners = np.concatenate([self._corners(geom) for geom in self._geoms(name)])[:, :2]
+        _, _, axes = np.linalg.svd(corners - corners.mean(0), full_matrices=False)
+        long, short = np.ptp(corners @ axes.T, axis=0)
+        return np.append(axes[0], 0.0), float(long), float(short)
+
+    def parts(self, name: str) -> list[tuple[Vector, Vector]]:
+        """Return the lowest and highest corner [3] of each of an object's collision geoms."""
+        corners = [self._corners(geom) for geom in self._geoms(name)]
+        return [(box.min(0), box.max(0)) for box in corners]
 
     def clearance(self, points: Vector, ignored: str) -> float:
         """Least distance from points [n, 3] to all things but one; the robot counts as none."""
@@ -148,6 +165,13 @@ class Workspace:
         joint = self._model.joint(thing.joints[0])
         return (float(self._data.qpos[joint.qposadr[0]]), self._data.xaxis[joint.id].copy(),
                 self._data.xanchor[joint.id].copy())
+
+    def travel(self, name: str) -> Vector:
+        """Return how far [3] a drawer's geoms have still to go until it is fully open."""
+        thing = self._sim.object_sites_dict.get(name) or self._sim.get_object(name)
+        joint = self._model.joint(thing.joints[0])
+        place, axis, _ = self.joint(name)
+        return (joint.range[0] - place) * axis  # LIBERO's drawers open towards negative values
 
     def moving_boxes(self, name: str) -> list[tuple[Vector, Vector, Vector]]:
         """Return (centre [3], half size [3], axes [3, 3]) of the geoms that a joint moves."""

@@ -24,7 +24,7 @@ def goals(suite, task):
 def test_every_predicate_of_every_task_is_the_aim_of_one_step(suite, task):
     wanted = goals(suite, task)
     steps = plan(wanted)
-    aims = [list(step.goal) for step in steps if step.needed_for is None]
+    aims = [list(step.goal) for step in steps if not step.needed_for]
     assert wanted and sorted(aims) == sorted(wanted)
     assert [step.act for step in steps] == sorted(step.act for step in steps)
 
@@ -35,9 +35,10 @@ def acts(suite, task):
 
 def test_a_drawer_is_opened_before_and_closed_after():
     drawer, bowl = 'wooden_cabinet_1_top_region', 'akita_black_bowl_1'
-    assert acts('libero_goal', 3) == [(Act.OPEN, drawer), (Act.PUT, bowl)]
+    assert acts('libero_goal', 3) == [(Act.CLEAR, bowl), (Act.OPEN, drawer), (Act.PUT, bowl)]
     drawer = 'white_cabinet_1_bottom_region'
-    assert acts('libero_10', 3) == [(Act.OPEN, drawer), (Act.PUT, bowl), (Act.CLOSE, drawer)]
+    assert acts('libero_10', 3) == [(Act.CLEAR, bowl), (Act.OPEN, drawer), (Act.PUT, bowl),
+                                    (Act.CLOSE, drawer)]
     assert acts('libero_10', 9) == [(Act.OPEN, 'microwave_1'), (Act.PUT, 'white_yellow_mug_1'),
                                     (Act.CLOSE, 'microwave_1')]
 

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from specvla_ros.libero.experts.drawers import CloseDrawer
+from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
 from specvla_ros.libero.experts.motion import CLOSED, OPEN
 from specvla_ros.libero.experts.places import place_of
 from specvla_ros.libero.experts.plan import Act, Stage
@@ -22,10 +22,13 @@ BOX = np.array([0.08, 0.04, 0.018])  # m: a cream cheese
 class Table:
     """A box at `things['box']`, whatever else a test adds, and a hand."""
 
+    base = np.array([-0.66, 0.0, 0.0])
+
     def __init__(self, **facts):
         self.eef, self.hand, self.width = np.zeros(3), DOWN, 0.08
         self.things, self.sizes = {'box': np.array([0.0, 0.0, 0.009])}, {'box': BOX}
         self.touching, self.movables, self.joints = False, {'box'}, {}
+        self.along = np.array([1.0, 0.0])
         vars(self).update(facts)
 
     def position(self, name):
@@ -34,6 +37,9 @@ class Table:
     def bounds(self, name):
         half = self.sizes[name] / 2
         return self.things[name] - half, self.things[name] + half
+
+    def sides(self, name):
+        return np.append(self.along, 0), max(self.sizes[name][:2]), min(self.sizes[name][:2])
 
     def holds(self, name):
         return self.touching
@@ -68,6 +74,9 @@ class Table:
     def joint(self, name):
         return self.joints[name]
 
+    def travel(self, name):
+        return (-0.16 - self.joints[name][0]) * self.joints[name][1]
+
     def moving_boxes(self, name):
         return [(self.things['handle'], np.full(3, 0.005), np.eye(3))]
 
@@ -75,7 +84,7 @@ class Table:
 def on_the_table(scene):
     return Put(scene, 'box', SimpleNamespace(
         middle=np.array([0.3, 0.0, 0.0]), top=0.05, drop=0.01, inside=True, slack=0.025,
-        receives=lambda thing: False))
+        along=None, receives=lambda thing: False))
 
 
 def test_fingers_that_drifted_above_what_is_flat_go_down_while_they_close():
@@ -135,6 +144,19 @@ def test_a_drawer_is_pushed_from_wherever_the_hand_is(start):
     pytest.fail(f'the hand stopped at {scene.eef}')
 
 
+def test_fingers_that_close_around_a_handle_give_way_outwards():
+    """One that hung behind the edge of a cabinet's top stood still at 41 mm for good."""
+    scene = Table(width=0.041)
+    scene.things |= {'drawer': np.array([0, 0.1, 0]), 'handle': np.zeros(3)}
+    scene.joints['drawer'] = (0.0, np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    skill = OpenDrawer(scene, 'drawer')
+    scene.eef = skill.handle - 0.01 * skill.back
+    motion = skill.act(DOWN)
+    assert motion.gripper == CLOSED and motion.error @ skill.back > 0.005
+    scene.width = 0.02  # around the bar: pulled at full speed
+    assert skill.act(DOWN).error @ skill.back > 0.025
+
+
 def test_a_plate_is_drawn_at_full_pull_until_the_fingers_slip():
     scene = Table(things={'plate': np.zeros(3), 'region': np.array([0, 0.3, 0])},
                   sizes={'plate': np.array([0.14, 0.14, 0.02])})
@@ -165,6 +187,56 @@ def test_a_drawer_is_filled_at_its_front_and_a_caddy_in_the_middle():
     scene.joints['drawer'] = (-0.15, np.array([0.0, 1.0, 0.0]), np.zeros(3))
     front = place_of(scene, 'box', 'drawer', True).middle[1]
     assert -0.08 + BOX[1] / 2 < front < -0.04
+
+
+def book(askew=0.0, **facts):
+    """Put a book of 120 x 30 mm into a caddy that is long along y."""
+    scene = Table(sizes={'box': np.array([0.12, 0.03, 0.14]), 'caddy_region': np.array(
+        [0.06, 0.13, 0.1]), 'caddy': np.array([0.06, 0.13, 0.1])}, things={
+        'box': np.array([0.2, 0, 0.07]), 'caddy_region': np.array([-0.2, 0, 0.05]),
+        'caddy': np.array([-0.2, 0, 0.05])}, **facts)
+    scene.along = np.array([np.cos(askew), np.sin(askew)])
+    return scene, Put(scene, 'box', place_of(scene, 'box', 'caddy_region', True))
+
+
+@pytest.mark.parametrize('askew', [-0.5, 0.0, 0.4])
+def test_a_book_is_taken_across_its_thickness(askew):
+    scene, put = book(askew)
+    scene.eef = put.grip + (0, 0, 0.05)
+    fingers = put.act(DOWN).turn @ DOWN[:, 1]  # they open along the hand's y
+    assert abs(fingers[:2] @ scene.along) < 1e-6
+
+
+@pytest.mark.parametrize('askew', [-0.9, -0.3, 0.0, 0.3, 1.2, np.pi / 2 - 0.05])
+def test_a_book_is_turned_to_its_compartment_before_it_is_let_go(askew):
+    scene, put = book(askew, touching=True)
+    scene.things['box'] = np.array([-0.2, 0, 0.145])
+    scene.eef = scene.things['box'] + (0, 0, 0.035)
+    motion = put.act(DOWN)
+    after = motion.turn @ scene.hand @ DOWN.T @ np.append(scene.along, 0)
+    turned = abs(after[1])
+    assert turned == pytest.approx(1, abs=1e-6)
+    assert motion.gripper == (OPEN if abs(scene.along[1]) > 0.995 else CLOSED)
+
+
+def test_a_book_is_lifted_over_a_wall_before_it_comes_near():
+    """Its corner hit the caddy's wall, and it swung in the fingers."""
+    scene, put = book(touching=True)
+    scene.things['box'] = np.array([0.2, 0, 0.1])
+    scene.eef = scene.things['box'] + (0, 0, 0.035)
+    free = put.act(DOWN)
+    assert free.error[0] < -0.02
+    scene.highest = lambda *_: 0.2
+    motion = put.act(DOWN)
+    assert np.allclose(motion.error[:2], 0) and motion.error[2] > 0.02
+    assert np.allclose(motion.turn, np.eye(3))
+
+
+def test_only_what_is_too_long_for_a_compartment_must_turn():
+    scene, put = book()
+    assert put.place.along is not None
+    scene.sizes['box'] = np.array([0.05, 0.03, 0.14])
+    assert place_of(scene, 'box', 'caddy_region', True).along is None
 
 
 def test_a_region_that_leans_is_aimed_at_along_its_axis():
