@@ -27,7 +27,7 @@ _RESERVED = 0.7
 _SAVES = 0.05
 _RECENT = 9  # measurements a median looks back
 # Of what plans were off: least weight of the newest action; actions that 1.0 stands for. With 0.03
-# and 10, `auto` lost up to 3.4 % where rows suddenly got dear (12 simulated runs), with these 2.7.
+# and 10, `auto` lost up to 5.0 % where rows suddenly got dear (24 simulated runs), with these 2.5.
 _PLANNED = 0.1, 3
 _TRUST = 60  # drafts of a position a hit rate looks back, about
 # What is assumed of an action's drafts before any was measured: 2.8 miss; of a short action
