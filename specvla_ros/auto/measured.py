@@ -102,9 +102,7 @@ class PassCosts:
 
     def take(self, drafted: int, units: float) -> float:
         """Take in a pass; return what such passes cost lately."""
-        if drafted not in self._by_rows:
-            self._by_rows[drafted] = Recent()
-        recent, self._line = self._by_rows[drafted], None
+        recent, self._line = self._by_rows.setdefault(drafted, Recent()), None
         recent.take(units)
         return recent.median
 

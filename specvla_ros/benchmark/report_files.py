@@ -26,11 +26,12 @@ def leave(
     """
     for path in filter(None, (folder / REPORT, json_path)):
         files.write_json(path, document)
-        _tell(path, console)
+        tell(path, console)
     for name, write in (others or {}).items():
         write(folder / name)
-        _tell(folder / name, console)
+        tell(folder / name, console)
 
 
-def _tell(path: Path, console: Console) -> None:
+def tell(path: Path, console: Console) -> None:
+    """Print the path of a file that was written, as it is."""
     console.print(str(path), style='cyan', highlight=False, markup=False, soft_wrap=True)

@@ -38,7 +38,8 @@ def open_recordings(paths: Sequence[Path], selection: Selection) -> list[Recordi
 def _read(path: Path, selection: Selection) -> list[Recording]:
     """Read one path by the first format whose signs are there."""
     if not path.exists():
-        raise SpecVLAError(f'there is no {path}')
+        raise SpecVLAError(f'there is no {path}: give a bag, a data set, or a folder of '
+                           'episodes or of pictures')
     if path.is_file():
         return [_read_file(path, selection)]
     if (path / INFO).is_file():

@@ -219,7 +219,7 @@ def test_a_collected_episode_that_is_cut_off_is_one_clear_line(tmp_path, kept):
 
 
 def test_what_is_no_recording_says_what_can_be_read(tmp_path):
-    with pytest.raises(SpecVLAError, match='there is no .*nowhere'):
+    with pytest.raises(SpecVLAError, match='there is no .*nowhere: give a bag, a data set'):
         only(tmp_path / 'nowhere')
     with pytest.raises(SpecVLAError, match='these are: rosbag2 folders, LeRobot data sets'):
         only(tmp_path)

@@ -34,7 +34,7 @@ from specvla_ros.benchmark.calibration.sources import (
 )
 from specvla_ros.benchmark.calibration.units import losses, Unit, UnitLog
 from specvla_ros.benchmark.interrupt import INTERRUPTED, sigterm_as_interrupt
-from specvla_ros.benchmark.report_files import leave
+from specvla_ros.benchmark.report_files import leave, tell
 from specvla_ros.calibrated import identity
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder
@@ -204,8 +204,7 @@ def _choose(plan: CalibrationPlan, units: Sequence[Unit], found: np.ndarray, con
         console.print(f'the episodes were driven under scale {args.drive:g}; to calibrate on the '
                       f'states that {scale:g} leads to, run again with --drive {scale:g}',
                       highlight=False)
-    console.print(str(plan.preset), style='cyan', highlight=False, markup=False,
-                  soft_wrap=True)
+    tell(plan.preset, console)
     return {'scale': scale, 'thresholds': thresholds, 'preset': str(plan.preset),
             'calibrated': dict(chosen.calibrated)}
 
