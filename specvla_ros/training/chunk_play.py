@@ -142,7 +142,7 @@ class EpisodeArrays:
         frames = np.array([self.frames[i] for i in kept], np.int32)
         return dict(jpeg=boxed, action=executed[frames],
                     state=np.array([self.states[i] for i in kept], np.float32).reshape(
-                        len(kept), -1),
+                        len(kept), -1 if kept else 0),
                     frame=frames, executed=executed, clean=clean, chunk=chunk)
 
 
@@ -178,6 +178,7 @@ def play(
 
     chunk: H; execute: steps of each answer that the policy executes; keep: share of the frames
     in steady motion that is rendered; strength: of the pushes, 1 = full; lengths: of the episode.
+    An environment that doesn't render gives the same episode without frames.
     """
     env.reset_random(start_seed)
     expert, record = TaskExpert(env), EpisodeArrays()
@@ -193,7 +194,7 @@ def play(
         if burst is None and stretches.is_whole:
             # Motion at full speed tells little that is new: some of it isn't rendered.
             steady = np.abs(label[:3]).max() > 0.999 and step > 0
-            if not steady or random.random() < keep:
+            if (not steady or random.random() < keep) and env.render:
                 record.look(env, expert, step)
         elif burst is not None and burst.policy and burst is not before:
             driver.begin()
