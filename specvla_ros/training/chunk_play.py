@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch and the simulator take seconds
 
 SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
 _FOR_GOOD = 1 << 20  # steps
+_STATE = 10  # numbers of `TaskExpert.state`
 _LONGEST_SPARE = 32  # frames that a clean stretch gives beyond the first
 _PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
 
@@ -142,7 +143,7 @@ class EpisodeArrays:
         frames = np.array([self.frames[i] for i in kept], np.int32)
         return dict(jpeg=boxed, action=executed[frames],
                     state=np.array([self.states[i] for i in kept], np.float32).reshape(
-                        len(kept), -1 if kept else 0),
+                        len(kept), _STATE),
                     frame=frames, executed=executed, clean=clean, chunk=chunk)
 
 
