@@ -364,6 +364,16 @@ def test_an_emergency_stop_cancels_opening_that_goes_on_as_closing_was_rejected(
     assert world.cancel.asked == client.ids[:1]
 
 
+def test_a_goal_that_was_rejected_is_not_cancelled(goals, client, run, world):
+    client.accepts = False
+    goals.put(1.0)
+    run()
+    client.answer()
+    goals.hold()
+    run(10.0)
+    assert world.cancel.asked == []
+
+
 def test_a_cancel_that_is_lost_is_repeated_until_it_is_confirmed(goals, client, run, world):
     goals.put(1.0)
     run()
