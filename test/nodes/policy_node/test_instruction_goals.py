@@ -27,7 +27,6 @@ class Client:
         self.client = ActionClient(
             robot.probe.node, ExecuteInstruction, 'policy_node/execute_instruction')
         assert self.client.wait_for_server(120)
-        robot.probe.meet('policy_node')
 
     def send(self, instruction='pick up', time_limit=0.0):
         goal = ExecuteInstruction.Goal(instruction=instruction, time_limit=time_limit)
