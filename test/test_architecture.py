@@ -17,7 +17,8 @@ PACKAGE = 'specvla_ros'
 LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safety', 'camera',
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
-          'calibrated', 'execution', 'safety_settings', 'components', 'drafter_verdict'}
+          'calibrated', 'execution', 'safety_settings', 'components', 'drafter_verdict',
+          'unused_options'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
@@ -71,6 +72,7 @@ MAY_IMPORT = {
     'calibrated': {'configuration', 'drafter_folders', 'errors', 'hashing'},
     'rotation': set(),
     'workforce': {'errors', 'hashing'},
+    'unused_options': {'errors'},
     'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},

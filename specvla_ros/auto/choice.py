@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from specvla_ros.configuration import BASELINE
+from specvla_ros.errors import counted
 
 # Actions of a candidate before its cost is believed: the first one finds caches cold.
 _FIRST_LOOKS = 2
@@ -79,7 +80,8 @@ def choose(costs: Mapping[str, Cost], lost_ms: float, may_lose_ms: float) -> Cho
         dearer = min(cost.ms / best_ms - 1, 1)
         known = min(cost.actions / _WELL_KNOWN, 1)
         if name != best and cost.idle >= LOOK_AGAIN * (1 + _PATIENCE * dearer) * known:
-            return Choice(name, f'{name} is looked at again after {cost.idle} actions')
+            return Choice(name, f'{name} is looked at again after '
+                                f'{counted(cost.idle, "action")}')
     shown = ', '.join(f'{name} {costs[name].ms:.1f}' for name in sorted(
         (name for name in costs if costs[name].actions), key=lambda name: costs[name].ms))
     if len(able) < len(costs) and best == BASELINE:

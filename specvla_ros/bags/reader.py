@@ -13,7 +13,7 @@ from specvla_ros.bags.folder import find_files
 from specvla_ros.bags.open_storage import open_storage, unpack_message
 from specvla_ros.bags.storage import Storage
 from specvla_ros.bags.types import MessageTypes
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,8 @@ class Bag:
             raise SpecVLAError(f'no message can be read from {self.path}: '
                                f'{self.missing or "it is empty"}')
         if found.messages is not None and found.messages != count:
-            self._said += (f'metadata.yaml counts {found.messages} messages, there are {count}',)
+            said = counted(found.messages, 'message')
+            self._said += (f'metadata.yaml counts {said}, there are {count}',)
 
     def _take_in(self, storage: Storage) -> None:
         for number, topic in storage.topics.items():

@@ -19,7 +19,7 @@ from specvla_ros.configuration import LOSSLESS
 from specvla_ros.decoding.drafters import able, GlanceHead
 from specvla_ros.decoding.trace import DecodeTrace
 from specvla_ros.drafter_folders import weights_folder
-from specvla_ros.errors import one_line, SpecVLAError
+from specvla_ros.errors import counted, one_line, SpecVLAError
 from specvla_ros.learning.idle_thread import IdleThread
 from specvla_ros.learning.learned_folder import check_learned_folder, write_learned
 from specvla_ros.learning.learner import HeadChange, Learner
@@ -106,7 +106,7 @@ class OnlineLearning:
         passes = '' if state.used is None or state.loaded is None else (
             f'{state.used:.2f}, loaded {state.loaded:.2f}')
         return {
-            'learning': f'{state.kept} actions kept, {state.steps} steps',
+            'learning': f'{counted(state.kept, "action")} kept, {counted(state.steps, "step")}',
             'learned head in use': str(state.number or 'none'),
             'passes by the head alone': passes,
             'heads put in use': str(state.swaps), 'heads taken back': str(state.taken_back),

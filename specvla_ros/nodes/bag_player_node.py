@@ -9,7 +9,7 @@ from rclpy.node import Node
 
 from specvla_ros.bags.frames import FrameReader, only_camera, Skipped
 from specvla_ros.bags.reader import Bag
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.nodes.bag_player import BagPlayer
 from specvla_ros.nodes.bag_player_parameters import PARAMETERS
 from specvla_ros.nodes.parameters import declare
@@ -48,7 +48,8 @@ class BagPlayerNode(Node):
             raise SpecVLAError(f'no frame of {self._bag.path} can be played: ' + (
                 skipped.reason or skipped.words_reason or self._bag.missing
                 or 'all came under no instruction; set the parameter instruction'))
-        self.get_logger().info(f'done: {n_frames} frames; {_in_words(self._reader.skipped)}')
+        self.get_logger().info(f'done: {counted(n_frames, "frame")}; '
+                               f'{_in_words(self._reader.skipped)}')
 
     def _tell_missing(self) -> None:
         if self._bag.missing != self._told:

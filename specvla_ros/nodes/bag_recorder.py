@@ -4,7 +4,8 @@ Write topics into a rosbag2 folder: the engine of `specvla record`.
 `python -m specvla_ros.nodes.bag_recorder --spec SPEC.json` subscribes to topics of any type, takes
 their messages as they come over the wire, and writes them with the time they came. A topic that
 isn't there yet is taken up when it gets a publisher, a publisher that offers another QoS when it
-comes; latched messages said before are recorded too. A topic that can't be recorded is told of,
+comes; latched messages said before are recorded too, and of topics found together they are asked
+for first. A topic that can't be recorded is told of,
 the others are recorded. (`benchmark/` may not import rclpy, hence the process boundary.)
 
 Specification, one JSON object:
@@ -149,24 +150,31 @@ class BagRecorder(Node):
         raise _full(writer, error) from error
 
     def _look_for_topics(self) -> None:
-        for topic in self._topics:
-            is_known = topic.name in self._writer.counts
-            # A topic without publishers may exist all the same: its subscribers wait, as we do.
-            publishers = [_publisher(info) for info in
-                          self.get_publishers_info_by_topic(topic.name)]
-            offers = topic.look(publishers)
-            if offers and not is_known:
-                self._writer.add_topic(topic.name, topic.kind, [
-                    offered_qos(reliable=p.offer.reliable, latched=p.offer.latched, depth=p.depth)
-                    for p in publishers if p.kind == topic.kind])
-                self._tell({'event': 'topic', 'name': topic.name, 'type': topic.kind})
+        found = [(topic, offer) for topic in self._topics for offer in self._new_offers(topic)]
+        # Latched first: else some images (2 to 8 of a camera of 200 Hz, instead of 0 or 1) come
+        # before the instruction that holds, and can't be replayed.
+        for topic, offer in sorted(found, key=lambda pair: not pair[1].latched):
+            if not topic.kind:  # it was refused
+                continue
             try:
-                for offer in offers:
-                    self._subscribe(topic, offer)
+                self._subscribe(topic, offer)
             except Exception as error:  # noqa: BLE001 - one topic doesn't end the others
                 topic.refuse(f'{topic.kind}: {error}')
+        for topic in self._topics:
             while topic.notes:
                 self._tell({'event': 'note', 'message': one_line(topic.notes.pop(0))})
+
+    def _new_offers(self, topic: RecordedTopic) -> list[Offer]:
+        """Return the offers that need a subscription from now on; announce the topic if new."""
+        # A topic without publishers may exist all the same: its subscribers wait, as we do.
+        publishers = [_publisher(info) for info in self.get_publishers_info_by_topic(topic.name)]
+        offers = topic.look(publishers)
+        if offers and topic.name not in self._writer.counts:
+            self._writer.add_topic(topic.name, topic.kind, [
+                offered_qos(reliable=p.offer.reliable, latched=p.offer.latched, depth=p.depth)
+                for p in publishers if p.kind == topic.kind])
+            self._tell({'event': 'topic', 'name': topic.name, 'type': topic.kind})
+        return offers
 
     def _subscribe(self, topic: RecordedTopic, offer: Offer) -> None:
         def note(data: bytes, info: dict[str, Any]) -> None:

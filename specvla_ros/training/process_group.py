@@ -93,7 +93,8 @@ def joined(device: str) -> Iterator[ProcessGroup]:
     if nothing outside of it holds the networks that were trained in it.
 
     :param device: that was asked for; `cuda` becomes a GPU for each process of a machine
-    :raises SpecVLAError: the others can't be reached, or there are fewer GPUs than processes
+    :raises SpecVLAError: the others can't be reached, one of them has ended, or there are fewer
+        GPUs than processes
     """
     size = int(os.environ.get('WORLD_SIZE', 1))
     if size == 1:
@@ -120,6 +121,10 @@ def joined(device: str) -> Iterator[ProcessGroup]:
         yield ProcessGroup(distributed.get_rank(), size, device)
     except BaseException as error:
         _let_go(error)
+        if _lost_another(error):
+            raise SpecVLAError(
+                f'another of the {size} processes has ended ({one_line(error, 200)}): start all '
+                'again, with --resume to go on from the last state that was saved') from error
         raise
     finally:
         _leave()
@@ -135,6 +140,12 @@ def _leave() -> None:
     """
     distributed.destroy_process_group()
     gc.collect()  # layers that FSDP shards refer to the group, and to each other in circles
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether an error is that another process can't be heard any more; gloo's has no type."""
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and 'gloo' in str(error))
 
 
 def _let_go(error: BaseException) -> None:

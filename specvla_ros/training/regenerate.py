@@ -37,6 +37,7 @@ from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
 from specvla_ros.training.shards import Lane, lanes_here, write_shards
 from specvla_ros.training.target_check import check_target
+from specvla_ros.unused_options import refuse_unused
 from specvla_ros.workforce.ray_actors import check_address
 from specvla_ros.workforce.where import RAY_ADDRESS, workers_at
 from specvla_ros.workforce.worker import Employer
@@ -279,6 +280,8 @@ def _check(args: RegenerateArgs) -> None:
     for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
+    if args.paths == 1:
+        refuse_unused(args, ('jitter',), 'of --paths 1 none is jittered')
 
 
 def _half(x: Tensor) -> NDArray[np.float16]:

@@ -29,7 +29,7 @@ from specvla_ros.decoding.drafters.action_memory import (
     MemoryShape,
 )
 from specvla_ros.drafter_folders import beside
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.files import whole_folder
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
@@ -38,6 +38,7 @@ from specvla_ros.policy import Policy
 from specvla_ros.training.process_group import check_alone
 from specvla_ros.training.regenerated import default_folder, open_shards
 from specvla_ros.training.target_check import check_place, check_target
+from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
 
@@ -85,6 +86,11 @@ def run(args: TrainRetrievalArgs) -> int:
     for name, most in (('entries', 2**22), ('rank', 256), ('size', 1024)):
         if not 1 <= getattr(args, name) <= most:
             raise SpecVLAError(f'--{name} {getattr(args, name)}: must be 1 to {most}')
+    if args.bags:
+        refuse_unused(args, ('regenerated',), 'the database is made from --bags')
+    else:
+        refuse_unused(args, ('image_topic', 'instruction_topic', 'instruction'),
+                      'it is about --bags')
     key = check_target(args.target, args.suite, args.unnorm_key, args.device)
     out = (args.drafter or beside(args.target)) / 'retrieval'
     check_place('--drafter', out)
@@ -106,7 +112,8 @@ def run(args: TrainRetrievalArgs) -> int:
         made_of = {'target_sha256': sha256, 'frames': len(frames), 'entries': len(memory),
                    'bags': [path.name for path in args.bags]}
         (folder / 'training.json').write_text(json.dumps(made_of, indent=1) + '\n')
-    console.print(f'{len(memory)} actions of {len(frames)} frames, target {sha256[:12]}; '
+    console.print(f'{counted(len(memory), "action")} of {counted(len(frames), "frame")}, '
+                  f'target {sha256[:12]}; '
                   f'{out}', highlight=False)
     return 0
 

@@ -1,6 +1,7 @@
 """`bag_player_node` in its own process, over real DDS, with the test as its policy."""
 import numpy as np
 import pytest
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta
 from std_msgs.msg import String
@@ -48,7 +49,8 @@ def policy(probe):
 
     probe.node.create_subscription(
         String, 'instruction', lambda message: instructions.append(message.data), qos.LATCHED)
-    probe.node.create_subscription(Image, 'image', act, qos.SENSOR_SUBSCRIBER)
+    # None is lost while this process gets no time: they come 50 ms apart.
+    probe.node.create_subscription(Image, 'image', act, QoSProfile(depth=10))
     return heard
 
 

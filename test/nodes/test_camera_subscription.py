@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from specvla_ros.msg import ActionDelta
@@ -124,15 +125,16 @@ def test_large_frames_come_through_and_a_change_of_camera_is_noticed(probe, star
 
     def answered(camera):
         """Send a frame once, and wait for its action."""
-        count = len(probe.heard['action'])
         frame.header.stamp = probe.node.get_clock().now().to_msg()
         camera.publish(frame)
-        until(lambda: len(probe.heard['action']) > count, 'the answer to a frame sent once')
+        until(lambda: any(action.image_stamp == frame.header.stamp
+                          for action in probe.heard['action']), 'the answer to a frame sent once')
 
     camera = probe.node.create_publisher(Image, 'image', qos.CAMERA_PUBLISHER)
     node.says('/image: listening with reliability reliable, as the camera offers')
     probe.wait_for_subscribers(camera, boss)
     until(lambda: probe.node.count_publishers('action'), 'the policy')
+    assert boss.wait_for_all_acked(Duration(seconds=60))
     for _ in range(25):
         answered(camera)
 

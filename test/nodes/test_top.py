@@ -90,8 +90,8 @@ def test_it_hears_a_node_and_ends_by_itself(probe, until):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         until(publisher.get_subscription_count, 'specvla top')
-        publisher.publish(action(x=0.0123))
-        said, _ = process.communicate(timeout=60)
+        until(lambda: publisher.publish(action(x=0.0123)) or process.poll() is not None, 'its end')
+        said, _ = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 0

@@ -232,6 +232,21 @@ def test_what_is_no_recording_says_what_can_be_read(tmp_path):
         only(tmp_path)
 
 
+@pytest.mark.parametrize('given, said', [
+    ({'camera': 'front'}, '--camera front has no effect: there is no data set with cameras'),
+    ({'instruction_topic': '/told'}, ''), ({'image_topic': '/image'}, '')])
+def test_a_choice_that_no_recording_has_is_refused(tmp_path, given, said):
+    path = bag(tmp_path / 'bag', two_episodes)
+    if said:
+        with pytest.raises(SpecVLAError, match=said):
+            open_recordings([path], Selection(**given))
+    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'pictures' / '0.png').write_bytes(png(pictures(1)[0]))
+    (tmp_path / 'pictures' / 'instruction.txt').write_text('push')
+    with pytest.raises(SpecVLAError, match='has no effect: there is no .* among the recordings'):
+        open_recordings([tmp_path / 'pictures'], Selection(**given))
+
+
 def test_what_is_given_twice_is_refused(tmp_path):
     path = bag(tmp_path / 'bag', two_episodes)
     with pytest.raises(SpecVLAError, match='is given twice'):

@@ -30,7 +30,7 @@ from test.training.drafter_data import regenerate_args, write_target
 
 # Processes import it by name, as in test/benchmark.
 sys.path.append(str(Path(__file__).parent))
-from together import see_others, together, train_all  # noqa: E402
+from together import lose_the_other, see_others, together, train_all  # noqa: E402
 
 
 @pytest.fixture
@@ -159,6 +159,10 @@ def test_an_error_lets_go_of_what_the_calls_behind_it_held():
         reason.__cause__ = error  # in a circle
         _let_go(error)
         assert [it() for it in held] == [None, None]
+
+
+def test_a_process_that_dies_is_missed_in_one_line():
+    together(lose_the_other)
 
 
 def test_what_runs_in_one_process_says_so(monkeypatch):

@@ -72,6 +72,29 @@ def see_others(folder: Path) -> None:
             raise AssertionError('other data were not noticed')
 
 
+def lose_the_other() -> None:
+    """Check what the first process says when the second one is gone."""
+    import torch
+
+    from specvla_ros.errors import SpecVLAError
+    from specvla_ros.training.process_group import joined
+
+    try:
+        with joined('cpu') as group:
+            group.wait()
+            if group.rank == 1:
+                os._exit(0)
+            for _ in range(2):
+                group.average([torch.zeros(1000)])
+    except SpecVLAError as error:
+        line = str(error)
+        assert line.startswith('another of the 2 processes has ended (') and '\n' not in line
+        assert line.endswith('start all again, with --resume to go on from the last state that '
+                             'was saved')
+    else:
+        raise AssertionError('nobody was missed')
+
+
 def train_all(trainings: list) -> None:
     """Run trainings one after the other: pairs of a module's name and its arguments."""
     for (module, args), port in zip(trainings, os.environ['FREE_PORTS'].split()):

@@ -38,6 +38,7 @@ from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.hashing import files_sha256
 from specvla_ros.progress import terminal_bar
+from specvla_ros.unused_options import refuse_unused
 
 DECODERS = ('ar', 'strict', 'relaxed')
 CHUNK_DECODERS = ('ar', 'glance_jacobi', 'glance_jacobi_relaxed')
@@ -129,6 +130,8 @@ def _check(args: ReplayArgs) -> dict[str, DecoderConfig]:
     files.check_json_path(args.json)
     checks.check_at_least('--threads', args.threads, 0)
     checks.check_chunk(args.chunk)
+    if args.instruction:
+        refuse_unused(args, ('instruction_topic',), '--instruction is followed instead')
     if args.rate is not None and not (args.live and 0 < args.rate <= MAX_RATE):
         raise SpecVLAError(f'--rate {args.rate:g}: give more than 0, at most {MAX_RATE:g}, and '
                            '--live')

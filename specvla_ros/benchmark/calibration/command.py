@@ -69,8 +69,8 @@ def run(
             with sigterm_as_interrupt():
                 _measure(plan, log, console)
         except KeyboardInterrupt:
-            console.print(f'interrupted: {len(log.episodes)} episodes are kept in {plan.folder}; '
-                          'the same command goes on from there')
+            console.print(f'interrupted: {counted(len(log.episodes), "episode")} kept in '
+                          f'{plan.folder}; the same command goes on from there')
             return INTERRUPTED
         except WorkersDied as error:
             Console(stderr=True).print(f'error: {error}', markup=False, highlight=False)

@@ -26,6 +26,7 @@ from specvla_ros.configuration import decoder_name, DecoderConfig
 from specvla_ros.data_sets import check_key
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.simulator_check import check_simulator
+from specvla_ros.unused_options import refuse_unused
 from specvla_ros.writable import check_writable
 
 SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -220,12 +221,16 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
     checks.check_at_least('--max-steps', args.max_steps, 1)
     checks.check_at_least('--threads', args.threads, 1)
     checks.check_at_least('--workers', args.workers, 1)
-    if args.bag and (args.workers > 1 or args.ray is not None):
-        raise SpecVLAError('--workers and --ray play LIBERO episodes, and --bag plays none: leave '
-                           'them out')
-    if args.bag and (args.suite or args.tasks):
-        raise SpecVLAError('--suite and --tasks play LIBERO episodes, and --bag plays none: leave '
-                           'them out')
+    if args.bag:
+        refuse_unused(args, ('suite', 'tasks', 'episodes', 'max_steps', 'drive', 'workers', 'ray'),
+                      'LIBERO is not played with --bag')
+    else:
+        refuse_unused(args, ('image_topic', 'instruction_topic', 'instruction'),
+                      'it is about --bag')
+    if args.check:
+        refuse_unused(args, ('preset',), '--check writes none')
+    else:
+        refuse_unused(args, ('splits',), 'it is about --check')
     _check_scales(args)
     if not args.bag:
         check_enough(args, args.episodes)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from specvla_ros.benchmark.episodes.trial import Playing
 from specvla_ros.benchmark.records import EpisodeRecord
+from specvla_ros.errors import counted
 from specvla_ros.progress import episode_columns, LiveProgress, terminal_bar
 
 # The estimate looks back over the whole run: episodes differ by a factor of three.
@@ -64,7 +65,8 @@ class EpisodeProgress(LiveProgress):
             done = sum(self._ended.values()) + self._crashes
             self.say(
                 f'{done}/{self._total}  {episode.suite} task {episode.task} state '
-                f'{episode.state}  {episode.decoder}: {outcome} ({episode.steps} steps)')
+                f'{episode.state}  {episode.decoder}: {outcome} '
+                f'({counted(episode.steps, "step")})')
         self._update()
 
     def _count(self, episode: EpisodeRecord) -> None:

@@ -24,6 +24,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import Execution
 from specvla_ros.libero.drift import Drift, Drifting
 from specvla_ros.safety_settings import SafetySettings
+from specvla_ros.unused_options import refuse_unused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,10 +228,8 @@ def drift_of(args: EvalArgs) -> Drift | None:
     :raises SpecVLAError: a drift that can't be
     """
     if args.drift is None:
-        for option, value in (('object', args.drift_object), ('span', args.drift_span)):
-            if value is not None:
-                raise SpecVLAError(f'--drift-{option} {value}: give --drift CM_PER_S as well; '
-                                   'without it the world stands still')
+        refuse_unused(args, ('drift_object', 'drift_span'),
+                      'the world stands still without --drift CM_PER_S')
         return None
     span = math.inf if args.drift_span is None else args.drift_span / 100
     return Drift(args.drift / 100, args.drift_object or 'target', span)

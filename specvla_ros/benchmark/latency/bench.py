@@ -30,6 +30,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.execution import check_execute_steps
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.progress import terminal_bar, titled_columns
+from specvla_ros.unused_options import refuse_unused
 from specvla_ros.writable import check_writable
 
 if TYPE_CHECKING:
@@ -112,31 +113,23 @@ def _execute_steps(args: BenchArgs, field: 'Contestants') -> int:
 
 
 def _check_random(args: BenchArgs) -> None:
-    for option, value in (('--checkpoint', args.checkpoint), ('--drafter', args.drafter),
-                          ('--unnorm-key', args.unnorm_key), ('--frames', args.frames),
-                          ('--suite', args.suite or None)):
-        if value is not None:
-            raise SpecVLAError(f'{option} {value} means nothing with --random-weights; leave one '
-                               'of them out')
+    refuse_unused(args, ('checkpoint', 'drafter', 'unnorm_key'),
+                  'with --random-weights none is loaded')
+    refuse_unused(args, ('frames', 'instruction', 'suite', 'tasks'),
+                  'random weights look at made-up frames')
     projection.read_acceptance(args.accept_from)
     check_execute_steps(args.execute_steps, args.chunk or 1)
 
 
 def _check_real(args: BenchArgs, decoders: dict[str, DecoderConfig]) -> None:
-    defaults = {field.name: field.default for field in dataclasses.fields(BenchArgs)}
-    for name in ('shape', 'accept_from'):
-        if (value := getattr(args, name)) != defaults[name]:
-            raise SpecVLAError(f'--{name.replace("_", "-")} {value} needs --random-weights')
+    refuse_unused(args, ('shape', 'accept_from'), 'it is about --random-weights')
     if args.frames is None:
-        if args.instruction is not None:
-            raise SpecVLAError(f'--instruction {args.instruction!r} belongs to --frames; LIBERO '
-                               'has its own')
+        refuse_unused(args, ('instruction',), 'it belongs to --frames, and LIBERO has its own')
         checks.check_tasks(args.suite, args.tasks)
-    elif args.suite:
-        raise SpecVLAError(f'--suite {args.suite} plays LIBERO, and --frames plays none: leave '
-                           'one of them out')
-    elif not args.frames.exists():
-        raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
+    else:
+        refuse_unused(args, ('suite', 'tasks'), 'LIBERO is not played with --frames')
+        if not args.frames.exists():
+            raise SpecVLAError(f'--frames {args.frames}: no such folder or file')
     preflight.check_policy(args, decoders.values())
     preflight.execute_steps(args, args.execute_steps)
     _unnorm_key(args)

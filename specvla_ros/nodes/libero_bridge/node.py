@@ -26,7 +26,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.execution import StepsAhead
 from specvla_ros.libero import suites
 from specvla_ros.msg import ActionDelta, EpisodeStatus
@@ -133,8 +133,10 @@ class LiberoBridgeNode(Node):
                 f'episode {index + 1} of {len(self._play_list)}, task {episode.task}, state '
                 f'{episode.state}: {outcome}')
         self.get_logger().info(
-            f'done: {len(self._play_list)} episodes, {counts["success"]} successes, '
-            f'{counts["failure"]} failures, {counts["crash"]} crashes')
+            f'done: {counted(len(self._play_list), "episode")}, '
+            f'{counted(counts["success"], "success", "successes")}, '
+            f'{counted(counts["failure"], "failure")}, '
+            f'{counted(counts["crash"], "crash", "crashes")}')
         self._episode_publisher.wait_for_all_acked(Duration(seconds=1))
         if not self._values['exit_when_done']:
             threading.Event().wait()

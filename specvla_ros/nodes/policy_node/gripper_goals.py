@@ -1,5 +1,6 @@
 """The gripper as goals for ros2_control's gripper controllers, where `control_msgs` is there."""
 
+from collections import deque
 from dataclasses import dataclass, field
 import threading
 import time
@@ -10,10 +11,12 @@ from rclpy.action import ActionClient
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
+from rclpy.qos import qos_profile_services_default
 from rclpy.task import Future
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes.policy_node.goal_canceller import GoalCanceller, SentGoal
 from specvla_ros.nodes.topics import Topics
 
 _LOG_PERIOD = 5.0
@@ -55,12 +58,10 @@ def full_action_name(node: Node, name: str) -> str:
     return full
 
 
-@dataclass(slots=True, eq=False)
-class _Goal:
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Goal(SentGoal):
     state: float
     sent: float = field(default_factory=time.monotonic)
-    handle: Any = None  # once it was accepted
-    is_over: bool = False
 
 
 class GripperGoals:
@@ -91,11 +92,14 @@ class GripperGoals:
         self._lock = threading.RLock()
         self._wanted: float | None = None
         self._goal: _Goal | None = None  # the last one, unless it came to nothing
+        # Those that a server may be carrying out: it keeps no more of them unread.
+        self._opening: deque[_Goal] = deque(maxlen=qos_profile_services_default.depth)
         self._tries, self._not_before = 0, 0.0
         self._servers: frozenset[bytes] = frozenset()
         self._is_held = self._is_destroyed = False
         self.fault = ''
         self._client = ActionClient(node, self._action, name)
+        self._canceller = GoalCanceller(node, self._name, self._report)
         topics.add(self)
         topics.every(_LOOK_PERIOD, self.look)
 
@@ -111,23 +115,29 @@ class GripperGoals:
         """
         Let the fingers keep what they hold, and tell them nothing until the next `put`.
 
-        Opening is cancelled: ros2_control's controllers then stay where they are. Closing is left
-        to its controller: cancelled, one of them would press no more, and drop what it holds.
+        Opening is cancelled, also where no goal to open was answered, and until the controller
+        has confirmed it: ros2_control's then stay where they are. Closing is left to its
+        controller: cancelled, one of them would press no more, and drop what it holds.
         """
         with self._lock:
-            self._is_held, goal = True, self._goal
-            if goal is None or goal.state != _OPEN or goal.is_over:
-                return
-            self._goal, self._tries = None, 0  # told again with the next action
-            self._logger.warning(f'{self._name}: the gripper is told to stop opening')
-            if goal.handle is not None:
-                self._node.executor.create_task(self._cancel, goal)
+            self._is_held = True
+            if self._goal is not None and self._goal.state == _OPEN and not self._goal.is_over:
+                self._goal, self._tries = None, 0  # told again with the next action
+            opening = [goal for goal in self._opening if not goal.is_over]
+            self._opening.clear()
+            for goal in opening:
+                goal.is_stopped = True
+            if opening:
+                self._tries = 0
+                self._logger.warning(f'{self._name}: the gripper is told to stop opening')
+                self._node.executor.create_task(self._cancel, opening)
 
     def look(self) -> None:
         """Look for the server; tell it the present state if it is new or missed the last goal."""
         with self._lock:
+            self._canceller.look()
             goal = self._goal
-            if (goal is not None and goal.handle is None
+            if (goal is not None and not goal.is_accepted
                     and time.monotonic() - goal.sent > _PATIENCE):
                 self._fail(f'gave no answer to the goal within {_PATIENCE:g} s')
             self._tell()
@@ -137,6 +147,7 @@ class GripperGoals:
         with self._lock:
             self._is_destroyed, self._goal = True, None
             self._client.destroy()
+            self._canceller.destroy()
 
     def _tell(self) -> None:
         self._see_servers()
@@ -144,13 +155,13 @@ class GripperGoals:
         if (self._is_held or self._wanted is None or is_told or self._tries == _MOST_TRIES
                 or time.monotonic() < self._not_before):
             return
-        if not self._servers or not self._client.server_is_ready():
+        if not (self._servers and self._client.server_is_ready() and self._canceller.is_ready()):
             self.fault = f'no node serves {self._name}'
             self._logger.warning(f'{self.fault}: the gripper is told once a node does',
                                  throttle_duration_sec=_LOG_PERIOD)
             return
         self._tries += 1
-        self._goal = _Goal(self._wanted)
+        self._goal = _Goal(state=self._wanted)
         # In the executor's thread: rclpy misses an answer that comes before its question is noted.
         self._node.executor.create_task(self._send, self._goal)
 
@@ -177,7 +188,9 @@ class GripperGoals:
             request.command.position = self._opened if goal.state == _OPEN else self._closed
             request.command.max_effort = self._effort
             goal.sent = time.monotonic()
-            future = self._client.send_goal_async(request)
+            if goal.state == _OPEN:
+                self._opening.append(goal)
+            future = self._client.send_goal_async(request, goal_uuid=goal.info.goal_id)
         future.add_done_callback(lambda future: self._answered(goal, future))
 
     def _answered(self, goal: _Goal, future: Future) -> None:
@@ -186,19 +199,25 @@ class GripperGoals:
             if self._is_destroyed:
                 return
             if not handle.accepted:
+                goal.is_over = True
                 if goal is self._goal:
                     self._fail('rejected the goal')
                 return
-            goal.handle, self.fault = handle, ''
+            goal.is_accepted, self.fault = True, ''
             handle.get_result_async().add_done_callback(
                 lambda future: self._ended(goal, future))
-            if self._is_held and goal.state == _OPEN:
-                self._cancel(goal)
+            if goal.is_stopped:
+                self._canceller.cancel(goal)
 
-    def _cancel(self, goal: _Goal) -> None:
+    def _cancel(self, goals: list[_Goal]) -> None:
         with self._lock:
             if not self._is_destroyed:
-                goal.handle.cancel_goal_async()
+                for goal in goals:
+                    self._canceller.cancel(goal)
+
+    def _report(self, fault: str) -> None:
+        self.fault = fault
+        self._logger.error(f'{fault}; use the button on your robot')
 
     def _ended(self, goal: _Goal, future: Future) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from specvla_ros.action import ExecuteInstruction
+from specvla_ros.errors import counted
 from specvla_ros.msg import DecodeReport
 from specvla_ros.nodes.messages import acceptance_lengths_of
 from specvla_ros.nodes.policy_node.instruction_subscription import Follower
@@ -158,7 +159,8 @@ class InstructionGoals:
         """Have the end of a goal told, after the callback under way."""
         if goal is None:
             return
-        self._logger.info(f'the goal ended after {goal.actions} actions: {_IN_WORDS[reason]}')
+        self._logger.info(f'the goal ended after {counted(goal.actions, "action")}: '
+                          f'{_IN_WORDS[reason]}')
         self._results[bytes(goal.handle.goal_id.uuid)] = goal.result(reason)
         self._server.notify_execute(goal.handle, self._tell_end)
 

@@ -271,3 +271,6 @@ def test_at_a_rate_what_the_policy_has_no_time_for_is_missed(run, short):
 def test_a_rate_belongs_to_live_topics(short, capsys):
     assert cli.main(['replay', str(short), '--rate', '2']) == 2
     assert '--rate 2: give more than 0, at most 100, and --live' in capsys.readouterr().err
+    assert cli.main(['replay', str(short), '--instruction', 'push', '--instruction-topic', '/told'
+                     ]) == 2
+    assert '--instruction-topic /told has no effect: --instruction' in capsys.readouterr().err

@@ -67,11 +67,11 @@ def calibrate(tiny_checkpoint, tmp_path, base, monkeypatch):
     monkeypatch.setattr(World, 'stop_after', None)
 
     def calibrate(**given):
-        given = {'checkpoint': tiny_checkpoint, 'decoder': str(base), 'episodes': 6,
+        given = {'checkpoint': tiny_checkpoint, 'decoder': str(base),
                  'delta': 0.2, 'confidence': 0.0, 'scales': (0.0, 0.5, 1.0),
                  'out': tmp_path / 'run', 'json': tmp_path / 'it.json', **FREE, **given}
         if 'bag' not in given:
-            given = {'tasks': (0, 3), **given}
+            given = {'tasks': (0, 3), 'episodes': 6, **given}
         code = run(CalibrateArgs(**given), World)
         path = tmp_path / 'it.json'
         return code, json.loads(path.read_text()) if path.exists() else None
@@ -233,10 +233,27 @@ def test_bags_with_too_few_parts_are_refused_before_any_is_decoded(calibrate, tm
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('given', [{'suite': 'libero_goal'}, {'tasks': (1,)}])
-def test_what_only_libero_knows_is_refused_beside_bags(calibrate, tmp_path, given):
-    with pytest.raises(ValueError, match='--suite and --tasks play LIBERO episodes, and --bag'):
+@pytest.mark.parametrize('given, said', [
+    ({'suite': 'libero_goal'}, '--suite libero_goal'), ({'tasks': (1, 2)}, '--tasks 1 2'),
+    ({'episodes': 200}, '--episodes 200'), ({'max_steps': 9}, '--max-steps 9'),
+    ({'drive': 0.0}, '--drive 0'), ({'workers': 2}, '--workers 2'),
+    ({'ray': 'auto'}, '--ray auto'),
+])
+def test_what_only_libero_knows_is_refused_beside_bags(calibrate, tmp_path, given, said):
+    with pytest.raises(ValueError, match=f'{said} has no effect: LIBERO is not played with --bag'):
         calibrate(bag=(tmp_path / 'a',), **given)
+
+
+@pytest.mark.parametrize('given, said', [
+    ({'image_topic': '/eye'}, '--image-topic /eye has no effect: it is about --bag'),
+    ({'instruction': 'pick up'}, '--instruction pick up has no effect'),
+    ({'instruction_topic': '/told'}, '--instruction-topic /told has no effect'),
+    ({'splits': 30}, '--splits 30 has no effect: it is about --check'),
+    ({'check': True, 'preset': Path('x.yaml')}, '--preset x.yaml has no effect: --check writes'),
+])
+def test_what_plays_no_part_is_refused(calibrate, given, said):
+    with pytest.raises(ValueError, match=said):
+        calibrate(**given)
 
 
 def test_the_same_recording_twice_is_no_more_than_once(calibrate, tmp_path):

@@ -262,8 +262,8 @@ def test_a_file_with_figures_that_are_none_is_refused(write, tmp_path, change, r
 
 
 @pytest.mark.parametrize('words, reason', [
-    ('', 'nothing to report on'), ('--run {run} --trials 3', '--trials is about what is played'),
-    ('--run {run} --thresholds 3', '--thresholds is about'),
+    ('', 'nothing to report on'), ('--run {run} --trials 3', '--trials 3 has no effect'),
+    ('--run {run} --thresholds 3', '--thresholds 3 has no effect'),
     ('--play --suite libero_90', 'is none of the paper'),
     ('--play --safety safety', 'has no envelope'),
     ('--play --thresholds -1', '--thresholds -1: give 0 or more'),

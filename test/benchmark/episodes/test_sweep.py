@@ -212,8 +212,8 @@ def test_a_drift_is_part_of_an_evaluation_and_stands_in_its_tables(args, tmp_pat
     assert 'drift' not in make_plan(still).config  # older runs without one go on
     assert evaluation.run(own, FakePlayer()) == 0
     assert 'basket drifts at 2 cm/s, latency 0.25 s' in capsys.readouterr().out
-    for lonely, message in (({'drift_object': 'basket'}, '--drift-object basket: give --drift'),
-                            ({'drift_span': 2.0}, '--drift-span 2.0: give --drift CM_PER_S')):
+    for lonely, message in (({'drift_object': 'basket'}, '--drift-object basket has no effect'),
+                            ({'drift_span': 2.0}, '--drift-span 2 has no effect: the world')):
         with pytest.raises(ValueError, match=message):
             make_plan(dataclasses.replace(still, **lonely))
 

@@ -59,13 +59,14 @@ def random(tiny_checkpoint, tmp_path):
     ({'json': 'no/such/folder/x.json'}, 'there is no folder'),
     ({'checkpoint': 'nowhere'}, 'no checkpoint folder nowhere'),
     ({'drafter': 'nowhere'}, 'no drafter folder nowhere'),
-    ({'shape': 'embedded'}, '--shape embedded needs --random-weights'),
-    ({'accept_from': 'libero_goal'}, '--accept-from libero_goal needs --random-weights'),
-    ({'random_weights': True}, 'checkpoint .* means nothing with --random-weights'),
-    ({'suite': 'libero_goal'}, '--suite libero_goal plays LIBERO, and --frames plays none'),
+    ({'shape': 'embedded'}, '--shape embedded has no effect: it is about --random'),
+    ({'accept_from': 'libero_goal'}, '--accept-from libero_goal has no effect'),
+    ({'random_weights': True}, '--checkpoint .* has no effect: with --random-weights none'),
+    ({'suite': 'libero_goal'}, '--suite libero_goal has no effect: LIBERO is not played'),
+    ({'tasks': (1, 2)}, '--tasks 1 2 has no effect: LIBERO is not played with --frames; leave it'),
     ({'frames': None, 'suite': 'libero_objects'}, "unknown suite 'libero_objects'"),
     ({'frames': None, 'tasks': (12,)}, 'libero_object has no task 12'),
-    ({'frames': None, 'instruction': 'pick up'}, 'belongs to --frames'),
+    ({'frames': None, 'instruction': 'pick up'}, '--instruction pick up has no effect: it'),
     ({'device': 'tpu9'}, "device is 'tpu9', must be"),
     ({'dtype': 'int8'}, "dtype is 'int8', must be one of"),
 ])
@@ -105,7 +106,10 @@ def test_frames_that_are_not_there_are_refused(args, tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'suite': 'libero_goal'}, '--suite libero_goal means nothing with --random-weights'),
+    ({'suite': 'libero_goal'}, '--suite libero_goal has no effect: random weights look at'),
+    ({'tasks': (1,)}, '--tasks 1 has no effect'),
+    ({'instruction': 'pick up'}, '--instruction pick up has no effect'),
+    ({'unnorm_key': 'libero'}, '--unnorm-key libero has no effect'),
     ({'accept_from': 'libero_moon'}, 'must be one of libero_goal'),
     ({'shape': '8b'}, '--shape 8b: must be 7b or embedded'),
     ({'decoder': ('history',)}, r'history drafts with velocity\+history\+jacobi; the table'),

@@ -6,6 +6,7 @@ import time
 from types import ModuleType, SimpleNamespace
 
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 import pytest
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -45,13 +46,10 @@ class Handle:
     """A goal at the controller."""
 
     def __init__(self, accepted=True):
-        self.accepted, self.cancelled, self.end = accepted, 0, Future()
+        self.accepted, self.end = accepted, Future()
 
     def get_result_async(self):
         return self.end
-
-    def cancel_goal_async(self):
-        self.cancelled += 1
 
     def ends(self, status, stalled=False):
         self.end.answer(SimpleNamespace(
@@ -62,25 +60,53 @@ class Controller:
     """An action client, the controller behind it, the graph and the clock."""
 
     def __init__(self, node, action, name):
-        self.name, self.sent, self.handles, self.answers = name, [], [], []
-        self.accepts, self.is_alive, self.is_destroyed = True, True, False
+        self.name, self.sent, self.ids, self.answers = name, [], [], []
+        self.accepts, self.is_destroyed = True, False
 
     def server_is_ready(self):
         return True  # also for one that was killed
 
-    def send_goal_async(self, goal):
+    def send_goal_async(self, goal, goal_uuid):
         assert not self.is_destroyed
+        self.ids.append(bytes(goal_uuid.uuid))
         self.sent.append((goal.command.position, goal.command.max_effort))
         self.answers.append(Future())
         return self.answers[-1]
 
     def answer(self):
-        self.handles.append(Handle(self.accepts))
-        self.answers[-1].answer(self.handles[-1])
-        return self.handles[-1]
+        handle = Handle(self.accepts)
+        self.answers[-1].answer(handle)
+        return handle
 
     def destroy(self):
         self.is_destroyed = True
+
+
+class CancelService:
+    """
+    The controller's `cancel_goal`: which goals it was asked to cancel, and what it says.
+
+    lost: so many of the next requests, or their answers, get lost; code: of its answers; cancels:
+    it does what it is asked for.
+    """
+
+    def __init__(self, world):
+        self._world, self.asked, self.lost = world, [], 0
+        self.code, self.cancels = CancelGoal.Response.ERROR_NONE, True
+
+    def service_is_ready(self):
+        return bool(self._world.servers)
+
+    def call_async(self, request):
+        assert (request.goal_info.stamp.sec, request.goal_info.stamp.nanosec) == (0, 0)
+        self.asked.append(bytes(request.goal_info.goal_id.uuid))
+        future, self.lost = Future(), self.lost - 1
+        if self.lost < 0:
+            answer = CancelGoal.Response(return_code=self.code)
+            if self.code == answer.ERROR_NONE and self.cancels:
+                answer.goals_canceling = [request.goal_info]
+            self._world.tasks.append((lambda: future.answer(answer), ()))
+        return future
 
 
 @pytest.fixture
@@ -88,6 +114,7 @@ def world(monkeypatch):
     """Give what is around the goals: the log, the servers, the executor's tasks, the time."""
     world = SimpleNamespace(log=[], servers=['first'], tasks=[], now=100.0)
     monkeypatch.setattr(gripper_goals.time, 'monotonic', lambda: world.now)
+    world.cancel = CancelService(world)
     return world
 
 
@@ -106,7 +133,12 @@ def goals(monkeypatch, world):
         assert topic == NAME + '/_action/status'
         return [SimpleNamespace(endpoint_gid=name.encode()) for name in world.servers]
 
+    def create_client(kind, name):
+        assert (kind, name) == (CancelGoal, NAME + '/_action/cancel_goal')
+        return world.cancel
+
     node = SimpleNamespace(
+        create_client=create_client, destroy_client=lambda client: None,
         get_logger=lambda: SimpleNamespace(warning=note, error=note, info=note),
         get_name=lambda: 'policy_node', get_namespace=lambda: '/left',
         resolve_topic_name=lambda name: name, get_publishers_info_by_topic=servers_of,
@@ -264,7 +296,7 @@ def test_an_emergency_stop_cancels_opening_and_the_next_action_tells_it_again(
     opening = client.answer()
     goals.hold()
     run(10.0)
-    assert (opening.cancelled, client.sent) == (1, [OPENED])
+    assert (world.cancel.asked, client.sent) == (client.ids, [OPENED])
     opening.ends(GoalStatus.STATUS_CANCELED)
     world.servers = ['second']  # nothing is told to a new server either
     run(10.0)
@@ -274,33 +306,174 @@ def test_an_emergency_stop_cancels_opening_and_the_next_action_tells_it_again(
     assert client.sent == [OPENED, OPENED]
 
 
-def test_an_emergency_stop_lets_closed_fingers_press(goals, client, run):
+def test_an_emergency_stop_lets_closed_fingers_press(goals, client, run, world):
     goals.put(0.0)
     run()
-    closing = client.answer()
+    client.answer()
     goals.hold()
     run(10.0)
     goals.put(None)
     run(10.0)
-    assert (closing.cancelled, client.sent) == (0, [CLOSED])
+    assert (world.cancel.asked, client.sent) == ([], [CLOSED])
 
 
-def test_an_emergency_stop_leaves_an_opened_gripper_alone(goals, client, run):
+def test_an_emergency_stop_leaves_an_opened_gripper_alone(goals, client, run, world):
     goals.put(1.0)
     run()
-    opened = client.answer()
-    opened.ends(GoalStatus.STATUS_SUCCEEDED)
+    client.answer().ends(GoalStatus.STATUS_SUCCEEDED)
     goals.hold()
     goals.put(None)
     run(10.0)
-    assert (opened.cancelled, client.sent) == (0, [OPENED])
+    assert (world.cancel.asked, client.sent) == ([], [OPENED])
 
 
-def test_a_goal_that_is_answered_after_the_emergency_stop_is_cancelled(goals, client, run):
+def test_an_emergency_stop_cancels_a_goal_whose_answer_was_lost(goals, client, run, world):
+    """A server that has just come up answers before it has discovered who asks."""
+    goals.put(1.0)
+    run(1.0)
+    goals.hold()
+    run(10.0)
+    assert world.cancel.asked == client.ids and len(client.ids) == 1
+
+
+@pytest.mark.parametrize('given_up', [False, True])
+def test_an_emergency_stop_cancels_every_goal_to_open_that_was_not_answered(
+        goals, client, run, world, given_up):
+    goals.put(1.0)
+    run(30.0 if given_up else 4.0)
+    assert client.sent == [OPENED] * (3 if given_up else 2)
+    goals.hold()
+    run(10.0)
+    assert sorted(world.cancel.asked) == sorted(client.ids)
+    goals.put(None)
+    run()
+    assert client.sent[len(world.cancel.asked):] == [OPENED]  # told again, also if given up
+
+
+def test_an_emergency_stop_cancels_opening_that_goes_on_as_closing_was_rejected(
+        goals, client, run, world):
+    goals.put(1.0)
+    run()
+    client.answer()
+    client.accepts = False
+    goals.put(0.0)
+    run()
+    client.answer()
+    goals.hold()
+    run(10.0)
+    assert world.cancel.asked == client.ids[:1]
+
+
+def test_a_goal_that_was_rejected_is_not_cancelled(goals, client, run, world):
+    client.accepts = False
+    goals.put(1.0)
+    run()
+    client.answer()
+    goals.hold()
+    run(10.0)
+    assert world.cancel.asked == []
+
+
+def test_a_cancel_that_is_lost_is_repeated_until_it_is_confirmed(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    client.answer()
+    world.cancel.lost = 4
+    goals.hold()
+    goals.put(0.0)  # the next action ends the hold, not the cancelling
+    run(10.0)
+    assert world.cancel.asked == client.ids[:1] * 5
+    assert sum('has not confirmed that the gripper stops' in line for line in world.log) == 3
+
+
+def test_a_cancel_that_is_never_confirmed_ends_and_says_so(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    client.answer()
+    world.cancel.cancels = False
+    goals.hold()
+    run(60.0)
+    assert world.cancel.asked == client.ids * 60
+    assert goals.fault == (f'{NAME} has not confirmed in 60 tries that the gripper stops: it may '
+                           'still open')
+    assert goals.fault in world.log[-1]
+    goals.put(None)
+    run()
+    client.answer()
+    assert goals.fault == ''
+
+
+def test_a_cancel_that_overtakes_its_goal_is_repeated(goals, client, run, world):
+    goals.put(1.0)
+    run(0.5)
+    world.cancel.code = CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
+    goals.hold()
+    run(1.0)
+    world.cancel.code = CancelGoal.Response.ERROR_NONE
+    run(10.0)
+    assert world.cancel.asked == client.ids * 4
+    assert len(world.log) == 1  # that it is told to stop
+
+
+def test_a_goal_that_never_came_is_no_fault(goals, client, run, world):
+    goals.put(1.0)
+    run(0.5)
+    world.cancel.code = CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
+    goals.hold()
+    run(60.0)
+    assert world.cancel.asked == client.ids * 60
+    assert (len(world.log), goals.fault) == (1, '')
+
+
+@pytest.mark.parametrize('code', ['ERROR_UNKNOWN_GOAL_ID', 'ERROR_GOAL_TERMINATED'])
+def test_a_goal_that_is_over_is_cancelled_once(goals, client, run, world, code):
+    goals.put(1.0)
+    run()
+    client.answer()
+    world.cancel.code = getattr(CancelGoal.Response, code)
+    goals.hold()
+    run(10.0)
+    assert world.cancel.asked == client.ids
+
+
+def test_nothing_is_cancelled_while_no_server_is_there(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    client.answer()
+    world.cancel.lost = 1000
+    goals.hold()
+    run(1.0)
+    assert world.cancel.asked == client.ids * 3
+    world.servers = []
+    run(60.0)
+    assert world.cancel.asked == client.ids * 3
+    world.servers, world.cancel.lost = ['first'], 0  # the network was gone, not the server
+    run(10.0)
+    assert world.cancel.asked == client.ids * 4
+
+
+def test_a_goal_that_ends_is_cancelled_no_more(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    opening = client.answer()
+    world.cancel.lost = 1000
+    goals.hold()
+    run(1.0)
+    opening.ends(GoalStatus.STATUS_CANCELED)
+    run(10.0)
+    assert world.cancel.asked == client.ids * 3
+
+
+def test_a_goal_that_is_answered_after_the_emergency_stop_is_cancelled_again(
+        goals, client, run, world):
     goals.put(1.0)
     run()
     goals.hold()
-    assert client.answer().cancelled == 1
+    run()
+    assert world.cancel.asked == client.ids
+    client.answer()
+    run()
+    assert world.cancel.asked == client.ids * 2
 
 
 def test_a_goal_on_its_way_at_the_emergency_stop_is_not_sent(goals, client, run):
@@ -314,7 +487,7 @@ def test_a_goal_on_its_way_at_the_emergency_stop_is_not_sent(goals, client, run)
     assert client.sent == [CLOSED]
 
 
-def test_nothing_is_sent_or_cancelled_once_it_is_destroyed(goals, client, run):
+def test_nothing_is_sent_or_cancelled_once_it_is_destroyed(goals, client, run, world):
     goals.put(1.0)
     run()
     client.answer()
@@ -322,7 +495,7 @@ def test_nothing_is_sent_or_cancelled_once_it_is_destroyed(goals, client, run):
     goals.put(0.0)
     goals.destroy()
     run()
-    assert client.sent == [OPENED]
+    assert (client.sent, world.cancel.asked) == ([OPENED], [])
 
 
 @pytest.mark.parametrize('name', ['', '/my hand', 'a//b', '1st', '/gripper/'])
@@ -358,16 +531,17 @@ def test_a_controller_that_was_killed_is_told_again_and_a_stop_cancels_opening(
     robot.say('pick up')
     robot.see(1, 1, 3)  # open
     node.says('no node serves /hand/gripper_cmd')
-    for _ in range(2):
+    for kills in (True, False):
         hand = start('fake_gripper_node.py', PYTHONPATH=path)
         hand.says('go to 0.04 with 20.0')
-        if 'has a new server' not in node.output:
+        if kills:
             hand.kill()
     button.publish(Bool(data=True))
-    hand.says('stay here')
-    assert hand.output.count('go to') == 1
+    node.says('EMERGENCY STOP')
+    told = hand.output.count('go to')  # more than once if an answer of the new hand's was lost
+    until(lambda: hand.output.count('stay here') == told, 'no finger that opens')
     assert probe.call(Trigger, 'policy_node/reset_emergency_stop', Trigger.Request()).success
     time.sleep(1.5)  # the look at the server
-    assert hand.output.count('go to') == 1
-    until(lambda: robot.see(1, 1, 3) and hand.output.count('go to') == 2, 'told again')
-    hand.popen.kill()
+    assert hand.output.count('go to') == told
+    until(lambda: robot.see(1, 1, 3) and hand.output.count('go to') > told, 'told again')
+    assert hand.interrupt() == 0  # while its fingers move

@@ -13,6 +13,7 @@ from specvla_ros.benchmark import checks
 from specvla_ros.benchmark.episodes.paper.published import SUITES
 from specvla_ros.benchmark.episodes.plan import EpisodeArgs
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.unused_options import refuse_unused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +58,8 @@ def check_arguments(args: ReportArgs) -> None:
         raise SpecVLAError('nothing to report on: give --run FOLDER of `specvla eval`, --training '
                            'FOLDER of `specvla train eagle`, or --play')
     if not args.play:
-        for field in (*fields(EpisodeArgs), *(one for one in fields(ReportArgs)
-                                              if one.name in ('thresholds', 'tree'))):
-            if getattr(args, field.name) != field.default:
-                option = field.name.replace('_', '-')
-                raise SpecVLAError(f'--{option} is about what is played: add --play, or leave it '
-                                   'out')
+        names = (*(field.name for field in fields(EpisodeArgs)), 'thresholds', 'tree')
+        refuse_unused(args, names, 'nothing is played without --play')
     if args.safety is not None:
         raise SpecVLAError(f"--safety {args.safety}: the paper's evaluation has no envelope; "
                            'leave it out')

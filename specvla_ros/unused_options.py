@@ -1,0 +1,31 @@
+"""Options that are given but play no part beside others: they are refused, not ignored."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from specvla_ros.errors import SpecVLAError
+
+
+def refuse_unused(args: Any, names: Iterable[str], reason: str) -> None:
+    """
+    Raise a SpecVLAError for the first of these options that is given.
+
+    :param args: the arguments of a command, a dataclass
+    :param names: fields of it; one that holds its default counts as not given
+    :param reason: why they play no part, as 'LIBERO is not played with --bag'
+    """
+    defaults = {field.name: field.default for field in fields(args)}
+    for name in names:
+        value = getattr(args, name)
+        if value != defaults[name]:
+            raise SpecVLAError(f'{_written(name, value)} has no effect: {reason}; leave it out')
+
+
+def _written(name: str, value: Any) -> str:
+    """Return an option as it was typed in."""
+    option = '--' + name.replace('_', '-')
+    if isinstance(value, bool):
+        return option if value else f'--no-{option[2:]}'
+    values = value if isinstance(value, tuple) else (value,)
+    return ' '.join((option, *(f'{it:g}' if isinstance(it, float) else str(it) for it in values)))
