@@ -16,7 +16,7 @@ With `--count`, the same episodes are played, but nothing is rendered or written
 
 from collections.abc import Callable
 import contextlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 import io
 import os
 from pathlib import Path
@@ -42,6 +42,7 @@ from specvla_ros.recordings.collected import EpisodeFile
 from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.training.lengths import LENGTHS
 from specvla_ros.training.tally import Tally
+from specvla_ros.unused_options import refuse_unused
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
 from specvla_ros.workforce.where import RAY_HELP, workers_at
 from specvla_ros.writable import check_writable
@@ -53,8 +54,8 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
-NOT_COUNTED = ('out', 'resolution', 'keep', 'checkpoint', 'decoder', 'policy_share',
-               'execute_steps')  # what says how frames are made and kept, or who else drives
+OF_POLICY = ('decoder', 'policy_share', 'execute_steps')  # options of one that drives
+NOT_COUNTED = ('out', 'resolution', 'keep', 'checkpoint', *OF_POLICY)  # and of what is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +142,12 @@ def _check(args: CollectArgs) -> None:
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
     if args.count:
-        _check_count(args)
-
-
-def _check_count(args: CollectArgs) -> None:
-    """Refuse options that a count would not heed."""
-    for option in fields(args):
-        value = getattr(args, option.name)
-        if option.name in NOT_COUNTED and value != option.default:
-            raise ValueError(
-                f'--{option.name.replace("_", "-")} is {value}, but --count renders and writes '
-                'nothing, and only the expert drives: leave out one of the two')
+        refuse_unused(args, NOT_COUNTED, '--count renders and writes nothing, and only the '
+                      'expert drives')
+    elif args.checkpoint is None:
+        refuse_unused(args, OF_POLICY, 'only the expert drives without --checkpoint')
+    elif args.chunk == 1:
+        refuse_unused(args, ('execute_steps',), 'without --chunk each answer is one step')
 
 
 def _check_there(args: CollectArgs, tasks: list[int]) -> None:

@@ -81,8 +81,20 @@ def test_a_count_says_which_placements_were_not_solved_and_writes_nothing(
     ('checkpoint', 'libero_object'), ('out', 'data'), ('keep', 1.0), ('resolution', 64),
     ('decoder', 'relaxed'), ('policy_share', 0.5), ('execute_steps', 2)])
 def test_what_a_count_would_not_heed_is_refused(name, value):
-    with pytest.raises(ValueError, match=f'^--{name.replace("_", "-")} is {value}, but --count'):
+    option = '--' + name.replace('_', '-')
+    with pytest.raises(SpecVLAError, match=f'^{option} .* has no effect: --count renders and'):
         collect.run(CollectArgs(count=True, **{name: value}))
+
+
+@pytest.mark.parametrize('options, reason', [
+    ({'decoder': 'relaxed'}, 'only the expert drives without --checkpoint'),
+    ({'policy_share': 0.5}, 'only the expert drives without --checkpoint'),
+    ({'execute_steps': 2, 'chunk': 8}, 'only the expert drives without --checkpoint'),
+    ({'execute_steps': 2, 'checkpoint': 'libero_object'}, 'without --chunk each answer is')])
+def test_options_of_a_policy_that_does_not_drive_are_refused(tmp_path, options, reason):
+    with pytest.raises(SpecVLAError, match=f'has no effect: {reason}'):
+        collect.run(CollectArgs(out=tmp_path, **options))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('wrong', [
