@@ -31,6 +31,9 @@ PERIOD = 0.05
 SETTLING_STEPS = 10  # as OpenVLA's evaluation: objects fall into place first
 CAMERA = 'agentview'
 _BASE = 'robot0_base'  # the body at the place of a real Panda's frame panda_link0
+# After the settling steps objects stand, at less than 0.001 m/s; flung ones fly at over 2 m/s.
+_SETTLED = 0.1
+_DRAWS, _NEXT_DRAW = 10, 1_000_003  # placements tried, and how far apart their seeds are
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
 
@@ -111,7 +114,9 @@ class LiberoEnv:
                              f'{state_index}; there are 0 to {len(self._states) - 1}')
         self._restart(0)  # the seed also moves objects: the reference evaluation's
         self._observation = self._env.set_init_state(self._states[state_index])
-        return self._settle(state_index)
+        observation = self._settle()
+        self._set_off(state_index)
+        return observation
 
     def reset_random(self, seed: int) -> Observation:
         """
@@ -119,13 +124,22 @@ class LiberoEnv:
 
         The samplers leave little room: in libero_object the target never moves (its region is as
         small as itself), the basket by ±10 mm, the others by ±5 mm. The arm starts with the noise
-        that the stored states show.
+        that the stored states show. A placement in which objects overlap is drawn anew: MuJoCo
+        flings them off the table.
+
+        :raises SpecVLAError: objects overlap in ten placements in a row
         """
-        self._restart(seed)
-        sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
-        sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
-        sim.forward()
-        return self._settle(seed)
+        for draw in range(_DRAWS):
+            self._restart((seed + draw * _NEXT_DRAW) % 2**32)
+            sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
+            sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
+            sim.forward()
+            observation = self._settle()
+            if not self._flung():
+                self._set_off(seed)
+                return observation
+        raise SpecVLAError(f'{self.suite} task {self.task_id} seed {seed}: objects overlap in '
+                           f'{_DRAWS} placements in a row; give another seed')
 
     def step(self, action: np.ndarray, render: bool = True) -> Observation:
         """
@@ -189,13 +203,16 @@ class LiberoEnv:
             model.body_pos[body] = np.array(element.get('pos', '0 0 0').split(), float)
             model.body_quat[body] = np.array(element.get('quat', '1 0 0 0').split(), float)
 
-    def _settle(self, start: int) -> Observation:
+    def _flung(self) -> bool:
+        """Whether an object still moves once all should have settled."""
+        model, data = self.sim.sim.model._model, self.sim.sim.data._data
+        firsts = [model.body_dofadr[self.sim.obj_body_id[name]] for name in self.sim.objects_dict]
+        return any(np.linalg.norm(data.qvel[first:first + 3]) > _SETTLED for first in firsts)
+
+    def _settle(self) -> Observation:
         for _ in range(SETTLING_STEPS - 1):
             self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=False)
-        observation = self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
-        if self._belt is not None:
-            self._set_off(self._belt, start)
-        return observation
+        return self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
 
     def _make_belt(self) -> Belt:
         """Put a belt under what is to drift; robosuite's steps go through it from now on."""
@@ -206,8 +223,11 @@ class LiberoEnv:
         sim.step = belt.step
         return belt
 
-    def _set_off(self, belt: Belt, start: int) -> None:
-        """Start the belt, in the direction of the initial state or seed `start`."""
+    def _set_off(self, start: int) -> None:
+        """Start the belt, if any, in the direction of the initial state or seed `start`."""
+        belt = self._belt
+        if belt is None:
+            return
         if not belt.carries:
             raise SpecVLAError(
                 f'{belt.name} of {self.suite} task {self.task_id} can not drift: it stands on '

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch and the simulator take seconds
 
 SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])  # 1 of the data set in SI
 _FOR_GOOD = 1 << 20  # steps
+_STATE = 10  # numbers of `TaskExpert.state`
 _LONGEST_SPARE = 32  # frames that a clean stretch gives beyond the first
 _PUSH, _FIRST_PUSH, _DRIVE = (3, 11), (5, 17), (4, 17)  # steps of a burst: from, below
 
@@ -142,7 +143,7 @@ class EpisodeArrays:
         frames = np.array([self.frames[i] for i in kept], np.int32)
         return dict(jpeg=boxed, action=executed[frames],
                     state=np.array([self.states[i] for i in kept], np.float32).reshape(
-                        len(kept), -1),
+                        len(kept), _STATE),
                     frame=frames, executed=executed, clean=clean, chunk=chunk)
 
 
@@ -178,6 +179,7 @@ def play(
 
     chunk: H; execute: steps of each answer that the policy executes; keep: share of the frames
     in steady motion that is rendered; strength: of the pushes, 1 = full; lengths: of the episode.
+    An environment that doesn't render gives the same episode without frames.
     """
     env.reset_random(start_seed)
     expert, record = TaskExpert(env), EpisodeArrays()
@@ -193,7 +195,7 @@ def play(
         if burst is None and stretches.is_whole:
             # Motion at full speed tells little that is new: some of it isn't rendered.
             steady = np.abs(label[:3]).max() > 0.999 and step > 0
-            if not steady or random.random() < keep:
+            if (not steady or random.random() < keep) and env.render:
                 record.look(env, expert, step)
         elif burst is not None and burst.policy and burst is not before:
             driver.begin()

@@ -10,9 +10,10 @@ One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object arr
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
 input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
 int32 [T] (its step in the episode), instruction, success.
+
+With `--count`, the same episodes are played, but nothing is rendered or written.
 """
 
-from collections import Counter
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.recordings.collected import EpisodeFile
 from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.training.lengths import LENGTHS
+from specvla_ros.training.tally import Tally
+from specvla_ros.unused_options import refuse_unused
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
 from specvla_ros.workforce.where import RAY_HELP, workers_at
 from specvla_ros.writable import check_writable
@@ -51,6 +54,8 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
+OF_POLICY = ('decoder', 'policy_share', 'execute_steps')  # options of one that drives
+NOT_COUNTED = ('out', 'resolution', 'keep', 'checkpoint', *OF_POLICY)  # and of what is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,9 @@ class CollectArgs:
     keep: Annotated[float, tyro.conf.arg(
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
+    count: Annotated[bool, tyro.conf.arg(
+        help='only count how many of these placements the expert solves: nothing is rendered or '
+             'written')] = False
     checkpoint: Annotated[Path | None, tyro.conf.arg(
         help='folder, or name of an embedded policy, that drives part of each episode (DAgger)')
         ] = None
@@ -110,8 +118,9 @@ def run(args: CollectArgs) -> int:
     tasks = list(args.tasks) or [task.task_id for task in suites.tasks(args.suite)]
     for task in tasks:
         suites.task(args.suite, task)
-    check_writable('--out', data_folder(args.out))
-    if args.chunk > 1:
+    if not args.count:
+        check_writable('--out', data_folder(args.out))
+    if args.chunk > 1 and not args.count:
         _check_there(args, tasks)
     if args.checkpoint is not None:
         from specvla_ros.policy_check import check_policy  # imports torch
@@ -132,6 +141,13 @@ def _check(args: CollectArgs) -> None:
                             ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
+    if args.count:
+        refuse_unused(args, NOT_COUNTED, '--count renders and writes nothing, and only the '
+                      'expert drives')
+    elif args.checkpoint is None:
+        refuse_unused(args, OF_POLICY, 'only the expert drives without --checkpoint')
+    elif args.chunk == 1:
+        refuse_unused(args, ('execute_steps',), 'without --chunk each answer is one step')
 
 
 def _check_there(args: CollectArgs, tasks: list[int]) -> None:
@@ -162,49 +178,39 @@ def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
 
     from specvla_ros.progress import titled_columns
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    there = [job for job in jobs if _path(args, job.task, job.seed).exists()]
-    finished = Counter(job.task for job in there)
-    solved = Counter(job.task for job in there if _is_solved(args, job))
+    there = [job for job in jobs if not args.count and _path(args, job.task, job.seed).exists()]
+    tally = Tally()
+    for job in there:
+        tally.add(job.task, job.seed, _is_solved(args, job))
     lost = 0
     folders = () if args.checkpoint is None else (checkpoint_folder(args.checkpoint),)
     employer = workers_at(args.ray, Collector(args), threads=1, device='cpu', folders=folders)
     # Every environment made leaves some 200 MB behind: fresh processes after a few of them.
     crew = Crew(employer, args.workers, lifetime=ROUND * BATCH)
     missing = [job for job in jobs if job not in set(there)]
+    verb = 'count' if args.count else 'collect'
     with (Progress(*titled_columns()) as progress,
           contextlib.closing(crew.run(missing)) as events):
-        bar = progress.add_task(f'collect {args.suite}', total=len(jobs),
-                                completed=finished.total())
+        bar = progress.add_task(f'{verb} {args.suite}', total=len(jobs), completed=tally.played)
         for event in events:
             if isinstance(event, Done):
                 content, won = event.result
-                with whole_file(_path(args, event.job.task, event.job.seed)) as path:
-                    path.write_bytes(content)
-                finished[event.job.task] += 1
-                solved[event.job.task] += won
+                if not args.count:
+                    with whole_file(_path(args, event.job.task, event.job.seed)) as path:
+                        path.write_bytes(content)
+                tally.add(event.job.task, event.job.seed, won)
             elif isinstance(event, GivenUp):
                 lost += 1
                 print(f'task {event.job.task} seed {event.job.seed} is left out: {event.reason}',
                       file=sys.stderr)
-            progress.update(bar, completed=finished.total(), description=(
-                f'collect {args.suite}: solved {solved.total()} of {finished.total()}'))
-            if not progress.console.is_terminal and finished.total() % BATCH == 0:
-                print(f'{time.strftime("%H:%M:%S")} {finished.total()} episodes, '
-                      f'{solved.total()} solved', flush=True)
-    _print_table(args.suite, solved, finished)
+            progress.update(bar, completed=tally.played, description=(
+                f'{verb} {args.suite}: solved {tally.solved} of {tally.played}'))
+            if not progress.console.is_terminal and tally.played % BATCH == 0:
+                print(f'{time.strftime("%H:%M:%S")} {tally.played} episodes, '
+                      f'{tally.solved} solved', flush=True)
+    tally.print(f'{verb}ed: {args.suite}', {
+        task: suites.task(args.suite, task).instruction for task in tally.tasks})
     return 1 if lost else 0
-
-
-def _print_table(suite: str, solved: Counter[int], finished: Counter[int]) -> None:
-    """Print how many episodes of each task were solved."""
-    from rich.console import Console
-    from rich.table import Table
-    table = Table('task', 'solved', 'instruction', title=f'collected: {suite}')
-    for task in sorted(finished):
-        table.add_row(str(task), f'{solved[task]} of {finished[task]}',
-                      suites.task(suite, task).instruction)
-    table.add_row('all', f'{solved.total()} of {finished.total()}', '')
-    Console().print(table)
 
 
 def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
@@ -228,8 +234,10 @@ class Collector:
         return self
 
     def do(self, job: Demonstration, tell: Callable[[Any], None]) -> tuple[bytes, bool]:
-        """Play an episode; return the content of its file, and whether it was solved."""
+        """Play an episode; return its file's content, none of a count, and if it was solved."""
         episode = _episode(_environment(self.args, job.task), self.args, job.seed)
+        if self.args.count:
+            return b'', bool(episode['success'])
         file = io.BytesIO()
         np.savez(file, **episode)
         return file.getvalue(), bool(episode['success'])
@@ -243,7 +251,8 @@ def _environment(args: CollectArgs, task: int) -> 'LiberoEnv':
     if _open.get('task') != (args.suite, task):
         if 'env' in _open:
             _open.pop('env').close()
-        _open.update(env=LiberoEnv(args.suite, task, args.resolution), task=(args.suite, task))
+        env = LiberoEnv(args.suite, task, args.resolution, render=not args.count)
+        _open.update(env=env, task=(args.suite, task))
     return _open['env']
 
 
@@ -297,10 +306,9 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
         drives = policy is not None and step < min(policy_until, lengths.disturbed)
         # Motion at full speed tells a policy little that is new: some of it isn't rendered.
         steady = np.abs(label[:3]).max() > 0.999 and step > 0
-        if drives or not steady or random.random() < args.keep:
-            image = env.frame()
-        else:
-            image = None
+        # A count draws the same random numbers, so that its episodes are the same.
+        wanted = drives or not steady or random.random() < args.keep
+        image = env.frame() if wanted and env.render else None
         if image is not None and (not steady or not drives or random.random() < args.keep):
             ok, jpeg = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
             jpegs.append(jpeg.tobytes())

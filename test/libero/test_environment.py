@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.environment import LiberoEnv
 from specvla_ros.libero.experts.task_expert import TaskExpert
 
@@ -174,3 +175,23 @@ def test_a_second_rendered_environment_in_one_process_is_refused(env):
     with pytest.raises(RuntimeError, match='close the other one first'):
         LiberoEnv('libero_object', 6, resolution=128)
     LiberoEnv('libero_object', 6, render=False).close()
+
+
+def test_a_placement_that_flings_an_object_away_is_drawn_anew(env, monkeypatch):
+    env.reset_random(5)
+    usual = env.raw['basket_1_pos'].copy()
+    assert not env._flung()
+    body = env.sim.obj_body_id['milk_1']
+    first = env.sim.sim.model._model.body_dofadr[body]
+    env.sim.sim.data._data.qvel[first] = -2.5  # m/s, as objects that overlapped
+    assert env._flung()
+    flung = iter([True, False])
+    monkeypatch.setattr(env, '_flung', lambda: next(flung))
+    env.reset_random(5)
+    assert not np.array_equal(env.raw['basket_1_pos'], usual)
+    monkeypatch.setattr(env, '_flung', lambda: True)
+    with pytest.raises(SpecVLAError, match='task 0 seed 5: objects overlap in 10 placements'):
+        env.reset_random(5)
+    monkeypatch.undo()
+    env.reset_random(5)
+    np.testing.assert_array_equal(env.raw['basket_1_pos'], usual)

@@ -21,7 +21,7 @@ CHUNK, LENGTHS = 4, Lengths(disturbed=110, most=200)
 class World:
     """A stand-in for the simulator whose frames show the number of the step, and its expert."""
 
-    instruction, task_id = 'go', 0
+    instruction, task_id, render = 'go', 0, True
 
     def __init__(self, solved_after=60):
         self.solved_after, self.done, self.meant = solved_after, [], []

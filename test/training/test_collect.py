@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.libero.environment import LiberoEnv
+from specvla_ros.libero.experts import task_expert
 from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.workforce.crew import Done
+from test.training.test_chunk_play import Expert, World
 
 
 def test_an_episode_holds_frames_clean_labels_and_where_things_were(tmp_path):
@@ -27,10 +31,70 @@ def test_an_episode_holds_frames_clean_labels_and_where_things_were(tmp_path):
         assert frame.shape == (96, 96, 3)
         # The object ends up where its destination is.
         assert np.abs(state[-1, 3:5] - state[-1, 6:8]).max() < 0.1
+        rendered = bool(episode['success']), int(episode['steps'])
+    env = LiberoEnv('libero_object', 0, render=False)
+    counted = collect._episode(env, CollectArgs(count=True), 3)
+    env.close()
+    assert (counted['success'], counted['steps']) == rendered and not len(counted['jpeg'])
     before = path.stat().st_mtime_ns
     assert collect.run(args) == 0  # what is there already is kept
     assert path.stat().st_mtime_ns == before
     assert not list(tmp_path.rglob('*.part'))
+
+
+@pytest.mark.parametrize('chunk', [1, 4])
+def test_a_count_plays_the_same_episodes_and_looks_at_none(monkeypatch, chunk):
+    monkeypatch.setattr(task_expert, 'TaskExpert', Expert)
+    monkeypatch.setattr('specvla_ros.training.chunk_play.TaskExpert', Expert)
+    rendered, counted = World(), World()
+    counted.render, counted.frame = False, None
+    episodes = [collect._episode(env, CollectArgs(chunk=chunk, count=env is counted), 5)
+                for env in (rendered, counted)]
+    np.testing.assert_array_equal(rendered.done, counted.done)
+    assert not np.array_equal(rendered.done, rendered.meant)  # there was noise
+    assert [len(episode['jpeg']) > 0 for episode in episodes] == [True, False]
+    assert [episode['success'] for episode in episodes] == [True, True]
+
+
+def test_a_count_says_which_placements_were_not_solved_and_writes_nothing(
+        tmp_path, monkeypatch, capsys):
+    class Crew:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, jobs):
+            yield from (Done(job, (b'', job.seed < 12)) for job in jobs)
+
+    monkeypatch.setattr(collect, 'Crew', Crew)
+    monkeypatch.setenv('COLUMNS', '120')
+    monkeypatch.chdir(tmp_path)
+    args = CollectArgs(tasks=(1, 2), episodes=4, seed=10, count=True)
+    monkeypatch.setattr(collect, '_path', None)  # what is on disk isn't looked at
+    assert collect.run(args) == 0
+    out = capsys.readouterr().out
+    assert 'counted: libero_object' in out and out.count('2 of 4') == 2 and '4 of 8' in out
+    assert out.count('12 13') == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name, value', [
+    ('checkpoint', 'libero_object'), ('out', 'data'), ('keep', 1.0), ('resolution', 64),
+    ('decoder', 'relaxed'), ('policy_share', 0.5), ('execute_steps', 2)])
+def test_what_a_count_would_not_heed_is_refused(name, value):
+    option = '--' + name.replace('_', '-')
+    with pytest.raises(SpecVLAError, match=f'^{option} .* has no effect: --count renders and'):
+        collect.run(CollectArgs(count=True, **{name: value}))
+
+
+@pytest.mark.parametrize('options, reason', [
+    ({'decoder': 'relaxed'}, 'only the expert drives without --checkpoint'),
+    ({'policy_share': 0.5}, 'only the expert drives without --checkpoint'),
+    ({'execute_steps': 2, 'chunk': 8}, 'only the expert drives without --checkpoint'),
+    ({'execute_steps': 2, 'checkpoint': 'libero_object'}, 'without --chunk each answer is')])
+def test_options_of_a_policy_that_does_not_drive_are_refused(tmp_path, options, reason):
+    with pytest.raises(SpecVLAError, match=f'has no effect: {reason}'):
+        collect.run(CollectArgs(out=tmp_path, **options))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('wrong', [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import itertools
 
 import numpy as np
 
@@ -13,6 +14,9 @@ _NEAR = 0.07  # m, horizontally: an object over its place that is let go falls i
 _TIGHT = 0.012  # m: the slack in a drawer, which opens hardly wider than a bowl
 _NARROW = 0.014  # m: of a thing that fits in one way round only: walls hold it off the middle
 _GAP = 0.008   # m, between what is put into a drawer and its front
+_EDGE = 0.015  # m: so far from a region's edge things are put
+_BESIDE = 0.015  # m, between what is put on a region and what stands there already
+_FINGERS = 0.055  # m: from the middle of what they let go to the outside of open fingers
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 
 
@@ -74,8 +78,38 @@ def place_of(
     top = scene.surface(scene.position(destination) + shift)
 
     def spot() -> Vector:
-        return np.array([*(scene.position(destination) + shift)[:2], top])
+        middle = np.array([*(scene.position(destination) + shift)[:2], top])
+        return middle if slots > 1 else middle + _way_to_room(
+            scene, name, middle, scene.extent(destination), high - low)
     return Destination(spot, top, 0.01, True, 0.01 + bottom)
+
+
+def _way_to_room(
+    scene: Workspace, name: str, middle: Vector, region: Vector, size: Vector,
+) -> Vector:
+    """
+    Return the way [3] from a region's middle to where a thing and the fingers have room on it.
+
+    region: half the region's size, [3]; size: of the thing, [3]. Zero where there is room in the
+    middle; where there is none at all, the way to where there is most.
+    """
+    half = size / 2
+    across = int(np.argmin(size[:2]))  # the fingers open along the narrow side
+    half[across] = max(half[across], _FINGERS)
+    body = middle + np.array(list(itertools.product(
+        np.linspace(-half[0], half[0], 5), np.linspace(-half[1], half[1], 5),
+        np.linspace(0.01, size[2], 3))))
+    room = np.maximum(region - _EDGE, 0)
+    shares = sorted(itertools.product((0, -0.5, 0.5, -1, 1), repeat=2), key=np.linalg.norm)
+    ways = [np.array([x * room[0], y * room[1], 0.0]) for x, y in shares]
+    rooms = (min(scene.apart(body + way, name), _BESIDE) for way in ways)
+    best, most = ways[0], -np.inf
+    for way, found in zip(ways, rooms, strict=True):
+        if found > most:
+            best, most = way, found
+        if most >= _BESIDE:
+            break
+    return best
 
 
 def _walls(scene: Workspace, region: str, half: Vector) -> tuple[float, Vector]:

@@ -1,4 +1,4 @@
-"""The skills of pushing: an object over the table, a door shut. Lengths in m."""
+"""The skill of pushing an object over the table. Lengths in m."""
 
 from __future__ import annotations
 
@@ -52,59 +52,4 @@ class PushTo:
             drag = min(0.03, float(np.linalg.norm(way)) + 0.01)
             return Motion(error + (drag - lead) * ahead, CLOSED)
         error[2] += _HOVER * np.clip((radius - 0.012) / 0.05, 0, 1)
-        return Motion(error, CLOSED)
-
-
-_RADIUS = 0.19      # from the hinge to where the door is pushed: short of the handle
-_STANDOFF = 0.07    # from the door's middle plane, before the fingers go down
-_BELOW_TOP = 0.02
-
-
-class CloseDoor:
-    """Push a door that turns about a vertical hinge shut, from outside, with closed fingers."""
-
-    def __init__(self, scene: Workspace, name: str) -> None:
-        self._scene, self.name = scene, name
-
-    @property
-    def held(self) -> bool:
-        """Never: the hand only pushes."""
-        return False
-
-    @property
-    def subject(self) -> Vector:
-        """Middle of the door, [3]."""
-        return self._door[0]
-
-    grip = subject
-
-    @property
-    def target(self) -> Vector:
-        """The hinge, [3]."""
-        return self._scene.joint(self.name)[2]
-
-    @property
-    def _door(self) -> tuple[Vector, Vector, Vector]:
-        """The door's largest box: centre [3], half size [3], axes [3, 3]."""
-        return max(self._scene.moving_boxes(self.name), key=lambda box: box[1].max())
-
-    def act(self, nominal: Vector) -> Motion:
-        """Return the motion for the present state; nominal is not needed."""
-        _, axis, hinge = self._scene.joint(self.name)
-        centre, half, axes = self._door
-        top = centre[2] + np.abs(axes[2]) @ half
-        along = (centre - hinge) * (1, 1, 0)
-        along /= np.linalg.norm(along)
-        shutting = np.cross(axis, along)  # LIBERO's doors shut towards positive angles
-        eef = self._scene.eef - hinge
-        reach, side, height = eef @ along, eef @ shutting, self._scene.eef[2]
-        low = top - _BELOW_TOP
-        straight = (_RADIUS - reach) * along + (low - height) * _UP
-        if abs(_RADIUS - reach) < 0.05 and -0.13 < side < 0 and height < low + 0.015:
-            return Motion(straight + 0.04 * shutting, CLOSED)
-        error = (_RADIUS - reach) * along + (-_STANDOFF - side) * shutting
-        radius = np.linalg.norm(error)
-        error = error + (low + _HOVER * np.clip((radius - 0.02) / 0.04, 0, 1) - height) * _UP
-        if height < top + 0.05 and side > -0.04 and radius > 0.06:  # over the door first
-            error = error * (0.1, 0.1, 1) + 0.05 * _UP
         return Motion(error, CLOSED)

@@ -30,6 +30,7 @@ _CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
 _AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
+_FALLS = 0.05           # m/s: what is slower rests where it is, on an edge perhaps
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
 _FITS = 0.12            # rad: an object that is turned no further from its place's sides goes in
@@ -90,7 +91,7 @@ class Put:
     def _approach(self, nominal: Vector) -> Motion:
         """Go above the object, down to it, close the fingers."""
         scene, eef, thing = self._scene, self._scene.eef, self._scene.position(self.name)
-        if self.place.receives(thing):
+        if self.place.receives(thing) and scene.speed(self.name) > _FALLS:
             return self._motion(np.array([*(self.place.middle - eef)[:2], 0.03]), OPEN)
         width = scene.width
         if width >= HELD_WIDTH and np.linalg.norm(thing - self._seen) > _MOVED:
@@ -105,6 +106,9 @@ class Put:
             not (width < self._grasp.stay < np.inf and error[2] < -_SHALLOW)
         if (near or closing) and width > self._grasp.shut:
             return self._motion(self._squeeze(), CLOSED)
+        # Lost, and the fingers may never open wide: they can be wedged in what they lost.
+        if np.linalg.norm(thing - self._seen) > _MOVED and scene.speed(self.name) < _FALLS:
+            self._look()
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + _HOVER * max(
@@ -121,11 +125,11 @@ class Put:
         return self._motion(velocity, OPEN)
 
     def _astray(self, nominal: Vector) -> float:
-        """How far the hand is from its turn, 0 to 1; 0 where it need not turn."""
-        if not self._grasp.turned:
-            return 0.0
-        angle = np.linalg.norm(rotation_vector(
-            self._grasp.turn @ nominal @ self._scene.hand.T))
+        """How far the hand is from its turn, 0 to 1."""
+        twist = rotation_vector(self._grasp.turn @ nominal @ self._scene.hand.T)
+        # Far out the arm can't hold the hand quite upright. Its turn counts in any case: it may
+        # be that of a grasp that failed.
+        angle = np.linalg.norm(twist) if self._grasp.turned else abs(twist[2])
         return float(np.clip((angle - _TURNED) / 0.3, 0, 1))
 
     def _squeeze(self) -> Vector:
@@ -156,7 +160,8 @@ class Put:
         error = self.place.middle[:2] + held - eef[:2]
         radius = np.linalg.norm(error)
         drop = self.place.top + self._grasp.foot + self.place.drop
-        height = drop + _CLEARANCE * np.clip(max(
+        clearance = _CLEARANCE + (0.0 if self.place.along is None else _HANGS)
+        height = drop + clearance * np.clip(max(
             (radius / self.place.slack - 0.8) / 2.4, (abs(askew) - 0.1) / 0.2), 0, 1)
         if self._walls:  # over them all the way, but for the end
             over = self._rest + self._walls + self._grasp.offset[2] + 0.02
@@ -184,7 +189,9 @@ class Put:
         self._rest = min(self._rest, thing[2])  # it may have fallen
         if raised := self._out_of_walls(thing, float(radius)):
             return raised
-        lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1) if radius > _LIFT_RADIUS else 1.0
+        # Away from its support the height over it says nothing: the way may lead down.
+        near = radius > _LIFT_RADIUS and self._at_start(thing)
+        lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1) if near else 1.0
         return self._motion((1 - lifted) * self._squeeze() +
                             lifted * np.clip(velocity, -FULL, FULL), CLOSED,
                             self._turned(nominal, lifted * askew))
@@ -205,11 +212,18 @@ class Put:
 
     def _out_of_walls(self, thing: Vector, radius: float) -> Motion | None:
         """Return the motion straight up out of a drawer; None: it is out, or was never in one."""
-        inside = np.linalg.norm(thing[:2] - self._seen[:2]) < _WITHIN
-        if not inside or radius < _LIFT_RADIUS or thing[2] > self._rest + self._walls:
+        out = thing[2] > self._rest + self._walls
+        if not self._at_start(thing) or radius < _LIFT_RADIUS or out:
             return None
         aside = self._seen[:2] + self._grasp.offset[:2] - self._scene.eef[:2]
-        return self._motion(np.array([*aside, _LIFT]), CLOSED)
+        # Slowly first: a bowl that is pulled before the fingers have met tips, and slips off.
+        lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1)
+        rise = (1 - lifted) * self._squeeze()[2] + lifted * _LIFT
+        return self._motion(np.array([*aside, rise]), CLOSED)
+
+    def _at_start(self, thing: Vector) -> bool:
+        """Whether an object at [3] is still over the support that it was taken from."""
+        return bool(np.linalg.norm(thing[:2] - self._seen[:2]) < _WITHIN)
 
     def _turned(self, nominal: Vector, angle: float) -> Vector:
         """Return the hand's turn [3, 3] that turns what it holds by an angle, rad."""

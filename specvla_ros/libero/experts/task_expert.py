@@ -12,13 +12,14 @@ from typing import Protocol, TYPE_CHECKING
 import numpy as np
 
 from specvla_ros.libero.experts.aside import aside_of, covered
+from specvla_ros.libero.experts.doors import CloseDoor, OpenDoor
 from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
 from specvla_ros.libero.experts.inserts import goes_in_by_handle, Insert
 from specvla_ros.libero.experts.knobs import TurnKnob
 from specvla_ros.libero.experts.motion import Motion, OPEN
 from specvla_ros.libero.experts.places import place_of
 from specvla_ros.libero.experts.plan import Act, plan, Stage
-from specvla_ros.libero.experts.pushes import CloseDoor, PushTo
+from specvla_ros.libero.experts.pushes import PushTo
 from specvla_ros.libero.experts.put import Put
 from specvla_ros.libero.experts.workspace import Vector, Workspace
 
@@ -119,7 +120,7 @@ def skill_of(scene: Workspace, step: Stage) -> Skill:
     if step.act is Act.TURN:
         return TurnKnob(scene, step.thing, step.goal[0].lower() == 'turnon')
     if step.act is Act.OPEN:
-        return OpenDrawer(scene, step.thing)
+        return (OpenDoor if 'microwave' in step.thing else OpenDrawer)(scene, step.thing)
     if step.act is Act.CLOSE:
         return (CloseDoor if 'microwave' in step.thing else CloseDrawer)(scene, step.thing)
     assert step.destination is not None

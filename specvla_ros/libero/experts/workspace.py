@@ -106,9 +106,21 @@ class Workspace:
         corners = [self._corners(geom) for geom in self._geoms(name)]
         return [(box.min(0), box.max(0)) for box in corners]
 
+    def speed(self, name: str) -> float:
+        """How fast an object moves, m/s."""
+        first = self._model.body_dofadr[self._sim.obj_body_id[name]]
+        return float(np.linalg.norm(self._data.qvel[first:first + 3]))
+
     def clearance(self, points: Vector, ignored: str) -> float:
         """Least distance from points [n, 3] to all things but one; the robot counts as none."""
-        geoms = self._things(ignored)
+        return self._distance(points, self._things(ignored))
+
+    def apart(self, points: Vector, ignored: str) -> float:
+        """Least distance from points [n, 3] to all objects but one; fixtures count as none."""
+        return self._distance(points, [geom for name in self.objects if name != ignored
+                                       for geom in self._geoms(name)])
+
+    def _distance(self, points: Vector, geoms: list[int]) -> float:
         if not geoms:
             return np.inf
         turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)

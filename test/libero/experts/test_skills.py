@@ -29,6 +29,7 @@ class Table:
         self.things, self.sizes = {'box': np.array([0.0, 0.0, 0.009])}, {'box': BOX}
         self.touching, self.movables, self.joints = False, {'box'}, {}
         self.along = np.array([1.0, 0.0])
+        self.moving, self.others = 0.0, np.zeros((0, 3))  # points on what else stands there
         vars(self).update(facts)
 
     def position(self, name):
@@ -58,6 +59,12 @@ class Table:
 
     def surface(self, point):
         return 0.0
+
+    def speed(self, name):
+        return self.moving
+
+    def apart(self, points, ignored):
+        return float(np.linalg.norm(points[:, None] - self.others, axis=2).min(initial=np.inf))
 
     def clearance(self, points, ignored):
         return np.inf
