@@ -159,6 +159,29 @@ class LiberoEnv:
         command[6] = -1.0 if action[6] > 0.5 else 1.0  # robosuite: −1 opens, +1 closes
         return self._advance(np.clip(command, -1, 1), render)
 
+    @property
+    def arm(self) -> np.ndarray:
+        """Positions of the arm's joints and then of the two fingers, [9]: rad and m."""
+        return self.sim.sim.data.qpos[self._joints].copy()
+
+    def put_arm(self, joints: np.ndarray) -> bool:
+        """
+        Put the arm where `arm` says, at rest and without a motion there; objects stay.
+
+        A frame shows it then. Before the next step there has to be a reset: the controller still
+        has the aim of before.
+
+        :returns: whether arm and hand touch nothing there
+        """
+        sim = self.sim.sim
+        sim.data.qpos[self._joints] = joints
+        sim.data.qvel[:] = 0
+        sim.forward()
+        self._observation = self.sim._get_observations(force_update=True)
+        own = self._robot_geoms()
+        contacts = sim.data.contact[:sim.data.ncon]
+        return not any((it.geom1 in own) != (it.geom2 in own) for it in contacts)
+
     def frame(self) -> np.ndarray:
         """Render the camera now: uint8 [H, W, 3] RGB, top row first."""
         if self._renderer is None:
@@ -239,6 +262,17 @@ class LiberoEnv:
         self.sim.timestep, self.sim.done = 0, False
         self._observation, _, success, _ = self._env.step(command)
         return self._observe(bool(success), render)
+
+    @property
+    def _joints(self) -> list[int]:
+        """Where the positions of arm and fingers are in MuJoCo's."""
+        robot = self.sim.robots[0]
+        return [*robot._ref_joint_pos_indexes, *robot._ref_gripper_joint_pos_indexes]
+
+    def _robot_geoms(self) -> set[int]:
+        robot = self.sim.robots[0]
+        names = {*robot.robot_model.contact_geoms, *robot.gripper.contact_geoms}
+        return {self.sim.sim.model.geom_name2id(name) for name in names}
 
     @property
     def _base(self) -> tuple[np.ndarray, np.ndarray]:

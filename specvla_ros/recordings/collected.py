@@ -24,6 +24,7 @@ from specvla_ros.pictures import decode_picture
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
 _PERIOD = 0.05  # s between the steps of an episode: LIBERO's
+_PICTURES = ('jpeg', 'still_jpeg')
 # All that an array of bytes names; its module was called numpy.core before numpy 2.
 _ALLOWED = {('numpy', 'ndarray'), ('numpy', 'dtype'), ('numpy.core.multiarray', '_reconstruct'),
             ('numpy._core.multiarray', '_reconstruct')}
@@ -41,7 +42,7 @@ class Collected:
 
 class EpisodeFile(contextlib.AbstractContextManager):
     """
-    The file of an episode; `file[name]` reads one of its arrays, `jpeg` as a list of JPEG files.
+    The file of an episode; `file[name]` reads an array, `jpeg`, `still_jpeg` as lists of files.
 
     What is read is an array of numbers or text, else ValueError; KeyError where there is none.
 
@@ -60,7 +61,7 @@ class EpisodeFile(contextlib.AbstractContextManager):
 
     def __getitem__(self, name: str) -> Any:
         with self._file.open(f'{name}.npy') as member:
-            return _jpegs(member) if name == 'jpeg' else np.lib.format.read_array(member)
+            return _jpegs(member) if name in _PICTURES else np.lib.format.read_array(member)
 
 
 def episode_files(folder: Path) -> list[Path]:

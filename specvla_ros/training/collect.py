@@ -9,7 +9,8 @@ the expert labels what it got into (DAgger: Ross et al., arXiv 1011.0686).
 One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object array of bytes, the
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
 input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
-int32 [T] (its step in the episode), instruction, success.
+int32 [T] (its step in the episode), instruction, success. With `--stills`: still_jpeg,
+still_action and still_state [S …], see `stills.py`.
 
 With `--count`, the same episodes are played, but nothing is rendered or written.
 """
@@ -54,8 +55,9 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
-OF_POLICY = ('decoder', 'policy_share', 'execute_steps')  # options of one that drives
-NOT_COUNTED = ('out', 'resolution', 'keep', 'checkpoint', *OF_POLICY)  # and of what is kept
+# Options of a policy that drives, and those of what is kept.
+OF_POLICY = ('decoder', 'policy_share', 'execute_steps')
+NOT_COUNTED = ('out', 'resolution', 'keep', 'stills', 'checkpoint', *OF_POLICY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class CollectArgs:
     resolution: Annotated[int, tyro.conf.arg(help='side of the frame, pixels')] = 256
     keep: Annotated[float, tyro.conf.arg(
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
+    stills: Annotated[int, tyro.conf.arg(
+        help='further placements that are shown after each solved episode: six still frames each, '
+             'with the arm where it was')] = 0
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     count: Annotated[bool, tyro.conf.arg(
         help='only count how many of these placements the expert solves: nothing is rendered or '
@@ -138,9 +143,12 @@ def _check(args: CollectArgs) -> None:
         raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
                          f'{args.episodes}, {args.workers}, {args.keep}')
     for name, low, high in (('seed', 0, 2**31), ('resolution', 16, 4096), ('noise', 0, 10),
-                            ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64)):
+                            ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64),
+                            ('stills', 0, 1000)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
+    if args.chunk > 1:
+        refuse_unused(args, ('stills',), 'with --chunk a label is what was executed')
     if args.count:
         refuse_unused(args, NOT_COUNTED, '--count renders and writes nothing, and only the '
                       'expert drives')
@@ -284,11 +292,11 @@ def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
 
 def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     """Run one episode; the executed action is noisy or the policy's, the label the expert's."""
-    import cv2
-
     from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
     from specvla_ros.libero.experts.task_expert import TaskExpert
+    from specvla_ros.training.stills import Stills
     random = np.random.default_rng([SEED_BASE, seed, env.task_id])
+    stills = Stills(env, np.random.default_rng([SEED_BASE, seed, env.task_id, 1]))
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
     observation = env.reset_random(SEED_BASE + seed)
     expert, policy = TaskExpert(env), _policy(args)
@@ -297,6 +305,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     policy_until = expert_until = policy_steps = 0
     for step in range(lengths.most):
         label = expert.act() / scale
+        stills.note(expert)
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
             if random.random() < args.policy_share:
@@ -310,8 +319,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
         wanted = drives or not steady or random.random() < args.keep
         image = env.frame() if wanted and env.render else None
         if image is not None and (not steady or not drives or random.random() < args.keep):
-            ok, jpeg = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-            jpegs.append(jpeg.tobytes())
+            jpegs.append(_jpeg(image))
             actions.append(label.astype(np.float32))
             states.append(expert.state())
             frames.append(step)
@@ -321,9 +329,23 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
         observation = env.step(executed * scale, render=False)
         if observation.success:
             break
+    episode = dict(jpeg=_boxed(jpegs), action=np.array(actions), state=np.array(states),
+                   frame=np.array(frames, np.int32), instruction=env.instruction,
+                   success=observation.success, steps=step + 1, policy_steps=policy_steps)
+    if observation.success and (shown := list(stills.take(args.stills))):
+        episode |= dict(
+            still_jpeg=_boxed([_jpeg(it.image) for it in shown]),
+            still_action=np.array([it.action / scale for it in shown], np.float32),
+            still_state=np.array([it.state for it in shown]))
+    return episode
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    import cv2
+    return cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def _boxed(jpegs: list[bytes]) -> np.ndarray:
     boxed = np.empty(len(jpegs), dtype=object)
     boxed[:] = jpegs
-    return dict(jpeg=boxed, action=np.array(actions), state=np.array(states),
-                frame=np.array(frames, np.int32), instruction=env.instruction,
-                success=observation.success, steps=step + 1,
-                policy_steps=policy_steps)
+    return boxed

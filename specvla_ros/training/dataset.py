@@ -58,13 +58,15 @@ class Dataset:
     network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
     how frames are prepared (`image` of the data set's configuration); chunk: steps of a label, H.
     Above 1 a frame counts only if the H steps from it on were executed, all of the expert's.
+    stills: take in the still frames of an episode (`stills.py`) as another one of its name; they
+    follow no other frame, so they teach a target and no drafter.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
 
     def __init__(
         self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = (),
-        image: ImagePreparation = AUGMENTED, chunk: int = 1,
+        image: ImagePreparation = AUGMENTED, chunk: int = 1, stills: bool = False,
     ) -> None:
         if not image.jpeg:
             raise SpecVLAError(
@@ -72,7 +74,7 @@ class Dataset:
                 'collected frames are stored as JPEG')
         self.folder = data / suite
         self.size, self.mirror, self.tasks, self.image = size, mirror, tasks, image
-        self.chunk = chunk
+        self.chunk, self.stills = chunk, stills
         self.episodes: list[Episode] = []
         self._seen: set[str] = set()
         crop = '' if image == AUGMENTED else f'_area{image.crop_area!r}'
@@ -97,11 +99,10 @@ class Dataset:
         :raises SpecVLAError: an episode can't be read, or one of `only` is gone
         """
         names = only if only is not None else self._names()
-        new = [name for name in names if name not in self._seen]
+        new = [name for name in dict.fromkeys(names) if name not in self._seen]
         with ThreadPoolExecutor(workers) as pool:
-            for done, episode in enumerate(pool.map(self._load, new), 1):
-                if episode is not None:
-                    self.episodes.append(episode)
+            for done, episodes in enumerate(pool.map(self._load, new), 1):
+                self.episodes += episodes
                 on_progress(done, len(new))
         self._seen.update(new)
         return len(new)
@@ -113,17 +114,18 @@ class Dataset:
         paths = [path for folder in folders for path in folder.glob('seed*.npz')]
         return sorted(f'{path.parent.name}/{path.stem}' for path in paths)
 
-    def _load(self, name: str) -> Episode | None:
+    def _load(self, name: str) -> list[Episode]:
         path = self.folder / f'{name}.npz'
         try:
             with EpisodeFile(path) as file:
                 if not bool(file['success']):
-                    return None
+                    return []
                 action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
                 instruction, jpegs = str(file['instruction']), file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
+                stills = self._stills(name, instruction, file) if self.stills else []
             if played is not None and not jpegs:  # of a short episode with many bursts
-                return None
+                return []
             _check(action, state, instruction, jpegs)
             pixels = self._pixels(name, jpegs)
         except FileNotFoundError:
@@ -134,7 +136,7 @@ class Dataset:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
         if self.chunk == 1:
-            return Episode(name, instruction, action, state, pixels)
+            return [Episode(name, instruction, action, state, pixels), *stills]
         if played is None:
             raise SpecVLAError(
                 f'{path} was collected without --chunk: nothing says what was executed after '
@@ -142,10 +144,20 @@ class Dataset:
                 'with --chunk 1')
         kept, following = played.chunks(self.chunk)
         if not len(kept):
-            return None
+            return []
         if len(kept) < len(pixels):  # else the memory map needs no copy
             action, state, pixels = action[kept], state[kept], pixels[kept]
-        return Episode(name, instruction, action, state, pixels, following)
+        return [Episode(name, instruction, action, state, pixels, following)]
+
+    def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
+        """Return the still frames of a file as an episode, if it has some."""
+        if self.chunk > 1 or 'still_jpeg' not in file:  # nothing is executed after them
+            return []
+        action, state = (np.asarray(file[key], np.float32)
+                         for key in ('still_action', 'still_state'))
+        jpegs = file['still_jpeg']
+        _check(action, state, instruction, jpegs)
+        return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs))]
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""

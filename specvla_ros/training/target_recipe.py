@@ -61,7 +61,8 @@ class TargetRecipe(Recipe):
         self.measured = False  # whether the statistics are new ones, though there is an `--init`
         size = initial.config.image_size if initial else args.shape.image_size
         self.dataset = Dataset(data_folder(args.data), args.suite, size,
-                               data_set.mirror_image, args.tasks, data_set.image, args.chunk)
+                               data_set.mirror_image, args.tasks, data_set.image, args.chunk,
+                               stills=True)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'], on_progress=loading)
         if not self.dataset.episodes:
             raise SpecVLAError(

@@ -10,6 +10,7 @@ from specvla_ros.libero.environment import LiberoEnv
 from specvla_ros.libero.experts import task_expert
 from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
+from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.workforce.crew import Done
 from test.training.test_chunk_play import Expert, World
@@ -133,3 +134,53 @@ def test_the_disturbance_moves_the_action_but_stays_in_range():
     assert executed[:, 2].std() > 0.05
     still = Disturbance(random, 0.0)
     np.testing.assert_array_equal(still(clean), clean)
+
+
+@pytest.fixture(scope='module')
+def with_stills(tmp_path_factory):
+    """A data folder with one episode, solved without noise, and stills of three placements."""
+    folder = tmp_path_factory.mktemp('stills')
+    assert collect.run(CollectArgs(tasks=(2,), episodes=1, seed=5, out=folder, resolution=64,
+                                   noise=0.0, keep=0.01, stills=3)) == 0
+    return folder
+
+
+def test_stills_show_other_placements_and_what_the_expert_would_do(with_stills):
+    with np.load(with_stills / 'libero_object' / 'task2' / 'seed5.npz', allow_pickle=True) as file:
+        jpegs, action, state = (file[f'still_{name}'] for name in ('jpeg', 'action', 'state'))
+        own = file['state']
+    assert len(jpegs) == len(action) == len(state) == 18
+    assert cv2.imdecode(np.frombuffer(jpegs[7], np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
+    assert len({bytes(jpeg) for jpeg in jpegs}) == 18
+    # Six poses of each placement: the basket's place says which.
+    places = state[:, 6:8].round(4)
+    assert len({tuple(place) for place in places}) == 3
+    assert (places[:6] == places[0]).all() and tuple(places[0]) != tuple(own[0, 6:8].round(4))
+    # The labels lead to the object: never away from it where it is far.
+    way = state[:, 3:5] - state[:, :2]
+    far = np.linalg.norm(way, axis=1) > 0.05
+    assert (far.sum() > 3 and (np.einsum('ij,ij->i', way, action[:, :2])[far] > 0).all()
+            and np.abs(action[:, :6]).max() <= 1)
+
+
+def test_stills_teach_a_target_and_no_drafter(with_stills):
+    frames = [len(episode) for episode in _data(with_stills, stills=True).episodes]
+    assert frames[1:] == [18] and frames[:1] == [
+        len(episode) for episode in _data(with_stills, stills=False).episodes]
+    again = _data(with_stills, stills=True, only=['task2/seed5', 'task2/seed5'])
+    assert [len(episode) for episode in again.episodes] == frames  # as a resumed training asks
+
+
+def _data(folder, stills, only=None):
+    dataset = Dataset(folder, 'libero_object', 32, stills=stills)
+    dataset.refresh(only=only)
+    return dataset
+
+
+def test_stills_are_of_single_steps(tmp_path):
+    with pytest.raises(SpecVLAError, match='--stills 3 has no effect: with --chunk a label'):
+        collect.run(CollectArgs(out=tmp_path, chunk=4, stills=3))
+    with pytest.raises(SpecVLAError, match='--stills 3 has no effect: --count renders'):
+        collect.run(CollectArgs(count=True, stills=3))
+    with pytest.raises(ValueError, match='stills is -1, must be 0 to 1000'):
+        collect.run(CollectArgs(out=tmp_path, stills=-1))

@@ -86,6 +86,12 @@ class TaskExpert:
         return np.concatenate([self._scene.eef, skill.subject, skill.target,
                                [self._scene.width]]).astype(np.float32)
 
+    @property
+    def away(self) -> float:
+        """How far the hand is from where it takes what is moved next, m; 0 while it holds it."""
+        skill = self._skills[self._active()]
+        return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
+
     def _active(self) -> int:
         """Return the first step that isn't done; an object that is put must have been let go."""
         for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
