@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+from torch import distributed
 
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
@@ -23,7 +24,7 @@ from specvla_ros.training import (
     train_target,
 )
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.process_group import _let_go
+from specvla_ros.training.process_group import _let_go, joined
 from specvla_ros.training.target_batches import Augmentation
 from test.training.conftest import SUITE, TINY
 from test.training.drafter_data import regenerate_args, write_target
@@ -163,6 +164,26 @@ def test_an_error_lets_go_of_what_the_calls_behind_it_held():
 
 def test_a_process_that_dies_is_missed_in_one_line():
     together(lose_the_other)
+
+
+@pytest.mark.parametrize('kind, text, is_lost', [
+    (RuntimeError, '[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1', True),
+    (RuntimeError, '[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms', True),
+    (RuntimeError, '[enforce fail at gloo/allreduce.cc:28] elements > 0. 0 vs 0', False),
+    (RuntimeError, 'Connection closed by peer', False),  # of something else, a data set's server
+    (distributed.DistBackendError, 'NCCL error: remote process exited', True),
+    (distributed.DistBackendError, 'NCCL error: invalid usage, duplicate GPU', False),
+    (distributed.DistStoreError, 'wait timeout', True),
+])
+def test_only_a_lost_process_is_told_as_one(monkeypatch, kind, text, is_lost):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for name in ('init_process_group', 'destroy_process_group'):
+        monkeypatch.setattr(distributed, name, lambda *_, **__: None)
+    monkeypatch.setattr(distributed, 'get_rank', lambda: 0)
+    with pytest.raises(SpecVLAError if is_lost else kind) as caught, joined('cpu'):
+        raise kind(text)
+    assert text in str(caught.value)
+    assert ('another of the 2 processes has ended' in str(caught.value)) == is_lost
 
 
 def test_what_runs_in_one_process_says_so(monkeypatch):
