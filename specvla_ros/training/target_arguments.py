@@ -1,6 +1,6 @@
 """What `specvla train target` is told, and which of it can't be."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from specvla_ros.training.schedule import check_schedule
 from specvla_ros.training.shape import TargetShape
 from specvla_ros.training.target_batches import Augmentation
 from specvla_ros.training.target_check import check_place, initial_key
+from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
 
@@ -82,6 +83,8 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
     resolve_device(args.device)
     check_place('--out', args.out)
     if args.init is not None:
+        if not args.resume:  # older ones may have begun with both
+            _refuse_shape(args)
         initial_key(args.init, args.suite, args.unnorm_key, args.device)
     if not 1 <= args.chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
@@ -104,6 +107,12 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
                                'out --vision-only')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
+
+
+def _refuse_shape(args: TrainTargetArgs) -> None:
+    reason = 'dimensions and tokenizer are those of --init'
+    refuse_unused(args, ('text_tokens',), reason)
+    refuse_unused(args.shape, (field.name for field in fields(args.shape)), reason, 'shape.')
 
 
 def settings_of(args: TrainTargetArgs) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from specvla_ros.training import (
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.process_group import _let_go, joined
 from specvla_ros.training.target_batches import Augmentation
-from test.training.conftest import SUITE, TINY
+from test.training.conftest import OF_INIT, SUITE, TINY
 from test.training.drafter_data import regenerate_args, write_target
 
 # Processes import it by name, as in test/benchmark.
@@ -204,7 +204,7 @@ def test_lora_changes_the_llama_alone_and_leaves_an_ordinary_checkpoint(args, tm
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     base = write_target(tmp_path / 'base')
     before = weights(base)
-    lora = replace(args, out=tmp_path / 'lora', init=base, lora=4, state_weight=0.0)
+    lora = replace(args, out=tmp_path / 'lora', init=base, **OF_INIT, lora=4, state_weight=0.0)
     train_target.run(lora)
     after = weights(lora.out)
     assert before.keys() == after.keys()
@@ -222,7 +222,7 @@ def test_lora_changes_the_llama_alone_and_leaves_an_ordinary_checkpoint(args, tm
 def test_lora_is_resumed(args, tmp_path, monkeypatch):
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     base = write_target(tmp_path / 'base')
-    lora = replace(args, out=tmp_path / 'whole', init=base, lora=4, dtype='bfloat16')
+    lora = replace(args, out=tmp_path / 'whole', init=base, **OF_INIT, lora=4, dtype='bfloat16')
     train_target.run(lora)
     step = train_target.Trainer.step
 
