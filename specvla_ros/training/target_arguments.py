@@ -61,7 +61,8 @@ class TrainTargetArgs:
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
     eval_frames: Annotated[int, Help(help='held-out frames a measurement takes')] = 512
-    text_tokens: Annotated[int, Help(help='ids of the tokenizer below the action tokens')] = 384
+    text_tokens: Annotated[int, Help(
+        help='ids of the tokenizer below the action tokens; --init has its own')] = 384
     sigma_start: Annotated[float, Help(help='width of the smoothed labels at first, bins')] = 6.0
     sigma_end: Annotated[float, Help(help='width at last, of a translation, bins')] = 4.0
     sigma_rotation: Annotated[float, Help(help='width at last, of a rotation, bins')] = 1.0

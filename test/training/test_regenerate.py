@@ -147,7 +147,7 @@ def test_another_target_or_setting_does_not_mix(args, tmp_path):
 @pytest.mark.parametrize('name', ['jitter', 'seed'])
 def test_of_one_path_nothing_is_drawn_so_what_decides_it_is_refused_and_does_not_count(
         args, tmp_path, name):
-    with pytest.raises(SpecVLAError, match=f'--{name} 5 has no effect: the one of --paths 1'):
+    with pytest.raises(SpecVLAError, match=f'--{name} 5 has no effect: --paths 1 draws'):
         run(replace(args, paths=1, **{name: 5}))
     assert not args.out.exists()
     run(replace(args, paths=1))
