@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import datetime
 import gc
 import os
+import re
 import traceback
 
 import torch
@@ -23,6 +24,7 @@ from specvla_ros.errors import one_line, SpecVLAError
 
 # The others wait while the first one measures and writes.
 _PATIENCE = datetime.timedelta(hours=2)
+_GONE = re.compile('by peer|broken pipe|timed out|timeout|remote process', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ def joined(device: str) -> Iterator[ProcessGroup]:
     if nothing outside of it holds the networks that were trained in it.
 
     :param device: that was asked for; `cuda` becomes a GPU for each process of a machine
-    :raises SpecVLAError: the others can't be reached, one of them has ended, or there are fewer
-        GPUs than processes
+    :raises SpecVLAError: the others can't be reached, one of them has ended or does not
+        answer, or there are fewer GPUs than processes
     """
     size = int(os.environ.get('WORLD_SIZE', 1))
     if size == 1:
@@ -123,8 +125,9 @@ def joined(device: str) -> Iterator[ProcessGroup]:
         _let_go(error)
         if _lost_another(error):
             raise SpecVLAError(
-                f'another of the {size} processes has ended ({one_line(error, 200)}): start all '
-                'again, with --resume to go on from the last state that was saved') from error
+                f'another of the {size} processes has ended or does not answer '
+                f'({one_line(error, 200)}): start all again, with --resume to go on from the last '
+                'state that was saved') from error
         raise
     finally:
         _leave()
@@ -143,9 +146,16 @@ def _leave() -> None:
 
 
 def _lost_another(error: BaseException) -> bool:
-    """Whether an error is that another process can't be heard any more; gloo's has no type."""
-    return isinstance(error, distributed.DistError) or (
+    """
+    Whether an error is that another process can't be heard any more, and no mistake of this one.
+
+    gloo's errors have no type, and NCCL's have one for all that goes wrong.
+    """
+    if isinstance(error, (distributed.DistNetworkError, distributed.DistStoreError)):
+        return True
+    is_of_group = isinstance(error, distributed.DistBackendError) or (
         isinstance(error, RuntimeError) and 'gloo' in str(error))
+    return is_of_group and _GONE.search(str(error)) is not None
 
 
 def _let_go(error: BaseException) -> None:

@@ -281,7 +281,7 @@ def _check(args: RegenerateArgs) -> None:
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
     if args.paths == 1:
-        refuse_unused(args, ('jitter',), 'of --paths 1 none is jittered')
+        refuse_unused(args, ('jitter', 'seed'), '--paths 1 draws no other paths')
 
 
 def _half(x: Tensor) -> NDArray[np.float16]:

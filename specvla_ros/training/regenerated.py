@@ -104,9 +104,15 @@ class Manifest:
             path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
 
     def difference(self, other: 'Manifest') -> str | None:
-        """Name of the first setting in which two differ; what has been made doesn't count."""
-        made = ('complete', 'frames', 'episodes')
-        return next((f.name for f in fields(self) if f.name not in made
+        """
+        Name of the first setting in which two differ; None if there is none.
+
+        What has been made doesn't count. With one path, the target's own, `jitter` and `seed`
+        change nothing.
+        """
+        made = ['complete', 'frames', 'episodes']
+        idle = ['jitter', 'seed'] if self.paths == 1 else []
+        return next((f.name for f in fields(self) if f.name not in made + idle
                      and getattr(self, f.name) != getattr(other, f.name)), None)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.unused_options import refuse_unused
 
 
 class Schedule(Protocol):
@@ -28,7 +29,7 @@ class Schedule(Protocol):
 
 
 def check_schedule(args: Schedule) -> None:
-    """Raise SpecVLAError for a batch, lanes, data type or length that can't be."""
+    """Raise SpecVLAError for a batch, lanes, data type or length that can't be, or two lengths."""
     for name in ('batch', 'lanes'):
         if getattr(args, name) < 1:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
@@ -40,6 +41,8 @@ def check_schedule(args: Schedule) -> None:
                 f'{name} is {getattr(args, name)!r}, must be bfloat16 or float32')
     if args.minutes <= 0 and args.epochs <= 0:
         raise SpecVLAError('minutes and epochs are both 0: one must be positive')
+    if args.minutes > 0:
+        refuse_unused(args, ('epochs',), 'the training ends after --minutes')
 
 
 def share_done(

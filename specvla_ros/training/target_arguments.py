@@ -1,6 +1,6 @@
 """What `specvla train target` is told, and which of it can't be."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from specvla_ros.training.schedule import check_schedule
 from specvla_ros.training.shape import TargetShape
 from specvla_ros.training.target_batches import Augmentation
 from specvla_ros.training.target_check import check_place, initial_key
+from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
 
@@ -60,7 +61,8 @@ class TrainTargetArgs:
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
     eval_frames: Annotated[int, Help(help='held-out frames a measurement takes')] = 512
-    text_tokens: Annotated[int, Help(help='ids of the tokenizer below the action tokens')] = 384
+    text_tokens: Annotated[int, Help(
+        help='ids of the tokenizer below the action tokens; --init has its own')] = 384
     sigma_start: Annotated[float, Help(help='width of the smoothed labels at first, bins')] = 6.0
     sigma_end: Annotated[float, Help(help='width at last, of a translation, bins')] = 4.0
     sigma_rotation: Annotated[float, Help(help='width at last, of a rotation, bins')] = 1.0
@@ -82,6 +84,8 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
     resolve_device(args.device)
     check_place('--out', args.out)
     if args.init is not None:
+        if not args.resume:  # older ones may have begun with both
+            _refuse_shape(args)
         initial_key(args.init, args.suite, args.unnorm_key, args.device)
     if not 1 <= args.chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
@@ -104,6 +108,12 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
                                'out --vision-only')
     if args.freeze_vision and args.init is None:
         raise SpecVLAError('freeze_vision needs --init: random vision towers learn nothing')
+
+
+def _refuse_shape(args: TrainTargetArgs) -> None:
+    reason = 'dimensions and tokenizer are those of --init'
+    refuse_unused(args, ('text_tokens',), reason)
+    refuse_unused(args.shape, (field.name for field in fields(args.shape)), reason, 'shape.')
 
 
 def settings_of(args: TrainTargetArgs) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from specvla_ros.training.shape import TargetShape
 
 SUITE = 'libero_object'
 INSTRUCTIONS = ('pick up the milk', 'pick up the ketchup and place it in the basket')
+OF_INIT = dict(shape=TargetShape(), text_tokens=384)  # not given: they are those of --init
 TINY = TargetShape(image_size=32, patch_size=8, vision_width=16, vision_blocks=1, vision_heads=2,
                    vision_mlp=16, hidden=32, layers=2, mlp=32, head_dim=16)
 

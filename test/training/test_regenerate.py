@@ -144,6 +144,20 @@ def test_another_target_or_setting_does_not_mix(args, tmp_path):
         shards(args)
 
 
+@pytest.mark.parametrize('name', ['jitter', 'seed'])
+def test_of_one_path_nothing_is_drawn_so_what_decides_it_is_refused_and_does_not_count(
+        args, tmp_path, name):
+    with pytest.raises(SpecVLAError, match=f'--{name} 5 has no effect: --paths 1 draws'):
+        run(replace(args, paths=1, **{name: 5}))
+    assert not args.out.exists()
+    run(replace(args, paths=1))
+    manifest = Manifest.read(args.out)
+    replace(manifest, **{name: 5}).write(args.out)  # made when these were allowed
+    run(replace(args, paths=1))
+    assert replace(manifest, paths=2).difference(
+        replace(manifest, paths=2, **{name: 5})) == name
+
+
 def test_a_damaged_shard_or_manifest_is_named(args):
     run(args)
     (args.out / 'task0' / 'seed0.npy').write_bytes(b'nothing')

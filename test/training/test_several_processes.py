@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+from torch import distributed
 
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
@@ -23,9 +24,9 @@ from specvla_ros.training import (
     train_target,
 )
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.process_group import _let_go
+from specvla_ros.training.process_group import _let_go, joined
 from specvla_ros.training.target_batches import Augmentation
-from test.training.conftest import SUITE, TINY
+from test.training.conftest import OF_INIT, SUITE, TINY
 from test.training.drafter_data import regenerate_args, write_target
 
 # Processes import it by name, as in test/benchmark.
@@ -165,6 +166,26 @@ def test_a_process_that_dies_is_missed_in_one_line():
     together(lose_the_other)
 
 
+@pytest.mark.parametrize('kind, text, is_lost', [
+    (RuntimeError, '[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1', True),
+    (RuntimeError, '[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms', True),
+    (RuntimeError, '[enforce fail at gloo/allreduce.cc:28] elements > 0. 0 vs 0', False),
+    (RuntimeError, 'Connection closed by peer', False),  # of something else, a data set's server
+    (distributed.DistBackendError, 'NCCL error: remote process exited', True),
+    (distributed.DistBackendError, 'NCCL error: invalid usage, duplicate GPU', False),
+    (distributed.DistStoreError, 'wait timeout', True),
+])
+def test_only_a_lost_process_is_told_as_one(monkeypatch, kind, text, is_lost):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for name in ('init_process_group', 'destroy_process_group'):
+        monkeypatch.setattr(distributed, name, lambda *_, **__: None)
+    monkeypatch.setattr(distributed, 'get_rank', lambda: 0)
+    with pytest.raises(SpecVLAError if is_lost else kind) as caught, joined('cpu'):
+        raise kind(text)
+    assert text in str(caught.value)
+    assert ('another of the 2 processes has ended' in str(caught.value)) == is_lost
+
+
 def test_what_runs_in_one_process_says_so(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(SpecVLAError, match='train retrieval runs in one process: start it with'):
@@ -183,7 +204,7 @@ def test_lora_changes_the_llama_alone_and_leaves_an_ordinary_checkpoint(args, tm
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     base = write_target(tmp_path / 'base')
     before = weights(base)
-    lora = replace(args, out=tmp_path / 'lora', init=base, lora=4, state_weight=0.0)
+    lora = replace(args, out=tmp_path / 'lora', init=base, **OF_INIT, lora=4, state_weight=0.0)
     train_target.run(lora)
     after = weights(lora.out)
     assert before.keys() == after.keys()
@@ -201,7 +222,7 @@ def test_lora_changes_the_llama_alone_and_leaves_an_ordinary_checkpoint(args, tm
 def test_lora_is_resumed(args, tmp_path, monkeypatch):
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     base = write_target(tmp_path / 'base')
-    lora = replace(args, out=tmp_path / 'whole', init=base, lora=4, dtype='bfloat16')
+    lora = replace(args, out=tmp_path / 'whole', init=base, **OF_INIT, lora=4, dtype='bfloat16')
     train_target.run(lora)
     step = train_target.Trainer.step
 

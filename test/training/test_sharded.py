@@ -15,7 +15,7 @@ from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.process_group import ProcessGroup
 from specvla_ros.training.target_arguments import check_arguments
 from specvla_ros.training.target_batches import Augmentation
-from test.training.conftest import SUITE, TINY
+from test.training.conftest import OF_INIT, SUITE, TINY
 from test.training.drafter_data import write_target
 
 # Processes import it by name, as in test/benchmark.
@@ -65,7 +65,7 @@ def assert_close(one, other, atol=2e-5):
 def test_shards_give_the_checkpoint_the_state_and_the_curve_of_whole_weights(args, tmp_path):
     """And a training that was cut short goes on with shards and without."""
     frozen = replace(args, out=tmp_path / 'frozen', init=write_target(tmp_path / 'base'),
-                     freeze_vision=True, state_weight=0.0, evaluate=60)
+                     freeze_vision=True, state_weight=0.0, evaluate=60, **OF_INIT)
     train_target.run(args)
     train_target.run(frozen)
     cut = [sharded(args, out=tmp_path / name) for name in ('cut', 'cut_too')]
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_a_group_ends_however_it_is_lef
 def test_lora_in_two_processes_gives_the_weights_of_one(args, tmp_path):
     pytest.importorskip('peft', reason="peft is not installed: pip install '.[lora]'")
     lora = replace(args, out=tmp_path / 'lora', init=write_target(tmp_path / 'base'), lora=4,
-                   evaluate=60)
+                   evaluate=60, **OF_INIT)
     train_target.run(lora)
     rounded = replace(lora, dtype='bfloat16', store='bfloat16')
     twos = [sharded(lora, out=tmp_path / 'shards'),

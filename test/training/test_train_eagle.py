@@ -102,6 +102,7 @@ def test_another_targets_words_are_refused(args, tmp_path):
     ({'batch': 15}, 'batch 15 must be a multiple of lanes 2'),
     ({'dtype': 'float16'}, 'must be bfloat16 or float32'),
     ({'minutes': 0, 'epochs': 0}, 'one must be positive'),
+    ({'minutes': 1, 'epochs': 3}, '--epochs 3 has no effect'),
     ({'resume': True}, 'nothing to resume'),
     ({'holdout': 1.0}, 'holds 0 training frames'),
 ])

@@ -16,7 +16,7 @@ from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, 
 from specvla_ros.training.tokenizer import build_tokenizer
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
 from specvla_ros.training.trainer import Trainer
-from test.training.conftest import SUITE, TINY, write_episode
+from test.training.conftest import OF_INIT, SUITE, TINY, write_episode
 from test.training.drafter_data import write_target
 
 
@@ -110,7 +110,8 @@ def test_episodes_that_arrive_meanwhile_are_trained_on(args, data, monkeypatch):
 
 def test_training_goes_on_from_a_checkpoint(args, tmp_path):
     run(replace(args, epochs=1))
-    run(replace(args, out=tmp_path / 'more', init=args.out, epochs=1, freeze_vision=True))
+    run(replace(args, out=tmp_path / 'more', init=args.out, epochs=1, freeze_vision=True,
+                **OF_INIT))
     before, after = weights(args.out), weights(tmp_path / 'more')
     frozen = [name for name in before if name.startswith('vision.')]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
@@ -127,7 +128,7 @@ def test_training_goes_on_with_another_suite_whose_statistics_and_words_are_new(
         action = content['action'] * np.float32([0.5] * 6 + [1])
         np.savez(path, **content | {'action': action, 'instruction': 'put the bowl on the stove'})
     more = replace(args, out=tmp_path / 'more', init=args.out, suite='libero_spatial', epochs=1,
-                   freeze_vision=True, new_words=True)
+                   freeze_vision=True, new_words=True, **OF_INIT)
     run(more)
     assert 'has no statistics of libero_spatial: measured on these' in capsys.readouterr().out
     old, new = (OpenVLA.from_pretrained(folder) for folder in (args.out, more.out))
@@ -137,7 +138,7 @@ def test_training_goes_on_with_another_suite_whose_statistics_and_words_are_new(
     instruction = 'put the bowl on the stove'
     assert len(new.prompt_ids(instruction)) < len(old.prompt_ids(instruction))
     # Its own suite again: statistics are as they were, and nothing is said.
-    run(replace(more, out=tmp_path / 'last', init=more.out, new_words=False))
+    run(replace(more, out=tmp_path / 'last', init=more.out, **OF_INIT, new_words=False))
     assert 'no statistics' not in capsys.readouterr().out
 
 
@@ -152,7 +153,8 @@ def test_new_words_leave_bytes_and_actions_as_they_are(args):
 
 
 def test_new_words_are_refused_where_they_would_stay_random_or_words_be_lost(args, tmp_path):
-    new = replace(args, out=tmp_path / 'new', init=write_target(tmp_path / 'base'), new_words=True)
+    new = replace(args, out=tmp_path / 'new', init=write_target(tmp_path / 'base'), new_words=True,
+                  **OF_INIT)
     for change in ({'lora': 4}, {'vision_only': True}):
         with pytest.raises(SpecVLAError, match='random embeddings, and neither --lora nor --vis'):
             run(replace(new, **change))
@@ -223,7 +225,7 @@ def state_losses(monkeypatch, args):
 def test_the_state_heads_learn_from_frozen_towers(args, tmp_path, monkeypatch):
     run(replace(args, epochs=1))
     losses = state_losses(monkeypatch, replace(
-        args, out=tmp_path / 'more', init=args.out, freeze_vision=True, epochs=12,
+        args, out=tmp_path / 'more', init=args.out, **OF_INIT, freeze_vision=True, epochs=12,
         optimizer=OptimizerSettings(learning_rate=0.02)))
     # Heads begin anew, at the mean: a square of 1 each.
     assert 1 < float(losses[0]) < 4
@@ -277,6 +279,9 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     ({'dtype': 'float16'}, 'must be bfloat16 or float32'),
     ({'minutes': 0, 'epochs': 0}, 'one must be positive'),
     ({'freeze_vision': True}, 'needs --init'),
+    ({'minutes': 1.0, 'epochs': 3.0}, '--epochs 3 has no effect: the training ends after --min'),
+    ({'init': 'libero_object'}, '--text-tokens 300 has no effect: dimensions and tokenizer are'),
+    ({'init': 'libero_object', 'text_tokens': 384}, '--shape.image-size 32 has no effect: dim'),
     ({'new_words': True}, 'about the tokenizer of --init'),
     ({'resume': True}, 'nothing to resume'),
     ({'tasks': (9,)}, 'no successful episodes under'),

@@ -115,6 +115,10 @@ class Actor:
         self._refused = ''
         self._outputs.hold_gripper()
 
+    def wait_for_gripper(self) -> None:
+        """Give the gripper a second to confirm the `pause`; not in the executor's thread."""
+        self._outputs.wait_until_held()
+
     def resume(self) -> None:
         """Go on with the next image."""
         self._pilot.resume()

@@ -23,6 +23,7 @@ _LOG_PERIOD = 5.0
 _LOOK_PERIOD = 0.5  # s between two looks at the server
 _PATIENCE = 2.0  # s for the answer to a goal: a server that was killed gives none
 _RETRY_AFTER = 1.0  # s
+_LAST_WORDS = 1.0  # s: two more tries, then the process may end
 _MOST_TRIES = 3
 _OPEN = 1.0
 
@@ -99,7 +100,7 @@ class GripperGoals:
         self._is_held = self._is_destroyed = False
         self.fault = ''
         self._client = ActionClient(node, self._action, name)
-        self._canceller = GoalCanceller(node, self._name, self._report)
+        self._canceller = GoalCanceller(node, topics, self._name, self._report)
         topics.add(self)
         topics.every(_LOOK_PERIOD, self.look)
 
@@ -123,19 +124,21 @@ class GripperGoals:
             self._is_held = True
             if self._goal is not None and self._goal.state == _OPEN and not self._goal.is_over:
                 self._goal, self._tries = None, 0  # told again with the next action
-            opening = [goal for goal in self._opening if not goal.is_over]
-            self._opening.clear()
-            for goal in opening:
-                goal.is_stopped = True
-            if opening:
+            opening = [goal for goal in self._opening
+                       if not (goal.is_over or self._canceller.is_cancelling(goal))]
+            if opening and not self._is_destroyed:
                 self._tries = 0
                 self._logger.warning(f'{self._name}: the gripper is told to stop opening')
-                self._node.executor.create_task(self._cancel, opening)
+                for goal in opening:
+                    self._canceller.cancel(goal)
+
+    def wait_until_held(self) -> None:
+        """Give the controller a second to confirm a `hold`; not in the executor's thread."""
+        self._canceller.wait(_LAST_WORDS)
 
     def look(self) -> None:
         """Look for the server; tell it the present state if it is new or missed the last goal."""
         with self._lock:
-            self._canceller.look()
             goal = self._goal
             if (goal is not None and not goal.is_accepted
                     and time.monotonic() - goal.sent > _PATIENCE):
@@ -143,11 +146,15 @@ class GripperGoals:
             self._tell()
 
     def destroy(self) -> None:
-        """Take the client away; the goal under way is the controller's to finish."""
+        """
+        Take the client away; the goal under way is the controller's to finish.
+
+        What a `hold` cancels is cancelled all the same, until the controller has confirmed it.
+        """
         with self._lock:
             self._is_destroyed, self._goal = True, None
             self._client.destroy()
-            self._canceller.destroy()
+            self._canceller.retire()
 
     def _tell(self) -> None:
         self._see_servers()
@@ -203,17 +210,11 @@ class GripperGoals:
                 if goal is self._goal:
                     self._fail('rejected the goal')
                 return
-            goal.is_accepted, self.fault = True, ''
+            goal.is_accepted, goal.is_over, self.fault = True, False, ''
             handle.get_result_async().add_done_callback(
                 lambda future: self._ended(goal, future))
             if goal.is_stopped:
                 self._canceller.cancel(goal)
-
-    def _cancel(self, goals: list[_Goal]) -> None:
-        with self._lock:
-            if not self._is_destroyed:
-                for goal in goals:
-                    self._canceller.cancel(goal)
 
     def _report(self, fault: str) -> None:
         self.fault = fault

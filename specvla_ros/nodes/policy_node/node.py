@@ -103,6 +103,7 @@ class PolicyNode(LifecycleNode):
         finally:
             if (actor := self._actor) is not None:
                 actor.pause()
+                actor.wait_for_gripper()  # who repeats a cancel ends with the process
             self._goals.shut_down()
 
     def close(self) -> None:

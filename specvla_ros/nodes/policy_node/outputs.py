@@ -80,6 +80,11 @@ class Outputs:
         if self._goals is not None:
             self._goals.hold()
 
+    def wait_until_held(self) -> None:
+        """Give the gripper a second to confirm `hold_gripper`; not in the executor's thread."""
+        if self._goals is not None:
+            self._goals.wait_until_held()
+
     @property
     def fault(self) -> str:
         """What became of gripper goals; '' where nothing is wrong."""

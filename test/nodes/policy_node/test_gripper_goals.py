@@ -2,6 +2,7 @@
 import os
 from pathlib import Path
 import sys
+import threading
 import time
 from types import ModuleType, SimpleNamespace
 
@@ -82,22 +83,42 @@ class Controller:
         self.is_destroyed = True
 
 
+class Timers:
+    """What `Topics` is to the goals: a timer twice a second."""
+
+    def __init__(self, world):
+        self._looks = []
+        world.timers.append(self._looks)
+        self.sibling = lambda: Timers(world)
+
+    def add(self, end):
+        pass
+
+    def every(self, period, look):
+        assert period == 0.5
+        self._looks.append(look)
+
+    def destroy(self):
+        self._looks.clear()
+
+
 class CancelService:
     """
     The controller's `cancel_goal`: which goals it was asked to cancel, and what it says.
 
     lost: so many of the next requests, or their answers, get lost; code: of its answers; cancels:
-    it does what it is asked for.
+    it does what it is asked for; is_there: it was not destroyed.
     """
 
     def __init__(self, world):
-        self._world, self.asked, self.lost = world, [], 0
+        self._world, self.asked, self.lost, self.is_there = world, [], 0, True
         self.code, self.cancels = CancelGoal.Response.ERROR_NONE, True
 
     def service_is_ready(self):
         return bool(self._world.servers)
 
     def call_async(self, request):
+        assert self.is_there
         assert (request.goal_info.stamp.sec, request.goal_info.stamp.nanosec) == (0, 0)
         self.asked.append(bytes(request.goal_info.goal_id.uuid))
         future, self.lost = Future(), self.lost - 1
@@ -105,14 +126,17 @@ class CancelService:
             answer = CancelGoal.Response(return_code=self.code)
             if self.code == answer.ERROR_NONE and self.cancels:
                 answer.goals_canceling = [request.goal_info]
-            self._world.tasks.append((lambda: future.answer(answer), ()))
+            self._world.tasks.append((lambda: future.hear and future.answer(answer), ()))
         return future
+
+    def remove_pending_request(self, future):
+        future.hear = None
 
 
 @pytest.fixture
 def world(monkeypatch):
     """Give what is around the goals: the log, the servers, the executor's tasks, the time."""
-    world = SimpleNamespace(log=[], servers=['first'], tasks=[], now=100.0)
+    world = SimpleNamespace(log=[], servers=['first'], tasks=[], now=100.0, timers=[])
     monkeypatch.setattr(gripper_goals.time, 'monotonic', lambda: world.now)
     world.cancel = CancelService(world)
     return world
@@ -137,15 +161,17 @@ def goals(monkeypatch, world):
         assert (kind, name) == (CancelGoal, NAME + '/_action/cancel_goal')
         return world.cancel
 
+    def destroy_client(client):
+        client.is_there = False
+
     node = SimpleNamespace(
-        create_client=create_client, destroy_client=lambda client: None,
+        create_client=create_client, destroy_client=destroy_client,
         get_logger=lambda: SimpleNamespace(warning=note, error=note, info=note),
         get_name=lambda: 'policy_node', get_namespace=lambda: '/left',
         resolve_topic_name=lambda name: name, get_publishers_info_by_topic=servers_of,
         executor=SimpleNamespace(
             create_task=lambda task, *arguments: world.tasks.append((task, arguments))))
-    topics = SimpleNamespace(add=lambda end: None, every=lambda period, look: None)
-    return GripperGoals(node, topics, 'gripper_cmd', opened=0.04, closed=0.0, effort=20.0)
+    return GripperGoals(node, Timers(world), 'gripper_cmd', opened=0.04, closed=0.0, effort=20.0)
 
 
 @pytest.fixture
@@ -165,7 +191,8 @@ def run(world, goals):
             if world.now >= end:
                 return
             world.now += 0.5
-            goals.look()
+            for look in [look for looks in world.timers for look in looks]:
+                look()
     return run
 
 
@@ -487,15 +514,90 @@ def test_a_goal_on_its_way_at_the_emergency_stop_is_not_sent(goals, client, run)
     assert client.sent == [CLOSED]
 
 
-def test_nothing_is_sent_or_cancelled_once_it_is_destroyed(goals, client, run, world):
+def test_an_answer_that_is_older_than_the_goal_confirms_nothing(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    world.cancel.code = CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
+    goals.hold()  # this cancel overtakes the goal
+    world.cancel.code, world.cancel.lost = CancelGoal.Response.ERROR_NONE, 2
+    client.answer()
+    run(10.0)
+    assert world.cancel.asked == client.ids * 4
+
+
+def test_another_stop_cancels_again_what_the_first_one_could_not(goals, client, run, world):
     goals.put(1.0)
     run()
     client.answer()
+    world.cancel.cancels = False
+    goals.hold()
+    run(10.0)
+    goals.hold()  # this one changes nothing: the first one still is at it
+    run(50.0)
+    assert world.cancel.asked == client.ids * 60
+    world.cancel.cancels = True
+    goals.hold()
+    run(10.0)
+    goals.hold()
+    assert world.cancel.asked == client.ids * 61
+    assert sum('is told to stop opening' in line for line in world.log) == 2
+
+
+@pytest.mark.parametrize('lost', [0, 3])
+def test_a_stop_is_a_stop_also_when_the_node_is_deactivated_right_after_it(
+        goals, client, run, world, lost):
+    goals.put(1.0)
+    run()
+    client.answer()
+    world.cancel.lost = lost
     goals.hold()
     goals.put(0.0)
     goals.destroy()
+    assert world.cancel.is_there
+    run(10.0)
+    assert client.sent == [OPENED]
+    assert world.cancel.asked == client.ids * (lost + 1)
+    assert not world.cancel.is_there
+
+
+def test_a_cancel_that_a_deactivated_node_can_not_bring_home_is_told_of_and_ends(
+        goals, client, run, world):
+    goals.put(1.0)
     run()
+    client.answer()
+    world.cancel.cancels = False
+    goals.hold()
+    goals.destroy()
+    run(60.0)
+    assert 'has not confirmed in 60 tries that the gripper stops' in world.log[-1]
+    assert len(world.cancel.asked) == 60 and not world.cancel.is_there
+
+
+def test_deactivation_alone_leaves_the_gripper_to_its_controller(goals, client, run, world):
+    goals.put(1.0)
+    run()
+    client.answer()
+    goals.destroy()
+    goals.hold()
+    run(10.0)
     assert (client.sent, world.cancel.asked) == ([OPENED], [])
+    assert not world.cancel.is_there
+
+
+def test_a_process_ends_once_the_cancel_is_confirmed(goals, client, run, world, monkeypatch):
+    monkeypatch.setattr(gripper_goals, '_LAST_WORDS', 60.0)
+    goals.put(1.0)
+    run()
+    client.answer()
+    goals.wait_until_held()  # nothing is cancelled
+    goals.hold()
+    waiting = threading.Thread(target=goals.wait_until_held)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    run()
+    waiting.join(60.0)
+    assert not waiting.is_alive()
 
 
 @pytest.mark.parametrize('name', ['', '/my hand', 'a//b', '1st', '/gripper/'])
