@@ -305,7 +305,8 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     policy_until = expert_until = policy_steps = 0
     for step in range(lengths.most):
         label = expert.act() / scale
-        stills.note(expert)
+        if args.stills:
+            stills.note(expert)
         if policy is not None and step >= max(policy_until, expert_until):
             stretch = step + int(random.integers(5, 40))
             if random.random() < args.policy_share:

@@ -135,11 +135,11 @@ def test_an_episode_that_runs_out_of_steps_has_failed(brain, start):
     assert bridge.wait() == 0
     assert summary(brain.statuses[-1]) == (0, 0, 0, 8, False, True)
     assert not any(status.crashed for status in brain.statuses)
-    assert '0 successes, 1 failures, 0 crashes' in bridge.output
+    assert '0 successes, 1 failure, 0 crashes' in bridge.output
 
 
 def test_a_latecomer_learns_instruction_and_status(brain, start, until):
-    start(NODE, dict(exit_when_done=False)).says('done: 1 episodes')
+    start(NODE, dict(exit_when_done=False)).says('done: 1 episode, ')
     late = {}
     for kind, topic in ((String, 'instruction'), (EpisodeStatus, 'episode')):
         brain.probe.node.create_subscription(

@@ -58,7 +58,7 @@ def test_a_policy_that_is_killed_and_started_again_goes_on_with_the_episode(
     start(POLICY)
     assert bridge.wait() == 0
     assert steps() == [EACH_ONCE]
-    assert '0 successes, 1 failures, 0 crashes' in bridge.output
+    assert '0 successes, 1 failure, 0 crashes' in bridge.output
 
 
 def test_a_bridge_that_is_killed_and_started_again_plays_anew_with_the_same_policy(
