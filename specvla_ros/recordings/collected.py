@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import pickle
+from threading import Lock
 from typing import Any, IO
 import zipfile
 
@@ -24,6 +25,9 @@ from specvla_ros.pictures import decode_picture
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
 _PERIOD = 0.05  # s between the steps of an episode: LIBERO's
+# numpy reads an array's header with `ast`, which in Python 3.11 may fail with a SystemError in two
+# threads at once (python/cpython issue 106905).
+READING = Lock()
 _PICTURES = ('jpeg', 'still_jpeg')
 # All that an array of bytes names; its module was called numpy.core before numpy 2.
 _ALLOWED = {('numpy', 'ndarray'), ('numpy', 'dtype'), ('numpy.core.multiarray', '_reconstruct'),
@@ -60,7 +64,7 @@ class EpisodeFile(contextlib.AbstractContextManager):
         return f'{name}.npy' in self._file.namelist()
 
     def __getitem__(self, name: str) -> Any:
-        with self._file.open(f'{name}.npy') as member:
+        with READING, self._file.open(f'{name}.npy') as member:
             return _jpegs(member) if name in _PICTURES else np.lib.format.read_array(member)
 
 

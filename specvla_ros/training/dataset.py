@@ -8,7 +8,7 @@ meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,7 +23,7 @@ from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
-from specvla_ros.recordings.collected import EpisodeFile
+from specvla_ros.recordings.collected import EpisodeFile, READING
 
 _PIXELS_VERSION = 1  # counts changes of the image transform
 # LIBERO's, for a target that is trained with random shifts.
@@ -123,11 +123,14 @@ class Dataset:
                 action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
                 instruction, jpegs = str(file['instruction']), file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
-                stills = self._stills(name, instruction, file) if self.stills else []
+                stills = self._stills(file)
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
             _check(action, state, instruction, jpegs)
             pixels = self._pixels(name, jpegs)
+            if stills is not None:
+                _check(*stills[1:], instruction, stills[0])
+                shown = self._pixels(f'{name}-stills', stills[0])
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
@@ -136,7 +139,9 @@ class Dataset:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
         if self.chunk == 1:
-            return [Episode(name, instruction, action, state, pixels), *stills]
+            episode = Episode(name, instruction, action, state, pixels)
+            return [episode] if stills is None else [episode, replace(
+                episode, action=stills[1], state=stills[2], pixels=shown)]
         if played is None:
             raise SpecVLAError(
                 f'{path} was collected without --chunk: nothing says what was executed after '
@@ -149,15 +154,15 @@ class Dataset:
             action, state, pixels = action[kept], state[kept], pixels[kept]
         return [Episode(name, instruction, action, state, pixels, following)]
 
-    def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
-        """Return the still frames of a file as an episode, if it has some."""
-        if self.chunk > 1 or 'still_jpeg' not in file:  # nothing is executed after them
-            return []
+    def _stills(
+        self, file: EpisodeFile
+    ) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return JPEG files, actions and states of the still frames of a file, if wanted."""
+        if not self.stills or self.chunk > 1 or 'still_jpeg' not in file:
+            return None  # nothing is executed after them: they teach no chunks
         action, state = (np.asarray(file[key], np.float32)
                          for key in ('still_action', 'still_state'))
-        jpegs = file['still_jpeg']
-        _check(action, state, instruction, jpegs)
-        return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs))]
+        return file['still_jpeg'], action, state
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
@@ -173,7 +178,8 @@ class Dataset:
             with temporary.open('wb') as file:
                 np.save(file, np.ascontiguousarray(pixels))
             temporary.replace(path)
-        return np.load(path, mmap_mode='r')
+        with READING:
+            return np.load(path, mmap_mode='r')
 
 
 @dataclass(frozen=True, slots=True)
