@@ -8,7 +8,7 @@ meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -123,14 +123,11 @@ class Dataset:
                 action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
                 instruction, jpegs = str(file['instruction']), file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
-                stills = self._stills(file)
+                stills = self._stills(name, instruction, file) if self.stills else []
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
             _check(action, state, instruction, jpegs)
             pixels = self._pixels(name, jpegs)
-            if stills is not None:
-                _check(*stills[1:], instruction, stills[0])
-                shown = self._pixels(f'{name}-stills', stills[0])
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
@@ -139,9 +136,7 @@ class Dataset:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
         if self.chunk == 1:
-            episode = Episode(name, instruction, action, state, pixels)
-            return [episode] if stills is None else [episode, replace(
-                episode, action=stills[1], state=stills[2], pixels=shown)]
+            return [Episode(name, instruction, action, state, pixels), *stills]
         if played is None:
             raise SpecVLAError(
                 f'{path} was collected without --chunk: nothing says what was executed after '
@@ -154,15 +149,15 @@ class Dataset:
             action, state, pixels = action[kept], state[kept], pixels[kept]
         return [Episode(name, instruction, action, state, pixels, following)]
 
-    def _stills(
-        self, file: EpisodeFile
-    ) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return JPEG files, actions and states of the still frames of a file, if wanted."""
-        if not self.stills or self.chunk > 1 or 'still_jpeg' not in file:
-            return None  # nothing is executed after them: they teach no chunks
+    def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
+        """Return the still frames of a file as an episode, if it has some."""
+        if self.chunk > 1 or 'still_jpeg' not in file:  # nothing is executed after them
+            return []
         action, state = (np.asarray(file[key], np.float32)
                          for key in ('still_action', 'still_state'))
-        return file['still_jpeg'], action, state
+        jpegs = file['still_jpeg']
+        _check(action, state, instruction, jpegs)
+        return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs))]
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
