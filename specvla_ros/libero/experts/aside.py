@@ -1,4 +1,4 @@
-"""Out of a drawer's way: an open drawer hangs over what stands in front. Lengths in m."""
+"""Find objects that an opening drawer would cover, and a free spot for them. Lengths in m."""
 
 from __future__ import annotations
 

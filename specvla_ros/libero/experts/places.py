@@ -15,7 +15,7 @@ _TIGHT = 0.012  # m: the slack in a drawer, which opens hardly wider than a bowl
 _NARROW = 0.014  # m: of a thing that fits in one way round only: walls hold it off the middle
 _GAP = 0.008   # m, between what is put into a drawer and its front
 _EDGE = 0.015  # m: so far from a region's edge things are put
-_BESIDE = 0.015  # m, between what is put on a region and what stands there already
+_BESIDE = 0.015  # m, gap between an object put on a region and its neighbours there
 _FINGERS = 0.055  # m: from the middle of what they let go to the outside of open fingers
 _ALONG = 0.05  # m: half the height above a region at which LIBERO's `On` holds
 

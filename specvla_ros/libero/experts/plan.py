@@ -31,8 +31,8 @@ class Stage:
     """
     One step of a plan.
 
-    goal: the predicate that it makes true. thing: what is moved. destination: where to, or None;
-    of CLEAR the drawer that it is taken out of the way of.
+    goal: the predicate that becomes true. thing: the object that is moved. destination: where it
+    goes, or None; of CLEAR the drawer that must not cover it.
     slot, slots: which of how many objects it is that go to this destination. needed_for: the step
     is only a means: it is left out once one of these predicates holds; none = it is a goal.
     """

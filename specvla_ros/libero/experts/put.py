@@ -30,7 +30,7 @@ _CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
 _AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
-_FALLS = 0.05           # m/s: what is slower rests where it is, on an edge perhaps
+_FALLS = 0.05           # m/s: a slower object is at rest; it may rest on an edge
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
 _FITS = 0.12            # rad: an object that is turned no further from its place's sides goes in
@@ -106,7 +106,7 @@ class Put:
             not (width < self._grasp.stay < np.inf and error[2] < -_SHALLOW)
         if (near or closing) and width > self._grasp.shut:
             return self._motion(self._squeeze(), CLOSED)
-        # Lost, and the fingers may never open wide: they can be wedged in what they lost.
+        # The object slipped off. The fingers may be wedged in it, and then never open wide.
         if np.linalg.norm(thing - self._seen) > _MOVED and scene.speed(self.name) < _FALLS:
             self._look()
         # A funnel: the closer in the plane, the deeper. It ends below the height at which the

@@ -88,7 +88,7 @@ class TaskExpert:
 
     @property
     def away(self) -> float:
-        """How far the hand is from where it takes what is moved next, m; 0 while it holds it."""
+        """Distance of the hand from the grasp of the next object, m; 0 while it holds it."""
         skill = self._skills[self._active()]
         return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
 

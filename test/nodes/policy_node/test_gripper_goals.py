@@ -179,6 +179,14 @@ def client(goals):
     return goals._client
 
 
+def begin_to_open(goals, client, run):
+    """Let a goal to open be sent and accepted."""
+    goals.put(1.0)
+    run()
+    client.answer()
+
+
+
 @pytest.fixture
 def run(world, goals):
     """Give a function that lets time pass: tasks run, and the look comes twice a second."""
@@ -307,9 +315,7 @@ def test_the_end_of_a_goal_that_was_replaced_says_nothing(goals, client, run, wo
     goals.put(0.0)
     run()
     old = client.answer()
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     old.ends(GoalStatus.STATUS_ABORTED)
     run(10.0)
     assert client.sent == [CLOSED, OPENED]
@@ -379,9 +385,7 @@ def test_an_emergency_stop_cancels_every_goal_to_open_that_was_not_answered(
 
 def test_an_emergency_stop_cancels_opening_that_goes_on_as_closing_was_rejected(
         goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     client.accepts = False
     goals.put(0.0)
     run()
@@ -393,18 +397,14 @@ def test_an_emergency_stop_cancels_opening_that_goes_on_as_closing_was_rejected(
 
 def test_a_goal_that_was_rejected_is_not_cancelled(goals, client, run, world):
     client.accepts = False
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     goals.hold()
     run(10.0)
     assert world.cancel.asked == []
 
 
 def test_a_cancel_that_is_lost_is_repeated_until_it_is_confirmed(goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.lost = 4
     goals.hold()
     goals.put(0.0)  # the next action ends the hold, not the cancelling
@@ -414,9 +414,7 @@ def test_a_cancel_that_is_lost_is_repeated_until_it_is_confirmed(goals, client, 
 
 
 def test_a_cancel_that_is_never_confirmed_ends_and_says_so(goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.cancels = False
     goals.hold()
     run(60.0)
@@ -454,9 +452,7 @@ def test_a_goal_that_never_came_is_no_fault(goals, client, run, world):
 
 @pytest.mark.parametrize('code', ['ERROR_UNKNOWN_GOAL_ID', 'ERROR_GOAL_TERMINATED'])
 def test_a_goal_that_is_over_is_cancelled_once(goals, client, run, world, code):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.code = getattr(CancelGoal.Response, code)
     goals.hold()
     run(10.0)
@@ -464,9 +460,7 @@ def test_a_goal_that_is_over_is_cancelled_once(goals, client, run, world, code):
 
 
 def test_nothing_is_cancelled_while_no_server_is_there(goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.lost = 1000
     goals.hold()
     run(1.0)
@@ -526,9 +520,7 @@ def test_an_answer_that_is_older_than_the_goal_confirms_nothing(goals, client, r
 
 
 def test_another_stop_cancels_again_what_the_first_one_could_not(goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.cancels = False
     goals.hold()
     run(10.0)
@@ -546,9 +538,7 @@ def test_another_stop_cancels_again_what_the_first_one_could_not(goals, client, 
 @pytest.mark.parametrize('lost', [0, 3])
 def test_a_stop_is_a_stop_also_when_the_node_is_deactivated_right_after_it(
         goals, client, run, world, lost):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.lost = lost
     goals.hold()
     goals.put(0.0)
@@ -562,9 +552,7 @@ def test_a_stop_is_a_stop_also_when_the_node_is_deactivated_right_after_it(
 
 def test_a_cancel_that_a_deactivated_node_can_not_bring_home_is_told_of_and_ends(
         goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     world.cancel.cancels = False
     goals.hold()
     goals.destroy()
@@ -574,9 +562,7 @@ def test_a_cancel_that_a_deactivated_node_can_not_bring_home_is_told_of_and_ends
 
 
 def test_deactivation_alone_leaves_the_gripper_to_its_controller(goals, client, run, world):
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     goals.destroy()
     goals.hold()
     run(10.0)
@@ -586,9 +572,7 @@ def test_deactivation_alone_leaves_the_gripper_to_its_controller(goals, client, 
 
 def test_a_process_ends_once_the_cancel_is_confirmed(goals, client, run, world, monkeypatch):
     monkeypatch.setattr(gripper_goals, '_LAST_WORDS', 60.0)
-    goals.put(1.0)
-    run()
-    client.answer()
+    begin_to_open(goals, client, run)
     goals.wait_until_held()  # nothing is cancelled
     goals.hold()
     waiting = threading.Thread(target=goals.wait_until_held)
