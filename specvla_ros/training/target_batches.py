@@ -35,12 +35,14 @@ class Augmentation:
 # as large.
 _SMALLEST_DEVIATION = 0.01
 
+_PLACES = 9  # numbers: eef, moved thing, its aim (`TaskExpert.state` begins with them)
+
 NONE = Augmentation(shift=0, colour=0.0, jitter=0)
 
 
 @dataclass(frozen=True, slots=True)
 class StateScale:
-    """Mean and deviation of the privileged state, [S] each, for the state heads."""
+    """Mean and deviation of what the state heads must tell, [S] each."""
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
@@ -48,7 +50,7 @@ class StateScale:
     @classmethod
     def of(cls, episodes: list[Episode]) -> 'StateScale':
         """Measure them over episodes; what hardly varies counts as if it did by 1 cm."""
-        state = np.concatenate([episode.state for episode in episodes])
+        state = _with_ways(np.concatenate([episode.state for episode in episodes]))
         deviation = np.maximum(state.std(axis=0), _SMALLEST_DEVIATION)
         return cls(state.mean(axis=0), deviation.astype(np.float32))
 
@@ -99,7 +101,7 @@ class TargetBatchMaker:
         for row, prompt, tokens in zip(ids, prompts, read, strict=True):
             row[:len(prompt)] = prompt
             row[len(prompt):len(prompt) + len(tokens) - 1] = tokens[:-1]
-        state = np.stack([episode.state[frame] for episode, frame in located])
+        state = _with_ways(np.stack([episode.state[frame] for episode, frame in located]))
         return TargetBatch(
             pixel_values=self._pixel_values(located, random, augmentation),
             input_ids=torch.from_numpy(ids),
@@ -139,3 +141,13 @@ class TargetBatchMaker:
             contrast, brightness = torch.from_numpy(drawn * augmentation.colour)
             values = values.mul_(1 + contrast).add_(brightness)
         return values
+
+
+def _with_ways(state: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Add the ways from hand to thing and from thing to aim to states [N, S], [N, S + 6]."""
+    if state.shape[1] < _PLACES:
+        return state
+    # An action follows from the ways alone. They stay the same in a shifted picture as well,
+    # while a place has to be told by the background there.
+    places = state[:, :_PLACES].reshape(-1, 3, 3)
+    return np.hstack((state, np.diff(places, axis=1).reshape(-1, _PLACES - 3)))

@@ -73,10 +73,10 @@ class TargetRecipe(Recipe):
         self.statistics = self._statistics(saved, initial)
         self.instructions = saved['instructions'] if saved else self._instructions()
         self.model = self._model(initial)
-        self.network = TargetNetwork(
-            self.model, self.dataset.episodes[0].state.shape[1], len(self.instructions),
-            args.freeze_vision, args.vision_only, args.lora)
         self._divide()
+        self.network = TargetNetwork(
+            self.model, len(self.maker.scale.mean), len(self.instructions),
+            args.freeze_vision, args.vision_only, args.lora)
 
     def loss(
         self, network: TargetNetwork, chosen: NDArray[np.int64], random: np.random.Generator,
