@@ -62,7 +62,12 @@ def full_action_name(node: Node, name: str) -> str:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Goal(SentGoal):
-    """asked: s, when the server was asked last, for the goal or for its result; asks: for this."""
+    """
+    A goal to go to a state, 0 (closed) or 1 (open).
+
+    asked: s, when its server was last asked, for the goal or for its result. asks: how many times
+    it was asked for the result.
+    """
 
     state: float
     asked: float = field(default_factory=time.monotonic)
