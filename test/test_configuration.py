@@ -32,6 +32,16 @@ def test_the_presets_are_those_of_the_design():
     assert relaxed.threshold == 9
 
 
+@pytest.mark.parametrize('name', ['confidence', 'dynamic', 'phase', 'sequence', 'tolerance'])
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_a_rule_by_name_is_not_given_the_last_action_as_a_guess(name, device):
+    # near contact it stays, and the arm goes straight on: docs/bench.md, task 1
+    config = load_preset(name)
+    assert (config.rule.name, config.drafter.name) == (name, 'glance+jacobi')
+    # its guesses are the middle of what the rule accepts, not the likeliest bin
+    assert config.drafter.settings_on(device)['glance']['within'] > 0
+
+
 @pytest.mark.parametrize('name', preset_names())
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_every_preset_can_be_made(name, device):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from specvla_ros.benchmark import machine
+from specvla_ros.benchmark.observations import made_up
+from specvla_ros.configuration import load_preset
 from specvla_ros.embedded import checkpoint_folder, DEFAULT_CHECKPOINT, embedded_names
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Policy
@@ -28,6 +30,19 @@ def test_a_policy_is_loaded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     policy = Policy.load('libero_object', decoder='ar', device='cpu')
     assert policy.dataset.unnorm_key == 'libero_object' and policy.action_length == 7
+
+
+def test_the_embedded_chunks_are_small_say_what_they_are_and_are_lossless_in_fewer_passes():
+    folder = checkpoint_folder('libero_object_chunk')
+    assert sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) < 15e6
+    ar = Policy.load('libero_object_chunk', decoder='ar', device='cpu')
+    assert (ar.chunk, ar.execute_steps, ar.action_length) == (8, 4, 56)
+    lossless = ar.with_decoder(load_preset('glance_jacobi'))
+    footage = made_up(2)
+    for frame in footage.frames:
+        said, guessed = (policy.act(frame, footage.instruction) for policy in (ar, lossless))
+        assert (said.trace.target_passes, len(said.tokens)) == (56, 56)
+        assert guessed.tokens == said.tokens and guessed.trace.target_passes < 28
 
 
 def test_a_folder_of_an_embedded_checkpoints_name_is_never_taken_for_it(tmp_path, monkeypatch):

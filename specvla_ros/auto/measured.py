@@ -18,13 +18,11 @@ from typing import NamedTuple
 from specvla_ros.configuration import BASELINE
 
 from .choice import Choice, choose, Cost, LOOK_AGAIN
+from .plan import cheapest, Passes, Plan
 
 WINDOW, MAY_LOSE = 200, 0.03  # the promise: of any 200 actions not more than 3 % above `ar`
 # Most of it is for what nothing foretells: an action that suddenly takes several times as long.
 _RESERVED = 0.7
-# A shallower guess must save as much: what a deep one tells the next draft isn't in the plan. Cut
-# without this, `glance` took 2.12 passes instead of 1.88 on 60 LIBERO frames.
-_SAVES = 0.05
 _RECENT = 9  # measurements a median looks back
 # Of what plans were off: least weight of the newest action; actions that 1.0 stands for. With 0.03
 # and 10, `auto` lost up to 5.0 % where rows suddenly got dear (24 simulated runs), with these 2.5.
@@ -54,13 +52,6 @@ class ActionTaken:
     vision_ms: float
     total_ms: float
     passes: Sequence[PassTaken]
-
-
-class Plan(NamedTuple):
-    """Expected time of an action, in units, and how deep to draft with 0, 1, … tokens known."""
-
-    units: float
-    depths: tuple[int, ...]
 
 
 class Recent:
@@ -275,33 +266,18 @@ class Measured:
         return most if depths is None else min(most, depths[known])
 
     def _plan(self, name: str) -> Plan:
-        """
-        Least expected time of an action, or almost, from its end on (Bellman).
-
-        left[k]: what is to come with k tokens known. A guess of depth d gains the tokens that
-        hold and the bonus, for the price of its rows.
-        """
+        """Plan the next action of a candidate by what is known of it and of passes."""
         candidate = self.candidates[name]
         most = 1 if name == BASELINE else self.length  # one more than the deepest guess
+        first, later = (
+            Passes([hits.at(place) for place in range(self.length)],
+                   [passes.at((rows.median or 1.0) * depth) for depth in range(most)])
+            for hits, passes, rows in zip(
+                candidate.hits, self.passes, candidate.rows, strict=True))
+        # The draft before the prefill is made whatever is verified of it.
         drafts = [recent.median for recent in candidate.drafts]
-        rates = [[hits.at(place) for place in range(self.length)] for hits in candidate.hits]
-        prices = [[passes.at((rows.median or 1.0) * depth) for depth in range(most)]
-                  for passes, rows in zip(self.passes, candidate.rows, strict=True)]
-        left, depths = [0.0] * (self.length + 1), [0] * self.length
-        for known in reversed(range(self.length)):
-            after = known > 0
-            costs, reached, missed = [], 1.0, 0.0
-            for depth in range(min(most, self.length - known)):
-                if depth:
-                    hit = rates[after][known + depth - 1]
-                    missed += reached * (1 - hit) * left[known + depth]
-                    reached *= hit
-                units = prices[after][depth] + missed + reached * left[known + depth + 1]
-                # The draft before the prefill is made whatever is verified of it.
-                units += drafts[after] if depth or not after else 0.0
-                costs.append(units)
-            least = min(costs)
-            depths[known] = max(
-                depth for depth, units in enumerate(costs) if units <= (1 + _SAVES) * least)
-            left[known] = costs[depths[known]]
-        return Plan(1 + candidate.other.median + left[0], tuple(depths))
+        first = first._replace(units=[drafts[0] + units for units in first.units])
+        later = later._replace(
+            units=[later.units[0], *(drafts[1] + units for units in later.units[1:])])
+        plan = cheapest(first, later)
+        return plan._replace(units=1 + candidate.other.median + plan.units)

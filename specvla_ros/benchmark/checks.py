@@ -11,6 +11,7 @@ from specvla_ros.typed_files import is_number
 # What is compared where no decoder is named: the baseline, the fastest lossless, the fastest.
 DECODERS = ('ar', 'auto', 'auto_relaxed')
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
+MOST_SEED = 2**31  # of random starts; LIBERO takes less than twice as much
 
 
 def check_tasks(suite: str, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -74,6 +75,12 @@ def check_chunk(chunk: int | None) -> None:
     """Raise a SpecVLAError for a number of control steps that no action has."""
     if chunk is not None and not 1 <= chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {chunk}: give 1 to {MOST_STEPS} control steps')
+
+
+def check_seed(seed: int) -> None:
+    """Raise a SpecVLAError for a seed that random starts can't have."""
+    if not 0 <= seed <= MOST_SEED:
+        raise SpecVLAError(f'--seed {seed}: give 0 to {MOST_SEED}')
 
 
 def check_at_least(option: str, value: int | None, least: int) -> None:

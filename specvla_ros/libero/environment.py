@@ -34,6 +34,7 @@ _BASE = 'robot0_base'  # the body at the place of a real Panda's frame panda_lin
 # After the settling steps objects stand, at less than 0.001 m/s; flung ones fly at over 2 m/s.
 _SETTLED = 0.1
 _DRAWS, _NEXT_DRAW = 10, 1_000_003  # placements tried, and how far apart their seeds are
+_SEEDS = 2**32  # that numpy's global generator takes
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
 
@@ -127,10 +128,14 @@ class LiberoEnv:
         that the stored states show. A placement in which objects overlap is drawn anew: MuJoCo
         flings them off the table.
 
-        :raises SpecVLAError: objects overlap in ten placements in a row
+        :param seed: 0 to 2³² − 1
+        :raises SpecVLAError: another seed, or objects overlap in ten placements in a row
         """
+        if not 0 <= seed < _SEEDS:
+            raise SpecVLAError(f'the seed of a random placement is {seed}, must be from 0 to '
+                               f'{_SEEDS - 1}')
         for draw in range(_DRAWS):
-            self._restart((seed + draw * _NEXT_DRAW) % 2**32)
+            self._restart((seed + draw * _NEXT_DRAW) % _SEEDS)
             sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
             sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
             sim.forward()

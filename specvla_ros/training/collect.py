@@ -35,6 +35,7 @@ from specvla_ros.data_sets import load_dataset
 from specvla_ros.drafter_folders import beside
 from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.execution import check_execute_steps
 from specvla_ros.files import whole_file
 from specvla_ros.libero import suites
 from specvla_ros.libero.assets import data_folder
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
+_USUAL_STEPS = 4  # of an answer that are executed
 # Options of a policy that drives, and those of what is kept.
 OF_POLICY = ('decoder', 'policy_share', 'execute_steps')
 NOT_COUNTED = ('out', 'resolution', 'keep', 'stills', 'checkpoint', *OF_POLICY)
@@ -91,8 +93,9 @@ class CollectArgs:
     chunk: Annotated[int, tyro.conf.arg(
         help='steps that each frame is labelled with; above 1 the expert plays clean stretches '
              'that are at least as long')] = 1
-    execute_steps: Annotated[int, tyro.conf.arg(
-        help='steps of each answer of a --checkpoint that says chunks which are executed')] = 4
+    execute_steps: Annotated[int | None, tyro.conf.arg(
+        help='steps of each answer of a --checkpoint that says chunks which are executed; default '
+             '4, or all that it has')] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ def run(args: CollectArgs) -> int:
         from specvla_ros.policy_check import check_policy  # imports torch
         keys = check_policy(folder, beside(folder), [load_preset(args.decoder)])
         load_dataset(suites.statistics_key(args.suite, keys))
+        args = replace(args, execute_steps=_execute_steps(args, folder))
     check_simulator({args.suite: tasks})
     end = args.seed + args.episodes
     return _collect(args, [
@@ -143,8 +147,7 @@ def _check(args: CollectArgs) -> None:
         raise ValueError('episodes and workers start at 1, keep is in (0, 1]: got '
                          f'{args.episodes}, {args.workers}, {args.keep}')
     for name, low, high in (('seed', 0, 2**31), ('resolution', 16, 4096), ('noise', 0, 10),
-                            ('policy_share', 0, 1), ('chunk', 1, 64), ('execute_steps', 1, 64),
-                            ('stills', 0, 1000)):
+                            ('policy_share', 0, 1), ('chunk', 1, 64), ('stills', 0, 1000)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f'{name} is {getattr(args, name)}, must be {low} to {high}')
     if args.chunk > 1:
@@ -156,6 +159,17 @@ def _check(args: CollectArgs) -> None:
         refuse_unused(args, OF_POLICY, 'only the expert drives without --checkpoint')
     elif args.chunk == 1:
         refuse_unused(args, ('execute_steps',), 'without --chunk each answer is one step')
+
+
+def _execute_steps(args: CollectArgs, folder: Path) -> int:
+    """Return how many steps of each answer of a policy, which was checked, are executed."""
+    from specvla_ros.openvla.checkpoint import read_config
+    steps = read_config(folder).get('chunk') or 1
+    if steps == 1:
+        refuse_unused(args, ('execute_steps',),
+                      f'each answer of --checkpoint {args.checkpoint} is one step')
+    check_execute_steps(args.execute_steps, steps)
+    return args.execute_steps or min(_USUAL_STEPS, steps)
 
 
 def _check_there(args: CollectArgs, tasks: list[int]) -> None:
@@ -285,7 +299,7 @@ def _episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
         return _collect_episode(env, args, seed)
     from specvla_ros.training.chunk_play import play
     return play(env, _policy(args), np.random.default_rng([SEED_BASE, seed, env.task_id]),
-                chunk=args.chunk, execute=args.execute_steps, policy_share=args.policy_share,
+                chunk=args.chunk, execute=args.execute_steps or 1, policy_share=args.policy_share,
                 strength=args.noise, keep=args.keep, start_seed=SEED_BASE + seed,
                 lengths=LENGTHS[args.suite])
 

@@ -277,7 +277,8 @@ def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
 def _check(args: RegenerateArgs) -> None:
     if args.ray is not None:
         check_address(args.ray)
-    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
+    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1),
+                        ('seed', 0)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
     if args.paths == 1:

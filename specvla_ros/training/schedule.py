@@ -29,10 +29,10 @@ class Schedule(Protocol):
 
 
 def check_schedule(args: Schedule) -> None:
-    """Raise SpecVLAError for a batch, lanes, data type or length that can't be, or two lengths."""
-    for name in ('batch', 'lanes'):
-        if getattr(args, name) < 1:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
+    """Raise SpecVLAError for a number, data type or length that can't be, or two lengths."""
+    for name, least in (('batch', 1), ('lanes', 1), ('seed', 0)):
+        if getattr(args, name) < least:
+            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
     if args.batch % args.lanes:
         raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
     for name in ('dtype', 'store'):

@@ -160,6 +160,12 @@ def test_the_expert_takes_a_bowl_by_its_rim_and_puts_it_on_a_plate():
         env.close()
 
 
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_a_seed_that_would_mean_another_placement_s_is_refused(env, seed):
+    with pytest.raises(ValueError, match=f'random placement is {seed}, must be from 0 to 42949'):
+        env.reset_random(seed)
+
+
 @pytest.mark.parametrize('action', [np.zeros(6), np.array([0, 0, np.nan, 0, 0, 0, 1])])
 def test_a_malformed_action_is_refused(env, action):
     with pytest.raises(ValueError, match='7 finite numbers'):

@@ -1,3 +1,4 @@
+from pathlib import Path
 import struct
 import zipfile
 
@@ -5,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.environment import LiberoEnv
 from specvla_ros.libero.experts import task_expert
@@ -96,6 +98,29 @@ def test_options_of_a_policy_that_does_not_drive_are_refused(tmp_path, options, 
     with pytest.raises(SpecVLAError, match=f'has no effect: {reason}'):
         collect.run(CollectArgs(out=tmp_path, **options))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('checkpoint, steps, reason', [
+    ('libero_object', 2, r'^--execute-steps 2 has no effect: each answer of --checkpoint .*libero_'
+     'object is one step; leave it out'),
+    ('libero_object', 0, '^--execute-steps 0 has no effect'),
+    ('libero_object_chunk', 9, 'execute_steps is 9, must be from 1 to 8'),
+    ('libero_object_chunk', 0, 'execute_steps is 0, must be from 1 to 8'),
+    ('libero_object_chunk', 64, 'execute_steps is 64, must be from 1 to 8')])
+def test_steps_that_an_answer_of_the_policy_does_not_have_are_refused(
+        tmp_path, checkpoint, steps, reason):
+    with pytest.raises(SpecVLAError, match=reason):
+        collect.run(CollectArgs(out=tmp_path, chunk=8, checkpoint=Path(checkpoint),
+                                execute_steps=steps))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('checkpoint, given, steps', [
+    ('libero_object', None, 1), ('libero_object_chunk', None, 4), ('libero_object_chunk', 8, 8)])
+def test_how_many_steps_of_an_answer_are_executed(checkpoint, given, steps):
+    folder = checkpoint_folder(Path(checkpoint))
+    args = CollectArgs(chunk=8, checkpoint=folder, execute_steps=given)
+    assert collect._execute_steps(args, folder) == steps
 
 
 @pytest.mark.parametrize('wrong', [

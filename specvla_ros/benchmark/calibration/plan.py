@@ -217,13 +217,15 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
         raise SpecVLAError(f'--confidence {args.confidence:g}: give a share from 0 to below 1')
     checks.check_at_least('--splits', args.splits, LEAST_SPLITS)
     checks.check_at_least('--episodes', args.episodes, 1)
-    checks.check_at_least('--seed', args.seed, 0)
+    checks.check_seed(args.seed)
     checks.check_at_least('--max-steps', args.max_steps, 1)
     checks.check_at_least('--threads', args.threads, 1)
     checks.check_at_least('--workers', args.workers, 1)
     if args.bag:
         refuse_unused(args, ('suite', 'tasks', 'episodes', 'max_steps', 'drive', 'workers', 'ray'),
                       'LIBERO is not played with --bag')
+        if not args.check:
+            refuse_unused(args, ('seed',), 'with --bag it is of the splits of --check')
     else:
         refuse_unused(args, ('image_topic', 'instruction_topic', 'instruction'),
                       'it is about --bag')

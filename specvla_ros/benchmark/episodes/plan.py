@@ -26,6 +26,8 @@ from specvla_ros.libero.drift import Drift, Drifting
 from specvla_ros.safety_settings import SafetySettings
 from specvla_ros.unused_options import refuse_unused
 
+_OF_DRIFT = 'drift_object', 'drift_span'  # options that say how something drifts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeArgs(PolicyArgs):
@@ -162,6 +164,8 @@ def make_plan(args: EvalArgs) -> EvaluationPlan:
     :raises ValueError: what is wrong and what is allowed
     """
     files.check_json_path(args.json)
+    if args.drift is not None:
+        refuse_still(args, (args.drift,))
     names = args.suite or (preflight.suite_of(args, ''),)
     tasks = {name: checks.check_tasks(name, args.tasks) for name in dict.fromkeys(names)}
     decoders = checks.check_decoders(args.decoder or checks.DECODERS)
@@ -228,11 +232,22 @@ def drift_of(args: EvalArgs) -> Drift | None:
     :raises SpecVLAError: a drift that can't be
     """
     if args.drift is None:
-        refuse_unused(args, ('drift_object', 'drift_span'),
-                      'the world stands still without --drift CM_PER_S')
+        refuse_unused(args, _OF_DRIFT, 'the world stands still without --drift CM_PER_S')
         return None
     span = math.inf if args.drift_span is None else args.drift_span / 100
     return Drift(args.drift / 100, args.drift_object or 'target', span)
+
+
+def refuse_still(args: EpisodeArgs, speeds: Sequence[float]) -> None:
+    """
+    Refuse options that say how something drifts where nothing does.
+
+    :param args: of `eval` or of `drift`
+    :param speeds: all that are played, cm/s
+    :raises SpecVLAError: such an option is given
+    """
+    if not any(speeds):
+        refuse_unused(args, _OF_DRIFT, 'the world stands still at --drift 0')
 
 
 def read_safety(name: str) -> SafetySettings:

@@ -26,6 +26,7 @@ from specvla_ros.benchmark.episodes.plan import (
     EvalArgs,
     EvaluationPlan,
     make_plan,
+    refuse_still,
     under,
 )
 from specvla_ros.benchmark.episodes.sweep_report import print_sweep, write_sweep
@@ -112,6 +113,7 @@ def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, EvaluationPlan]]]
     for name in ('drift', 'latency_s'):
         if not getattr(args, name):
             raise SpecVLAError(f'--{name.replace("_", "-")}: give at least one value')
+    refuse_still(args, args.drift)
     shared = {field.name: getattr(args, field.name) for field in fields(EpisodeArgs)}
     conditions = [
         EvalArgs(**shared, reference_every=0, drift=speed, drift_object=args.drift_object,
@@ -119,7 +121,7 @@ def plans(args: DriftArgs) -> tuple[Path, list[tuple[EvalArgs, EvaluationPlan]]]
         for latency, steps, speed in itertools.product(
             dict.fromkeys(args.latency_s), dict.fromkeys(args.execute_steps) or (None,),
             dict.fromkeys(args.drift))]
-    base = make_plan(conditions[0])
+    base = make_plan(replace(conditions[0], drift=None, drift_object=None, drift_span=None))
     made = [(own, under(own, base)) for own in conditions]
     folder = args.out or run_folder.default_folder(
         'drift', base.identity() | {'config': _shared(base)})

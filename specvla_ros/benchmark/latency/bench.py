@@ -95,7 +95,7 @@ def check(args: BenchArgs) -> dict[str, DecoderConfig]:
     for option, value in (('--observations', args.observations), ('--repeats', args.repeats),
                           ('--threads', args.threads)):
         checks.check_at_least(option, value, 1)
-    checks.check_at_least('--seed', args.seed, 0)
+    checks.check_seed(args.seed)
     checks.check_chunk(args.chunk)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise SpecVLAError(f'--out {args.out} is a file; give a folder')

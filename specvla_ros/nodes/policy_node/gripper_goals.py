@@ -21,11 +21,12 @@ from specvla_ros.nodes.topics import Topics
 
 _LOG_PERIOD = 5.0
 _LOOK_PERIOD = 0.5  # s between two looks at the server
-_PATIENCE = 2.0  # s for the answer to a goal: a server that was killed gives none
+_PATIENCE = 2.0  # s for an answer: a server that was killed gives none
 _RETRY_AFTER = 1.0  # s
 _LAST_WORDS = 1.0  # s: two more tries, then the process may end
 _MOST_TRIES = 3
 _OPEN = 1.0
+_ENDS = (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED)
 
 
 def gripper_command() -> Any:
@@ -61,8 +62,22 @@ def full_action_name(node: Node, name: str) -> str:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Goal(SentGoal):
+    """
+    A goal to go to a state, 0 (closed) or 1 (open).
+
+    asked: s, when its server was last asked, for the goal or for its result. asks: how many times
+    it was asked for the result.
+    """
+
     state: float
-    sent: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    asks: int = 0
+    handle: Any = None  # rclpy's of an accepted goal; it hears the goal's status as long as kept
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its server said on the status topic that it doesn't carry it out any more."""
+        return self.handle is not None and self.handle.status in _ENDS
 
 
 class GripperGoals:
@@ -71,7 +86,8 @@ class GripperGoals:
 
     A goal that is rejected, aborted or not answered is sent again, three times in all; to a server
     that was started again the present state is told again. A goal that stalls isn't repeated:
-    fingers that close on something stall.
+    fingers that close on something stall. Where the answer that says how a goal ended is lost, it
+    is asked for again, three times in all; then the goal's status has to do.
 
     `put` may be called from another thread than the executor's, which calls all else.
 
@@ -140,9 +156,11 @@ class GripperGoals:
         """Look for the server; tell it the present state if it is new or missed the last goal."""
         with self._lock:
             goal = self._goal
-            if (goal is not None and not goal.is_accepted
-                    and time.monotonic() - goal.sent > _PATIENCE):
-                self._fail(f'gave no answer to the goal within {_PATIENCE:g} s')
+            if goal is not None and time.monotonic() - goal.asked > _PATIENCE:
+                if not goal.is_accepted:
+                    self._fail(f'gave no answer to the goal within {_PATIENCE:g} s')
+                elif goal.has_ended and not goal.is_over:
+                    self._ask_again(goal)
             self._tell()
 
     def destroy(self) -> None:
@@ -194,7 +212,7 @@ class GripperGoals:
             request = self._action.Goal()
             request.command.position = self._opened if goal.state == _OPEN else self._closed
             request.command.max_effort = self._effort
-            goal.sent = time.monotonic()
+            goal.asked = time.monotonic()
             if goal.state == _OPEN:
                 self._opening.append(goal)
             future = self._client.send_goal_async(request, goal_uuid=goal.info.goal_id)
@@ -211,8 +229,8 @@ class GripperGoals:
                     self._fail('rejected the goal')
                 return
             goal.is_accepted, goal.is_over, self.fault = True, False, ''
-            handle.get_result_async().add_done_callback(
-                lambda future: self._ended(goal, future))
+            goal.handle = handle
+            self._ask_how_it_ends(goal)
             if goal.is_stopped:
                 self._canceller.cancel(goal)
 
@@ -220,18 +238,34 @@ class GripperGoals:
         self.fault = fault
         self._logger.error(f'{fault}; use the button on your robot')
 
-    def _ended(self, goal: _Goal, future: Future) -> None:
+    def _ask_how_it_ends(self, goal: _Goal) -> None:
+        goal.asked, goal.asks = time.monotonic(), goal.asks + 1
+        goal.handle.get_result_async().add_done_callback(
+            lambda future: self._ended(goal, future.result()))
+
+    def _ask_again(self, goal: _Goal) -> None:
+        """Ask once more how a goal ended; at last go by what its status says."""
+        if goal.asks < _MOST_TRIES:
+            self._ask_how_it_ends(goal)
+        else:
+            self._ended(goal, None)
+
+    def _ended(self, goal: _Goal, answer: Any) -> None:
+        """Take in how a goal ended; answer: to the question for its result, None = lost."""
         with self._lock:
-            goal.is_over, answer = True, future.result()
-            if goal is not self._goal:  # another one took its place, or it was cancelled
+            was_known, goal.is_over = goal.is_over, True
+            if was_known or goal is not self._goal:  # replaced or cancelled, or a second answer
                 return
-            if answer.status == GoalStatus.STATUS_CANCELED:
+            said = GoalStatus.STATUS_UNKNOWN if answer is None else answer.status
+            # A server that has forgotten the result by now answers that the status is unknown.
+            status = goal.handle.status if said == GoalStatus.STATUS_UNKNOWN else said
+            if status == GoalStatus.STATUS_CANCELED:
                 self.fault = f'{self._name}: another client cancelled the goal'
                 self._logger.error(f'{self.fault}; it is not sent again')
-            elif answer.status == GoalStatus.STATUS_ABORTED and answer.result.stalled:
+            elif status == GoalStatus.STATUS_ABORTED and answer and answer.result.stalled:
                 self._logger.info(f'{self._name}: the gripper stalled at '
                                   f'{answer.result.position:g}: it holds something')
-            elif answer.status == GoalStatus.STATUS_ABORTED:
+            elif status == GoalStatus.STATUS_ABORTED:
                 self._fail('aborted the goal')
 
     def _fail(self, what: str) -> None:

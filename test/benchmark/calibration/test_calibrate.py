@@ -170,6 +170,8 @@ def test_check_counts_what_the_half_kept_aside_loses(calibrate, tmp_path):
     (['--scales', '1', '0.5'], '--scales 1 0.5: give numbers of at least 0, rising'),
     (['--drive', '0.7'], '--drive 0.7: must be 0 or one of --scales'),
     (['--splits', '5'], '--splits 5: give 20 or more'),
+    (['--seed', '-1'], '--seed -1: give 0 to 2147483648'),
+    (['--seed', '4294967296'], '--seed 4294967296: give 0 to'),
     (['--preset', 'it.json'], '--preset it.json: give the name of a .yaml file'),
     (['--preset', '[it].yaml'], 'rename the file: a letter or digit first'),
     (['--decoder', 'dynamic'], 'its rule is dynamic, must be one of tolerance, bins'),
@@ -242,6 +244,14 @@ def test_bags_with_too_few_parts_are_refused_before_any_is_decoded(calibrate, tm
 def test_what_only_libero_knows_is_refused_beside_bags(calibrate, tmp_path, given, said):
     with pytest.raises(ValueError, match=f'{said} has no effect: LIBERO is not played with --bag'):
         calibrate(bag=(tmp_path / 'a',), **given)
+
+
+def test_a_seed_of_which_nothing_is_drawn_is_refused(calibrate, tmp_path):
+    bags = make_bag(tmp_path / 'a', 2),
+    with pytest.raises(ValueError, match='--seed 3 has no effect: with --bag it is of the splits'):
+        calibrate(bag=bags, seed=3)
+    with pytest.raises(ValueError, match='2 episodes, of which --check calibrates on half'):
+        calibrate(bag=bags, seed=3, check=True)  # the splits are drawn
 
 
 @pytest.mark.parametrize('given, said', [

@@ -70,6 +70,9 @@ def files_of(folder):
     ({'drift': (-1.0,)}, 'a drift of -1 cm/s'), ({'drift': ()}, '--drift: give at least one'),
     ({'drift': (float('nan'),)}, 'a drift of nan cm/s'),
     ({'drift_span': 0.0}, 'turns back after 0 cm: give more than 0 cm'),
+    ({'drift': (0.0,), 'drift_object': 'basket'},
+     '--drift-object basket has no effect: the world stands still at --drift 0; leave it out'),
+    ({'drift': (0.0, 0.0), 'drift_span': 2.0}, '--drift-span 2 has no effect: the world stands'),
     ({'latency_s': ('0', 'soon')}, "latency_s is 'soon', must be seconds"),
     ({'latency_s': ()}, '--latency-s: give at least one value'),
     ({'execute_steps': (1, 2)}, 'execute_steps is 2, must be 1,'),
@@ -216,6 +219,8 @@ def test_a_drift_is_part_of_an_evaluation_and_stands_in_its_tables(args, tmp_pat
                             ({'drift_span': 2.0}, '--drift-span 2 has no effect: the world')):
         with pytest.raises(ValueError, match=message):
             make_plan(dataclasses.replace(still, **lonely))
+        with pytest.raises(ValueError, match=f'{message.split(":")[0]}: .* at --drift 0'):
+            make_plan(dataclasses.replace(still, drift=0.0, **lonely))
 
 
 def test_real_simulator_on_a_tiny_checkpoint(args, tmp_path):

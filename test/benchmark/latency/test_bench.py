@@ -55,7 +55,7 @@ def random(tiny_checkpoint, tmp_path):
     ({'observations': 0}, '--observations 0: give 1 or more'),
     ({'repeats': 0}, '--repeats 0: give 1 or more'),
     ({'threads': 0}, '--threads 0'),
-    ({'seed': -1}, '--seed -1'),
+    ({'seed': -1}, '--seed -1'), ({'seed': 2**32}, '--seed 4294967296: give 0 to'),
     ({'json': 'no/such/folder/x.json'}, 'there is no folder'),
     ({'checkpoint': 'nowhere'}, 'no checkpoint folder nowhere'),
     ({'drafter': 'nowhere'}, 'no drafter folder nowhere'),

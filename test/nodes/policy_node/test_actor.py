@@ -11,6 +11,7 @@ import pytest
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 from specvla_ros.msg import ActionDelta, DecodeReport
+from std_msgs.msg import Float32
 
 from specvla_ros.components import Component
 from specvla_ros.configuration import load_preset
@@ -231,6 +232,41 @@ def test_four_of_eight_steps_are_executed_and_the_policy_is_told_how_many(make_r
     assert 3 <= np.median(list(answers.values())) <= 5
     told = [count for count in rig.policy.executed if count is not None]
     assert rig.policy.executed[0] is None and 3 <= np.median(told) <= 5
+
+
+class GraspingPolicy(FakePolicy):
+    """Closes the gripper from one step of its first action on, and for good."""
+
+    def act(self, *args, **more):
+        is_first = not self.executed
+        action = super().act(*args, **more)
+        action.si[:, 6] = np.arange(self.chunk) < 2 if is_first else 0.0
+        return action
+
+
+def test_targets_and_gripper_follow_each_step_and_a_seam_tells_the_gripper_nothing():
+    rig = Rig(GraspingPolicy(chunk=8), execute_steps=4, publish_pose=True, publish_gripper=True)
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.position.x, pose.pose.orientation.w = 'panda_link0', 0.4, 1.0
+    try:
+        for _ in range(10):
+            rig.topics.callbacks['current_pose'](pose)  # it is known for some periods only
+            film(rig, 0.1)
+        rig.actor.pause()
+        actions = [action for action in rig.actions if action.token_ids]
+        targets, told = rig.heard(PoseStamped), [it.data for it in rig.heard(Float32)]
+    finally:
+        rig.actor.close()
+    assert len({to_nanoseconds(action.image_stamp) for action in actions}) > 2  # several seams
+    aims = {to_nanoseconds(target.header.stamp): target.pose.position.x for target in targets}
+    steps = {to_nanoseconds(action.header.stamp): action.translation[0].x for action in actions}
+    aimed = [stamp for stamp in steps if stamp in aims]
+    assert len(aimed) > len(steps) / 2  # on a busy machine the pose may be too old for some
+    assert [aims[stamp] - 0.4 for stamp in aimed] == pytest.approx(
+        [steps[stamp] for stamp in aimed])
+    grips = [action.gripper[0] for action in actions]
+    assert told == [grip for before, grip in zip([None, *grips], grips) if grip != before]
+    assert told[-1] == 0.0 and len(told) <= 2
 
 
 class LoosePolicy(FakePolicy):

@@ -127,6 +127,7 @@ class Fuzz:
     def change(self):
         self.world.set_safety(self.envelope())
         self.envelopes.append(self.world.safety)
+        self.world.pilot.set_policy(f'decoder {len(self.envelopes)}')
 
     def jump(self):
         """Set the clock that images are stamped by."""

@@ -44,16 +44,23 @@ class Future:
 
 
 class Handle:
-    """A goal at the controller."""
+    """
+    A goal at the controller, and what it says of it.
+
+    status: as the status topic has it. results: one for each time that the result was asked for.
+    """
 
     def __init__(self, accepted=True):
-        self.accepted, self.end = accepted, Future()
+        self.accepted, self.status, self.results = accepted, GoalStatus.STATUS_EXECUTING, []
 
     def get_result_async(self):
-        return self.end
+        self.results.append(Future())
+        return self.results[-1]
 
-    def ends(self, status, stalled=False):
-        self.end.answer(SimpleNamespace(
+    def ends(self, status, stalled=False, asked=0):
+        """End, and answer one of the questions for the result."""
+        self.status = status or self.status
+        self.results[asked].answer(SimpleNamespace(
             status=status, result=SimpleNamespace(stalled=stalled, position=0.01)))
 
 
@@ -320,6 +327,46 @@ def test_the_end_of_a_goal_that_was_replaced_says_nothing(goals, client, run, wo
     run(10.0)
     assert client.sent == [CLOSED, OPENED]
     assert world.log == []
+
+
+@pytest.mark.parametrize('stalled', [False, True])
+def test_the_end_of_a_goal_is_asked_for_again_where_the_answer_was_lost(
+        goals, client, run, world, stalled):
+    goals.put(0.0)
+    run()
+    closing = client.answer()
+    run(10.0)
+    assert len(closing.results) == 1  # it is under way
+    closing.status = GoalStatus.STATUS_ABORTED
+    run(0.5)
+    assert len(closing.results) == 2
+    closing.ends(GoalStatus.STATUS_ABORTED, stalled, asked=1)
+    closing.ends(GoalStatus.STATUS_ABORTED, stalled, asked=0)  # it was late, not lost
+    run(1.5)
+    assert client.sent == [CLOSED] * (1 if stalled else 2)
+    assert len(world.log) == 1 and len(closing.results) == 2
+    assert ('stalled at 0.01' if stalled else 'aborted the goal (1 of 3') in world.log[0]
+
+
+@pytest.mark.parametrize('status', ['SUCCEEDED', 'ABORTED', 'CANCELED'])
+@pytest.mark.parametrize('forgotten', [False, True])
+def test_a_goal_whose_end_is_never_answered_ends_as_its_status_says(
+        goals, client, run, world, status, forgotten):
+    goals.put(1.0)
+    run()
+    opening = client.answer()
+    opening.status = getattr(GoalStatus, f'STATUS_{status}')
+    if forgotten:  # the server keeps results for some seconds
+        run(2.5)
+        opening.ends(GoalStatus.STATUS_UNKNOWN, asked=1)
+    run(10.0)
+    assert len(opening.results) == (2 if forgotten else 3)
+    assert client.sent[:2] == [OPENED] * (2 if status == 'ABORTED' else 1)
+    assert {'SUCCEEDED': [], 'CANCELED': [f'{NAME}: another client cancelled the goal; it is not '
+                                          'sent again']}.get(status, world.log) == world.log
+    goals.hold()  # there is nothing left to be stopped
+    run()
+    assert client.ids[0] not in world.cancel.asked
 
 
 def test_an_emergency_stop_cancels_opening_and_the_next_action_tells_it_again(

@@ -11,6 +11,7 @@ import pytest
 from specvla_ros.embedded import DEFAULT_CHECKPOINT
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.policy_node.settings import (
+    fixed_while_configured,
     load_policy,
     MODEL_PARAMETERS,
     pick,
@@ -37,6 +38,13 @@ def test_a_policy_that_acts_passes_and_remembers_nothing():
     policy = Policy(np.zeros((1, 7)))
     self_check(policy)
     assert policy.calls == ['act', 'act', 'reset']
+
+
+def test_what_the_steps_of_an_answer_depend_on_is_fixed_while_one_may_be_under_way():
+    changes = ('checkpoint', 'chunk', 'execute_steps', 'latency_s', 'max_image_age', 'pacing',
+               'decoder', 'safety', 'threshold')
+    assert fixed_while_configured(changes) == [
+        'checkpoint', 'chunk', 'execute_steps', 'latency_s', 'max_image_age', 'pacing']
 
 
 @pytest.mark.parametrize('si', [

@@ -1,0 +1,71 @@
+"""How deep to draft at each place of an action, and what the action costs then."""
+
+from collections.abc import Sequence
+from operator import add
+from typing import NamedTuple
+
+# A shallower guess must save as much: what a deep one tells the next draft isn't in the plan. Cut
+# without this, `glance` took 2.12 passes instead of 1.88 on 60 LIBERO frames.
+_SAVES = 0.05
+
+
+class Passes(NamedTuple):
+    """
+    What is expected of passes of one kind.
+
+    hits: of each token of the action, the share of its drafts that are accepted where all before
+    it were. units: of a draft and its pass, by depth, from 0 up; fewer than an action has tokens
+    where no guess goes deeper.
+    """
+
+    hits: Sequence[float]
+    units: Sequence[float]
+
+
+class Plan(NamedTuple):
+    """Expected time of all passes, in units, and how deep to draft with 0, 1, … tokens known."""
+
+    units: float
+    depths: tuple[int, ...]
+
+
+def cheapest(prefill: Passes, later: Passes) -> Plan:
+    """
+    Plan an action at the least expected time, or almost, from its end on (Bellman).
+
+    A guess of depth d gains the tokens that hold and the bonus, for the price of its rows. It is
+    asked for after each action, on the host: a plan for 56 tokens takes 0.2 ms.
+
+    :param prefill: the first pass
+    :param later: those after it
+    """
+    length = len(later.hits)
+    left, depths = [0.0] * (length + 1), [0] * length  # left[k]: to come with k tokens known
+    after: list[float] = []  # after[d]: to come after a pass whose guess is d deep
+    for known in reversed(range(1, length)):
+        hit, bonus = later.hits[known], left[known + 1]
+        # The first guess is rejected, which leaves the bonus, or it is as one token later.
+        rejected = (1 - hit) * bonus
+        after = [bonus, *[rejected + hit * units for units in after[:len(later.units) - 1]]]
+        depths[known], left[known] = _deepest(list(map(add, later.units, after)))
+    first = list(map(add, prefill.units, _after_prefill(prefill.hits, left)))
+    depths[0], units = _deepest(first)
+    return Plan(units, tuple(depths))
+
+
+def _after_prefill(hits: Sequence[float], left: Sequence[float]) -> list[float]:
+    """Return what is to come after a prefill by the depth of its guess; its hits are its own."""
+    after, reached, missed = [left[1]], 1.0, 0.0
+    for depth in range(1, len(hits)):
+        missed += reached * (1 - hits[depth - 1]) * left[depth]
+        reached *= hits[depth - 1]
+        after.append(missed + reached * left[depth + 1])
+    return after
+
+
+def _deepest(units: Sequence[float]) -> tuple[int, float]:
+    """Return the greatest depth that costs the least, or almost, and what it costs."""
+    enough, depth = (1 + _SAVES) * min(units), len(units) - 1
+    while units[depth] > enough:
+        depth -= 1
+    return depth, units[depth]
