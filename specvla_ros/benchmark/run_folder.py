@@ -17,7 +17,8 @@ from specvla_ros.writable import check_writable
 
 L = TypeVar('L', bound=RecordLog)
 EPISODES = 'episodes.jsonl'  # what is finished, a line each
-
+_NAMED = 3  # differences that a message names
+_ABSENT = object()
 
 
 def default_folder(command: str, identity: dict[str, Any]) -> Path:
@@ -106,15 +107,24 @@ def _clear(folder: Path) -> None:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Name what differs of two identities, e.g. `config.device (cpu, now cuda)`; '' if nothing."""
-    wanted = json.loads(json.dumps(wanted))
-    names = []
-    for part in wanted:
-        before, now = found.get(part, {}), wanted[part]
-        if not isinstance(before, dict):
-            names.append(f'{part} ({shown(before)}, must be an object)')
-            continue
-        for key in {**before, **now}:
-            if before.get(key) != now.get(key):
-                names.append(f'{part}.{key} ({before.get(key)}, now {now.get(key)})')
-    return ', '.join(names)
+    """
+    Name what differs of two identities, e.g. `config.device ('cpu', now 'cuda')`; '' if nothing.
+
+    Of nested ones the innermost parts are named, the first three and how many more there are.
+    """
+    named = list(_differing(found, json.loads(json.dumps(wanted))))
+    more = f' and {len(named) - _NAMED} more' if len(named) > _NAMED else ''
+    return ', '.join(named[:_NAMED]) + more
+
+
+def _differing(before: Any, now: Any, name: str = '') -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now} if name else now:  # a run may say more of itself
+            yield from _differing(before.get(key, _ABSENT), now.get(key, _ABSENT),
+                                  f'{name}.{key}' if name else key)
+    elif before is _ABSENT:
+        yield f'{name} (now there as well)'
+    elif now is _ABSENT:
+        yield f'{name} (now missing)'
+    elif before != now:
+        yield f'{name} ({shown(before)}, now {shown(now)})'

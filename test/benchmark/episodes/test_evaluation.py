@@ -9,6 +9,7 @@ from fake_players import FakePlayer
 import numpy as np
 import pytest
 
+from specvla_ros.benchmark import run_folder
 from specvla_ros.benchmark.episodes import evaluation
 from specvla_ros.benchmark.episodes.evaluation import EvalArgs, run
 from specvla_ros.benchmark.episodes.plan import make_plan
@@ -233,6 +234,23 @@ def test_a_player_changes_its_cast_with_the_suite(make):
 
 def files_of(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*'))
+
+
+def test_of_another_set_of_decoders_only_what_differs_is_named():
+    """Each has a nested configuration; a line with all of them had over 5,000 characters."""
+    ar, strict, relaxed = ({'name': name, 'rule': {'name': 'bins', 'settings': {'r': r}}}
+                           for name, r in (('ar', 0), ('strict', 0), ('relaxed', 9)))
+    here = {'config': {'decoders': {'ar': ar, 'strict': strict}, 'workers': 2}}
+    now = {'config': {'decoders': {'ar': ar, 'relaxed': relaxed}, 'workers': 1}}
+    assert run_folder.differences(here, now) == (
+        'config.decoders.strict (now missing), config.decoders.relaxed (now there as well), '
+        'config.workers (2, now 1)')
+    now['config']['decoders']['strict'] = strict | {'rule': {'name': 'bins', 'settings': {'r': 1}}}
+    now['config']['threads'] = 1
+    assert run_folder.differences(here, now) == (
+        'config.decoders.strict.rule.settings.r (0, now 1), '
+        'config.decoders.relaxed (now there as well), config.workers (2, now 1) and 1 more')
+    assert run_folder.differences(now, now) == ''
 
 
 @pytest.mark.parametrize('is_there', [False, True])

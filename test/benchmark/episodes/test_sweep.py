@@ -143,11 +143,11 @@ def test_a_run_of_another_drift_is_not_continued(args, tmp_path):
                    out=folder / 'target-2-cm-s-late-0')
     assert evaluation.run(own, FakePlayer(no_start='must not be started')) == 0
     for change, message in (
-            ({'drift': 3.0}, r"config.drift \(\{'cm_per_s': 2.0, 'object': 'target', .*, now"),
-            ({'drift_object': 'basket'}, "now {'cm_per_s': 2.0, 'object': 'basket', "),
-            ({'drift_span': 3.0}, "now {'cm_per_s': 2.0, 'object': 'target', 'span_cm': 3.0}"),
+            ({'drift': 3.0}, r'config.drift.cm_per_s \(2.0, now 3.0\)'),
+            ({'drift_object': 'basket'}, r"config.drift.object \('target', now 'basket'\)"),
+            ({'drift_span': 3.0}, r'config.drift.span_cm \(.*, now 3.0\)'),
             ({'drift': None, 'drift_object': None}, r'config.drift \(.*, now None\)'),
-            ({'latency_s': 'measured'}, r'config.latency_s \(None, now measured\)')):
+            ({'latency_s': 'measured'}, r"config.latency_s \(None, now 'measured'\)")):
         with pytest.raises(ValueError, match=message):
             evaluation.run(dataclasses.replace(own, **change), FakePlayer())
     with pytest.raises(ValueError, match=r'config.tasks \(.*\[0\].*, now .*\[1\]'):
