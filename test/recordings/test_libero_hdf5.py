@@ -61,8 +61,8 @@ def test_the_top_row_may_come_first_and_the_camera_be_another(tmp_path):
 
 
 def test_a_folder_has_a_recording_for_each_task(tmp_path):
-    for task in ('push_the_plate', 'open_the_drawer'):
-        write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes())
+    for number, task in enumerate(('push_the_plate', 'open_the_drawer')):
+        write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes()[number:])
     recordings = open_recordings([tmp_path], Selection())
     assert [it.episodes[0].instruction for it in recordings] == [
         'open the drawer', 'push the plate']

@@ -29,6 +29,7 @@ from specvla_ros.training.adapting.trial import Comparison, is_kept, play
 from specvla_ros.training.adapting.words import spot_check, Thinned, Words
 from specvla_ros.training.regenerate import RegenerateArgs
 from specvla_ros.training.training_progress import TrainingProgress
+from specvla_ros.typed_files import naming
 
 REPORT = 'report.json'
 WORK, WORDS, DRAFTERS = 'work', 'words', 'drafters'  # folders that it writes
@@ -70,6 +71,7 @@ class Adaptation:
         checkpoint = Checkpoint(OpenVLA.from_pretrained(
             self.target, self.device).requires_grad_(False), self.key)
         _check_actions(self.recordings, checkpoint)
+        _check_instructions(self.recordings, checkpoint)
         self._chunk = checkpoint.space.chunk
         words = Words(args.out / WORDS, checkpoint, self.sha256, RegenerateArgs(
             target=self.target, paths=_EAGLE_PATHS if args.eagle else 1, batch=args.batch,
@@ -202,6 +204,14 @@ def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> N
                     f'{recording.path}, {episode.name}: actions are of {episode.actions.shape[1]} '
                     f'dimensions, those of this checkpoint of {wanted}: it is the recording of '
                     'another robot')
+
+
+def _check_instructions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> None:
+    """Refuse what this checkpoint can't be told, before anything is computed."""
+    for recording in recordings:
+        for episode in recording.episodes:
+            with naming(f'{recording.path}, {episode.name}'):
+                checkpoint.prompt_ids(episode.instruction)
 
 
 def _time(seconds: float) -> str:
