@@ -9,7 +9,6 @@ meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from zipfile import BadZipFile
@@ -21,6 +20,7 @@ import torch
 
 from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import one_line, SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.recordings.collected import EpisodeFile, READING
@@ -131,6 +131,8 @@ class Dataset:
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
+        except SpecVLAError:  # the disk is full: the episode is as good as before
+            raise
         except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile, TypeError,
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
@@ -162,16 +164,13 @@ class Dataset:
         """Memory map of the transformed frames, made on first use."""
         path = self._cache / f'{name}.npy'
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             torch.set_num_threads(1)  # of this worker thread
             transform = ImageTransform(self.size, crop_area=self.image.crop_area)
             pixels = np.stack([transform.pixels_from_jpeg(jpeg).numpy() for jpeg in jpegs])
             # Resize and crop are symmetric, so flipping after them is flipping before.
             pixels = pixels[:, :, ::-1] if self.mirror else pixels
-            temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
-            with temporary.open('wb') as file:
+            with whole_file(path) as temporary, temporary.open('wb') as file:
                 np.save(file, np.ascontiguousarray(pixels))
-            temporary.replace(path)
         with READING:
             return np.load(path, mmap_mode='r')
 
@@ -217,7 +216,7 @@ def counts(clean: NDArray[np.bool_], step: int, chunk: int) -> bool:
 
 def _check(action: NDArray[np.float32], state: NDArray[np.float32], jpegs: list) -> None:
     """Raise ValueError unless an episode's parts are of one length and of numbers."""
-    if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not len(action):
+    if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not action.size:
         raise ValueError(f'{len(jpegs)} frames, actions {action.shape}, states {state.shape}: '
                          'must be as many of each, at least one')
     if not np.isfinite(action).all() or not np.isfinite(state).all():

@@ -38,6 +38,7 @@ from specvla_ros.recordings.doubles import check_camera, refuse_doubles
 from specvla_ros.recordings.episode import check_instruction, Recording, Selection
 from specvla_ros.training.process_group import check_alone
 from specvla_ros.training.regenerated import default_folder, open_shards
+from specvla_ros.training.shard_check import check_shards
 from specvla_ros.training.target_check import check_place, check_target
 from specvla_ros.typed_files import naming
 from specvla_ros.unused_options import refuse_unused
@@ -103,8 +104,9 @@ def run(args: TrainRetrievalArgs) -> int:
         frames = list(_of_bags(recordings, Checkpoint(model, key)))
     else:
         folder = args.regenerated or default_folder(args.suite, sha256)
-        _, shards = open_shards(folder, sha256)
+        manifest, shards = open_shards(folder, sha256)
         model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
+        check_shards(folder, manifest, shards, model, key)
         frames = list(_of_shards(model, shards))
     if not frames:
         raise SpecVLAError(f'{", ".join(map(str, args.bags)) or folder}: no frames in it')
@@ -130,6 +132,8 @@ def fitted(model: OpenVLA, frames: list[Seen], rank: int, size: int) -> ActionMe
     second ones are whitened halfway: each counts by the square root of its deviation.
     """
     patches = torch.from_numpy(np.stack([frame.patches for frame in frames]))
+    if not patches.isfinite().all():
+        raise SpecVLAError('a patch of the frames is not a finite number: regenerate')
     text = torch.stack([frame.text for frame in frames]).float().cpu()
     columns = torch.from_numpy(np.stack([frame.columns for frame in frames]))
     shape = MemoryShape.like(model, columns.shape[1])

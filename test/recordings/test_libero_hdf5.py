@@ -114,6 +114,61 @@ def test_other_hdf5_files_are_refused(tmp_path):
         only(tmp_path / 'c_d.hdf5')
 
 
+def put(name, value):
+    def change(file):
+        if name in file:
+            del file[name]
+        file[name] = value
+    return change
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda file: file.pop('data'), 'holds no demonstration data/demo_0'),
+    (put('data', np.zeros(3)), 'holds no demonstration data/demo_0'),
+    (put('data/demo_1', np.zeros(3)), 'data/demo_1 is no demonstration of LIBERO'),
+    (lambda file: file['data'].move('demo_1', 'demo_x'), 'data/demo_x is no demonstration'),
+    (lambda file: file.pop('data/demo_1/obs'), 'data/demo_1 is no demonstration'),
+    (lambda file: file.pop('data/demo_1/actions'), 'data/demo_1 is no demonstration'),
+    (lambda file: file.pop('data/demo_1/obs/agentview_rgb'),
+     'demo_1: there is no camera agentview_rgb as in the first demonstration'),
+    (put('data/demo_1/actions', 3.0), r'demo_1: actions \[\] and pictures'),
+    (put('data/demo_1/actions', np.zeros((4, 0))), r'demo_1: actions \[4, 0\] and pictures'),
+    (put('data/demo_1/obs/ee_pos', np.zeros((3, 3))),
+     r'demo_1: ee_pos \[3, 3\] and ee_ori \[4, 3\] must be \[4, 3\]'),
+    (put('data/demo_1/obs/ee_pos', 1.0), r'demo_1: ee_pos \[\] and ee_ori'),
+    (put('data/demo_1/obs/agentview_rgb', np.zeros((4, 32, 48, 4), np.uint8)),
+     r'demo_1: frame 0 is uint8 \[32, 48, 4\], must be uint8 \[height, width, 3\]'),
+    (put('data/demo_1/obs/agentview_rgb', np.zeros((4, 32, 48, 3), np.float32)),
+     r'demo_1: frame 0 is float32'),
+])
+def test_what_a_demonstration_lacks_is_named(tmp_path, change, message):
+    import h5py
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', episodes())
+    with h5py.File(path, 'r+') as file:
+        change(file)
+    with pytest.raises(SpecVLAError, match=message) as error:
+        recording = only(path)
+        for episode in recording.episodes:
+            list(recording.images(episode))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('said, told', [
+    ('{"language_instruction": null}', None), ('{"language_instruction": 5}', None),
+    ('{"language_instruction": [1]}', None), ('[1]', None),
+    ('{"language_instruction": ["p", "u", "s", "h"]}', 'push'),
+    (b'{"language_instruction": "push"}', 'push')])
+def test_only_a_text_is_an_instruction(tmp_path, said, told):
+    attributes = {'problem_info': np.bytes_(said) if isinstance(said, bytes) else said,
+                  'macros_image_convention': np.bytes_(b'opengl')}
+    path = write_demonstrations(tmp_path / 'x.HDF5', episodes(), attributes)
+    if told:
+        assert only(path).episodes[0].instruction == told
+    else:
+        with pytest.raises(SpecVLAError, match='neither its attributes nor its name say'):
+            only(path)
+
+
 def test_a_pose_that_is_no_number_is_refused_and_nothing_is_written(tmp_path, capsys):
     """It would be one in `meta/stats.json`, which is then no JSON, and in what is taught."""
     import h5py

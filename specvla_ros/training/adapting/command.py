@@ -9,6 +9,7 @@ learn from. Under a strict rule nothing can change but the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -59,6 +60,8 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
         if source.is_dir() and source.resolve() in out.resolve().parents:
             raise SpecVLAError(f'--out {out} is inside of {source}, in which nothing is written; '
                                'give another folder')
+    if os.path.lexists(out) and not out.is_dir():
+        raise SpecVLAError(f'--out {out} is there and is no folder; give another one')
     known = {WORK, WORDS, DRAFTERS, REPORT}
     others = sorted({it.name for it in out.iterdir()} - known) if out.is_dir() else []
     if others:
