@@ -150,7 +150,7 @@ def test_frames_that_were_not_acted_on_are_left_out_and_counted(tmp_path, capsys
 @pytest.mark.parametrize('options, message', [
     (['--fps', '-1'], '--fps -1: must be 1 to 1000, or 0 for that of the stamps'),
     (['--fps', '1001'], '--fps 1001: must be 1 to 1000'),
-    (['--instruction', '  '], "--instruction '  ' is empty"),
+    (['--instruction', ' '], "--instruction ' ' is empty"),
     (['--out', 'link'], '--out link exists'),
     (['--name', 'a/b'], "--name 'a/b': must be of letters, digits and _"),
     (['--to', 'rlds'], 'rlds'),
