@@ -1,4 +1,7 @@
 """LIBERO's demonstrations: pictures of after the action, upside down; and those made anew."""
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -37,6 +40,25 @@ def test_a_picture_of_after_an_action_goes_with_the_next_one(tmp_path):
         assert np.array_equal(episode.actions, actions[1:])
         assert np.array_equal(np.stack(list(recording.images(episode))), np.stack(images[:-1]))
         assert np.array_equal(episode.poses[:, 3], np.full(len(images) - 1, number + 0.5))
+
+
+def test_libero_itself_reads_a_file_of_this_layout(tmp_path, capsys):
+    """No original is at hand, so LIBERO's own reader says what one looks like."""
+    package = find_spec('libero')
+    if package is None:
+        pytest.skip('LIBERO is not installed')
+    place = Path(package.submodule_search_locations[0]) / 'libero' / 'utils' / 'dataset_utils.py'
+    theirs = module_from_spec(spec := spec_from_file_location('dataset_utils', place))
+    spec.loader.exec_module(theirs)
+    path = write_demonstrations(
+        tmp_path / 'x_demo.hdf5',
+        [(images, actions / 100) for images, actions in episodes()], original_attributes())
+    theirs.get_dataset_info(path)
+    said = capsys.readouterr().out
+    recording = only(path)
+    assert f'language instruction: {recording.episodes[0].instruction}\n' in said
+    assert 'total transitions: 10\n' in said and recording.frames == 10 - 2  # see above
+    assert f'total trajectories: {len(recording.episodes)}\n' in said
 
 
 def test_made_anew_without_still_steps_a_picture_goes_with_its_own(tmp_path):
