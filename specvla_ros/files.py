@@ -11,7 +11,7 @@ import shutil
 import time
 from typing import Any
 
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import one_line, SpecVLAError
 from specvla_ros.writable import check_writable
 
 
@@ -100,9 +100,19 @@ def writing(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one line that says what could not be written."""
     try:
         yield
-    except OSError as error:
-        raise SpecVLAError(f'cannot write {path}: {error.strerror or error}; make room or choose '
-                           'another folder') from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_of_the_disk(error):
+            raise
+        reason = getattr(error, 'strerror', None) or one_line(error)
+        raise SpecVLAError(f'cannot write {path}: {reason}; make room or choose another folder'
+                           ) from error
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether safetensors or torch could not write: they raise errors of their own for it."""
+    text = str(error)
+    return type(error).__name__ == 'SafetensorError' and 'I/O error' in text \
+        or isinstance(error, RuntimeError) and 'inline_container.cc' in text
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -111,7 +121,12 @@ def write_json(path: Path, document: Any) -> None:
 
     :raises SpecVLAError: full disk and the like; a file already there is left as it was
     """
-    write_text(path, json.dumps(document, indent=1, allow_nan=False) + '\n')
+    write_text(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Return JSON as all files have it; raise ValueError for a number that is not finite."""
+    return json.dumps(document, indent=1, allow_nan=False) + '\n'
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ LEAVES = {'errors', 'typed_files', 'configuration', 'hashing', 'rotation', 'safe
           'pictures', 'writable', 'steps', 'situation', 'registry', 'drafter_folders',
           'config_folder', 'data_sets', 'policy_source', 'embedded', 'files', 'progress',
           'calibrated', 'execution', 'safety_settings', 'components', 'drafter_verdict',
-          'unused_options'}
+          'unused_options', 'natural_order'}
 ENGINE = LEAVES | {'action_space', 'actions', 'bin_limits', 'safety_guard', 'devices', 'auto',
                    'loaded_checkpoint', 'policy', 'policy_check', 'decoding', 'graphs', 'openvla'}
 MAY_IMPORT = {
@@ -73,6 +73,7 @@ MAY_IMPORT = {
     'rotation': set(),
     'workforce': {'errors', 'hashing'},
     'unused_options': {'errors'},
+    'natural_order': set(),
     'writable': {'errors'},
     '__init__': set(),
     '__main__': {'cli'},

@@ -12,6 +12,7 @@ import yaml
 
 from specvla_ros.bags.storage import COMPRESSED, SUFFIXES
 from specvla_ros.errors import one_line, SpecVLAError
+from specvla_ros.natural_order import natural
 
 METADATA = 'metadata.yaml'
 _INFORMATION = 'rosbag2_bagfile_information'
@@ -106,7 +107,7 @@ def _place(folder: Path, name: str) -> Path | None:
 
 def _stored(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.is_file()
-                   and path.name.removesuffix(COMPRESSED).endswith(SUFFIXES)), key=_natural)
+                   and path.name.removesuffix(COMPRESSED).endswith(SUFFIXES)), key=natural)
 
 
 def _together(folder: Path, stored: list[Path], missing: str = '') -> tuple[Path, ...]:
@@ -146,8 +147,3 @@ def _bag_of(path: Path) -> tuple[str, ...]:
     """Name and kind of the bag that a file is of, by its name alone."""
     name, suffix = os.path.splitext(path.name.removesuffix(COMPRESSED))
     return re.sub(r'_\d+$', '', name), suffix, '' if re.search(r'_\d+$', name) else path.name
-
-
-def _natural(path: Path) -> list[int | str]:
-    """Sort key: bag_2 comes before bag_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', path.name)]

@@ -65,8 +65,8 @@ def read(path: Path, instruction: str | None, count: int, every: int = 1) -> Foo
     """
     Read the first `count` frames, or of each `every` one, of a folder of images or an .npz file.
 
-    A folder holds PNG or JPEG colour pictures, in the order of their names; an .npz file holds
-    `images`, uint8 [N, H, W, 3] RGB, and may hold `instruction`.
+    A folder holds PNG or JPEG colour pictures, in the order of the numbers in their names; an
+    .npz file holds `images`, uint8 [N, H, W, 3] RGB, and may hold `instruction`.
 
     :raises SpecVLAError: no such frames, one that is no colour picture, or no instruction
     """

@@ -41,23 +41,34 @@ def read(path: Path, selection: Selection) -> Recording:
     with Bag(path) as bag:
         topic = selection.image_topic or only_camera(bag)
         reader = FrameReader(bag, topic, selection.instruction_topic, selection.instruction)
-        segments, shape = _segments(reader)
+        segments, shape, jumps = _segments(reader)
         if not segments:
             raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
         recorded, done = live_actions(bag), first_steps(bag)
         own = {stamp: action.tokens for stamp, action in recorded.items() if action.is_own}
-        remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [bag.missing]))
-        sign = sign_of(bag.files)
+        back = f'the stamps of the images went back {counted(jumps, "time")}: an episode ends ' \
+            'there' if jumps else ''
+        remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [back, bag.missing]))
+        files = bag.files
     kind = f'bag, {size_of(shape)} from {topic}'
     episodes = tuple(_episode(path, topic, selection, number, segment, own, done)
                      for number, segment in enumerate(segments))
-    return Recording(path, kind, sign, episodes, remarks)
+    # The same camera may be recorded raw one day and compressed the next.
+    camera = topic.removesuffix('/compressed')
+    return Recording(path, kind, sign_of(files), episodes, remarks, files=files, camera=camera,
+                     is_decoded=True)
 
 
-def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
-    """Return the segments, and the shape that all images have."""
+def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...], int]:
+    """
+    Return the segments, the shape that all images have, and how often their stamps went back.
+
+    What lies on both sides of a step back in time, as when a simulation begins anew, is not one
+    episode.
+    """
     segments: list[_Segment] = []
     shape: tuple[int, ...] = ()
+    number, jumps = -1, 0
     for frame in reader:
         shape = shape or frame.image.shape
         if frame.image.shape != shape:
@@ -65,12 +76,14 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...]]:
                 f'{reader.bag.path}: {reader.image_topic} changes its size from {size_of(shape)} '
                 f'to {size_of(frame.image.shape)} at image {frame.position}: a camera keeps its '
                 'size; choose another --image-topic, or leave this bag out')
-        if frame.segment == len(segments):
+        is_back = frame.segment == number and 0 < frame.stamp < segments[-1].stamps[-1]
+        if frame.segment != number or is_back:
             segments.append(_Segment(frame.instruction))
+        number, jumps = frame.segment, jumps + is_back
         segments[-1].positions.append(frame.position)
         segments[-1].stamps.append(frame.stamp)
         segments[-1].received.append(frame.received)
-    return segments, shape
+    return segments, shape, jumps
 
 
 def _episode(

@@ -67,6 +67,34 @@ class EpisodeFile(contextlib.AbstractContextManager):
         with READING, self._file.open(f'{name}.npy') as member:
             return _jpegs(member) if name in _PICTURES else np.lib.format.read_array(member)
 
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """Read an array of numbers as float32; raise ValueError for what is none."""
+        values = self[name]
+        if values.dtype.kind not in 'iuf':
+            raise ValueError(f'{name} is an array of {values.dtype}, must be one of numbers')
+        return np.asarray(values, np.float32)
+
+    def instruction(self) -> str:
+        """Read what the robot was told; raise ValueError unless it is one text, not empty."""
+        said = self['instruction']
+        if said.shape or said.dtype.kind != 'U':
+            raise ValueError(f'the instruction is {said.dtype} {list(said.shape)}, must be one '
+                             'text')
+        if not str(said).strip():
+            raise ValueError('the instruction is empty')
+        return str(said)
+
+    def frame(self) -> NDArray[np.int64]:
+        """Read the step of each frame; raise ValueError unless they are counted upwards."""
+        steps = self['frame']
+        if steps.shape == (0,):  # of whatever type numpy gives an empty list
+            return np.zeros(0, np.int64)
+        if steps.ndim != 1 or steps.dtype.kind not in 'iu' or steps[0] < 0 \
+                or (np.diff(steps.astype(np.int64)) <= 0).any():
+            raise ValueError(f'the steps of the frames are {shown(steps.tolist())}, must be whole '
+                             'numbers from 0 up that rise from frame to frame')
+        return steps.astype(np.int64)
+
 
 def episode_files(folder: Path) -> list[Path]:
     """Return the episodes under `<data>`, `<data>/<suite>` or `<data>/<suite>/task<id>`."""
@@ -95,7 +123,8 @@ def read(path: Path, selection: Selection) -> Recording:
             name, selection.instruction or content.instruction, len(content.jpegs),
             partial(_images, file), stamps=_PERIOD * content.frame.astype(np.float64),
             actions=content.actions))
-    return Recording(path, 'episodes of `specvla collect`', sign_of(files), tuple(episodes))
+    return Recording(path, 'episodes of `specvla collect`', sign_of(files), tuple(episodes),
+                     files=tuple(files))
 
 
 def load(path: Path) -> Collected:
@@ -106,21 +135,21 @@ def load(path: Path) -> Collected:
     """
     try:
         with EpisodeFile(path) as file:
-            jpegs, actions, frame, instruction = (
-                file[name] for name in ('jpeg', 'action', 'frame', 'instruction'))
-        actions, said = np.asarray(actions, np.float32), str(instruction).strip()
-        if not len(jpegs) == len(actions) == len(frame) or actions.ndim != 2:
+            jpegs, said = file['jpeg'], file.instruction().strip()
+            actions, frame = file.numbers('action'), file.frame()
+        if actions.ndim != 2 or not len(jpegs) == len(actions) == len(frame) \
+                or not actions.shape[1]:
             raise ValueError(f'{len(jpegs)} frames, actions {actions.shape}, {len(frame)} steps: '
                              'must be as many of each')
         if not np.isfinite(actions).all():
             raise ValueError('an action is not a finite number')
-        if not said or not all(isinstance(jpeg, bytes) for jpeg in jpegs):
-            raise ValueError('it has no instruction, or a frame is no bytes of a JPEG file')
+        if not all(isinstance(jpeg, bytes) for jpeg in jpegs):
+            raise ValueError('a frame is no bytes of a JPEG file')
     except Exception as error:  # BadZipFile, UnpicklingError, zlib.error ...: as the damage has it
         raise SpecVLAError(f'{path} is no episode of `specvla collect` '
                            f'({one_line(error)}): leave it out, or collect it again'
                            ) from error
-    return Collected(said, tuple(jpegs), actions, np.asarray(frame, np.int64))
+    return Collected(said, tuple(jpegs), actions, frame)
 
 
 def _images(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:

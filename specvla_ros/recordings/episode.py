@@ -63,6 +63,8 @@ class Recording:
 
     kind: of what format it is, in words. sign: names its content, see `sign_of`. remarks: what was
     left out, or taken to be so, a line each. mirrored: its frames have left and right swapped.
+    files: that it is read from. camera: its name where there may be several; '' = there is one.
+    is_decoded: every frame was decoded when it was opened, so that all can be read.
     """
 
     path: Path
@@ -71,6 +73,9 @@ class Recording:
     episodes: tuple[RecordedEpisode, ...]
     remarks: tuple[str, ...] = ()
     mirrored: bool = False
+    files: tuple[Path, ...] = ()
+    camera: str = ''
+    is_decoded: bool = False
 
     @property
     def frames(self) -> int:
@@ -104,6 +109,12 @@ class Recording:
             raise SpecVLAError(f'{place}: frames {start} to {stop - 1} are announced, and '
                                f'{number if first else "none"} is the last that can be '
                                'read: it is damaged or was changed; leave it out')
+
+
+def check_instruction(given: str) -> None:
+    """Raise SpecVLAError if an instruction is given in place of the recorded ones, of blanks."""
+    if given and not given.strip():
+        raise SpecVLAError(f'--instruction {given!r} is empty: say what the robot was told')
 
 
 def size_of(shape: tuple[int, ...]) -> str:

@@ -10,7 +10,8 @@ from types import ModuleType
 from specvla_ros.bags.folder import folders_with_bags, is_storage
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings import bag, collected, images, lerobot, libero_hdf5
-from specvla_ros.recordings.episode import Recording, Selection
+from specvla_ros.recordings.doubles import check_camera, refuse_doubles
+from specvla_ros.recordings.episode import check_instruction, Recording, Selection
 from specvla_ros.recordings.lerobot_files import INFO
 from specvla_ros.unused_options import refuse_unused
 
@@ -28,22 +29,25 @@ def open_recordings(paths: Sequence[Path], selection: Selection) -> list[Recordi
     Read what the paths hold: of a folder of several recordings, each.
 
     :raises SpecVLAError: one is not there, of no known format or damaged, or is given twice; the
-        selection names a camera or a topic, and none of them has such
+        selection names a camera or a topic, and none of them has such, or an instruction without
+        a word; recordings of one format are of several cameras
     """
-    found: dict[Path, Recording] = {}
+    check_instruction(selection.instruction)
+    found: list[Recording] = []
+    first: dict[ModuleType, Recording] = {}  # of each format
     readers = [_reader(path) for path in paths]
     for option, those in _CHOICES.items():
         if not any(reader in those for reader, _ in readers):
             refuse_unused(selection, (option,), f'there is no {_SAID[those]} among the recordings')
     for reader, parts in readers:
         for recording in (reader.read(part, selection) for part in parts):
-            if recording.path.resolve() in found:
-                raise SpecVLAError(f'{recording.path} is given twice: leave one out')
-            found[recording.path.resolve()] = replace(recording, mirrored=selection.mirrored)
-    empty = [str(recording.path) for recording in found.values() if not recording.frames]
-    if empty:
-        raise SpecVLAError(f'there is no frame in {", ".join(empty)}: leave it out')
-    return list(found.values())
+            if not recording.frames:
+                raise SpecVLAError(f'there is no frame in {recording.path}: leave it out')
+            option = '--image-topic' if reader in _BAGS else '--camera'
+            check_camera(recording, first.setdefault(reader, recording), option)
+            found.append(replace(recording, mirrored=selection.mirrored))
+    refuse_doubles(found)
+    return found
 
 
 def _reader(path: Path) -> tuple[ModuleType, Sequence[Path]]:
@@ -51,14 +55,14 @@ def _reader(path: Path) -> tuple[ModuleType, Sequence[Path]]:
     if not path.exists():
         raise SpecVLAError(f'there is no {path}: give a bag, a data set, or a folder of '
                            'episodes or of pictures')
-    if path.is_file():
+    if not path.is_dir():
         return _reader_of_file(path), [path]
     if (path / INFO).is_file():
         return lerobot, [path]
     if any(next(path.rglob(name), None) for name in _RLDS):
         raise SpecVLAError(f'{path} is an RLDS data set (TFRecords), which only TensorFlow reads: '
                            'convert it to a LeRobot data set')
-    if demos := sorted(file for file in path.iterdir() if file.suffix in libero_hdf5.SUFFIXES):
+    if demos := sorted(file for file in path.iterdir() if _is_hdf5(file)):
         return libero_hdf5, demos
     if collected.episode_files(path):
         return collected, [path]
@@ -70,7 +74,10 @@ def _reader(path: Path) -> tuple[ModuleType, Sequence[Path]]:
 
 
 def _reader_of_file(path: Path) -> ModuleType:
-    if path.suffix in libero_hdf5.SUFFIXES:
+    if not path.is_file():
+        raise SpecVLAError(f'{path} is neither a file nor a folder, and no recording that can be '
+                           'read')
+    if _is_hdf5(path):
         return libero_hdf5
     if path.suffix == '.npz':
         return collected if path.stem.startswith('seed') else images
@@ -78,3 +85,7 @@ def _reader_of_file(path: Path) -> ModuleType:
         return bag
     raise SpecVLAError(f'{path} is no recording that can be read; these are: '
                        f'{", ".join(FORMATS)}, and single .mcap, .db3, .hdf5 and .npz files')
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix.lower() in libero_hdf5.SUFFIXES and path.is_file()

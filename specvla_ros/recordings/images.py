@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.natural_order import natural
 from specvla_ros.pictures import decode_picture
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
 
@@ -18,16 +19,17 @@ INSTRUCTION = 'instruction.txt'
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, in the order of their names."""
-    return [file for file in sorted(folder.iterdir())
-            if file.suffix.lower() in SUFFIXES]
+    """Return the pictures of a folder, in the order of their names: 2.png before 10.png."""
+    return sorted((file for file in folder.iterdir()
+                   if file.suffix.lower() in SUFFIXES and not file.is_dir()), key=natural)
 
 
 def folders_of_pictures(folder: Path) -> list[Path]:
     """Return this folder if there are pictures in it, else the folders in it that have some."""
     if picture_files(folder):
         return [folder]
-    return [each for each in sorted(folder.iterdir()) if each.is_dir() and picture_files(each)]
+    return sorted((each for each in folder.iterdir() if each.is_dir() and picture_files(each)),
+                  key=natural)
 
 
 def read_picture(file: Path) -> NDArray[np.uint8]:
@@ -80,12 +82,13 @@ def read(path: Path, selection: Selection) -> Recording:
         images, said = read_arrays(path)
         instruction = _instruction(selection.instruction or (said or '').strip(), path)
         episode = RecordedEpisode('frames', instruction, len(images), partial(_of_array, path))
-        return Recording(path, 'array of frames', sign_of([path]), (episode,))
+        return Recording(path, 'array of frames', sign_of([path]), (episode,), files=(path,))
     folders = folders_of_pictures(path)
     files = [file for folder in folders for file in picture_files(folder)]
     episodes = tuple(_episode(folder, path, selection) for folder in folders)
     return Recording(path, 'folder of pictures' if folders == [path] else
-                     f'{len(folders)} folders of pictures', sign_of(files), episodes)
+                     f'{len(folders)} folders of pictures', sign_of(files), episodes,
+                     files=tuple(files))
 
 
 def _episode(folder: Path, root: Path, selection: Selection) -> RecordedEpisode:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.pictures import decode_picture
 from specvla_ros.recordings.episode import RecordedEpisode, Recording, Selection, sign_of
-from specvla_ros.recordings.lerobot_files import Files, rows_of
+from specvla_ros.recordings.lerobot_files import Files, rows_of, whole_numbers
 from specvla_ros.recordings.video import frames_at
 
 _IMAGES = 'observation.images.'
 _ACTION, _STATE = 'action', 'observation.state'
-_ROWS = ('episode_index', 'frame_index', 'task_index', 'timestamp')
+_COUNTED = ('episode_index', 'frame_index', 'task_index')
+_ROWS = (*_COUNTED, 'timestamp')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +49,25 @@ def read(path: Path, selection: Selection) -> Recording:
     features = [name for name in (_ACTION, _STATE) if name in files.info['features']]
     tasks = files.tasks()
     episodes: list[RecordedEpisode] = []
+    last: dict[int, int] = {}  # frame of each episode so far
     for file in files.data_files():
         rows = rows_of(file, [*_ROWS, *features])
         if no_numbers := [name for name in rows if rows[name].dtype.kind not in 'iuf']:
             raise SpecVLAError(f'{file}: {", ".join(no_numbers)} must hold numbers: it is '
                                'damaged, or of another kind')
+        rows |= {name: whole_numbers(file, name, rows[name]) for name in _COUNTED}
         for start, end in _runs(rows['episode_index'], rows['task_index']):
             part = {name: column[start:end] for name, column in rows.items()}
+            _check_order(path, part, last)
             episodes.append(_episode(files, file, camera, part, start, tasks, selection))
     total = files.info['total_frames']
     if sum(map(len, episodes)) != total:
         raise SpecVLAError(f'{path}: {sum(map(len, episodes))} rows can be read, meta/info.json '
                            f'counts {total}: a file of it is missing or cut off')
     kind = f'LeRobot data set {files.version}, {camera.size} from {camera.feature}'
-    return Recording(path, kind, sign_of(files.all_files()), tuple(episodes))
+    parts = files.all_files()
+    return Recording(path, kind, sign_of(parts), tuple(episodes), files=tuple(parts),
+                     camera=camera.feature)
 
 
 def _episode(
@@ -88,6 +94,15 @@ def _episode(
     return RecordedEpisode(
         name, instruction, len(stamps), read, stamps=stamps, poses=_numbers(rows, _STATE, place),
         actions=_numbers(rows, _ACTION, place))
+
+
+def _check_order(root: Path, rows: dict[str, NDArray[Any]], last: dict[int, int]) -> None:
+    """Refuse rows that are not in the order of their episode; last: its frames before them."""
+    number, frames = int(rows['episode_index'][0]), rows['frame_index']
+    if (np.diff(frames) <= 0).any() or frames[0] <= last.get(number, -1):
+        raise SpecVLAError(f'{root}, episode {number}: its frame_index does not rise from row to '
+                           'row: it is damaged, or comes twice')
+    last[number] = int(frames[-1])
 
 
 def _numbers(
@@ -146,7 +161,8 @@ def _camera(path: Path, features: dict[str, Any], wanted: str) -> Camera:
         raise SpecVLAError(f'{path} has the cameras {names}, and {said}: --camera')
     feature = cameras[name]
     shape = feature.get('shape')
-    if not isinstance(shape, list) or len(shape) != 3 or 3 not in (shape[0], shape[2]):
+    if not isinstance(shape, list) or len(shape) != 3 or 3 not in (shape[0], shape[2]) \
+            or not all(type(side) is int and side > 0 for side in shape):
         raise SpecVLAError(f'{path}: {name} has the shape {shown(shape)}, must be that of colour '
                            'pictures, [height, width, 3]')
     height, width = shape[:2] if shape[2] == 3 else shape[1:]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass, field
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from specvla_ros.typed_files import is_number, read_json
 
 INFO = Path('meta') / 'info.json'
 _VERSIONS = ('v2.1', 'v3.0')
+_LONGEST = 1e6  # s of a video: eleven days
 _NEEDED = {'features': dict, 'total_frames': int, 'data_path': str}
 
 
@@ -49,12 +51,12 @@ class Files:
             raise SpecVLAError(f'{root / INFO}: codebase_version is {shown(version)}, must be one '
                                f'of {", ".join(_VERSIONS)}: convert it with a current lerobot')
         wrong = [name for name, kind in _NEEDED.items() if not isinstance(info.get(name), kind)]
-        if wrong or not is_number(fps) or fps <= 0:
+        if wrong or not is_number(fps) or not 0 < fps < math.inf:
             raise SpecVLAError(f'{root / INFO}: {", ".join(wrong or ["fps"])} is missing or of '
                                'another type: it is damaged')
         files = cls(root, info, version, float(fps))
         if version == 'v3.0':
-            files.episodes = {int(row['episode_index']): row for row in files._episode_rows()}
+            files.episodes = dict(files._episode_rows())
         return files
 
     def data_files(self) -> list[Path]:
@@ -80,18 +82,24 @@ class Files:
         :raises SpecVLAError: it is missing
         """
         template, begins = self.info.get('video_path'), 0.0
+        if not isinstance(template, str):
+            raise SpecVLAError(f'{self.root / INFO}: video_path is {shown(template)}, must say '
+                               'where the videos are: it is damaged')
         try:
             if self.version == 'v3.0':
                 row, columns = self.episodes[episode], f'videos/{feature}/'
                 begins = float(row[columns + 'from_timestamp'])
+                if not 0 <= begins < _LONGEST:
+                    raise ValueError(f'it begins at {begins:g} s')
                 names = {name: int(row[columns + name]) for name in ('chunk_index', 'file_index')}
             else:
                 names = {'episode_index': episode,
                          'episode_chunk': episode // int(self.info.get('chunks_size', 1000))}
-            path = self.root / str(template).format(video_key=feature, **names)
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            path = self.root / template.format(video_key=feature, **names)
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise SpecVLAError(f'{self.root}: nothing says where the video {feature} of episode '
-                               f'{episode} is ({error}): its meta folder is damaged') from error
+                               f'{episode} is ({one_line(error)}): its meta folder is damaged'
+                               ) from error
         if self.root.resolve() not in path.resolve().parents or not path.is_file():
             raise SpecVLAError(f'{path} is missing: the video of episode {episode}')
         return path, begins
@@ -108,18 +116,19 @@ class Files:
             path = self.root / 'meta' / 'tasks.jsonl'
             pairs = [(row.get('task_index'), row.get('task')) for row in _lines(path)]
         try:
-            return {int(number): str(text).strip() for number, text in pairs}
-        except (ValueError, TypeError) as error:
+            # What is no text, as null, is not what the robot was told.
+            return {int(number): text.strip() for number, text in pairs if isinstance(text, str)}
+        except (ValueError, TypeError, OverflowError) as error:
             raise SpecVLAError(f'{path} does not number its tasks ({error}): it is damaged'
                                ) from error
 
-    def _episode_rows(self) -> Iterator[dict[str, Any]]:
+    def _episode_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows of meta/episodes with the numbers of their episodes."""
         for path in sorted((self.root / 'meta' / 'episodes').glob('*/*.parquet')):
             table = rows_of(path, None, passed_over='stats/')
-            if 'episode_index' not in table:
-                raise SpecVLAError(f'{path} has no column episode_index: it is damaged')
-            for number in range(len(table['episode_index'])):
-                yield {name: column[number] for name, column in table.items()}
+            numbers = whole_numbers(path, 'episode_index', table.get('episode_index'))
+            for row, number in enumerate(numbers.tolist()):
+                yield number, {name: column[row] for name, column in table.items()}
 
 
 def rows_of(
@@ -151,11 +160,21 @@ def rows_of(
                            'or cut off') from error
 
 
+def whole_numbers(path: Path, name: str, column: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Return a column of whole numbers; raise SpecVLAError for what is missing or none."""
+    if column is None or column.dtype.kind not in 'iuf' or column.ndim != 1 \
+            or not np.isfinite(column).all() or (column != np.floor(column)).any():
+        raise SpecVLAError(f'{path}: {name} is missing, or holds what is no whole number: it is '
+                           'damaged')
+    return column.astype(np.int64)
+
+
 def _array(path: Path, name: str, column: Any, arrow: ModuleType) -> NDArray[Any]:
     kind = column.type
     if arrow.types.is_list(kind) or arrow.types.is_fixed_size_list(kind):
         values = column.to_pylist()
-        if not arrow.types.is_floating(kind.value_type):
+        if not arrow.types.is_floating(kind.value_type) \
+                and not arrow.types.is_integer(kind.value_type):
             return _objects(values)
         with contextlib.suppress(ValueError):  # of several lengths
             return np.array(values, np.float64 if kind.value_type.bit_width > 32 else np.float32)

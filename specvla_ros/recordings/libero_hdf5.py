@@ -45,12 +45,8 @@ def read(path: Path, selection: Selection) -> Recording:
         chosen, or nothing says what the robot was told
     """
     with _opened(path) as file:
+        names = _demonstrations(path, file)
         data = file['data']
-        names = sorted((name for name in data if name.startswith('demo_')),
-                       key=lambda name: int(name.removeprefix('demo_')))
-        if not names:
-            raise SpecVLAError(f'{path} holds no demonstration data/demo_0, data/demo_1 …: give '
-                               "a file of LIBERO's")
         original = 'problem_info' in data.attrs
         turned = _bottom_first(path, data)
         instruction = selection.instruction or _instruction(path, data)
@@ -62,25 +58,45 @@ def read(path: Path, selection: Selection) -> Recording:
         'of before the action, as where they were made anew'
     remark = f'pictures are taken to be {after}; {"bottom" if turned else "top"} row first'
     return Recording(path, f'demonstrations of LIBERO, {size_of(shape[1:])} from {camera}',
-                     sign_of([path]), episodes, (remark,))
+                     sign_of([path]), episodes, (remark,), files=(path,), camera=camera)
+
+
+def _demonstrations(path: Path, file: Any) -> list[str]:
+    """Return the names of the demonstrations, in the order of their numbers."""
+    h5py, data = _h5py(), file.get('data')
+    found = [name for name in data if name.startswith('demo_')] if isinstance(
+        data, h5py.Group) else []
+    for name in found:
+        demo = data[name]
+        if not re.fullmatch('demo_[0-9]+', name) or not isinstance(demo, h5py.Group) \
+                or not isinstance(demo.get('obs'), h5py.Group) \
+                or not isinstance(demo.get('actions'), h5py.Dataset):
+            raise SpecVLAError(f"{path}: data/{name} is no demonstration of LIBERO's, which is "
+                               'called data/demo_NUMBER and holds the group obs and the array '
+                               'actions')
+    if not found:
+        raise SpecVLAError(f'{path} holds no demonstration data/demo_0, data/demo_1 …: give '
+                           "a file of LIBERO's")
+    return sorted(found, key=lambda name: int(name.removeprefix('demo_')))
 
 
 def _episode(
     path: Path, name: str, demo: Any, camera: str, instruction: str, original: bool, turned: bool
 ) -> RecordedEpisode:
     actions = np.asarray(demo['actions'], np.float32)
-    obs, steps = demo['obs'], len(actions)
+    obs, steps = demo['obs'], len(np.atleast_1d(actions))
     if camera not in obs:
         raise SpecVLAError(f'{path}, {name}: there is no camera {camera} as in the first '
                            f'demonstration; there are {_cameras(obs)}')
     pictures = obs[camera].shape
-    if len(pictures) != 4 or pictures[0] != steps or actions.ndim != 2 or steps < 2:
+    if len(pictures) != 4 or pictures[0] != steps or actions.ndim != 2 or steps < 2 \
+            or not actions.shape[1]:
         raise SpecVLAError(f'{path}, {name}: actions {list(actions.shape)} and pictures '
                            f'{list(pictures)}: must be as many of each, at least two')
     if not np.isfinite(actions).all():
         raise SpecVLAError(f'{path}, {name}: an action is not a finite number')
     count = steps - 1 if original else steps
-    poses = _poses(obs, steps)
+    poses = _poses(f'{path}, {name}', obs, steps)
     if poses is not None and not np.isfinite(poses).all():
         raise SpecVLAError(f'{path}, {name}: a pose is not a finite number')
     return RecordedEpisode(
@@ -98,16 +114,19 @@ def _images(
             yield np.ascontiguousarray(picture[::-1] if turned else picture)
 
 
-def _poses(obs: Any, steps: int) -> NDArray[np.float32] | None:
+def _poses(place: str, obs: Any, steps: int) -> NDArray[np.float32] | None:
     """Position and axis-angle [T, 6] of the end effector."""
     if 'ee_pos' not in obs or 'ee_ori' not in obs:
         return None
-    poses = np.concatenate([obs['ee_pos'], obs['ee_ori']], axis=1).astype(np.float32)
-    return poses if len(poses) == steps else None
+    shapes = [list(obs[name].shape) for name in ('ee_pos', 'ee_ori')]
+    if shapes != [[steps, 3]] * 2:
+        raise SpecVLAError(f'{place}: ee_pos {shapes[0]} and ee_ori {shapes[1]} must be '
+                           f'[{steps}, 3], a row for each action')
+    return np.concatenate([obs['ee_pos'], obs['ee_ori']], axis=1).astype(np.float32)
 
 
 def _cameras(obs: Any) -> list[str]:
-    return sorted(name for name in obs if len(obs[name].shape) == 4)
+    return sorted(name for name in obs if len(getattr(obs[name], 'shape', ())) == 4)
 
 
 def _camera(path: Path, obs: Any, wanted: str) -> str:
@@ -122,7 +141,9 @@ def _camera(path: Path, obs: Any, wanted: str) -> str:
 
 def _bottom_first(path: Path, data: Any) -> bool:
     said = data.attrs.get('macros_image_convention', _CONVENTIONS[0])
-    if said not in _CONVENTIONS:
+    if isinstance(said, bytes):
+        said = said.decode(errors='replace')
+    if not isinstance(said, str) or said not in _CONVENTIONS:
         raise SpecVLAError(f'{path}: macros_image_convention is {shown(said)}, must be one of '
                            f'{", ".join(_CONVENTIONS)}')
     return bool(said == _CONVENTIONS[0])
@@ -135,7 +156,8 @@ def _instruction(path: Path, data: Any) -> str:
         with contextlib.suppress(ValueError, TypeError, AttributeError):
             said = json.loads(data.attrs['problem_info']).get('language_instruction', '')
         # A list of characters in some files.
-        said = ''.join(said) if isinstance(said, list) else str(said)
+        texts = said if isinstance(said, list) else [said]
+        said = ''.join(texts) if all(isinstance(it, str) for it in texts) else ''
     name = re.sub(r'^.*SCENE\d*_', '', path.stem.removesuffix('_demo'))
     instruction = said.strip().strip('"')
     if not instruction and '_' in name:

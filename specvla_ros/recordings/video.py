@@ -35,7 +35,7 @@ def frames_at(
             yield from _matched(path, container.decode(stream), times, tolerance)
     except SpecVLAError:
         raise
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         raise SpecVLAError(f"{path} can't be decoded ({one_line(error)}): it is "
                            'damaged or cut off') from error
 

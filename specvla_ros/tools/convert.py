@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from specvla_ros.recordings.source_arguments import SourceArgs
 from specvla_ros.writable import check_writable
 
 Help = tyro.conf.arg
+_MOST_FPS = 1000  # what no camera of a robot reaches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +100,11 @@ def _check(args: ConvertArgs) -> None:
     """Refuse settings that can't be."""
     if not args.source:
         raise SpecVLAError('give the recordings to convert: folders or files')
-    if args.out.exists():
+    if os.path.lexists(args.out):
         raise SpecVLAError(f'--out {args.out} exists; give a folder that is not there')
-    if args.fps < 0:
-        raise SpecVLAError(f'--fps {args.fps}: must be at least 1, or 0 for that of the stamps')
+    if not 0 <= args.fps <= _MOST_FPS:
+        raise SpecVLAError(f'--fps {args.fps}: must be 1 to {_MOST_FPS}, or 0 for that of the '
+                           'stamps')
     if not args.name.replace('_', '').isalnum():
         raise SpecVLAError(f'--name {args.name!r}: must be of letters, digits and _')
     for source in args.source:
@@ -158,7 +161,11 @@ def _fps(taken: Sequence[Taken]) -> int:
     known = known[known > 0]
     if not len(known):
         raise SpecVLAError('nothing says how many frames a second there are: give --fps')
-    return max(1, round(1 / float(np.median(known))))
+    rate = 1 / float(np.median(known))
+    if not 0.5 <= rate < _MOST_FPS:
+        raise SpecVLAError(f'by their stamps there are {rate:.3g} frames a second, must be 1 to '
+                           f'{_MOST_FPS}: give --fps')
+    return max(1, round(rate))
 
 
 def _tell(
@@ -169,6 +176,8 @@ def _tell(
     left_out = sum(it.frames for it in recordings) - count
     if left_out:
         say(console, f'left out: {counted(left_out, "frame")} without a recorded action')
+    if not shape.state and any(it.episode.poses is not None for it in taken):
+        say(console, 'left out: the poses, because not all episodes have them, of one size')
     size = f'{shape.width} x {shape.height}'
     frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
     numbers = ', '.join(f'{name} [{size}]' for name, size in (

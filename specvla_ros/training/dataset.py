@@ -9,7 +9,6 @@ meanwhile: `refresh` picks up what is new. Format of the episodes: see `collect.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from zipfile import BadZipFile
@@ -21,6 +20,7 @@ import torch
 
 from specvla_ros.data_sets import ImagePreparation
 from specvla_ros.errors import one_line, SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.image_transform import ImageTransform
 from specvla_ros.recordings.collected import EpisodeFile, READING
@@ -120,17 +120,19 @@ class Dataset:
             with EpisodeFile(path) as file:
                 if not bool(file['success']):
                     return []
-                action, state = (np.asarray(file[key], np.float32) for key in ('action', 'state'))
-                instruction, jpegs = str(file['instruction']), file['jpeg']
+                action, state = file.numbers('action'), file.numbers('state')
+                instruction, jpegs = file.instruction(), file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
                 stills = self._stills(name, instruction, file) if self.stills else []
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
-            _check(action, state, instruction, jpegs)
+            _check(action, state, jpegs)
             pixels = self._pixels(name, jpegs)
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
                 from None
+        except SpecVLAError:  # the disk is full: the episode is as good as before
+            raise
         except (OSError, ValueError, KeyError, EOFError, UnpicklingError, BadZipFile, TypeError,
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
@@ -153,26 +155,22 @@ class Dataset:
         """Return the still frames of a file as an episode, if it has some."""
         if self.chunk > 1 or 'still_jpeg' not in file:  # nothing is executed after them
             return []
-        action, state = (np.asarray(file[key], np.float32)
-                         for key in ('still_action', 'still_state'))
+        action, state = file.numbers('still_action'), file.numbers('still_state')
         jpegs = file['still_jpeg']
-        _check(action, state, instruction, jpegs)
+        _check(action, state, jpegs)
         return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs))]
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
         path = self._cache / f'{name}.npy'
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             torch.set_num_threads(1)  # of this worker thread
             transform = ImageTransform(self.size, crop_area=self.image.crop_area)
             pixels = np.stack([transform.pixels_from_jpeg(jpeg).numpy() for jpeg in jpegs])
             # Resize and crop are symmetric, so flipping after them is flipping before.
             pixels = pixels[:, :, ::-1] if self.mirror else pixels
-            temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
-            with temporary.open('wb') as file:
+            with whole_file(path) as temporary, temporary.open('wb') as file:
                 np.save(file, np.ascontiguousarray(pixels))
-            temporary.replace(path)
         with READING:
             return np.load(path, mmap_mode='r')
 
@@ -193,8 +191,8 @@ class Played:
     @classmethod
     def of(cls, file: EpisodeFile) -> 'Played':
         """Read an episode's file; raise ValueError or KeyError if its parts don't belong."""
-        executed, clean = np.asarray(file['executed'], np.float32), np.asarray(file['clean'], bool)
-        frame = np.asarray(file['frame'], np.int64)
+        executed, clean = file.numbers('executed'), np.asarray(file['clean'], bool)
+        frame = file.frame()
         steps = len(executed)
         if executed.ndim != 2 or clean.shape != (steps,) or not np.isfinite(executed).all():
             raise ValueError(f'{steps} steps executed, {clean.shape} said to be clean or not: '
@@ -216,17 +214,13 @@ def counts(clean: NDArray[np.bool_], step: int, chunk: int) -> bool:
     return step + chunk <= len(clean) and bool(clean[step:step + chunk].all())
 
 
-def _check(
-    action: NDArray[np.float32], state: NDArray[np.float32], instruction: str, jpegs: list
-) -> None:
+def _check(action: NDArray[np.float32], state: NDArray[np.float32], jpegs: list) -> None:
     """Raise ValueError unless an episode's parts are of one length and of numbers."""
-    if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not len(action):
+    if not len(action) == len(state) == len(jpegs) or action.ndim != 2 or not action.size:
         raise ValueError(f'{len(jpegs)} frames, actions {action.shape}, states {state.shape}: '
                          'must be as many of each, at least one')
     if not np.isfinite(action).all() or not np.isfinite(state).all():
         raise ValueError('an action or a state is not finite')
-    if not instruction.strip():
-        raise ValueError('the instruction is empty')
     if not all(isinstance(jpeg, bytes) for jpeg in jpegs):
         raise ValueError('a frame is no bytes of a JPEG file')
 

@@ -28,6 +28,7 @@ from specvla_ros.training.recipe import Recipe
 from specvla_ros.training.regenerated import default_folder, open_shards, ShardFrames
 from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.schedule import check_schedule
+from specvla_ros.training.shard_check import check_shards
 from specvla_ros.training.target_check import check_place, check_target
 from specvla_ros.training.trainer import Trainer
 from specvla_ros.training.training_progress import TrainingProgress
@@ -82,6 +83,7 @@ class DrafterRecipe(Recipe):
         folder = args.regenerated or default_folder(args.suite, self.target_sha256)
         self.manifest, shards = open_shards(folder, self.target_sha256)
         self.model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
+        check_shards(folder, self.manifest, shards, self.model, unnorm_key)
         self.frames, self.held_out = map(ShardFrames, divide(shards, args.holdout))
         if len(self.frames) < args.batch:
             raise SpecVLAError(f'{folder} holds {len(self.frames)} training frames (holdout '

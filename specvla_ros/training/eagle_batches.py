@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.regenerated import ShardFrames
+from specvla_ros.training.shard_check import check_finite
 from specvla_ros.training.unroll import EagleBatch
 
 
@@ -73,6 +74,7 @@ class EagleBatchMaker:
         features = torch.cat((torch.stack(features), next_features[:, :-1]), dim=1)
         rows = torch.arange(features.shape[1], device=self.device)
         padded = (~real).sum(dim=1, keepdim=True)
+        check_finite(features, located)
         return EagleBatch(
             features=self._noisy(features, random, perturbation).to(self.dtype),
             embeds=torch.cat((torch.stack(embeds), fed), dim=1).to(self.dtype),

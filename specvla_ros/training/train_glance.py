@@ -27,6 +27,7 @@ from specvla_ros.training.drafter_measures import passes
 from specvla_ros.training.drafter_recipe import DrafterRecipe, DrafterTrainingArgs, train
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerated import ShardFrames
+from specvla_ros.training.shard_check import check_finite
 
 Help = tyro.conf.arg
 
@@ -134,7 +135,9 @@ class GlanceRecipe(DrafterRecipe):
         text = torch.stack([self._text(shard.instruction) for shard, _ in located])
         columns = torch.from_numpy(tokens).long() - self.model.action_tokenizer.first_id
         device = self.model.device
-        return torch.from_numpy(patches).to(device).float(), text, columns.to(device)
+        shown = torch.from_numpy(patches).to(device).float()
+        check_finite(shown, located)
+        return shown, text, columns.to(device)
 
     def _text(self, instruction: str) -> Tensor:
         """Mean embedding [h] of a prompt's text behind BOS and the patches."""

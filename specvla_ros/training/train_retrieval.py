@@ -6,7 +6,7 @@ bag the frames are shown to the target, which says its own action to each. Frame
 and got the same action are stored once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 import tyro
 
-from specvla_ros.bags.frames import FrameReader, only_camera
-from specvla_ros.bags.reader import Bag
 from specvla_ros.configuration import load_preset
 from specvla_ros.decoding.drafters.action_memory import (
     ActionMemory,
@@ -35,9 +33,14 @@ from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
+from specvla_ros.recordings import bag
+from specvla_ros.recordings.doubles import check_camera, refuse_doubles
+from specvla_ros.recordings.episode import check_instruction, Recording, Selection
 from specvla_ros.training.process_group import check_alone
 from specvla_ros.training.regenerated import default_folder, open_shards
+from specvla_ros.training.shard_check import check_shards
 from specvla_ros.training.target_check import check_place, check_target
+from specvla_ros.typed_files import naming
 from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
@@ -96,12 +99,14 @@ def run(args: TrainRetrievalArgs) -> int:
     check_place('--drafter', out)
     sha256, console = folder_sha256(args.target), Console()
     if args.bags:
+        recordings = _opened(args)
         model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
-        frames = list(_of_bags(args, Checkpoint(model, key)))
+        frames = list(_of_bags(recordings, Checkpoint(model, key)))
     else:
         folder = args.regenerated or default_folder(args.suite, sha256)
-        _, shards = open_shards(folder, sha256)
+        manifest, shards = open_shards(folder, sha256)
         model = OpenVLA.from_pretrained(args.target, args.device).requires_grad_(False)
+        check_shards(folder, manifest, shards, model, key)
         frames = list(_of_shards(model, shards))
     if not frames:
         raise SpecVLAError(f'{", ".join(map(str, args.bags)) or folder}: no frames in it')
@@ -127,6 +132,8 @@ def fitted(model: OpenVLA, frames: list[Seen], rank: int, size: int) -> ActionMe
     second ones are whitened halfway: each counts by the square root of its deviation.
     """
     patches = torch.from_numpy(np.stack([frame.patches for frame in frames]))
+    if not patches.isfinite().all():
+        raise SpecVLAError('a patch of the frames is not a finite number: regenerate')
     text = torch.stack([frame.text for frame in frames]).float().cpu()
     columns = torch.from_numpy(np.stack([frame.columns for frame in frames]))
     shape = MemoryShape.like(model, columns.shape[1])
@@ -172,18 +179,27 @@ def _of_shards(model: OpenVLA, shards: list) -> Iterator[Seen]:
             yield Seen(record['patches'], text, record['tokens'][0].astype(np.int64) - first_id)
 
 
+def _opened(args: TrainRetrievalArgs) -> list[Recording]:
+    """Read the bags; raise SpecVLAError for what `specvla adapt` would refuse as well."""
+    check_instruction(args.instruction)
+    recordings = [bag.read(path, Selection(
+        '', args.image_topic, args.instruction_topic, args.instruction)) for path in args.bags]
+    for recording in recordings:
+        check_camera(recording, recordings[0], '--image-topic')
+    refuse_doubles(recordings)
+    return recordings
+
+
 @torch.inference_mode()
-def _of_bags(args: TrainRetrievalArgs, checkpoint: Checkpoint) -> Iterator[Seen]:
+def _of_bags(recordings: Sequence[Recording], checkpoint: Checkpoint) -> Iterator[Seen]:
     """Show each frame of the bags to the target, alone."""
     model, policy = checkpoint.model, Policy(checkpoint, load_preset('ar'))
-    for path in args.bags:
-        with Bag(path) as bag:
-            camera = args.image_topic or only_camera(bag)
-            reader = FrameReader(bag, camera, args.instruction_topic, args.instruction)
-            for frame in reader:
-                action = policy.act(frame.image, frame.instruction)
-                patches = model.embed_image(checkpoint.pixel_values(frame.image))[0]
-                ids = checkpoint.prompt_ids(frame.instruction)[0]
-                columns = np.array(action.tokens) - model.action_tokenizer.first_id
-                yield Seen(patches.float().cpu().numpy().astype(np.float16),
-                           model.embed_tokens(ids[1:]).float().mean(0).cpu(), columns)
+    for recording, episode in ((it, one) for it in recordings for one in it.episodes):
+        with naming(f'{recording.path}, {episode.name}'):
+            ids = checkpoint.prompt_ids(episode.instruction)[0]
+        text = model.embed_tokens(ids[1:]).float().mean(0).cpu()
+        for image in recording.images(episode):
+            action = policy.act(image, episode.instruction)
+            patches = model.embed_image(checkpoint.pixel_values(image))[0]
+            columns = np.array(action.tokens) - model.action_tokenizer.first_id
+            yield Seen(patches.float().cpu().numpy().astype(np.float16), text, columns)

@@ -150,6 +150,7 @@ def write_demonstrations(path, episodes, attributes=None, wrist=True):
         for number, (images, actions) in enumerate(episodes):
             demo = data.create_group(f'demo_{number}')
             demo['actions'] = np.asarray(actions, np.float64)
+            demo.attrs['num_samples'] = len(demo['actions'])
             obs = demo.create_group('obs')
             turned = np.stack(images)[:, ::-1]
             obs['agentview_rgb'] = turned

@@ -1,5 +1,6 @@
 """LeRobot data sets: what was written comes out, of v2.1 and v3.0 alike."""
 from itertools import pairwise
+import json
 
 import numpy as np
 import pytest
@@ -117,7 +118,10 @@ def damage(maker, what):
     else:
         changes = {'version': {'codebase_version': 'v1.6'}, 'fps': {'fps': 0},
                    'no camera': {'features': {}}, 'counted': {'total_frames': 99},
-                   'outside': {'video_path': '../../{video_key}.mp4'}}
+                   'outside': {'video_path': '../../{video_key}.mp4'},
+                   'no rate': {'fps': float('nan')}, 'endless rate': {'fps': float('inf')},
+                   'newer': {'codebase_version': 'v4.0'}, 'nowhere': {'video_path': None},
+                   'no chunks': {'chunks_size': 0, 'video_path': '{episode_chunk}/{video_key}'}}
         maker.info |= changes[what]
         maker.save_info()
 
@@ -133,6 +137,11 @@ def damage(maker, what):
     ('no camera', r'has the cameras none, and one is needed: --camera'),
     ('counted', r'18 rows can be read, meta/info.json counts 99'),
     ('outside', r'is missing: the video of episode 0'),
+    ('no rate', r'fps is missing or of another type'),
+    ('endless rate', r'fps is missing or of another type'),
+    ('newer', r"codebase_version is 'v4.0', must be one of v2.1, v3.0"),
+    ('nowhere', r'video_path is None, must say where the videos are'),
+    ('no chunks', r'nothing says where the video .*front of episode 0 is'),
 ])
 def test_damage_is_one_clear_line(tmp_path, version, what, message):
     maker = LeRobotMaker(tmp_path / 'set', version, episodes())
@@ -152,6 +161,13 @@ def test_damage_is_one_clear_line(tmp_path, version, what, message):
     ('task_index', [None] * 18, 'task_index lacks a number in 18 rows'),
     ('task_index', [9] * 18, 'task 9 has no text in meta/tasks; give it with --instruction'),
     ('timestamp', [0.5] * 18, 'its times do not rise from frame to frame'),
+    ('timestamp', [0.0, float('nan')] * 9, 'its times do not rise from frame to frame'),
+    *((name, [value] * 18, f'{name} is missing, or holds what is no whole number')
+      for name in ('episode_index', 'frame_index', 'task_index')
+      for value in (0.5, float('nan'), float('inf'))),
+    ('frame_index', list(range(18, 0, -1)), 'episode 0: its frame_index does not rise from row'),
+    # Alternating, the episodes would get each other's words.
+    ('episode_index', [0, 1] * 9, 'its frame_index does not rise from row to row'),
 ])
 def test_rows_that_make_no_sense_are_one_clear_line(tmp_path, column, values, message):
     import pyarrow
@@ -168,6 +184,35 @@ def test_rows_that_make_no_sense_are_one_clear_line(tmp_path, column, values, me
     assert '\n' not in str(error.value)
 
 
+def test_actions_may_be_whole_numbers(tmp_path):
+    from pyarrow import parquet
+    maker = LeRobotMaker(tmp_path / 'set', 'v3.0', episodes(), video=False)
+    path = maker.root / 'data' / 'chunk-000' / 'file-000.parquet'
+    write_parquet(path, parquet.read_table(path).to_pydict() | {'action': [[1, 2, 3]] * 18})
+    assert np.array_equal(only(maker.root).episodes[0].actions, [[1, 2, 3]] * 7)
+
+
+@pytest.mark.parametrize('text', [None, ['close it'], 7, '  '])
+def test_a_task_that_is_no_text_is_none(tmp_path, text):
+    maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes(), video=False)
+    lines = [{'task_index': 0, 'task': 'open it'}, {'task_index': 1, 'task': text}]
+    (maker.root / 'meta' / 'tasks.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    with pytest.raises(SpecVLAError, match='episode 1: task 1 has no text in meta/tasks'):
+        only(maker.root)
+
+
+@pytest.mark.parametrize('begins', [float('nan'), 1e18, -1.0])
+def test_a_video_that_begins_at_no_time_is_refused(tmp_path, begins):
+    from pyarrow import parquet
+    maker = LeRobotMaker(tmp_path / 'set', 'v3.0', episodes())
+    path = maker.root / 'meta' / 'episodes' / 'chunk-000' / 'file-000.parquet'
+    rows = parquet.read_table(path).to_pydict()
+    rows[f'videos/{CAMERA}/from_timestamp'][1] = begins
+    write_parquet(path, rows)
+    with pytest.raises(SpecVLAError, match=r'of episode 1 is \(it begins at .* s\): its meta'):
+        only(maker.root)
+
+
 def test_of_several_cameras_one_has_to_be_chosen(tmp_path):
     maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes())
     maker.info['features']['observation.images.wrist'] = {'dtype': 'video', 'shape': [8, 8, 3]}
@@ -177,10 +222,11 @@ def test_of_several_cameras_one_has_to_be_chosen(tmp_path):
     with pytest.raises(SpecVLAError, match='top is none of them'):
         only(maker.root, camera='top')
     assert only(maker.root, camera='front').frames == 18
-    maker.info['features'][CAMERA]['shape'] = [32, 48, 1]
-    maker.save_info()
-    with pytest.raises(SpecVLAError, match=r'shape \[32, 48, 1\], must be that of colour'):
-        only(maker.root, camera='front')
+    for shape in ([32, 48, 1], ['a', 'b', 3], [0, 48, 3], [32.5, 48, 3], None):
+        maker.info['features'][CAMERA]['shape'] = shape
+        maker.save_info()
+        with pytest.raises(SpecVLAError, match=r'front has the shape .*, must be that of colour'):
+            only(maker.root, camera='front')
 
 
 def test_a_camera_that_changes_its_size_is_refused(tmp_path):

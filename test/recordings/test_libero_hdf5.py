@@ -1,4 +1,7 @@
 """LIBERO's demonstrations: pictures of after the action, upside down; and those made anew."""
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,6 +42,25 @@ def test_a_picture_of_after_an_action_goes_with_the_next_one(tmp_path):
         assert np.array_equal(episode.poses[:, 3], np.full(len(images) - 1, number + 0.5))
 
 
+def test_libero_itself_reads_a_file_of_this_layout(tmp_path, capsys):
+    """No original is at hand, so LIBERO's own reader says what one looks like."""
+    package = find_spec('libero')
+    if package is None:
+        pytest.skip('LIBERO is not installed')
+    place = Path(package.submodule_search_locations[0]) / 'libero' / 'utils' / 'dataset_utils.py'
+    theirs = module_from_spec(spec := spec_from_file_location('dataset_utils', place))
+    spec.loader.exec_module(theirs)
+    path = write_demonstrations(
+        tmp_path / 'x_demo.hdf5',
+        [(images, actions / 100) for images, actions in episodes()], original_attributes())
+    theirs.get_dataset_info(path)
+    said = capsys.readouterr().out
+    recording = only(path)
+    assert f'language instruction: {recording.episodes[0].instruction}\n' in said
+    assert 'total transitions: 10\n' in said and recording.frames == 10 - 2  # see above
+    assert f'total trajectories: {len(recording.episodes)}\n' in said
+
+
 def test_made_anew_without_still_steps_a_picture_goes_with_its_own(tmp_path):
     written = episodes()
     path = write_demonstrations(
@@ -61,8 +83,8 @@ def test_the_top_row_may_come_first_and_the_camera_be_another(tmp_path):
 
 
 def test_a_folder_has_a_recording_for_each_task(tmp_path):
-    for task in ('push_the_plate', 'open_the_drawer'):
-        write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes())
+    for number, task in enumerate(('push_the_plate', 'open_the_drawer')):
+        write_demonstrations(tmp_path / f'{task}_demo.hdf5', episodes()[number:])
     recordings = open_recordings([tmp_path], Selection())
     assert [it.episodes[0].instruction for it in recordings] == [
         'open the drawer', 'push the plate']
@@ -112,6 +134,61 @@ def test_other_hdf5_files_are_refused(tmp_path):
     write_demonstrations(tmp_path / 'c_d.hdf5', [(images, actions * np.nan)])
     with pytest.raises(SpecVLAError, match='an action is not a finite number'):
         only(tmp_path / 'c_d.hdf5')
+
+
+def put(name, value):
+    def change(file):
+        if name in file:
+            del file[name]
+        file[name] = value
+    return change
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda file: file.pop('data'), 'holds no demonstration data/demo_0'),
+    (put('data', np.zeros(3)), 'holds no demonstration data/demo_0'),
+    (put('data/demo_1', np.zeros(3)), 'data/demo_1 is no demonstration of LIBERO'),
+    (lambda file: file['data'].move('demo_1', 'demo_x'), 'data/demo_x is no demonstration'),
+    (lambda file: file.pop('data/demo_1/obs'), 'data/demo_1 is no demonstration'),
+    (lambda file: file.pop('data/demo_1/actions'), 'data/demo_1 is no demonstration'),
+    (lambda file: file.pop('data/demo_1/obs/agentview_rgb'),
+     'demo_1: there is no camera agentview_rgb as in the first demonstration'),
+    (put('data/demo_1/actions', 3.0), r'demo_1: actions \[\] and pictures'),
+    (put('data/demo_1/actions', np.zeros((4, 0))), r'demo_1: actions \[4, 0\] and pictures'),
+    (put('data/demo_1/obs/ee_pos', np.zeros((3, 3))),
+     r'demo_1: ee_pos \[3, 3\] and ee_ori \[4, 3\] must be \[4, 3\]'),
+    (put('data/demo_1/obs/ee_pos', 1.0), r'demo_1: ee_pos \[\] and ee_ori'),
+    (put('data/demo_1/obs/agentview_rgb', np.zeros((4, 32, 48, 4), np.uint8)),
+     r'demo_1: frame 0 is uint8 \[32, 48, 4\], must be uint8 \[height, width, 3\]'),
+    (put('data/demo_1/obs/agentview_rgb', np.zeros((4, 32, 48, 3), np.float32)),
+     r'demo_1: frame 0 is float32'),
+])
+def test_what_a_demonstration_lacks_is_named(tmp_path, change, message):
+    import h5py
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', episodes())
+    with h5py.File(path, 'r+') as file:
+        change(file)
+    with pytest.raises(SpecVLAError, match=message) as error:
+        recording = only(path)
+        for episode in recording.episodes:
+            list(recording.images(episode))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('said, told', [
+    ('{"language_instruction": null}', None), ('{"language_instruction": 5}', None),
+    ('{"language_instruction": [1]}', None), ('[1]', None),
+    ('{"language_instruction": ["p", "u", "s", "h"]}', 'push'),
+    (b'{"language_instruction": "push"}', 'push')])
+def test_only_a_text_is_an_instruction(tmp_path, said, told):
+    attributes = {'problem_info': np.bytes_(said) if isinstance(said, bytes) else said,
+                  'macros_image_convention': np.bytes_(b'opengl')}
+    path = write_demonstrations(tmp_path / 'x.HDF5', episodes(), attributes)
+    if told:
+        assert only(path).episodes[0].instruction == told
+    else:
+        with pytest.raises(SpecVLAError, match='neither its attributes nor its name say'):
+            only(path)
 
 
 def test_a_pose_that_is_no_number_is_refused_and_nothing_is_written(tmp_path, capsys):

@@ -1,4 +1,5 @@
 """Bags, pictures and collected episodes as recordings, and how their formats are told apart."""
+import os
 import pickle
 import sys
 import zipfile
@@ -13,6 +14,7 @@ from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.collected import load
 from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
+from specvla_ros.training.dataset import Dataset
 from test.bags.conftest import BagMaker
 from test.recordings.makers import pictures, png
 from test.training.conftest import write_episode
@@ -247,10 +249,72 @@ def test_a_choice_that_no_recording_has_is_refused(tmp_path, given, said):
         open_recordings([tmp_path / 'pictures'], Selection(**given))
 
 
-def test_what_is_given_twice_is_refused(tmp_path):
+@pytest.mark.parametrize('blank', [' ', '\t\n'])
+def test_an_instruction_of_blanks_is_none(tmp_path, blank):
     path = bag(tmp_path / 'bag', two_episodes)
-    with pytest.raises(SpecVLAError, match='is given twice'):
-        open_recordings([path, tmp_path / '..' / tmp_path.name / 'bag'], Selection())
+    with pytest.raises(SpecVLAError, match='--instruction .* is empty: say what the robot was'):
+        only(path, instruction=blank)
+
+
+def test_where_the_stamps_go_back_an_episode_ends(tmp_path):
+    def fill(maker):
+        maker.instruct(1, 'push')
+        for number, stamp in enumerate((10, 20, 30, 20, 40, 0, 5)):
+            maker.image(10 * number + 10, value=number, stamp=stamp)
+
+    recording = only(bag(tmp_path / 'bag', fill))
+    assert [len(episode) for episode in recording.episodes] == [3, 4]
+    assert 'the stamps of the images went back 1 time: an episode ends there' in recording.remarks
+    # An image without a stamp says nothing of the clock.
+    assert recording.episodes[0].stamps is not None and recording.episodes[1].stamps is None
+    for episode, values in zip(recording.episodes, ([0, 1, 2], [3, 4, 5, 6]), strict=True):
+        assert [image[0, 0, 0] for image in recording.images(episode)] == values
+
+
+def test_pictures_are_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / 'instruction.txt').write_text('push')
+    (tmp_path / 'old.png').mkdir()  # a folder is no picture
+    for number in (10, 9, 100, 1):
+        (tmp_path / f'{number}.png').write_bytes(
+            png(np.full((8, 8, 3), (number, 200, 0), np.uint8)))
+    recording = only(tmp_path)
+    assert [image[0, 0, 0] for image in recording.images(recording.episodes[0])] == [
+        1, 9, 10, 100]
+
+
+@pytest.mark.parametrize('name, value, message', [
+    ('frame', np.zeros((8, 2), int), 'must be whole numbers from 0 up that rise'),
+    ('frame', np.array([0, 1, 2, 1, 4, 5, 6, 7]), 'must be whole numbers from 0 up that rise'),
+    ('frame', np.full(8, np.nan), 'must be whole numbers from 0 up that rise'),
+    ('frame', np.array(list('abcdefgh')), 'must be whole numbers from 0 up that rise'),
+    ('frame', np.arange(-1, 7), 'must be whole numbers from 0 up that rise'),
+    ('instruction', np.array(['push', 'pull']), r'the instruction is <U4 \[2\], must be one text'),
+    ('instruction', np.array(7), r'the instruction is int64 \[\], must be one text'),
+    ('instruction', '  ', 'the instruction is empty'),
+    ('action', np.ones((8, 7), complex), 'an array of complex128, must be one of numbers'),
+    ('action', np.ones((8, 0)), r'actions \(8, 0\)'),
+    ('action', np.full((8, 7), np.inf), 'an action is not a finite number'),
+])
+def test_a_collected_episode_that_makes_no_sense_is_one_clear_line(
+        tmp_path, name, value, message):
+    path = write_episode(tmp_path, 0, 3)
+    with np.load(path, allow_pickle=True) as there:
+        content = {**there, name: value}
+    np.savez(path, **content)
+    with pytest.raises(SpecVLAError, match=f'no episode of `specvla collect` .*{message}'):
+        only(tmp_path)
+    if name != 'frame':  # which a training without chunks does not read
+        with pytest.raises(SpecVLAError, match='seed3.npz is no episode'):
+            Dataset(tmp_path, 'libero_object', size=16).refresh()
+
+
+def test_what_is_neither_file_nor_folder_is_no_recording(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(SpecVLAError, match='is neither a file nor a folder'):
+        only(tmp_path / 'pipe')
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    with pytest.raises(SpecVLAError, match='there is no .*loop'):
+        only(tmp_path / 'loop')
 
 
 @pytest.mark.parametrize('module, name', [('h5py', 'x.hdf5'), ('pyarrow', 'set')])

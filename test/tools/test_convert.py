@@ -11,7 +11,14 @@ from specvla_ros.cli import main
 from specvla_ros.recordings import lerobot_writer
 from specvla_ros.recordings.episode import Selection
 from specvla_ros.recordings.find import open_recordings
-from test.recordings.makers import LeRobotMaker, MODULES, numbers, pictures
+from test.recordings.makers import (
+    LeRobotMaker,
+    MODULES,
+    numbers,
+    pictures,
+    write_demonstrations,
+)
+from test.recordings.test_others import bag
 from test.training.conftest import write_episode
 
 pytest.importorskip('pyarrow', reason=f'pyarrow: {MODULES}')
@@ -141,7 +148,10 @@ def test_frames_that_were_not_acted_on_are_left_out_and_counted(tmp_path, capsys
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--fps', '-1'], '--fps -1: must be at least 1'),
+    (['--fps', '-1'], '--fps -1: must be 1 to 1000, or 0 for that of the stamps'),
+    (['--fps', '1001'], '--fps 1001: must be 1 to 1000'),
+    (['--instruction', ' '], "--instruction ' ' is empty"),
+    (['--out', 'link'], '--out link exists'),
     (['--name', 'a/b'], "--name 'a/b': must be of letters, digits and _"),
     (['--to', 'rlds'], 'rlds'),
     (['--image-topic', '/wrist'], 'has no topic /wrist'),
@@ -152,6 +162,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys,
                                                   message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'there').mkdir()
+    (tmp_path / 'link').symlink_to('nowhere')
     before = sorted(tmp_path.rglob('*'))
     out = [] if '--out' in options else ['--out', 'set']
     assert main(['convert', str(BAG), *out, *options]) == 2
@@ -159,6 +170,30 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys,
     assert complaint.startswith('error: ') and complaint.count('\n') == 1, complaint
     assert message in complaint
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_stamps_in_another_unit_are_no_rate(tmp_path, capsys):
+    def fill(maker):
+        maker.instruct(1, 'push')
+        for stamp in range(10, 80, 10):  # ns
+            maker.image(stamp)
+
+    path = bag(tmp_path / 'bag', fill)
+    assert main(['convert', str(path), '--out', str(tmp_path / 'set')]) == 2
+    assert capsys.readouterr().err == (
+        'error: by their stamps there are 1e+08 frames a second, must be 1 to 1000: give --fps\n')
+
+
+def test_poses_that_not_all_episodes_have_are_left_out_aloud(tmp_path, capsys):
+    import h5py
+    path = write_demonstrations(tmp_path / 'a_b_demo.hdf5', [
+        (pictures(4), numbers(4, 7)), (pictures(4, 9), numbers(4, 7))])
+    with h5py.File(path, 'r+') as file:
+        del file['data/demo_1/obs/ee_pos']
+    assert main(['convert', str(path), '--out', str(tmp_path / 'set'), '--fps', '20']) == 0
+    out = capsys.readouterr().out
+    assert 'left out: the poses, because not all episodes have them, of one size' in out
+    assert only(tmp_path / 'set').episodes[0].poses is None
 
 
 def test_what_does_not_fit_together_is_refused_and_nothing_is_left(tmp_path, capsys):

@@ -139,7 +139,7 @@ class Harm:
     ({'jpeg': np.array(['a'] * 8, object)}, 'no bytes of a JPEG'),
     ({'jpeg': np.array([b'no'] * 8, object)}, 'not a readable JPEG'),
     ({'action': np.full((8, 7), np.nan)}, 'not finite'),
-    ({'action': np.array([['x'] * 7] * 8)}, 'could not convert'),
+    ({'action': np.array([['x'] * 7] * 8)}, 'action is an array of <U1, must be one of numbers'),
     ({'action': np.zeros(8)}, r'actions \(8,\)'),
     ({'state': np.array(1.0)}, 'seed3.npz is no episode'),
     ({'instruction': np.array('')}, 'the instruction is empty'),

@@ -11,9 +11,11 @@ from specvla_ros.bags.reader import Bag
 from specvla_ros.cli import main
 from specvla_ros.configuration import load_preset
 from specvla_ros.embedded import DEFAULT_CHECKPOINT
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.policy import Policy
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.train_retrieval import run, TrainRetrievalArgs
+from test.recordings.test_others import bag
 from test.training.drafter_data import regenerate_args, write_target
 
 BAG = Path(__file__).parents[1] / 'data' / 'libero_object_2'
@@ -57,6 +59,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(option, value, args, capsys):
     assert main(['train', 'retrieval', *sum(arguments.items(), ())]) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith('error: ') and complaint.count('\n') == 1
+    assert not (args.drafter / 'retrieval').exists()
+
+
+def test_bags_that_adapt_refuses_are_refused_here_too(args, tmp_path):
+    of_bags = replace(args, regenerated=None, bags=(BAG, BAG))
+    with pytest.raises(SpecVLAError, match='is given twice'):
+        run(of_bags)
+    with pytest.raises(SpecVLAError, match="--instruction ' ' is empty"):
+        run(replace(of_bags, bags=(BAG,), instruction=' '))
+
+    def changes(maker):
+        maker.instruct(1, 'push')
+        maker.image(2)
+        maker.image(3, size=8)
+
+    with pytest.raises(SpecVLAError, match='changes its size from 16 x 16 to 8 x 8'):
+        run(replace(of_bags, bags=(bag(tmp_path / 'bag', changes),)))
     assert not (args.drafter / 'retrieval').exists()
 
 

@@ -14,7 +14,7 @@ from specvla_ros.configuration import load_preset
 from specvla_ros.devices import resolve_device
 from specvla_ros.drafter_folders import all_weights
 from specvla_ros.errors import counted, SpecVLAError
-from specvla_ros.files import whole_folder, write_json
+from specvla_ros.files import json_text, whole_file, whole_folder
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
@@ -29,6 +29,7 @@ from specvla_ros.training.adapting.trial import Comparison, is_kept, play
 from specvla_ros.training.adapting.words import spot_check, Thinned, Words
 from specvla_ros.training.regenerate import RegenerateArgs
 from specvla_ros.training.training_progress import TrainingProgress
+from specvla_ros.typed_files import naming
 
 REPORT = 'report.json'
 WORK, WORDS, DRAFTERS = 'work', 'words', 'drafters'  # folders that it writes
@@ -52,6 +53,12 @@ class Adaptation:
 
     def run(self) -> None:
         """Label, teach, measure, and leave what is better."""
+        try:
+            self._run()
+        finally:
+            shutil.rmtree(self.args.out / WORK, ignore_errors=True)
+
+    def _run(self) -> None:
         thinned, learned = self._label(), {}
         made = made_of(self.recordings, self.division, sum(map(len, thinned)), self._taken)
         teaching = self._teaching(made['learned_frames'])
@@ -70,6 +77,7 @@ class Adaptation:
         checkpoint = Checkpoint(OpenVLA.from_pretrained(
             self.target, self.device).requires_grad_(False), self.key)
         _check_actions(self.recordings, checkpoint)
+        _check_instructions(self.recordings, checkpoint)
         self._chunk = checkpoint.space.chunk
         words = Words(args.out / WORDS, checkpoint, self.sha256, RegenerateArgs(
             target=self.target, paths=_EAGLE_PATHS if args.eagle else 1, batch=args.batch,
@@ -146,24 +154,28 @@ class Adaptation:
         self, made: dict[str, Any], comparisons: dict[str, list[Comparison]], kept: list[str]
     ) -> None:
         """Write the drafters that are kept, with their cards, and the report; say where."""
-        args, work = self.args, self.args.out / WORK
+        args = self.args
         report = {'target': str(self.target), 'target_sha256': self.sha256, 'made_of': made,
                   'kept': kept, 'too_little': self.division.too_little, 'comparisons': {
                       name: [it.facts() for it in found] for name, found in comparisons.items()}}
-        write_json(args.out / REPORT, report)
-        if kept:
-            for name in kept:
-                text = card(name, self.target, self.sha256, made, comparisons[name])
-                (work / DRAFTERS / name / 'README.md').write_text(text, encoding='utf-8')
-            with whole_folder(args.out / DRAFTERS) as folder:
-                others = {name: place for name, place in all_weights(self.present).items()
-                          if name not in kept}
-                new = {name: work / DRAFTERS / name for name in kept}
-                for name, place in (others | new).items():
-                    shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns(
-                        *all_weights(place)))
-        shutil.rmtree(work, ignore_errors=True)
+        cards = {name: card(name, self.target, self.sha256, made, comparisons[name])
+                 for name in kept}
+        # On a full disk neither is replaced: a report never speaks of drafters that aren't there.
+        with whole_file(args.out / REPORT) as temporary:
+            temporary.write_text(json_text(report), encoding='utf-8')
+            if kept:
+                self._replace(cards)
         self._tell_kept(kept)
+
+    def _replace(self, cards: dict[str, str]) -> None:
+        """Put what was taught in place of the old drafters, beside those that were not taught."""
+        work, present = self.args.out / WORK / DRAFTERS, all_weights(self.present)
+        with whole_folder(self.args.out / DRAFTERS) as folder:
+            for name, place in (present | {name: work / name for name in cards}).items():
+                shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns(
+                    *all_weights(place)))
+            for name, text in cards.items():
+                (folder / name / 'README.md').write_text(text, encoding='utf-8')
 
     def _tell_takes(
         self, thinned: Sequence[Thinned], missing: Sequence[Thinned], room: int, seconds: float
@@ -202,6 +214,14 @@ def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> N
                     f'{recording.path}, {episode.name}: actions are of {episode.actions.shape[1]} '
                     f'dimensions, those of this checkpoint of {wanted}: it is the recording of '
                     'another robot')
+
+
+def _check_instructions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> None:
+    """Refuse what this checkpoint can't be told, before anything is computed."""
+    for recording in recordings:
+        for episode in recording.episodes:
+            with naming(f'{recording.path}, {episode.name}'):
+                checkpoint.prompt_ids(episode.instruction)
 
 
 def _time(seconds: float) -> str:

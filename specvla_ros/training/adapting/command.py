@@ -9,17 +9,20 @@ learn from. Under a strict rule nothing can change but the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from specvla_ros.data_sets import check_key
 from specvla_ros.drafter_folders import beside, check_given
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.policy_check import check_policy
-from specvla_ros.progress import say
+from specvla_ros.progress import say, terminal_bar
 from specvla_ros.recordings.episode import Recording
+from specvla_ros.recordings.look_through import look_through, unread
 from specvla_ros.training.adapting.adaptation import Adaptation, DRAFTERS, REPORT, WORDS, WORK
 from specvla_ros.training.adapting.arguments import AdaptArgs
 from specvla_ros.training.adapting.card import instructions
@@ -44,6 +47,7 @@ def run(args: AdaptArgs) -> int:
     _check_out(args.out, args.source)
     console = Console()
     recordings = args.recordings()
+    _read_all(recordings, console)
     division = split(recordings)
     _tell_found(recordings, division, console)
     Adaptation(args, target, present, key, recordings, division, console).run()
@@ -56,12 +60,22 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
         if source.is_dir() and source.resolve() in out.resolve().parents:
             raise SpecVLAError(f'--out {out} is inside of {source}, in which nothing is written; '
                                'give another folder')
+    if os.path.lexists(out) and not out.is_dir():
+        raise SpecVLAError(f'--out {out} is there and is no folder; give another one')
     known = {WORK, WORDS, DRAFTERS, REPORT}
     others = sorted({it.name for it in out.iterdir()} - known) if out.is_dir() else []
     if others:
         raise SpecVLAError(f'--out {out} holds {", ".join(others[:3])}, which `specvla adapt` did '
                            'not write; give another folder')
     check_writable('--out', out)
+
+
+def _read_all(recordings: Sequence[Recording], console: Console) -> None:
+    """Look at every frame now: a file that is cut off must not end the work after an hour."""
+    columns = (TextColumn('read'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with terminal_bar(console, *columns) as bar:
+        task = bar.add_task('', total=unread(recordings))
+        look_through(recordings, lambda: bar.advance(task))
 
 
 def _tell_found(recordings: Sequence[Recording], division: Division, console: Console) -> None:

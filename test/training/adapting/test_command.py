@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from specvla_ros.cli import main
 from specvla_ros.drafter_folders import beside
@@ -20,7 +19,9 @@ from specvla_ros.training.adapting.command import AdaptArgs, run
 from specvla_ros.training.train_eagle import run as train_eagle
 from specvla_ros.training.train_eagle import TrainEagleArgs
 from test.bags.conftest import BagMaker
+from test.recordings.makers import LeRobotMaker, MODULES, numbers, pictures, write_video
 from test.recordings.test_others import action, report
+from test.test_full_disk import files_of_at_most
 from test.training.conftest import write_episode
 from test.training.drafter_data import write_target
 
@@ -209,6 +210,9 @@ def test_frames_are_thinned_to_those_asked_for(args):
     ('--device', 'tpu', "device is 'tpu'"),
     ('--image-topic', '/wrist', 'has no topic /wrist'),
     ('--out', 'taken', 'taken holds mine, which `specvla adapt` did not write'),
+    ('--out', 'taken/mine', '--out taken/mine is there and is no folder'),
+    ('--out', 'link', '--out link is there and is no folder'),
+    ('--out', str(beside(DEFAULT_CHECKPOINT)), 'holds eagle, glance, which `specvla adapt` did'),
     ('--out', str(BAG / 'adapted'), 'is inside of'),
 ])
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -216,6 +220,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'mine').write_text('')
+    (tmp_path / 'link').symlink_to('nowhere')
     before = sorted(tmp_path.rglob('*'))
     assert main(['adapt', str(BAG), option, value]) == 2
     complaint = capsys.readouterr().err
@@ -256,12 +261,58 @@ def test_a_disk_with_too_little_room_is_told_before_it_is_full(args, monkeypatch
     assert not list(args.out.rglob('*.npy'))
 
 
-def test_a_disk_that_is_full_leaves_the_drafters_as_they_were(args, monkeypatch):
+def test_a_disk_that_is_full_leaves_the_drafters_as_they_were(args, monkeypatch, capsys):
+    """The weights are what no longer fits, then the report, which speaks of them."""
     monkeypatch.setattr(adaptation, 'is_kept', lambda comparisons: True)
     run(args)
-    before = content(args.out / 'drafters')
-    assert before
-    monkeypatch.setattr(torch, 'save', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space')))
-    with pytest.raises(SpecVLAError, match='cannot write .*: No space'):
-        run(args)
-    assert content(args.out / 'drafters') == before
+    before = content(args.out)
+    assert Path('drafters/glance/model.safetensors') in before
+    command = ['adapt', str(args.source[0]), '--checkpoint', str(args.checkpoint), '--out',
+               str(args.out), '--epochs', '1', '--measured', '10']
+    capsys.readouterr()
+    with files_of_at_most(200_000):
+        assert main(command) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith('error: cannot write ') and complaint.count('\n') == 1
+    assert content(args.out) == before
+
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(shutil, 'copytree', full)
+    assert main(command) == 2
+    assert content(args.out) == before
+    assert not (args.out / 'work').exists()
+
+
+@pytest.mark.parametrize('version', ['v2.1', 'v3.0'])
+def test_a_video_that_is_cut_off_is_told_before_anything_is_written(
+        args, tmp_path, capsys, version):
+    pytest.importorskip('av', reason=f'av: {MODULES}')
+    maker = LeRobotMaker(tmp_path / 'set', version, [
+        ('pick up the milk', pictures(8, first), numbers(8, 7), numbers(8, 6))
+        for first in range(5)])
+    write_video(sorted((maker.root / 'videos').rglob('*.mp4'))[-1], pictures(3), maker.FPS)
+    assert main(['adapt', str(maker.root), '--checkpoint', str(args.checkpoint), '--out',
+                 str(args.out)]) == 2
+    complaint = capsys.readouterr().err
+    assert 'the episode needs a frame at' in complaint and complaint.count('\n') == 1
+    assert not args.out.exists()
+
+
+def test_what_the_checkpoint_cannot_be_told_is_refused_before_anything_is_written(
+        args, capsys):
+    for told, reason in (('push ' * 5000, 'makes a prompt of'), (' \t', 'is empty')):
+        assert main(['adapt', str(args.source[0]), '--checkpoint', str(args.checkpoint), '--out',
+                     str(args.out), '--instruction', told]) == 2
+        complaint = capsys.readouterr().err
+        assert reason in complaint and complaint.count('\n') == 1
+        assert not args.out.exists()
+
+
+def test_a_recording_and_its_copy_are_refused(args, tmp_path, capsys):
+    """What is learned from would be measured with as well."""
+    shutil.copytree(args.source[0], tmp_path / 'copy')
+    assert main(['adapt', str(args.source[0]), str(tmp_path / 'copy'), '--checkpoint',
+                 str(args.checkpoint), '--out', str(args.out)]) == 2
+    assert 'copy is a copy of' in capsys.readouterr().err and not args.out.exists()
