@@ -63,8 +63,7 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...], int
     """
     Return the segments, the shape that all images have, and how often their stamps went back.
 
-    What lies on both sides of a step back in time, as when a simulation begins anew, is not one
-    episode.
+    An episode ends where they go back, as when a simulation begins anew.
     """
     segments: list[_Segment] = []
     shape: tuple[int, ...] = ()

@@ -162,7 +162,7 @@ def _fps(taken: Sequence[Taken]) -> int:
     if not len(known):
         raise SpecVLAError('nothing says how many frames a second there are: give --fps')
     rate = 1 / float(np.median(known))
-    if not 0.5 <= rate < _MOST_FPS:
+    if not 0.5 <= rate <= _MOST_FPS:
         raise SpecVLAError(f'by their stamps there are {rate:.3g} frames a second, must be 1 to '
                            f'{_MOST_FPS}: give --fps')
     return max(1, round(rate))
