@@ -177,7 +177,7 @@ def _tell(
     if left_out:
         say(console, f'left out: {counted(left_out, "frame")} without a recorded action')
     if not shape.state and any(it.episode.poses is not None for it in taken):
-        say(console, 'left out: the poses, because not all episodes have them, of one size')
+        say(console, 'left out: the poses: not all episodes have them, or of another size')
     size = f'{shape.width} x {shape.height}'
     frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
     numbers = ', '.join(f'{name} [{size}]' for name, size in (
