@@ -103,16 +103,24 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) and not _is_of_the_disk(error):
             raise
-        reason = getattr(error, 'strerror', None) or one_line(error)
-        raise SpecVLAError(f'cannot write {path}: {reason}; make room or choose another folder'
-                           ) from error
+        raise SpecVLAError(f'cannot write {path}: {_reason(error)}; make room or choose another '
+                           'folder') from error
 
 
 def _is_of_the_disk(error: Exception) -> bool:
     """Whether safetensors or torch could not write: they raise errors of their own for it."""
     text = str(error)
-    return type(error).__name__ == 'SafetensorError' and 'I/O error' in text \
-        or isinstance(error, RuntimeError) and 'inline_container.cc' in text
+    if type(error).__name__ == 'SafetensorError':
+        return 'I/O error' in text
+    # torch's reader fails in the same file: that is damage, which room does not mend.
+    return isinstance(error, RuntimeError) and 'inline_container.cc' in text \
+        and 'PytorchStreamReader' not in text
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return one_line(error.args[0][0][-1])  # of a folder's files, the first that failed
+    return getattr(error, 'strerror', None) or one_line(error)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -11,7 +11,7 @@ from specvla_ros.typed_files import is_number
 # What is compared where no decoder is named: the baseline, the fastest lossless, the fastest.
 DECODERS = ('ar', 'auto', 'auto_relaxed')
 MOST_STEPS = 64  # of an action, as the node's parameter `chunk`
-MOST_SEED = 2**31  # of random starts; LIBERO takes less than twice as much
+MOST_SEED = 2**31  # a random start adds a base and its number to it; numpy takes less than 2³²
 
 
 def check_tasks(suite: str, wanted: Sequence[int]) -> tuple[int, ...]:

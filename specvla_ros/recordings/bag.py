@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,10 +46,13 @@ def read(path: Path, selection: Selection) -> Recording:
         if not segments:
             raise SpecVLAError(f'no frame of {path} can be used: {reader.why_none()}')
         recorded, done = live_actions(bag), first_steps(bag)
-        own = {stamp: action.tokens for stamp, action in recorded.items() if action.is_own}
-        back = f'the stamps of the images went back {counted(jumps, "time")}: an episode ends ' \
-            'there' if jumps else ''
-        remarks = (*reader.remarks(), *_about(recorded, own), *filter(None, [back, bag.missing]))
+        # Of two images with one stamp, an action doesn't say which one it answers.
+        unclear = _repeated(segments) & (recorded.keys() | done.keys())
+        own = {stamp: action.tokens for stamp, action in recorded.items()
+               if action.is_own and stamp not in unclear}
+        done = {stamp: step for stamp, step in done.items() if stamp not in unclear}
+        remarks = (*reader.remarks(), *_about(recorded, own), *_about_stamps(jumps, len(unclear)),
+                   *filter(None, [bag.missing]))
         files = bag.files
     kind = f'bag, {size_of(shape)} from {topic}'
     episodes = tuple(_episode(path, topic, selection, number, segment, own, done)
@@ -63,8 +67,7 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...], int
     """
     Return the segments, the shape that all images have, and how often their stamps went back.
 
-    What lies on both sides of a step back in time, as when a simulation begins anew, is not one
-    episode.
+    An episode ends where they go back, as when a simulation begins anew.
     """
     segments: list[_Segment] = []
     shape: tuple[int, ...] = ()
@@ -84,6 +87,20 @@ def _segments(reader: FrameReader) -> tuple[list[_Segment], tuple[int, ...], int
         segments[-1].stamps.append(frame.stamp)
         segments[-1].received.append(frame.received)
     return segments, shape, jumps
+
+
+def _repeated(segments: list[_Segment]) -> set[int]:
+    """Return the stamps that several images have, as where a simulation began anew."""
+    counts = Counter(stamp for segment in segments for stamp in segment.stamps)
+    return {stamp for stamp, count in counts.items() if count > 1}
+
+
+def _about_stamps(jumps: int, unclear: int) -> Iterator[str]:
+    """Say what is wrong with the stamps, and what became of it."""
+    if jumps:
+        yield f'the stamps of the images went back {counted(jumps, "time")}: an episode ends there'
+    if unclear:
+        yield f'{counted(unclear, "recorded action")} left out: several images have the same stamp'
 
 
 def _episode(

@@ -112,7 +112,7 @@ class Recording:
 
 
 def check_instruction(given: str) -> None:
-    """Raise SpecVLAError if an instruction is given in place of the recorded ones, of blanks."""
+    """Raise SpecVLAError if the instruction that is given for the recorded ones is blank."""
     if given and not given.strip():
         raise SpecVLAError(f'--instruction {given!r} is empty: say what the robot was told')
 

@@ -151,13 +151,25 @@ def rows_of(
         if missing := sorted(set(columns or ()) - set(there)):
             raise SpecVLAError(f'{path} has no column {", ".join(missing)}')
         wanted = columns or [name for name in there if not name.startswith(passed_over)]
-        table = file.read(columns=wanted).slice(start, count)
+        table = _rows(file, wanted, start, count)
         return {name: _array(path, name, table[name], arrow) for name in wanted}
     except SpecVLAError:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise SpecVLAError(f"{path} can't be read ({one_line(error)}): it is damaged "
                            'or cut off') from error
+
+
+def _rows(file: Any, columns: list[str], start: int, count: int | None) -> Any:
+    """Read some rows; of a file with many episodes only the row groups that they are in."""
+    if count is None:
+        return file.read(columns=columns).slice(start)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    begins = ends - sizes
+    groups = np.flatnonzero((begins < start + count) & (start < ends)).tolist()
+    passed = int(begins[groups[0]]) if groups else start
+    return file.read_row_groups(groups, columns=columns).slice(start - passed, count)
 
 
 def whole_numbers(path: Path, name: str, column: NDArray[Any] | None) -> NDArray[np.int64]:

@@ -12,8 +12,9 @@ def look_through(
     recordings: Sequence[Recording], on_frame: Callable[[], None] = lambda: None
 ) -> None:
     """
-    Decode every frame, but of recordings of which each was decoded when they were opened.
+    Decode every frame of the recordings that were not decoded when they were opened.
 
+    :param on_frame: is called after each
     :raises SpecVLAError: one can't be read, or the camera of a recording changes its size
     """
     for recording in recordings:

@@ -162,7 +162,7 @@ def _fps(taken: Sequence[Taken]) -> int:
     if not len(known):
         raise SpecVLAError('nothing says how many frames a second there are: give --fps')
     rate = 1 / float(np.median(known))
-    if not 0.5 <= rate < _MOST_FPS:
+    if not 0.5 <= rate <= _MOST_FPS:
         raise SpecVLAError(f'by their stamps there are {rate:.3g} frames a second, must be 1 to '
                            f'{_MOST_FPS}: give --fps')
     return max(1, round(rate))
@@ -177,7 +177,7 @@ def _tell(
     if left_out:
         say(console, f'left out: {counted(left_out, "frame")} without a recorded action')
     if not shape.state and any(it.episode.poses is not None for it in taken):
-        say(console, 'left out: the poses, because not all episodes have them, of one size')
+        say(console, 'left out: the poses: not all episodes have them, or of another size')
     size = f'{shape.width} x {shape.height}'
     frames = f'video, H.264, {size}' if shape.as_video else f'PNG, {size}'
     numbers = ', '.join(f'{name} [{size}]' for name, size in (

@@ -95,7 +95,7 @@ class CollectArgs:
              'that are at least as long')] = 1
     execute_steps: Annotated[int | None, tyro.conf.arg(
         help='steps of each answer of a --checkpoint that says chunks which are executed; default '
-             '4, or all that it has')] = None
+             '4, or all where it has fewer')] = None
 
 
 @dataclass(frozen=True, slots=True)

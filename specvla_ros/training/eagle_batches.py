@@ -74,10 +74,12 @@ class EagleBatchMaker:
         features = torch.cat((torch.stack(features), next_features[:, :-1]), dim=1)
         rows = torch.arange(features.shape[1], device=self.device)
         padded = (~real).sum(dim=1, keepdim=True)
-        check_finite(features, located)
+        embeds = torch.cat((torch.stack(embeds), fed), dim=1)
+        for read in (features, next_features, embeds):
+            check_finite(read, located)
         return EagleBatch(
             features=self._noisy(features, random, perturbation).to(self.dtype),
-            embeds=torch.cat((torch.stack(embeds), fed), dim=1).to(self.dtype),
+            embeds=embeds.to(self.dtype),
             positions=(rows - padded).clamp(min=0),
             real=real,
             next_features=next_features,

@@ -35,6 +35,7 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.progress import say
 from specvla_ros.training.dataset import Dataset, Episode
 from specvla_ros.training.regenerated import default_folder, frame_type, Manifest
+from specvla_ros.training.seed_check import check_seed
 from specvla_ros.training.shards import Lane, lanes_here, write_shards
 from specvla_ros.training.target_check import check_target
 from specvla_ros.unused_options import refuse_unused
@@ -277,8 +278,8 @@ def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
 def _check(args: RegenerateArgs) -> None:
     if args.ray is not None:
         check_address(args.ray)
-    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1),
-                        ('seed', 0)):
+    check_seed(args.seed)
+    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
     if args.paths == 1:

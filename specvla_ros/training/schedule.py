@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.seed_check import check_seed
 from specvla_ros.unused_options import refuse_unused
 
 
@@ -30,9 +31,10 @@ class Schedule(Protocol):
 
 def check_schedule(args: Schedule) -> None:
     """Raise SpecVLAError for a number, data type or length that can't be, or two lengths."""
-    for name, least in (('batch', 1), ('lanes', 1), ('seed', 0)):
-        if getattr(args, name) < least:
-            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
+    check_seed(args.seed)
+    for name in ('batch', 'lanes'):
+        if getattr(args, name) < 1:
+            raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least 1')
     if args.batch % args.lanes:
         raise SpecVLAError(f'batch {args.batch} must be a multiple of lanes {args.lanes}')
     for name in ('dtype', 'store'):

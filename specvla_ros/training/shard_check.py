@@ -55,11 +55,11 @@ def check_shards(
 
 def check_finite(values: Tensor, located: Sequence[tuple[Shard, int]]) -> None:
     """
-    Refuse frames of which a number is none, float [B, …]; located: where each is from.
+    Refuse frames with a number that is not finite, float32 [B, …]; located: where each is from.
 
     :raises SpecVLAError: names the first of them
     """
-    if values.sum().isfinite():  # of what was float16: a sum of such can't overflow
+    if values.sum().isfinite():  # shards hold float16: in float32 a sum of such can't overflow
         return
     for (shard, frame), value in zip(located, values, strict=True):
         if not value.isfinite().all():

@@ -144,7 +144,11 @@ class TargetBatchMaker:
 
 
 def _with_ways(state: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add the ways from hand to thing and from thing to aim to states [N, S], [N, S + 6]."""
+    """
+    Add the ways from hand to thing and from thing to aim, m, to states [N, S]: [N, S + 6].
+
+    States of fewer numbers than these places have no ways; they stay as they are.
+    """
     if state.shape[1] < _PLACES:
         return state
     # An action follows from the ways alone. They stay the same in a shifted picture as well,

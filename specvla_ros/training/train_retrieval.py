@@ -38,7 +38,7 @@ from specvla_ros.recordings.doubles import check_camera, refuse_doubles
 from specvla_ros.recordings.episode import check_instruction, Recording, Selection
 from specvla_ros.training.process_group import check_alone
 from specvla_ros.training.regenerated import default_folder, open_shards
-from specvla_ros.training.shard_check import check_shards
+from specvla_ros.training.shard_check import check_finite, check_shards
 from specvla_ros.training.target_check import check_place, check_target
 from specvla_ros.typed_files import naming
 from specvla_ros.unused_options import refuse_unused
@@ -132,8 +132,9 @@ def fitted(model: OpenVLA, frames: list[Seen], rank: int, size: int) -> ActionMe
     second ones are whitened halfway: each counts by the square root of its deviation.
     """
     patches = torch.from_numpy(np.stack([frame.patches for frame in frames]))
-    if not patches.isfinite().all():
-        raise SpecVLAError('a patch of the frames is not a finite number: regenerate')
+    if not patches.isfinite().all():  # those of shards were checked one by one
+        raise SpecVLAError('the target says patches that are not finite numbers: its weights are '
+                           'damaged')
     text = torch.stack([frame.text for frame in frames]).float().cpu()
     columns = torch.from_numpy(np.stack([frame.columns for frame in frames]))
     shape = MemoryShape.like(model, columns.shape[1])
@@ -175,7 +176,9 @@ def _of_shards(model: OpenVLA, shards: list) -> Iterator[Seen]:
     for shard in shards:
         ids = model.prompt_ids(shard.instruction)
         text = model.embed_tokens(ids[1:]).float().mean(0).detach().cpu()
-        for record in shard.records:
+        for frame, record in enumerate(shard.records):
+            check_finite(torch.from_numpy(record['patches'].astype(np.float32))[None],
+                         [(shard, frame)])
             yield Seen(record['patches'], text, record['tokens'][0].astype(np.int64) - first_id)
 
 

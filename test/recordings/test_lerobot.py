@@ -192,6 +192,30 @@ def test_actions_may_be_whole_numbers(tmp_path):
     assert np.array_equal(only(maker.root).episodes[0].actions, [[1, 2, 3]] * 7)
 
 
+def test_of_a_file_with_many_episodes_only_the_wanted_rows_are_read(tmp_path):
+    """Else each episode of a file of 100 MB reads all of it."""
+    from pyarrow import parquet
+    maker = LeRobotMaker(tmp_path / 'set', 'v3.0', episodes(), video=False)
+    path = maker.root / 'data' / 'chunk-000' / 'file-000.parquet'
+    table = parquet.read_table(path)
+    parquet.write_table(table, path, row_group_size=5, compression='none')  # not the episodes'
+    recording = only(maker.root)
+    whole = [list(recording.images(episode)) for episode in recording.episodes]
+    for images, (_, written, _, _) in zip(whole, episodes(), strict=True):
+        assert np.array_equal(images, written)
+    metadata = parquet.read_metadata(path)
+    last = metadata.row_group(metadata.num_row_groups - 1)
+    column = next(last.column(number) for number in range(metadata.num_columns)
+                  if CAMERA in last.column(number).path_in_schema)
+    content = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    content[begin:begin + 8] = b'\xff' * 8
+    path.write_bytes(content)
+    assert np.array_equal(list(recording.images(recording.episodes[0])), whole[0])
+    with pytest.raises(SpecVLAError, match="can't be read"):
+        list(recording.images(recording.episodes[-1]))
+
+
 @pytest.mark.parametrize('text', [None, ['close it'], 7, '  '])
 def test_a_task_that_is_no_text_is_none(tmp_path, text):
     maker = LeRobotMaker(tmp_path / 'set', 'v2.1', episodes(), video=False)

@@ -271,6 +271,27 @@ def test_where_the_stamps_go_back_an_episode_ends(tmp_path):
         assert [image[0, 0, 0] for image in recording.images(episode)] == values
 
 
+def test_an_action_whose_stamp_several_images_have_is_of_none(tmp_path, monkeypatch):
+    """A simulation that begins anew gives its stamps again: the first frame's action fits one."""
+    def fill(maker):
+        maker.instruct(1, 'push')
+        for time, stamp in ((10, 10), (20, 20), (30, 30), (40, 10), (50, 25)):
+            maker.image(time, stamp=stamp)
+        for stamp in (10, 20, 25):
+            action(maker, stamp, range(stamp, stamp + 7))
+            report(maker, stamp)
+
+    monkeypatch.setattr('specvla_ros.recordings.bag.first_steps', lambda bag: {
+        stamp: np.full(7, stamp, np.float32) for stamp in (10, 20, 25)})
+    recording = only(bag(tmp_path / 'bag', fill))
+    before, after = recording.episodes
+    assert (dict(before.said), dict(after.said)) == (
+        {1: tuple(range(20, 27))}, {1: tuple(range(25, 32))})
+    assert np.array_equal(before.actions[:, 0], [np.nan, 20, np.nan], equal_nan=True)
+    assert np.array_equal(after.actions[:, 0], [np.nan, 25], equal_nan=True)
+    assert '1 recorded action left out: several images have the same stamp' in recording.remarks
+
+
 def test_pictures_are_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / 'instruction.txt').write_text('push')
     (tmp_path / 'old.png').mkdir()  # a folder is no picture

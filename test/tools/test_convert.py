@@ -192,7 +192,7 @@ def test_poses_that_not_all_episodes_have_are_left_out_aloud(tmp_path, capsys):
         del file['data/demo_1/obs/ee_pos']
     assert main(['convert', str(path), '--out', str(tmp_path / 'set'), '--fps', '20']) == 0
     out = capsys.readouterr().out
-    assert 'left out: the poses, because not all episodes have them, of one size' in out
+    assert 'left out: the poses: not all episodes have them' in out
     assert only(tmp_path / 'set').episodes[0].poses is None
 
 

@@ -65,6 +65,7 @@ def test_options_that_cannot_be(refused, command):
     refused(command, 'cannot write in /proc', OUT.get(command, '--out'), '/proc/deep/new')
     refused(command, 'is not a folder', OUT.get(command, '--out'), 'target/config.json/new')
     refused(command, 'seed is -1', '--seed', '-1')
+    refused(command, f'seed is {2**63}, must be 0 to ', '--seed', str(2**63))
     if command != 'collect':
         refused(command, "device is 'tpu'", '--device', 'tpu')
         refused(command, 'has no such statistics, must be one of libero_object', '--unnorm-key',

@@ -225,7 +225,7 @@ def _check(args: CalibrateArgs) -> DecoderConfig:
         refuse_unused(args, ('suite', 'tasks', 'episodes', 'max_steps', 'drive', 'workers', 'ray'),
                       'LIBERO is not played with --bag')
         if not args.check:
-            refuse_unused(args, ('seed',), 'with --bag it is of the splits of --check')
+            refuse_unused(args, ('seed',), 'with --bag only --check draws anything')
     else:
         refuse_unused(args, ('image_topic', 'instruction_topic', 'instruction'),
                       'it is about --bag')

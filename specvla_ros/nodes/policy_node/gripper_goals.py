@@ -72,7 +72,7 @@ class _Goal(SentGoal):
     state: float
     asked: float = field(default_factory=time.monotonic)
     asks: int = 0
-    handle: Any = None  # rclpy's of an accepted goal; it hears the goal's status as long as kept
+    handle: Any = None  # rclpy's, of an accepted goal; its status is up to date while we keep it
 
     @property
     def has_ended(self) -> bool:
@@ -87,7 +87,7 @@ class GripperGoals:
     A goal that is rejected, aborted or not answered is sent again, three times in all; to a server
     that was started again the present state is told again. A goal that stalls isn't repeated:
     fingers that close on something stall. Where the answer that says how a goal ended is lost, it
-    is asked for again, three times in all; then the goal's status has to do.
+    is asked for again, three times in all; then the goal's status alone counts.
 
     `put` may be called from another thread than the executor's, which calls all else.
 

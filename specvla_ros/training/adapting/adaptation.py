@@ -218,10 +218,13 @@ def _check_actions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> N
 
 def _check_instructions(recordings: Sequence[Recording], checkpoint: Checkpoint) -> None:
     """Refuse what this checkpoint can't be told, before anything is computed."""
+    known: set[str] = set()
     for recording in recordings:
         for episode in recording.episodes:
-            with naming(f'{recording.path}, {episode.name}'):
-                checkpoint.prompt_ids(episode.instruction)
+            if episode.instruction not in known:
+                with naming(f'{recording.path}, {episode.name}'):
+                    checkpoint.prompt_ids(episode.instruction)
+            known.add(episode.instruction)
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ import tyro
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.recordings.source_arguments import SourceArgs
+from specvla_ros.training.seed_check import check_seed
 from specvla_ros.workforce.ray_actors import check_address
 from specvla_ros.workforce.where import RAY_ADDRESS
 
@@ -53,10 +54,10 @@ class AdaptArgs(SourceArgs):
         """Raise SpecVLAError for settings that can't be."""
         if not self.source:
             raise SpecVLAError('give the recordings to learn from: folders or files')
-        for name, least in (('frames', 1), ('measured', 1), ('batch', 1), ('lanes', 1),
-                            ('seed', 0)):
-            if getattr(self, name) < least:
-                raise SpecVLAError(f'--{name} {getattr(self, name)}: must be at least {least}')
+        check_seed(self.seed)
+        for name in ('frames', 'measured', 'batch', 'lanes'):
+            if getattr(self, name) < 1:
+                raise SpecVLAError(f'--{name} {getattr(self, name)}: must be at least 1')
         if self.ray is not None:
             check_address(self.ray)
         for name in ('minutes', 'epochs'):

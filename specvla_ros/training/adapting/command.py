@@ -72,9 +72,11 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
 
 def _read_all(recordings: Sequence[Recording], console: Console) -> None:
     """Look at every frame now: a file that is cut off must not end the work after an hour."""
+    if not (count := unread(recordings)):
+        return
     columns = (TextColumn('read'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with terminal_bar(console, *columns) as bar:
-        task = bar.add_task('', total=unread(recordings))
+        task = bar.add_task('', total=count)
         look_through(recordings, lambda: bar.advance(task))
 
 

@@ -248,7 +248,7 @@ def test_what_only_libero_knows_is_refused_beside_bags(calibrate, tmp_path, give
 
 def test_a_seed_of_which_nothing_is_drawn_is_refused(calibrate, tmp_path):
     bags = make_bag(tmp_path / 'a', 2),
-    with pytest.raises(ValueError, match='--seed 3 has no effect: with --bag it is of the splits'):
+    with pytest.raises(ValueError, match='--seed 3 has no effect: with --bag only --check draws'):
         calibrate(bag=bags, seed=3)
     with pytest.raises(ValueError, match='2 episodes, of which --check calibrates on half'):
         calibrate(bag=bags, seed=3, check=True)  # the splits are drawn
