@@ -266,7 +266,7 @@ class Measured:
         return most if depths is None else min(most, depths[known])
 
     def _plan(self, name: str) -> Plan:
-        """Plan the next action of a candidate by what is known of it and of passes."""
+        """Plan a candidate's next action from its measured hit rates, drafts and passes."""
         candidate = self.candidates[name]
         most = 1 if name == BASELINE else self.length  # one more than the deepest guess
         first, later = (

@@ -11,11 +11,11 @@ _SAVES = 0.05
 
 class Passes(NamedTuple):
     """
-    What is expected of passes of one kind.
+    Measured hit rates and times of one kind of pass: of the prefill, or of those after it.
 
-    hits: of each token of the action, the share of its drafts that are accepted where all before
-    it were. units: of a draft and its pass, by depth, from 0 up; fewer than an action has tokens
-    where no guess goes deeper.
+    hits: [L], for each token of the action the share of its drafts that are accepted, if all
+    drafts before it were. units: expected time of a draft and its pass, by the depth of the guess,
+    0 first; the last one is of the deepest guess there is.
     """
 
     hits: Sequence[float]
@@ -40,11 +40,12 @@ def cheapest(prefill: Passes, later: Passes) -> Plan:
     :param later: those after it
     """
     length = len(later.hits)
-    left, depths = [0.0] * (length + 1), [0] * length  # left[k]: to come with k tokens known
-    after: list[float] = []  # after[d]: to come after a pass whose guess is d deep
+    left, depths = [0.0] * (length + 1), [0] * length  # left[k]: expected time with k tokens known
+    after: list[float] = []  # after[d]: expected time after a pass with a guess of depth d
     for known in reversed(range(1, length)):
         hit, bonus = later.hits[known], left[known + 1]
-        # The first guess is rejected, which leaves the bonus, or it is as one token later.
+        # If the first guess is rejected, the bonus token is known. If it is accepted, the rest is
+        # what was computed for one token later.
         rejected = (1 - hit) * bonus
         after = [bonus, *[rejected + hit * units for units in after[:len(later.units) - 1]]]
         depths[known], left[known] = _deepest(list(map(add, later.units, after)))
@@ -54,7 +55,7 @@ def cheapest(prefill: Passes, later: Passes) -> Plan:
 
 
 def _after_prefill(hits: Sequence[float], left: Sequence[float]) -> list[float]:
-    """Return what is to come after a prefill by the depth of its guess; its hits are its own."""
+    """Return the expected time after the prefill, by the depth of its guess, 0 first."""
     after, reached, missed = [left[1]], 1.0, 0.0
     for depth in range(1, len(hits)):
         missed += reached * (1 - hits[depth - 1]) * left[depth]

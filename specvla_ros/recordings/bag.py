@@ -96,7 +96,7 @@ def _repeated(segments: list[_Segment]) -> set[int]:
 
 
 def _about_stamps(jumps: int, unclear: int) -> Iterator[str]:
-    """Say what is wrong with the stamps, and what became of it."""
+    """Say how often stamps went back, and how many actions were left out for their stamps."""
     if jumps:
         yield f'the stamps of the images went back {counted(jumps, "time")}: an episode ends there'
     if unclear:

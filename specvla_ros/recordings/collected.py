@@ -68,7 +68,7 @@ class EpisodeFile(contextlib.AbstractContextManager):
             return _jpegs(member) if name in _PICTURES else np.lib.format.read_array(member)
 
     def numbers(self, name: str) -> NDArray[np.float32]:
-        """Read an array of numbers as float32; raise ValueError for what is none."""
+        """Read an array of numbers as float32; raise ValueError if it holds anything else."""
         values = self[name]
         if values.dtype.kind not in 'iuf':
             raise ValueError(f'{name} is an array of {values.dtype}, must be one of numbers')

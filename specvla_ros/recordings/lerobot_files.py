@@ -173,7 +173,7 @@ def _rows(file: Any, columns: list[str], start: int, count: int | None) -> Any:
 
 
 def whole_numbers(path: Path, name: str, column: NDArray[Any] | None) -> NDArray[np.int64]:
-    """Return a column of whole numbers; raise SpecVLAError for what is missing or none."""
+    """Return a column of whole numbers; raise SpecVLAError if it is missing or holds others."""
     if column is None or column.dtype.kind not in 'iuf' or column.ndim != 1 \
             or not np.isfinite(column).all() or (column != np.floor(column)).any():
         raise SpecVLAError(f'{path}: {name} is missing, or holds what is no whole number: it is '

@@ -151,7 +151,7 @@ def _with_ways(state: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     if state.shape[1] < _PLACES:
         return state
-    # An action follows from the ways alone. They stay the same in a shifted picture as well,
-    # while a place has to be told by the background there.
+    # An action follows from the ways alone. A shift of the picture does not change them; to tell a
+    # place in a shifted picture, the network must look at the background.
     places = state[:, :_PLACES].reshape(-1, 3, 3)
     return np.hstack((state, np.diff(places, axis=1).reshape(-1, _PLACES - 3)))

@@ -212,6 +212,6 @@ def vision_loss(model: OpenVLA, heads: StateHeads, batch: TargetBatch) -> Target
 
 def _state_error(guess: Tensor, batch: TargetBatch) -> Tensor:
     """Return the mean absolute error of a guess [B, S], in deviations."""
-    # A squared error stops pulling at a centimetre, which is a tenth of a deviation. The hand has
-    # to be within millimetres.
+    # The hand has to be within millimetres. The gradient of a squared error is small already at
+    # a centimetre, a tenth of a deviation.
     return functional.l1_loss(guess.float(), batch.state)
