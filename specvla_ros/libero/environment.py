@@ -171,10 +171,10 @@ class LiberoEnv:
 
     def put_arm(self, joints: np.ndarray) -> bool:
         """
-        Put the arm where `arm` says, at rest and without a motion there; objects stay.
+        Set the joints [9] as `arm` has them, at rest; the arm doesn't move there, objects stay.
 
-        A frame shows it then. Before the next step there has to be a reset: the controller still
-        has the aim of before.
+        The next frame shows it. Reset before the next step: the controller's aim is still that of
+        before.
 
         :returns: whether arm and hand touch nothing there
         """

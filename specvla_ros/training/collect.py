@@ -94,8 +94,8 @@ class CollectArgs:
         help='steps that each frame is labelled with; above 1 the expert plays clean stretches '
              'that are at least as long')] = 1
     execute_steps: Annotated[int | None, tyro.conf.arg(
-        help='steps of each answer of a --checkpoint that says chunks which are executed; default '
-             '4, or all where it has fewer')] = None
+        help='how many steps of each answer are executed, where the --checkpoint says chunks; '
+             'default 4, or all if an answer has fewer')] = None
 
 
 @dataclass(frozen=True, slots=True)

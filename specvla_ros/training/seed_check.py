@@ -1,4 +1,4 @@
-"""Whether a seed is one that everything which draws at random takes."""
+"""The seeds that both numpy and torch take."""
 
 from specvla_ros.errors import SpecVLAError
 

@@ -135,9 +135,9 @@ class GlanceRecipe(DrafterRecipe):
         text = torch.stack([self._text(shard.instruction) for shard, _ in located])
         columns = torch.from_numpy(tokens).long() - self.model.action_tokenizer.first_id
         device = self.model.device
-        features = torch.from_numpy(patches).to(device).float()
-        check_finite(features, located)
-        return features, text, columns.to(device)
+        features = torch.from_numpy(patches).float()
+        check_finite(features, located)  # on the host, so that the device is not waited for
+        return features.to(device), text, columns.to(device)
 
     def _text(self, instruction: str) -> Tensor:
         """Mean embedding [h] of a prompt's text behind BOS and the patches."""
