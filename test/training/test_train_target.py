@@ -318,3 +318,15 @@ def test_an_unfinished_training_is_not_overwritten(args):
     torch.save(content | {'recipe': {}}, path)
     with pytest.raises(SpecVLAError, match=r"state.pt lacks \['episodes', 'instructions'"):
         run(replace(args, resume=True))
+
+
+@pytest.mark.parametrize(('able', 'dtype'), [
+    ({'avx512_bf16': True}, 'bfloat16'), ({'amx_bf16': True}, 'bfloat16'),
+    ({'avx512_bf16': False, 'avx2': True}, 'float32'), ({}, 'float32'),
+])
+def test_it_computes_in_bfloat16_where_the_cpu_has_instructions_for_it(
+        args, monkeypatch, able, dtype):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: able)
+    run(replace(args, dtype='auto', epochs=1))
+    state = torch.load(args.out.with_name('target.training') / 'state.pt', weights_only=True)
+    assert state['settings']['dtype'] == dtype
