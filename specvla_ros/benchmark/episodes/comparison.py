@@ -21,7 +21,7 @@ from specvla_ros.configuration import BASELINE, DecoderConfig, VERIFICATIONS
 
 POINTS_BELOW = 2  # of success, percentage points, that a decoder may stay behind `ar`
 _DRAWS = 2000  # of the bootstrap: 50 beyond each end of an interval
-_SUMS = ('actions', 'ms', 'passes')
+_SUMS = ('actions', 'steps', 'ms', 'passes')
 
 Place = tuple[str, int, int]
 
@@ -34,7 +34,8 @@ def comparison(
 
     Crashed episodes don't count. Rows of the subset `all` have success, time and passes per
     action; those of `successful` the latter two over solved episodes only: stalled failures
-    flatter speed.
+    flatter speed. Where an action has several control steps, time and passes are also given per
+    executed step.
 
     :param seed: of the bootstrap
     :returns: what intervals mean, and a row per suite, subset and decoder
@@ -70,7 +71,7 @@ def _rows(suite: str, subset: str, episodes: Sequence[EpisodeRecord],
                     'suite': suite, 'subset': subset, 'episodes': len(own)}
         if subset == 'all':
             row |= _success(own) | _success_against(own, baseline if name != BASELINE else {})
-        row |= _per_action(own, seed)
+        row |= _costs(own, seed)
         if name != BASELINE:
             row |= _speedup(own, baseline, seed)
         made.append(row)
@@ -142,10 +143,11 @@ def _correlation(both: int, first: int, second: int, neither: int) -> float:
     return covariance / math.sqrt(product)
 
 
-def _sums(episode: EpisodeRecord) -> tuple[float, float, float]:
-    """Actions of an episode, their time in ms, their passes."""
+def _sums(episode: EpisodeRecord) -> tuple[float, ...]:
+    """Return `_SUMS` of an episode: actions, their executed steps, their time in ms, passes."""
     actions = episode.actions
-    return (len(actions), sum(action.stage_ms['total'] for action in actions),
+    return (len(actions), sum(action.steps or 0 for action in actions),
+            sum(action.stage_ms['total'] for action in actions),
             sum(action.target_passes for action in actions))
 
 
@@ -154,20 +156,21 @@ def _drawn(places: Sequence[Place], seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, len(places), (_DRAWS, len(places)))
 
 
-def _per_action(own: Mapping[Place, EpisodeRecord], seed: int) -> Row:
-    """Return mean time and passes per action, with intervals; only a count without any action."""
+def _costs(own: Mapping[Place, EpisodeRecord], seed: int) -> Row:
+    """Return mean time and passes, with intervals; only a count without any action."""
     places = sorted(own)
-    sums = np.array([_sums(own[place]) for place in places], float).reshape(len(places), 3)
-    if not sums[:, 0].any():
-        return {'actions': 0}
-    drawn = sums[_drawn(places, seed)].sum(axis=1)  # [draws, 3]
-    drawn = drawn[drawn[:, 0] > 0]
-    totals = dict(zip(_SUMS, sums.sum(axis=0).tolist()))
+    sums = np.array([_sums(own[place]) for place in places], float).reshape(-1, len(_SUMS))
+    totals = dict(zip(_SUMS, sums.sum(axis=0).tolist(), strict=True))
     row: Row = {'actions': int(totals['actions'])}
-    for column, (key, name) in enumerate((('ms', 'ms_per_action'),
-                                          ('passes', 'passes_per_action')), start=1):
-        row[name] = {'mean': totals[key] / totals['actions'],
-                     'interval': _middle(drawn[:, column] / drawn[:, 0], places)}
+    drawn = dict(zip(_SUMS, np.moveaxis(sums[_drawn(places, seed)].sum(axis=1), 1, 0),
+                     strict=True)) if places else {}
+    for unit in ('action', 'step'):  # the latter where actions have several
+        count = totals[f'{unit}s']
+        for figure in ('ms', 'passes') if count else ():
+            some = drawn[f'{unit}s'] > 0
+            row[f'{figure}_per_{unit}'] = {
+                'mean': totals[figure] / count,
+                'interval': _middle(drawn[figure][some] / drawn[f'{unit}s'][some], places)}
     return row
 
 
@@ -175,8 +178,8 @@ def _speedup(own: Mapping[Place, EpisodeRecord], baseline: Mapping[Place, Episod
              seed: int) -> Row:
     """Return `ar`'s time per action through this one's, from the states that both have."""
     places = sorted(own.keys() & baseline.keys())
-    mine, theirs = (np.array([_sums(of[place])[:2] for place in places], float).reshape(-1, 2)
-                    for of in (own, baseline))
+    mine, theirs = (np.array([_sums(of[place])[::2] for place in places], float).reshape(-1, 2)
+                    for of in (own, baseline))  # actions and ms
     if not (mine[:, 0].any() and theirs[:, 0].any()):
         return {}
     numbers = _drawn(places, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,27 @@ _NOTES = (
 
 
 def print_comparison(document: Report, console: Console) -> None:
-    """Print two tables per suite, grouped by what decoders promise; they fit 80 columns."""
+    """
+    Print the tables of each suite, grouped by what decoders promise; they fit 80 columns.
+
+    Of all episodes, of the solved ones, and where actions have several control steps, of these.
+    """
     rows = document['comparison']['rows']
     for suite in dict.fromkeys(row['suite'] for row in rows):
-        for subset, title in (('all', f'{suite}: success against time per action'),
-                              ('successful', f'{suite}: successful episodes only')):
-            console.print(_table(title, [row for row in rows if row['suite'] == suite
-                                         and row['subset'] == subset]))
+        overall, solved = ([row for row in rows
+                            if row['suite'] == suite and row['subset'] == subset]
+                           for subset in ('all', 'successful'))
+        console.print(_table(f'{suite}: success against time per action', overall, _cells))
+        console.print(_table(f'{suite}: successful episodes only', solved, _cells))
+        if any('ms_per_step' in row for row in overall):
+            console.print(_table(f'{suite}: per executed control step', overall, _step_cells))
     console.print(_NOTES, style='dim', highlight=False, markup=False)
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
-    headings = list(_cells(rows[0]))
+def _table(title: str, rows: Sequence[Row], cells: Callable[[Row], dict[str, str]]) -> Table:
+    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold',
+                  min_width=len(title))
+    headings = list(cells(rows[0]))
     table.add_column('')
     for heading in headings:
         table.add_column(heading, justify='right')
@@ -46,7 +54,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         table.add_section()
         table.add_row(heading, style='italic')
         for row in of_group:
-            table.add_row(broken(row['decoder'], 18), *_cells(row).values())
+            table.add_row(broken(row['decoder'], 18), *cells(row).values())
     return table
 
 
@@ -58,6 +66,14 @@ def _cells(row: Row) -> dict[str, str]:
         '× ar': _cell(row['speedup_vs_ar'], row['speedup_interval'], '.2f')
         if 'speedup_vs_ar' in row else '',
         'passes': _cell(passes['mean'], passes['interval'], '.2f') if passes else ''}
+
+
+def _step_cells(row: Row) -> dict[str, str]:
+    """Return what an executed control step costs: an action's cost, shared out among its steps."""
+    found = {heading: row.get(f'{figure}_per_step')
+             for heading, figure in (('ms/step', 'ms'), ('passes', 'passes'))}
+    return {heading: _cell(value['mean'], value['interval'], '.2f') if value else ''
+            for heading, value in found.items()}
 
 
 def _success_cells(row: Row) -> dict[str, str]:

@@ -110,6 +110,24 @@ def test_times_have_intervals_from_initial_states_and_ratios_come_from_pairs(mak
     assert figures == comparison([*slow, *fast], decoders)  # the same draws again
 
 
+def test_of_chunks_the_costs_stand_per_executed_step_too(make):
+    """Of a chunk four steps are executed, of an episode's last one a single one."""
+    decoders = decoders_of('ar', 'history')
+    chunks = [dataclasses.replace(make.action((6,) * passes, ms=ms), steps=steps)
+              for passes, ms, steps in ((7, 80.0, 4), (3, 20.0, 1))]
+    episodes = [make.episode('ar', 0, state, actions=chunks) for state in range(4)]
+    figures = comparison(episodes, decoders)
+    row = row_of(figures, 'ar')
+    assert row['ms_per_step'] == {'mean': 20, 'interval': [20, 20]}
+    assert row['passes_per_step']['mean'] == 12 / 5 and row['ms_per_action']['mean'] == 50
+    assert 'ms_per_step' not in row_of(figures, 'history')  # nothing was played under it
+    screen = io.StringIO()
+    print_comparison({'comparison': figures}, Console(file=screen, width=80))
+    assert 'per executed control step' in screen.getvalue() and '20.00' in screen.getvalue()
+    one = comparison([make.episode('ar', 0, 0)], decoders)
+    assert 'ms_per_step' not in row_of(one, 'ar')
+
+
 def test_one_initial_state_has_no_interval(make, tmp_path):
     """Draws of one state are all alike: an interval of no width would promise what isn't known."""
     document = document_of(make, ['ar', 'auto'], states=1)
