@@ -5,8 +5,8 @@ A batch is cut into one part a lane, and each lane is one thread that computes i
 on one core. That beats one thread pool over the whole batch by far when other processes use the
 cores as well (no barrier in every operator), and the sum is the same whichever lane ends first.
 On a CPU with AVX-512 BF16 a bfloat16 copy of the weights trains twice as fast as float32
-(measured: 58 against 29 frames/s a core, 6.4 M parameters); on one without such instructions it takes
-many times as long. The master weights stay float32.
+(measured: 58 against 29 frames/s a core, 6.4 M parameters); on one without such instructions it
+takes many times as long. The master weights stay float32.
 """
 
 from collections.abc import Callable, Iterable
