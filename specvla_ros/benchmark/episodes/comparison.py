@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,17 @@ from specvla_ros.configuration import BASELINE, DecoderConfig, VERIFICATIONS
 
 POINTS_BELOW = 2  # of success, percentage points, that a decoder may stay behind `ar`
 _DRAWS = 2000  # of the bootstrap: 50 beyond each end of an interval
-_SUMS = ('actions', 'steps', 'ms', 'passes')
 
 Place = tuple[str, int, int]
+
+
+class _Sums(NamedTuple):
+    """An episode's actions, the control steps of them that were executed, its time, passes."""
+
+    actions: int
+    steps: int  # 0 where an action is one step
+    ms: float
+    passes: int
 
 
 def comparison(
@@ -143,12 +151,11 @@ def _correlation(both: int, first: int, second: int, neither: int) -> float:
     return covariance / math.sqrt(product)
 
 
-def _sums(episode: EpisodeRecord) -> tuple[float, ...]:
-    """Return `_SUMS` of an episode: actions, their executed steps, their time in ms, passes."""
+def _sums(episode: EpisodeRecord) -> _Sums:
     actions = episode.actions
-    return (len(actions), sum(action.steps or 0 for action in actions),
-            sum(action.stage_ms['total'] for action in actions),
-            sum(action.target_passes for action in actions))
+    return _Sums(len(actions), sum(action.steps or 0 for action in actions),
+                 sum(action.stage_ms['total'] for action in actions),
+                 sum(action.target_passes for action in actions))
 
 
 def _drawn(places: Sequence[Place], seed: int) -> NDArray[np.int64]:
@@ -159,18 +166,20 @@ def _drawn(places: Sequence[Place], seed: int) -> NDArray[np.int64]:
 def _costs(own: Mapping[Place, EpisodeRecord], seed: int) -> Row:
     """Return mean time and passes, with intervals; only a count without any action."""
     places = sorted(own)
-    sums = np.array([_sums(own[place]) for place in places], float).reshape(-1, len(_SUMS))
-    totals = dict(zip(_SUMS, sums.sum(axis=0).tolist(), strict=True))
-    row: Row = {'actions': int(totals['actions'])}
-    drawn = dict(zip(_SUMS, np.moveaxis(sums[_drawn(places, seed)].sum(axis=1), 1, 0),
-                     strict=True)) if places else {}
-    for unit in ('action', 'step'):  # the latter where actions have several
-        count = totals[f'{unit}s']
+    sums = np.array([_sums(own[place]) for place in places], float).reshape(-1, 4)
+    total = _Sums(*sums.sum(axis=0).tolist())
+    row: Row = {'actions': int(total.actions)}
+    if not row['actions']:
+        return row
+    draws = np.moveaxis(sums[_drawn(places, seed)].sum(axis=1), 1, 0)
+    drawn = dict(zip(_Sums._fields, draws, strict=True))
+    for unit, count, counts in (('action', total.actions, drawn['actions']),
+                                ('step', total.steps, drawn['steps'])):
+        some = counts > 0
         for figure in ('ms', 'passes') if count else ():
-            some = drawn[f'{unit}s'] > 0
             row[f'{figure}_per_{unit}'] = {
-                'mean': totals[figure] / count,
-                'interval': _middle(drawn[figure][some] / drawn[f'{unit}s'][some], places)}
+                'mean': getattr(total, figure) / count,
+                'interval': _middle(drawn[figure][some] / counts[some], places)}
     return row
 
 
@@ -178,8 +187,10 @@ def _speedup(own: Mapping[Place, EpisodeRecord], baseline: Mapping[Place, Episod
              seed: int) -> Row:
     """Return `ar`'s time per action through this one's, from the states that both have."""
     places = sorted(own.keys() & baseline.keys())
-    mine, theirs = (np.array([_sums(of[place])[::2] for place in places], float).reshape(-1, 2)
-                    for of in (own, baseline))  # actions and ms
+    mine, theirs = (
+        np.array([(found.actions, found.ms) for found in map(_sums, map(of.__getitem__, places))],
+                 float).reshape(-1, 2)
+        for of in (own, baseline))
     if not (mine[:, 0].any() and theirs[:, 0].any()):
         return {}
     numbers = _drawn(places, seed)
