@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from specvla_ros.learning import idle_thread
 from specvla_ros.learning.idle_thread import IdleThread
 from specvla_ros.learning.settings import IdleSettings
 
@@ -73,6 +74,32 @@ def test_no_step_begins_in_a_gap_that_is_shorter_than_steps_take(idle):
     assert work.count == count
     free[0] = 60.0
     wait_for(lambda: work.count > count)
+
+
+def test_one_slow_step_does_not_end_it_where_there_is_never_twice_its_time(idle, monkeypatch):
+    """As the first one on a slow machine, at a control period of 50 ms."""
+    monkeypatch.setattr(idle_thread, '_FADES', 0.98)
+    work = Steps(seconds=0.06)
+    idle(work, lambda: 0.045, share=1.0)
+    wait_for(lambda: work.count == 1)
+    work.seconds, second = 0.0, time.monotonic()
+    wait_for(lambda: work.count > 1)
+    assert time.monotonic() - second > 0.1  # 0.06 has to fade to 0.0225 first
+
+
+def test_a_gap_in_which_no_first_step_would_begin_is_never_enough(idle, monkeypatch):
+    monkeypatch.setattr(idle_thread, '_FADES', 0.5)
+    work, free = Steps(), [float('inf')]
+    idle(work, lambda: free[0], share=1.0)
+    wait_for(lambda: work.count > 2)
+    work.seconds = 0.06
+    count = work.count
+    wait_for(lambda: work.count > count + 1)
+    free[0] = 0.035
+    time.sleep(0.1)
+    count = work.count
+    time.sleep(0.2)
+    assert work.count == count
 
 
 def test_it_takes_its_share_of_the_time_and_no_more(idle):
