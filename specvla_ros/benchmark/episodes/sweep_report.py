@@ -14,6 +14,7 @@ from specvla_ros.benchmark.plots import decoder_colour, figure_file, footnote
 from specvla_ros.benchmark.report import Report, Row
 from specvla_ros.benchmark.report_tables import broken, provenance
 
+_MARK_INCHES, _PER_INCH = 0.6, 12  # of a legend's entry: its mark, and letters of its text
 _NOTES = (
     'Solved of ended episodes; under it the 95 % interval (Wilson). Late: mean time\n'
     'from an image to its action in the simulation, where parts of a control period\n'
@@ -97,7 +98,9 @@ def write_sweep(path: Path, document: Report) -> None:
         return
     runs = _runs(rows)
     names = list(dict.fromkeys(name for _, of_group in groups for name in _lines(of_group, runs)))
-    size = (max(7.0, 5.5 * len(groups)), 5.5 + 0.12 * len(names))
+    width = max(7.0, 5.5 * len(groups))
+    columns = max(1, min(4, int(width / (_MARK_INCHES + max(map(len, names)) / _PER_INCH))))
+    size = (width, 5.5 + 0.22 * -(-len(names) // columns))
     with figure_file(path, size, (1,) * len(groups)) as (figure, axes):
         for axis, (title, of_group) in zip(axes, groups):
             _draw(axis, title, _lines(of_group, runs), names)
@@ -105,14 +108,15 @@ def write_sweep(path: Path, document: Report) -> None:
         for axis in axes:
             handles |= dict(zip(*reversed(axis.get_legend_handles_labels())))
         figure.legend([handles[name] for name in names], names, frameon=False,
-                      loc='outside lower center', ncols=4)
+                      loc='outside lower center', ncols=columns)
         figure.suptitle(footnote(document), fontsize=9, color='#555555', x=0.01, ha='left')
 
 
 def _draw(axis: Any, title: str, lines: dict[str, list[Row]], names: Sequence[str]) -> None:
     """Draw one axis; lines stand a little beside each other, so that intervals can be told."""
     speeds = {row['drift_cm_per_s'] for rows in lines.values() for row in rows}
-    beside = 0.012 * (max(speeds) - min(speeds) or 1.0)
+    span = max(speeds) - min(speeds) or 1.0
+    beside = 0.012 * span
     for name, rows in lines.items():
         number = names.index(name)
         x = [row['drift_cm_per_s'] + beside * (number - (len(names) - 1) / 2) for row in rows]
@@ -127,4 +131,5 @@ def _draw(axis: Any, title: str, lines: dict[str, list[Row]], names: Sequence[st
     axis.set_xlabel('speed of the object, cm/s')
     axis.set_ylabel('episodes solved, %, and 95 % interval')
     axis.set_xticks(sorted(speeds))
+    axis.set_xlim(min(speeds) - 0.15 * span, max(speeds) + 0.15 * span)
     axis.set_ylim(-4, 104)

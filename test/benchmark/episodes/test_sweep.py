@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 import shutil
 
+import cv2
 from fake_players import FakePlayer
 import pytest
 from rich.console import Console
@@ -195,6 +196,19 @@ def test_the_table_fits_eighty_columns(args, tmp_path):
     assert max(map(len, lines)) <= 80
     assert 'Late: mean time\nfrom an image' in screen.getvalue()  # no line of the notes is broken
     assert 'hybrid_kinematic' in screen.getvalue() and 'kerv (unverified)' in screen.getvalue()
+
+
+@pytest.mark.parametrize('speeds', [(4.0,), (0.0, 2.0)])
+def test_nothing_of_the_plot_is_cut_off_at_its_sides(args, tmp_path, speeds):
+    """As its legend was: of one speed and latency, with decoders of long names."""
+    run(dataclasses.replace(args, out=tmp_path / 'run', drift=speeds, latency_s=('0',)),
+        FakePlayer())
+    document = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    document['rows'] = [row | {'decoder': f'glance_jacobi_{row["decoder"]}_{way}'}
+                        for row in document['rows'] for way in ('relaxed', 'tolerance')]
+    write_sweep(tmp_path / 'x.png', document)
+    picture = cv2.imread(str(tmp_path / 'x.png'))
+    assert (picture[:, :3] == 255).all() and (picture[:, -3:] == 255).all()
 
 
 def test_where_no_episode_ended_nothing_is_drawn(args, tmp_path):
