@@ -44,8 +44,8 @@ def cheapest(prefill: Passes, later: Passes) -> Plan:
     after: list[float] = []  # after[d]: expected time after a pass with a guess of depth d
     for known in reversed(range(1, length)):
         hit, bonus = later.hits[known], left[known + 1]
-        # If the first guess is rejected, the bonus token is known. If it is accepted, the rest is
-        # what was computed for one token later.
+        # If the first guess is rejected, the bonus token is known. If it is accepted, one more
+        # token is known, and the guess is one shorter: `after` still has the times of that.
         rejected = (1 - hit) * bonus
         after = [bonus, *[rejected + hit * units for units in after[:len(later.units) - 1]]]
         depths[known], left[known] = _deepest(list(map(add, later.units, after)))

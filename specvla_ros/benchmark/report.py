@@ -18,6 +18,7 @@ from specvla_ros.benchmark.auroc import auroc
 from specvla_ros.benchmark.machine import machine, versions
 from specvla_ros.benchmark.records import ActionRecord, EpisodeRecord
 from specvla_ros.configuration import BASELINE, DecoderConfig, VERIFICATIONS
+from specvla_ros.errors import counted
 
 BEFORE_DRAFTS = ('preprocess', 'vision', 'prefill')  # stages that no drafter shortens
 STAGES = ('preprocess', 'vision', 'prefill', 'draft', 'verify')
@@ -264,7 +265,7 @@ def conditions(config: Mapping[str, Any]) -> str:
     return (f'{drift["object"]} drifts at {drift["cm_per_s"]:g} cm/s'
             + ('' if span is None else f' within {span:g} cm') + f', latency {late}'
             + ('' if late == 'measured' else ' s')
-            + (f', {steps} steps of an action executed' if steps else ''))
+            + (f', {counted(steps, "step")} of an action executed' if steps else ''))
 
 
 def verification_of(decoder: str, decoders: Mapping[str, DecoderConfig]) -> str | None:

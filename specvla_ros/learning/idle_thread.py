@@ -16,7 +16,7 @@ _LOOK = 0.005  # s between two looks whether there is time
 _MARGIN = 2.0  # times what a step lately took must be free
 _FIRST = 0.02  # s that a step may take before one was measured
 _FORGETS = 0.9  # of the longest step, at each one that is shorter
-_FADES = 0.9995  # of it, at each look that finds no time: half of it is left after seven seconds
+_FADES = 0.9995  # of it, at each look that begins no step: in seven seconds to a half
 _LOWEST = 19  # niceness
 
 
@@ -35,10 +35,10 @@ class IdleThread:
     """
     Does work, a step at a time, while there is time for it.
 
-    A step begins only where `idle_s` promises twice the time that steps took lately. One slow step
-    must not end it for good where there is never that much time: what it took fades to what is
-    assumed before the first. The thread has the lowest priority: a step under way when something
-    comes unforeseen takes no core from it.
+    A step begins only where `idle_s` promises twice the time that steps took lately. While none
+    begins, the memory of a slow step fades, down to the time assumed before the first: otherwise
+    one slow step could end the work for good. The thread has the lowest priority: a step under way
+    when something comes unforeseen takes no core from it.
 
     :param idle_s: s in which nothing else is to be done, as far as is known; 0 = none
     :param on_fault: called in this thread with what a step raised; no step follows

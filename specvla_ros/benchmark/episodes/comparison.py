@@ -26,7 +26,7 @@ Place = tuple[str, int, int]
 
 
 class _Sums(NamedTuple):
-    """An episode's actions, the control steps of them that were executed, its time, passes."""
+    """What episodes took: actions, control steps executed of them, time in ms, passes."""
 
     actions: int
     steps: int  # 0 where an action is one step
@@ -166,7 +166,7 @@ def _drawn(places: Sequence[Place], seed: int) -> NDArray[np.int64]:
 def _costs(own: Mapping[Place, EpisodeRecord], seed: int) -> Row:
     """Return mean time and passes, with intervals; only a count without any action."""
     places = sorted(own)
-    sums = np.array([_sums(own[place]) for place in places], float).reshape(-1, 4)
+    sums = np.array([_sums(own[place]) for place in places], float).reshape(-1, len(_Sums._fields))
     total = _Sums(*sums.sum(axis=0).tolist())
     row: Row = {'actions': int(total.actions)}
     if not row['actions']:

@@ -13,6 +13,7 @@ from specvla_ros.benchmark.episodes.latency import MEASURED
 from specvla_ros.benchmark.plots import decoder_colour, figure_file, footnote
 from specvla_ros.benchmark.report import Report, Row
 from specvla_ros.benchmark.report_tables import broken, provenance
+from specvla_ros.errors import counted
 
 _MARK_INCHES, _PER_INCH = 0.6, 12  # of a legend's entry: its mark, and letters of its text
 _NOTES = (
@@ -49,7 +50,7 @@ def _lines(rows: Sequence[Row], runs: int) -> dict[str, list[Row]]:
     lines: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row['drift_cm_per_s']):
         steps = row['execute_steps']
-        name = row['decoder'] + (f', {steps} steps' if steps else '') + (
+        name = row['decoder'] + (f', {counted(steps, "step")}' if steps else '') + (
             f' ({row["run"]})' if runs > 1 else '')
         lines.setdefault(name, []).append(row)
     return lines

@@ -165,6 +165,13 @@ def test_a_folder_of_something_else_is_not_touched(args, tmp_path):
     assert files_of(folder) == before
 
 
+def test_one_step_is_said_in_the_singular(args, tmp_path, capsys):
+    run(dataclasses.replace(args, chunk=8, execute_steps=(1,), out=tmp_path / 'run'), FakePlayer())
+    printed = capsys.readouterr().out
+    assert 'ar, 1 step ' in printed and '1 steps' not in printed
+    assert '1 step of an' in ' '.join(printed.split())
+
+
 def test_another_run_joins_the_table(args, tmp_path, capsys):
     chunks = dataclasses.replace(args, chunk=8, execute_steps=(4,), out=tmp_path / 'chunks')
     run(chunks, FakePlayer())
