@@ -309,7 +309,7 @@ def _make_control_env(task: suites.Task) -> Any:
     """Import LIBERO with its configuration in place and build the environment, quietly."""
     assets = installed_assets()
     _write_libero_config(assets)
-    bddl = suites.package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
+    bddl = suites.scene_file(task)
     if not bddl.is_file():
         raise SpecVLAError(f'the scene {bddl} is missing; install LIBERO anew: '
                            '`pip install --force-reinstall --no-deps hf-libero==0.1.4`')

@@ -97,6 +97,11 @@ def task(suite: str, task_id: int) -> Task:
     return listed[task_id]
 
 
+def scene_file(task: Task) -> Path:
+    """Return the BDDL file that says what stands in a task's scene, and the goal."""
+    return package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
+
+
 def suites_of(keys: Collection[str]) -> tuple[str, ...]:
     """Return the suites whose own statistics are among those of a checkpoint."""
     return tuple(suite for suite in SUITES if suite in keys or suite + NO_NOOPS in keys)

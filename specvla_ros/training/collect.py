@@ -10,7 +10,8 @@ One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object arr
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
 input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
 int32 [T] (its step in the episode), instruction, success. With `--stills`: still_jpeg,
-still_action and still_state [S …], see `stills.py`.
+still_action and still_state [S …], see `stills.py`; and, where further tasks are set in the scene,
+other_instruction [K], other_action and other_state [S, K …].
 
 With `--count`, the same episodes are played, but nothing is rendered or written.
 """
@@ -348,10 +349,13 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
                    frame=np.array(frames, np.int32), instruction=env.instruction,
                    success=observation.success, steps=step + 1, policy_steps=policy_steps)
     if observation.success and (shown := list(stills.take(args.stills))):
-        episode |= dict(
-            still_jpeg=_boxed([_jpeg(it.image) for it in shown]),
-            still_action=np.array([it.action / scale for it in shown], np.float32),
-            still_state=np.array([it.state for it in shown]))
+        action = np.array([it.actions / scale for it in shown], np.float32)
+        state = np.array([it.states for it in shown])
+        episode |= dict(still_jpeg=_boxed([_jpeg(it.image) for it in shown]),
+                        still_action=action[:, 0], still_state=state[:, 0])
+        if stills.others:
+            episode |= dict(other_instruction=np.array(stills.others), other_action=action[:, 1:],
+                            other_state=state[:, 1:])
     return episode
 
 

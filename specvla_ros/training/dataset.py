@@ -31,6 +31,18 @@ AUGMENTED = ImagePreparation(jpeg=True, crop_area=0.9)
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """What other tasks in the scene of still frames ask for: K instructions, in each frame."""
+
+    instructions: tuple[str, ...]
+    action: NDArray[np.float32]  # [T, K, D]
+    state: NDArray[np.float32]  # [T, K, S]
+
+
+NO_OTHERS = Others((), np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One collected episode; `name` is `task<id>/seed<seed>`."""
 
@@ -40,6 +52,7 @@ class Episode:
     state: NDArray[np.float32]  # [T, S], privileged
     pixels: NDArray[np.uint8]  # [T, size, size, 3], a memory map
     following: NDArray[np.float32] | None = None  # [T, H, D], the action and the next ones
+    others: Others = NO_OTHERS
 
     def __len__(self) -> int:
         return len(self.action)
@@ -158,7 +171,11 @@ class Dataset:
         action, state = file.numbers('still_action'), file.numbers('still_state')
         jpegs = file['still_jpeg']
         _check(action, state, jpegs)
-        return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs))]
+        # Where only some tasks are wanted, what is labelled for another one must not teach it.
+        others = _others(file, action, state) \
+            if 'other_instruction' in file and not self.tasks else NO_OTHERS
+        return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs),
+                        others=others)]
 
     def _pixels(self, name: str, jpegs: list[bytes]) -> NDArray[np.uint8]:
         """Memory map of the transformed frames, made on first use."""
@@ -223,6 +240,21 @@ def _check(action: NDArray[np.float32], state: NDArray[np.float32], jpegs: list)
         raise ValueError('an action or a state is not finite')
     if not all(isinstance(jpeg, bytes) for jpeg in jpegs):
         raise ValueError('a frame is no bytes of a JPEG file')
+
+
+def _others(file: EpisodeFile, action: NDArray, state: NDArray) -> Others:
+    """Read what other tasks ask for; raise ValueError unless it fits the frames' own labels."""
+    said = file['other_instruction']
+    if said.ndim != 1 or said.dtype.kind != 'U' or not all(text.strip() for text in said):
+        raise ValueError(f'other_instruction is {said.dtype} {list(said.shape)}, must be a list '
+                         'of texts')
+    others = file.numbers('other_action'), file.numbers('other_state')
+    for numbers, own in zip(others, (action, state), strict=True):
+        wanted = (len(own), len(said), *own.shape[1:])
+        if numbers.shape != wanted or not np.isfinite(numbers).all():
+            raise ValueError(f'what {len(said)} other instructions ask for is {numbers.shape}, '
+                             f'must be {wanted} finite numbers')
+    return Others(tuple(map(str, said)), *others)
 
 
 @dataclass(frozen=True, slots=True)

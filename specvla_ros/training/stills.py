@@ -5,6 +5,9 @@ An episode shows one placement, and a policy may know it by heart instead of loo
 is executed: the objects are placed anew, the arm is put somewhere on its way to the object, and
 the expert says what it would do. Such frames show many placements at the cost of a few; they
 never show an object in the hand.
+
+Where further tasks are set in the same scene, each frame is labelled for these as well: one
+picture teaches as many instructions.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.libero.experts.task_expert import TaskExpert
+from specvla_ros.libero.scenes import other_goals
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
@@ -27,11 +31,15 @@ _MOVED = 0.02  # rad: standard deviation of the joints from those of the episode
 
 
 class Still(NamedTuple):
-    """A frame uint8 [H, W, 3] RGB, the expert's SI action [7] for it, the privileged state [S]."""
+    """
+    A frame uint8 [H, W, 3] RGB, the expert's SI actions [1 + K, 7] and privileged states for it.
+
+    Those of the environment's own task come first, then those of `Stills.others`.
+    """
 
     image: NDArray[np.uint8]
-    action: NDArray[np.float64]
-    state: NDArray[np.float32]
+    actions: NDArray[np.float64]
+    states: NDArray[np.float32]
 
 
 class Stills:
@@ -43,8 +51,14 @@ class Stills:
 
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
+        self._goals = other_goals(env)
         self._near: list[NDArray[np.float64]] = []
         self._far: list[NDArray[np.float64]] = []
+
+    @property
+    def others(self) -> list[str]:
+        """Instructions of the other tasks in this scene, K."""
+        return list(self._goals)
 
     def note(self, expert: TaskExpert) -> None:
         """Keep where the arm is, if it is on its way to what it is to take."""
@@ -59,11 +73,13 @@ class Stills:
         """
         for _ in range(placements if self._near or self._far else 0):
             self._env.reset_random(int(self._random.integers(2**32)))
-            expert, taken = TaskExpert(self._env), 0
+            experts = [TaskExpert(self._env, goals) for goals in (None, *self._goals.values())]
+            taken = 0
             for _ in range(_TRIES):
                 if taken < POSES and self._env.put_arm(self._pose()):
                     taken += 1
-                    yield Still(self._env.frame(), expert.act(), expert.state())
+                    yield Still(self._env.frame(), np.stack([it.act() for it in experts]),
+                                np.stack([it.state() for it in experts]))
 
     def _pose(self) -> NDArray[np.float64]:
         near = self._random.random() < _NEAR_SHARE

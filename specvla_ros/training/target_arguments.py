@@ -19,6 +19,7 @@ from specvla_ros.training.target_check import check_place, initial_key
 from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
+_MOST_INSTRUCTIONS = 64  # the model's 2048 positions hold more; no scene has so many tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,9 @@ class TrainTargetArgs:
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
     eval_frames: Annotated[int, Help(help='held-out frames a measurement takes')] = 512
+    instructions_per_frame: Annotated[int, Help(
+        help='instructions that a still frame is shown with at once, where it has labels for '
+             'several: `specvla collect --stills` makes them where tasks share a scene')] = 4
     text_tokens: Annotated[int, Help(
         help='ids of the tokenizer below the action tokens; --init has its own')] = 384
     sigma_start: Annotated[float, Help(help='width of the smoothed labels at first, bins')] = 6.0
@@ -89,6 +93,9 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
         if not args.resume:  # older ones may have begun with both
             _refuse_shape(args)
         initial_key(args.init, args.suite, args.unnorm_key, args.device)
+    if not 1 <= args.instructions_per_frame <= _MOST_INSTRUCTIONS:
+        raise SpecVLAError(f'--instructions-per-frame {args.instructions_per_frame}: give 1 to '
+                           f'{_MOST_INSTRUCTIONS}')
     if not 1 <= args.chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
     if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:

@@ -1,6 +1,8 @@
 """Collected frames → batches of tensors for a target, varied at random."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,37 +90,58 @@ class TargetBatchMaker:
 
     def __call__(
         self, frames: Frames, indices: NDArray[np.int64], random: np.random.Generator,
-        augmentation: Augmentation,
+        augmentation: Augmentation, instructions: int = 1,
     ) -> TargetBatch:
-        """Frames at running indices [B] as a batch on the CPU."""
+        """
+        Frames at running indices [B] as a batch on the CPU.
+
+        instructions: how many each frame is shown with: its own, and others at random, of which
+        there must be enough.
+        """
         located = [frames.locate(int(index)) for index in indices]
+        tasks = [[_own(episode, frame), *_others(episode, frame, random, instructions - 1)]
+                 for episode, frame in located]
         labels = self.tokenizer.encode(self.statistics.normalize(
-            np.stack([episode.labels[frame] for episode, frame in located])))
-        labels = labels.reshape(len(located), self.action_length)  # step by step
+            np.stack([[task.label for task in its] for its in tasks])))
+        labels = labels.reshape(len(located), instructions, self.action_length)  # step by step
         read = self._jitter(labels, random, augmentation.jitter)
-        prompts = [self.prompt(episode.instruction) for episode, _ in located]
-        ids = np.zeros((len(located), max(map(len, prompts)) + self.action_length - 1), np.int64)
-        for row, prompt, tokens in zip(ids, prompts, read, strict=True):
-            row[:len(prompt)] = prompt
-            row[len(prompt):len(prompt) + len(tokens) - 1] = tokens[:-1]
-        state = _with_ways(np.stack([episode.state[frame] for episode, frame in located]))
+        ids, owner, ends = self._rows([[self.prompt(task.instruction) for task in its]
+                                       for its in tasks], read)
+        state = _with_ways(np.stack([[task.state for task in its] for its in tasks]))
         return TargetBatch(
             pixel_values=self._pixel_values(located, random, augmentation),
-            input_ids=torch.from_numpy(ids),
-            prompt_ends=torch.tensor([len(prompt) - 1 for prompt in prompts]),
-            labels=torch.from_numpy(labels),
+            input_ids=torch.from_numpy(ids), owner=torch.from_numpy(owner),
+            prompt_ends=torch.from_numpy(ends), labels=torch.from_numpy(labels),
             state=torch.from_numpy((state - self.scale.mean) / self.scale.deviation),
-            task=torch.tensor([self._numbers.get(e.instruction, 0) for e, _ in located]),
+            task=torch.tensor([[self._numbers.get(task.instruction, 0) for task in its]
+                               for its in tasks]),
         )
+
+    def _rows(
+        self, prompts: list[list[list[int]]], read: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the tokens that are read [B, N], their owners, and where prompts end [B, I]."""
+        tail = self.action_length - 1
+        longest = max(sum(len(prompt) - 1 + tail for prompt in its) for its in prompts)
+        ids, owner = np.zeros((2, len(prompts), 1 + longest), np.int64)
+        ends = np.zeros(read.shape[:2], np.int64)
+        for row, its in enumerate(prompts):
+            ids[row, 0], at = its[0][0], 1  # BOS
+            for number, prompt in enumerate(its):
+                ends[row, number] = at + len(prompt) - 2
+                end = at + len(prompt) - 1 + tail
+                ids[row, at:end] = [*prompt[1:], *read[row, number, :-1]]
+                owner[row, at:end], at = number + 1, end
+        return ids, owner, ends
 
     def _jitter(
         self, labels: NDArray[np.int64], random: np.random.Generator, jitter: int
     ) -> NDArray[np.int64]:
-        """Action ids [B, L] moved by up to `jitter` bins, except the gripper's."""
+        """Action ids [B, I, L] moved by up to `jitter` bins, except the gripper's."""
         moved = labels + random.integers(-jitter, jitter + 1, labels.shape)
         moved = moved.clip(self.tokenizer.first_id, self.tokenizer.last_id)
         gripper = self.space.is_gripper(np.arange(self.action_length))
-        moved[:, gripper] = labels[:, gripper]
+        moved[..., gripper] = labels[..., gripper]
         return moved
 
     def _pixel_values(
@@ -143,15 +166,38 @@ class TargetBatchMaker:
         return values
 
 
+class _Task(NamedTuple):
+    """What an instruction asks for in a frame: steps [H, D] in data-set units; the state [S]."""
+
+    instruction: str
+    label: NDArray[np.float32]
+    state: NDArray[np.float32]
+
+
+def _own(episode: Episode, frame: int) -> _Task:
+    return _Task(episode.instruction, episode.labels[frame], episode.state[frame])
+
+
+def _others(
+    episode: Episode, frame: int, random: np.random.Generator, count: int
+) -> Iterator[_Task]:
+    """Draw `count` other instructions of a frame."""
+    others = episode.others
+    for other in random.permutation(len(others.instructions))[:count] if count else ():
+        yield _Task(others.instructions[other], others.action[frame, other][None],
+                    others.state[frame, other])
+
+
 def _with_ways(state: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Add the ways from hand to thing and from thing to aim, m, to states [N, S]: [N, S + 6].
+    Add the ways from hand to thing and from thing to aim, m, to states [..., S]: [..., S + 6].
 
     States of fewer numbers than these places have no ways; they stay as they are.
     """
-    if state.shape[1] < _PLACES:
+    if state.shape[-1] < _PLACES:
         return state
     # An action follows from the ways alone. A shift of the picture does not change them; to tell a
     # place in a shifted picture, the network must look at the background.
-    places = state[:, :_PLACES].reshape(-1, 3, 3)
-    return np.hstack((state, np.diff(places, axis=1).reshape(-1, _PLACES - 3)))
+    places = state[..., :_PLACES].reshape(*state.shape[:-1], 3, 3)
+    ways = np.diff(places, axis=-2).reshape(*state.shape[:-1], _PLACES - 3)
+    return np.concatenate((state, ways), axis=-1)

@@ -8,6 +8,7 @@ tell the simulator's privileged state from the patch features and from the last 
 from tokens alone the vision towers learn where the objects are only slowly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,20 +23,28 @@ _TRANSLATION = 3  # dimensions; an action begins with it
 @dataclass(frozen=True, slots=True)
 class TargetBatch:
     """
-    Training frames of a target as tensors; N may be padded on the right to the longest prompt.
+    Training frames of a target as tensors, each with I instructions behind the one picture.
 
-    pixel_values float [B, 6, size, size]; input_ids int64 [B, N], the prompt and the first L - 1
-    action tokens; prompt_ends int64 [B], the position of the last prompt token among input_ids;
-    labels int64 [B, L] action ids; state float [B, S], standardised; task int64 [B], number of
-    the instruction.
+    pixel_values float [B, 6, size, size]; input_ids int64 [B, N], BOS, and then for each
+    instruction the rest of its prompt and the first L - 1 action tokens, padded on the right;
+    owner int64 [B, N], which of the instructions each token belongs to, 1 … I (0: BOS, which all
+    share, and padding); prompt_ends int64 [B, I], where the last prompt tokens stand among
+    input_ids; labels int64 [B, I, L] action ids; state float [B, I, S], standardised; task int64 [B, I],
+    number of the instruction.
     """
 
     pixel_values: Tensor
     input_ids: Tensor
+    owner: Tensor
     prompt_ends: Tensor
     labels: Tensor
     state: Tensor
     task: Tensor
+
+    @property
+    def n_labels(self) -> int:
+        """Actions that it asks for: pictures times instructions."""
+        return self.task.numel()
 
     def to(self, device: torch.device | str) -> 'TargetBatch':
         """Return it on the device that computes."""
@@ -60,22 +69,22 @@ class StateHeads(nn.Module):
         nn.init.zeros_(self.prompt.weight)
 
     def forward(self, patches: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        """Two guesses of the state: patches [B, P, D], hidden [B, h], task int64 [B]."""
+        """Two guesses of the state: patches [B, P, D], hidden [B, I, h], task int64 [B, I]."""
         return self.from_patches(patches, task), self.prompt(hidden)
 
     def from_patches(self, patches: Tensor, task: Tensor) -> Tensor:
-        """Guess of the state [B, S] from patch features [B, P, D] alone."""
+        """Guess of the states [B, I, S] from patch features [B, P, D] alone."""
         # Adam moves every weight by the learning rate: unscaled, thousands of inputs would let
         # the guess jump by tens of deviations a step.
         scaled = patches.flatten(1) * self.patches.in_features**-0.5
         parts = self.patches(scaled).unflatten(1, (-1, self.state))
-        own = parts[torch.arange(len(task), device=task.device), 1 + task]
-        return parts[:, 0] + own
+        own = parts[torch.arange(len(task), device=task.device)[:, None], 1 + task]
+        return parts[:, :1] + own
 
 
 def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
     """
-    Gaussian over neighbouring bins: int64 [B, L] rows, [L] widths → float [B, L, n_bins].
+    Gaussian over neighbouring bins: int64 [..., L] rows, [L] widths → float [..., L, n_bins].
 
     A width of 0 is a hard label.
     """
@@ -107,24 +116,38 @@ class LabelWidths:
         return sigma.repeat(chunk)
 
 
-def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive causal mask [1, 1, S, S]."""
-    mask = torch.full((length, length), float('-inf'), dtype=dtype, device=device)
-    return mask.triu_(1)[None, None]
+def own_mask(owner: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive causal mask [B, 1, S, S]: each of the owners [B, S] sees itself and what is 0's."""
+    seen = (owner[:, None] == 0) | (owner[:, None] == owner[:, :, None])
+    mask = torch.zeros(seen.shape, dtype=dtype, device=owner.device)
+    return mask.masked_fill_(~seen.tril_(), float('-inf'))[:, None]
 
 
-def hidden_at(model: OpenVLA, embeds: Tensor, rows: Tensor) -> Tensor:
+def own_positions(owner: Tensor) -> Tensor:
+    """Positions [B, S] that tokens have if their owner's come right after the shared ones."""
+    index = torch.arange(owner.shape[1], device=owner.device).expand_as(owner)
+    begins = owner.diff(dim=1, prepend=owner[:, :1]) != 0
+    start = torch.where(begins, index, 0).cummax(1).values  # of the owner at hand
+    shared = (owner == 0).cumprod(1).sum(1, keepdim=True)
+    return torch.where(owner == 0, index, index - start + shared)
+
+
+def hidden_at(
+    model: OpenVLA, embeds: Tensor, rows: Tensor, owner: Tensor | None = None
+) -> Tensor:
     """
     Hidden states after the final norm at some positions only: [B, S, h], int64 [B, N] → [B, N, h].
 
     The last layer is evaluated at these alone (about 6 % of a training step saved); equal to
-    `model(embeds)` there.
+    `model(embeds)` there. owner: int64 [B, S], as `TargetBatch` has it: each sees only itself and
+    what all share, as if there were no other; None = all is shared.
     """
     llama = model.language_model
     batch, length, _ = embeds.shape
-    positions = torch.arange(length, device=embeds.device)[None]
-    cos, sin = llama.rotary_emb(embeds, positions)
-    mask = causal_mask(length, embeds.dtype, embeds.device)
+    if owner is None:
+        owner = torch.zeros(batch, length, dtype=torch.int64, device=embeds.device)
+    cos, sin = llama.rotary_emb(embeds, own_positions(owner))
+    mask = own_mask(owner, embeds.dtype)
     hidden = embeds
     for layer in llama.layers[:-1]:
         hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
@@ -137,12 +160,13 @@ def hidden_at(model: OpenVLA, embeds: Tensor, rows: Tensor) -> Tensor:
     query = attention.q_proj(normed.gather(1, pick)).view(heads).transpose(1, 2)
     key = attention.k_proj(normed).view(kv_heads).transpose(1, 2)
     value = attention.v_proj(normed).view(kv_heads).transpose(1, 2)
-    query = _rotate(query, cos[0, rows][:, None], sin[0, rows][:, None])
+    which = torch.arange(batch, device=rows.device)[:, None]
+    query = _rotate(query, cos[which, rows][:, None], sin[which, rows][:, None])
     key = _rotate(key, cos[:, None], sin[:, None])
     groups = heads[2] // kv_heads[2]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    scores = query @ key.transpose(2, 3) * attention.scaling + mask[0, 0, rows][:, None]
+    scores = query @ key.transpose(2, 3) * attention.scaling + mask[which, 0, rows][:, None]
     mixed = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
     hidden = residual + attention.o_proj(mixed.transpose(1, 2).reshape(batch, rows.shape[1], -1))
     hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -156,13 +180,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def action_hidden(model: OpenVLA, batch: TargetBatch) -> tuple[Tensor, Tensor]:
-    """Patch features [B, P, D] and hidden states [B, L, h] that say the action tokens."""
+    """Patch features [B, P, D] and hidden states [B, I, L, h] that say the action tokens."""
     patches = model.vision(batch.pixel_values.to(model.dtype))
     tokens = model.embed_tokens(batch.input_ids)
     embeds = torch.cat((tokens[:, :1], model.projector(patches), tokens[:, 1:]), dim=1)
-    steps = torch.arange(batch.labels.shape[1], device=tokens.device)
-    rows = batch.prompt_ends[:, None] + model.config.n_patches + steps
-    return patches, hidden_at(model, embeds, rows)
+    owner = functional.pad(batch.owner, (model.config.n_patches, 0))  # the picture is nobody's
+    steps = torch.arange(batch.labels.shape[2], device=tokens.device)
+    rows = batch.prompt_ends[..., None] + model.config.n_patches + steps
+    hidden = hidden_at(model, embeds, rows.flatten(1), owner)
+    return patches, hidden.unflatten(1, rows.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +200,15 @@ class TargetLoss:
     # Mean absolute error of the standardised state, of both heads together: about 1.6 where both
     # only know its mean. None where it has no weight: nothing teaches the heads then.
     state: Tensor | None
+
+
+    @classmethod
+    def mean(cls, losses: Sequence['TargetLoss'], weights: Sequence[int]) -> 'TargetLoss':
+        """Return the weighted mean of the losses of several batches."""
+        parts = zip(*((it.total, it.tokens, it.state) for it in losses), strict=True)
+        return cls(*(None if part[0] is None else
+                     sum(w * x for w, x in zip(weights, part, strict=True)) / sum(weights)
+                     for part in parts))
 
 
 def target_loss(
@@ -194,7 +229,7 @@ def target_loss(
     tokens = (-(labels * log_probs).sum(-1) - entropy).mean()
     if not state_weight:
         return TargetLoss(tokens, tokens.detach(), None)
-    guesses = heads(patches, hidden[:, 0], batch.task)
+    guesses = heads(patches, hidden[:, :, 0], batch.task)
     state = sum(_state_error(guess, batch) for guess in guesses)
     return TargetLoss(tokens + state_weight * state, tokens.detach(), state.detach())
 
@@ -211,7 +246,7 @@ def vision_loss(model: OpenVLA, heads: StateHeads, batch: TargetBatch) -> Target
 
 
 def _state_error(guess: Tensor, batch: TargetBatch) -> Tensor:
-    """Return the mean absolute error of a guess [B, S], in deviations."""
+    """Return the mean absolute error of a guess [B, I, S], in deviations."""
     # The hand has to be within millimetres. The gradient of a squared error is small already at
     # a centimetre, a tenth of a deviation.
     return functional.l1_loss(guess.float(), batch.state)

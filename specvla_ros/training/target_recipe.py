@@ -1,6 +1,6 @@
 """What is special about training a target: its data, its loss, its measurement, its files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 import json
 from pathlib import Path
@@ -30,6 +30,7 @@ from specvla_ros.training.target_loss import (
     action_hidden,
     LabelWidths,
     target_loss,
+    TargetBatch,
     TargetLoss,
     vision_loss,
 )
@@ -82,9 +83,23 @@ class TargetRecipe(Recipe):
         self, network: TargetNetwork, chosen: NDArray[np.int64], random: np.random.Generator,
         done: float,
     ) -> TargetLoss:
-        """Return the loss of frames, varied at random."""
+        """Return the loss of frames, varied at random; each label counts the same."""
+        losses, weights = [], []
+        for instructions, alike in self._alike(chosen):
+            batch = self.maker(self.frames, alike, random, self.args.augmentation, instructions)
+            losses.append(self._loss(network, batch.to(self.args.device), done))
+            weights.append(batch.n_labels)
+        return TargetLoss.mean(losses, weights)
+
+    def _alike(self, chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Part frames by how many instructions each is shown with: a batch has no ragged rows."""
+        counts = np.array([1 + len(self.frames.locate(int(index))[0].others.instructions)
+                           for index in chosen]).clip(max=self.args.instructions_per_frame)
+        for count in np.unique(counts):
+            yield int(count), chosen[counts == count]
+
+    def _loss(self, network: TargetNetwork, batch: TargetBatch, done: float) -> TargetLoss:
         args = self.args
-        batch = self.maker(self.frames, chosen, random, args.augmentation).to(args.device)
         if args.vision_only:
             return vision_loss(network.model, network.heads, batch)
         sigma = self.widths.at(done, self.statistics.action_dim, args.chunk)
@@ -107,7 +122,7 @@ class TargetRecipe(Recipe):
         batch = self.maker(self.held_out, chosen, np.random.default_rng(0), NONE).to(model.device)
         said = model.logits(action_hidden(model, batch)[1]).argmax(-1)
         off = (tokenizer.bins(said) - tokenizer.bins(batch.labels)).abs()
-        return torch.where(tokenizer.is_action(said), off, tokenizer.n_bins)
+        return torch.where(tokenizer.is_action(said), off, tokenizer.n_bins)[:, 0]
 
     def settings(self) -> dict[str, Any]:
         """What makes its data and its network."""
@@ -167,7 +182,8 @@ class TargetRecipe(Recipe):
 
     def _instructions(self) -> list[str]:
         """Instructions of the suite and of the data, in a fixed order."""
-        known = {episode.instruction for episode in self.dataset.episodes}
+        known = {text for episode in self.dataset.episodes
+                 for text in (episode.instruction, *episode.others.instructions)}
         try:
             known |= {task.instruction for task in suites.tasks(self.args.suite)}
         except FileNotFoundError:  # no simulator on this machine: what the data say is enough

@@ -89,7 +89,7 @@ def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
     frames = training.frames
     index = np.arange(0, len(frames), 5)
     batch = training.maker(frames, index, np.random.default_rng(0), NONE)
-    assert batch.labels.shape == (len(index), 7 * CHUNK)
+    assert batch.labels.shape == (len(index), 1, 7 * CHUNK)
     values = training.statistics.unnormalize(
         training.maker.tokenizer.decode(batch.labels.numpy()).reshape(-1, CHUNK, 7))
     wanted = []
@@ -102,7 +102,8 @@ def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
     np.testing.assert_array_equal(values[..., 6] > 0.5, np.array(wanted)[..., 6] > 0.5)
     moved = training.maker(frames, index, np.random.default_rng(0), replace(NONE, jitter=5))
     off = (moved.input_ids - batch.input_ids)[:, -(7 * CHUNK - 1):]
-    for row, answer in zip(moved.input_ids - batch.input_ids, batch.prompt_ends, strict=True):
+    moves = moved.input_ids - batch.input_ids
+    for row, answer in zip(moves, batch.prompt_ends[:, 0], strict=True):
         said = row[answer + 1:answer + 7 * CHUNK]
         assert not said[6::7].any()  # the grippers' stay exact, of every step
     assert off.any()

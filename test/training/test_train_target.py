@@ -213,7 +213,7 @@ def test_the_heads_must_tell_the_ways_from_hand_to_thing_to_aim(args, data):
     for path in sorted((data / SUITE).rglob('*.npz')):
         add_state(path, random.normal(0, 0.1, (8, 10)))
     recipe = make_trainer(args).recipe
-    told = recipe.maker(recipe.frames, np.arange(3), random, NONE).state.numpy()
+    told = recipe.maker(recipe.frames, np.arange(3), random, NONE).state[:, 0].numpy()
     scale = recipe.maker.scale
     told = told * scale.deviation + scale.mean
     assert told.shape == (3, 16)
@@ -264,7 +264,7 @@ def test_a_batch_holds_the_prompt_and_the_tokens_inference_has(args, data):
         length = len(prompt)
         assert batch.input_ids[row, :length].tolist() == prompt.tolist()
         assert batch.prompt_ends[row] == length - 1
-        tokens = batch.labels[row].tolist()
+        tokens = batch.labels[row, 0].tolist()
         assert batch.input_ids[row, length:length + 6].tolist() == tokens[:6]
         action = training.statistics.unnormalize(maker.tokenizer.decode(tokens))
         np.testing.assert_allclose(action[:6], episode.action[frame, :6].clip(
@@ -285,7 +285,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     assert torch.equal(plain.pixel_values, moved.pixel_values)
     difference = (plain.input_ids - moved.input_ids).abs()
     assert 0 < difference.max() <= 6
-    prompt = int(plain.prompt_ends[0]) + 1
+    prompt = int(plain.prompt_ends[0, 0]) + 1
     assert difference[0, :prompt].max() == 0
 
 

@@ -54,14 +54,15 @@ class Skill(Protocol):
 
 class TaskExpert:
     """
-    Solves the task of an environment.
+    Solves the task of an environment, or another one in its scene.
 
+    :param goals: of the other one, as `Workspace.goals`
     :raises ValueError: the task's goal has a predicate that no skill serves
     """
 
-    def __init__(self, env: LiberoEnv) -> None:
+    def __init__(self, env: LiberoEnv, goals: list[list[str]] | None = None) -> None:
         self._scene = Workspace(env)
-        self.steps = plan(self._scene.goals)
+        self.steps = plan(self._scene.goals if goals is None else goals)
         self.restart()
 
     def restart(self) -> None:
