@@ -29,8 +29,8 @@ class TargetBatch:
     instruction the rest of its prompt and the first L - 1 action tokens, padded on the right;
     owner int64 [B, N], which of the instructions each token belongs to, 1 … I (0: BOS, which all
     share, and padding); prompt_ends int64 [B, I], where the last prompt tokens stand among
-    input_ids; labels int64 [B, I, L] action ids; state float [B, I, S], standardised; task int64 [B, I],
-    number of the instruction.
+    input_ids; labels int64 [B, I, L] action ids; state float [B, I, S], standardised; task int64
+    [B, I], number of the instruction.
     """
 
     pixel_values: Tensor
