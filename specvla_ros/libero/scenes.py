@@ -1,32 +1,66 @@
-"""Tasks that are set in one scene: the same things at the same places, but another goal."""
+"""
+Tasks that can be done in the scene of another one.
+
+In `libero_goal` all ten tasks have the same scene, in `libero_90` four or five each. In
+`libero_spatial` the second black bowl of a scene stands where another task's bowl does: what that
+task says is then said of this bowl.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from itertools import permutations, product
+from typing import Any, TYPE_CHECKING
 
 from specvla_ros.libero import suites
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
 
-_TASKS_OWN = ('goal_state', 'language_instruction', 'obj_of_interest')  # all else is the scene's
+Predicates = list[list[str]]  # `[['on', thing, place], …]`
+Problem = dict[str, Any]  # a BDDL file, as LIBERO reads it
 
 
-def other_goals(env: LiberoEnv) -> dict[str, list[list[str]]]:
-    """
-    Return the goals of the suite's other tasks in the scene of an environment, by instruction.
-
-    In `libero_goal` all ten tasks share a scene, in `libero_90` four or five; in the other suites
-    hardly any do.
-    """
+def other_goals(env: LiberoEnv) -> dict[str, Predicates]:
+    """Return the goals of the suite's other tasks that fit an environment, by instruction."""
     from libero.libero.envs.bddl_utils import robosuite_parse_problem
-    scene, goals = _scene(env.sim.parsed_problem), {}
+    found = {}
     for task in suites.tasks(env.suite):
-        problem = robosuite_parse_problem(str(suites.scene_file(task)))
-        if task.instruction != env.instruction and _scene(problem) == scene:
-            goals[task.instruction] = problem['goal_state']
-    return goals
+        if task.instruction == env.instruction:
+            continue
+        goals = goals_in(env.sim.parsed_problem,
+                         robosuite_parse_problem(str(suites.scene_file(task))))
+        if goals is not None:
+            found[task.instruction] = goals
+    return found
 
 
-def _scene(problem: dict) -> dict:
-    return {name: value for name, value in problem.items() if name not in _TASKS_OWN}
+def goals_in(scene: Problem, task: Problem) -> Predicates | None:
+    """
+    Return a task's goals by the names of a scene, or None: the task is not of this scene.
+
+    It is if all fixtures stand where they do in the task's own scene, and so do the things of its
+    goal, or others of their kind.
+    """
+    if (scene['fixtures'], scene['objects']) != (task['fixtures'], task['objects']):
+        return None
+    for names in _renamings(task['objects']):
+        goals = _renamed(task['goal_state'], names)
+        placed = {*sum(task['fixtures'].values(), []), *sum(task['goal_state'], [])}
+        begins = _renamed([it for it in task['initial_state'] if it[1] in placed], names)
+        places = {name for it in begins for name in it[2:]}
+        if all(it in scene['initial_state'] for it in begins) and all(
+                scene['regions'].get(name) == task['regions'].get(name) for name in places):
+            return goals
+    return None
+
+
+def _renamings(objects: dict[str, list[str]]) -> Iterator[dict[str, str]]:
+    """All ways to exchange things of a kind, the one that leaves them all first."""
+    kinds = list(objects.values())
+    for chosen in product(*map(permutations, kinds)):
+        yield dict(zip(sum(kinds, []), sum(map(list, chosen), []), strict=True))
+
+
+def _renamed(predicates: Predicates, names: dict[str, str]) -> Predicates:
+    return [[names.get(word, word) for word in it] for it in predicates]

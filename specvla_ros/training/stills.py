@@ -6,7 +6,7 @@ is executed: the objects are placed anew, the arm is put somewhere on its way to
 the expert says what it would do. Such frames show many placements at the cost of a few; they
 never show an object in the hand.
 
-Where further tasks are set in the same scene, each frame is labelled for these as well: one
+Where further tasks can be done in the scene, each frame is labelled for these as well: one
 picture teaches as many instructions.
 """
 
