@@ -24,7 +24,7 @@ from specvla_ros.decoding.guard import Guard
 from specvla_ros.decoding.rules import make_rule
 from specvla_ros.decoding.target import Target
 from specvla_ros.drafter_folders import weights_folder
-from specvla_ros.errors import SpecVLAError
+from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.openvla.action_tokenizer import ActionStatistics
 from specvla_ros.openvla.config import OpenVLAConfig
 from specvla_ros.openvla.image_transform import mirrored
@@ -152,6 +152,6 @@ def action_chunk(config: OpenVLAConfig, wanted: int | None) -> int:
     said = config.chunk
     if said is not None and wanted is not None and said != wanted:
         raise SpecVLAError(
-            f'chunk is {wanted}, but this checkpoint says actions of {said} control '
-            f'step{"s" if said > 1 else ""} (config.json): leave chunk out, or give {said}')
+            f'chunk is {wanted}, but this checkpoint says actions of '
+            f'{counted(said, "control step")} (config.json): leave chunk out, or give {said}')
     return (said or 1) if wanted is None else wanted
