@@ -1,9 +1,9 @@
 """
 Tasks that can be done in the scene of another one.
 
-In `libero_goal` all ten tasks have the same scene, in `libero_90` four or five each. In
-`libero_spatial` the second black bowl of a scene stands where another task's bowl does: what that
-task says is then said of this bowl.
+In `libero_goal` all ten tasks have the same scene, in `libero_90` up to seven. In `libero_spatial`
+the second black bowl of a scene stands where another task's bowl does: what that task says is then
+said of this bowl.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object arr
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
 input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
 int32 [T] (its step in the episode), instruction, success. With `--stills`: still_jpeg,
-still_action and still_state [S …], see `stills.py`; and, where further tasks can be done in the scene,
-other_instruction [K], other_action and other_state [S, K …].
+still_action and still_state [S …], see `stills.py`; and, where other tasks can be done in the
+scene, other_instruction [K], other_action and other_state [S, K …].
 
 With `--count`, the same episodes are played, but nothing is rendered or written.
 """

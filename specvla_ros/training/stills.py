@@ -6,20 +6,21 @@ is executed: the objects are placed anew, the arm is put somewhere on its way to
 the expert says what it would do. Such frames show many placements at the cost of a few; they
 never show an object in the hand.
 
-Where further tasks can be done in the scene, each frame is labelled for these as well: one
-picture teaches as many instructions.
+Where other tasks can be done in the scene, each frame is labelled for these as well: one picture
+teaches several instructions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.libero.experts.task_expert import TaskExpert
-from specvla_ros.libero.scenes import other_goals
+from specvla_ros.libero.scenes import other_goals, Predicates
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
@@ -51,7 +52,6 @@ class Stills:
 
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
-        self._goals = other_goals(env)
         self._near: list[NDArray[np.float64]] = []
         self._far: list[NDArray[np.float64]] = []
 
@@ -59,6 +59,10 @@ class Stills:
     def others(self) -> list[str]:
         """Instructions of the other tasks in this scene, K."""
         return list(self._goals)
+
+    @cached_property
+    def _goals(self) -> dict[str, Predicates]:
+        return other_goals(self._env)
 
     def note(self, expert: TaskExpert) -> None:
         """Keep where the arm is, if it is on its way to what it is to take."""

@@ -196,10 +196,30 @@ def test_stills_teach_a_target_and_no_drafter(with_stills):
     assert [len(episode) for episode in again.episodes] == frames  # as a resumed training asks
 
 
-def _data(folder, stills, only=None):
-    dataset = Dataset(folder, 'libero_object', 32, stills=stills)
+def _data(folder, stills, only=None, suite='libero_object'):
+    dataset = Dataset(folder, suite, 32, stills=stills)
     dataset.refresh(only=only)
     return dataset
+
+
+def test_stills_are_labelled_for_every_task_in_the_scene(tmp_path):
+    assert collect.run(CollectArgs(suite='libero_goal', tasks=(8,), episodes=1, seed=5, noise=0.0,
+                                   out=tmp_path, resolution=32, keep=0.01, stills=1)) == 0
+    with np.load(tmp_path / 'libero_goal' / 'task8' / 'seed5.npz', allow_pickle=True) as file:
+        said = file['other_instruction'].tolist()
+        own, other = (file[f'{whose}_state'] for whose in ('still', 'other'))
+        action = file['other_action']
+    assert len(said) == 9 and 'put the bowl on the plate' not in said
+    assert other.shape == (6, 9, 10) and action.shape == (6, 9, 7) and np.abs(action).max() <= 1
+    # Each sees the same hand, and what its own instruction is about.
+    assert (other[:, :, :3] == own[:, None, :3]).all()
+    bowl, bottle = (said.index(f'put the {thing} on top of the cabinet')
+                    for thing in ('bowl', 'wine bottle'))
+    assert (other[:, bowl, 3:6] == own[:, 3:6]).all()
+    assert (np.abs(other[:, bottle, 3:5] - own[:, 3:5]).max(axis=1) > 0.04).all()
+    assert (other[:, bowl, 6:9] == other[:, bottle, 6:9]).all()
+    [episode, stills] = _data(tmp_path, stills=True, suite='libero_goal').episodes
+    assert stills.others.instructions == tuple(said) and not episode.others.instructions
 
 
 def test_stills_are_of_single_steps(tmp_path):
