@@ -45,6 +45,19 @@ def test_the_embedded_chunks_are_small_say_what_they_are_and_are_lossless_in_few
         assert guessed.tokens == said.tokens and guessed.trace.target_passes < 28
 
 
+def test_the_unfinished_spatial_one_is_small_and_decodes_without_drafters_of_its_own():
+    folder = checkpoint_folder('libero_spatial')
+    assert sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) < 15e6
+    ar = Policy.load('libero_spatial', decoder='ar', device='cpu')
+    assert ar.dataset.unnorm_key == 'libero_spatial' and ar.action_length == 7
+    footage = made_up(2)
+    for name in ('history', 'auto'):
+        lossless = ar.with_decoder(load_preset(name))
+        for frame in footage.frames:
+            said, guessed = (policy.act(frame, footage.instruction) for policy in (ar, lossless))
+            assert guessed.tokens == said.tokens
+
+
 def test_a_folder_of_an_embedded_checkpoints_name_is_never_taken_for_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('libero_object').mkdir()
