@@ -2,8 +2,8 @@
 Tasks that can be done in the scene of another one.
 
 In `libero_goal` all ten tasks have the same scene, in `libero_90` up to seven. In `libero_spatial`
-the second black bowl of a scene stands where another task's bowl does: what that task says is then
-said of this bowl.
+each scene has a second black bowl, and it stands where the bowl of another task does. So the other
+task's instruction asks for the second bowl.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def other_goals(env: LiberoEnv) -> dict[str, Predicates]:
 
 def goals_in(scene: Problem, task: Problem) -> Predicates | None:
     """
-    Return a task's goals by the names of a scene, or None: the task is not of this scene.
+    Return a task's goals with the names of a scene, or None if it can't be done there.
 
-    It is if all fixtures stand where they do in the task's own scene, and so do the things of its
-    goal, or others of their kind.
+    It can be done if the fixtures and the things of its goal are where its own scene has them.
+    Another thing of the same kind will do: the goals then name that one.
     """
     if (scene['fixtures'], scene['objects']) != (task['fixtures'], task['objects']):
         return None
@@ -56,7 +56,7 @@ def goals_in(scene: Problem, task: Problem) -> Predicates | None:
 
 
 def _renamings(objects: dict[str, list[str]]) -> Iterator[dict[str, str]]:
-    """All ways to exchange things of a kind, the one that leaves them all first."""
+    """Yield all ways to exchange things of a kind; the first one exchanges none."""
     kinds = list(objects.values())
     for chosen in product(*map(permutations, kinds)):
         yield dict(zip(sum(kinds, []), sum(map(list, chosen), []), strict=True))

@@ -98,7 +98,7 @@ def task(suite: str, task_id: int) -> Task:
 
 
 def scene_file(task: Task) -> Path:
-    """Return the BDDL file that says what stands in a task's scene, and the goal."""
+    """Return a task's BDDL file: what its scene contains, and its goal."""
     return package_folder() / 'bddl_files' / task.suite / f'{task.name}.bddl'
 
 

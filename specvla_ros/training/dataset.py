@@ -32,7 +32,7 @@ AUGMENTED = ImagePreparation(jpeg=True, crop_area=0.9)
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What other tasks in the scene of still frames ask for: K instructions, in each frame."""
+    """Labels of still frames for K other tasks that can be done in their scene."""
 
     instructions: tuple[str, ...]
     action: NDArray[np.float32]  # [T, K, D]
@@ -171,7 +171,7 @@ class Dataset:
         action, state = file.numbers('still_action'), file.numbers('still_state')
         jpegs = file['still_jpeg']
         _check(action, state, jpegs)
-        # Where only some tasks are wanted, what is labelled for another one must not teach it.
+        # `--tasks` leaves the other tasks out: their labels on these frames as well.
         others = _others(file, action, state) \
             if 'other_instruction' in file and not self.tasks else NO_OTHERS
         return [Episode(name, instruction, action, state, self._pixels(f'{name}-stills', jpegs),
@@ -243,7 +243,7 @@ def _check(action: NDArray[np.float32], state: NDArray[np.float32], jpegs: list)
 
 
 def _others(file: EpisodeFile, action: NDArray, state: NDArray) -> Others:
-    """Read what other tasks ask for; raise ValueError unless it fits the frames' own labels."""
+    """Read the labels for other tasks; raise ValueError unless they fit the frames' own."""
     said = file['other_instruction']
     if said.ndim != 1 or said.dtype.kind != 'U' or not all(text.strip() for text in said):
         raise ValueError(f'other_instruction is {said.dtype} {list(said.shape)}, must be a list '

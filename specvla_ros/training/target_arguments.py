@@ -19,7 +19,7 @@ from specvla_ros.training.target_check import check_place, initial_key
 from specvla_ros.unused_options import refuse_unused
 
 Help = tyro.conf.arg
-_MOST_INSTRUCTIONS = 64  # the model's 2048 positions hold more; no scene has so many tasks
+_MOST_INSTRUCTIONS = 64  # more than any scene has tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,14 +117,14 @@ class LabelWidths:
 
 
 def own_mask(owner: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive causal mask [B, 1, S, S]: each of the owners [B, S] sees itself and what is 0's."""
+    """Additive causal mask [B, 1, S, S]: a token sees those of its own owner and of owner 0."""
     seen = (owner[:, None] == 0) | (owner[:, None] == owner[:, :, None])
     mask = torch.zeros(seen.shape, dtype=dtype, device=owner.device)
     return mask.masked_fill_(~seen.tril_(), float('-inf'))[:, None]
 
 
 def own_positions(owner: Tensor) -> Tensor:
-    """Positions [B, S] that tokens have if their owner's come right after the shared ones."""
+    """Positions [B, S]: each owner's tokens are counted on from the last shared one."""
     index = torch.arange(owner.shape[1], device=owner.device).expand_as(owner)
     begins = owner.diff(dim=1, prepend=owner[:, :1]) != 0
     start = torch.where(begins, index, 0).cummax(1).values  # of the owner at hand
@@ -132,20 +132,15 @@ def own_positions(owner: Tensor) -> Tensor:
     return torch.where(owner == 0, index, index - start + shared)
 
 
-def hidden_at(
-    model: OpenVLA, embeds: Tensor, rows: Tensor, owner: Tensor | None = None
-) -> Tensor:
+def hidden_at(model: OpenVLA, embeds: Tensor, rows: Tensor, owner: Tensor) -> Tensor:
     """
     Hidden states after the final norm at some positions only: [B, S, h], int64 [B, N] → [B, N, h].
 
-    The last layer is evaluated at these alone (about 6 % of a training step saved); equal to
-    `model(embeds)` there. owner: int64 [B, S], as `TargetBatch` has it: each sees only itself and
-    what all share, as if there were no other; None = all is shared.
+    The last layer is evaluated at these alone (about 6 % of a training step saved). owner: int64
+    [B, S], as in `TargetBatch`; where all are 0, equal to `model(embeds)` at these positions.
     """
     llama = model.language_model
-    batch, length, _ = embeds.shape
-    if owner is None:
-        owner = torch.zeros(batch, length, dtype=torch.int64, device=embeds.device)
+    batch = len(embeds)
     cos, sin = llama.rotary_emb(embeds, own_positions(owner))
     mask = own_mask(owner, embeds.dtype)
     hidden = embeds
@@ -184,7 +179,7 @@ def action_hidden(model: OpenVLA, batch: TargetBatch) -> tuple[Tensor, Tensor]:
     patches = model.vision(batch.pixel_values.to(model.dtype))
     tokens = model.embed_tokens(batch.input_ids)
     embeds = torch.cat((tokens[:, :1], model.projector(patches), tokens[:, 1:]), dim=1)
-    owner = functional.pad(batch.owner, (model.config.n_patches, 0))  # the picture is nobody's
+    owner = functional.pad(batch.owner, (model.config.n_patches, 0))  # all see the patches
     steps = torch.arange(batch.labels.shape[2], device=tokens.device)
     rows = batch.prompt_ends[..., None] + model.config.n_patches + steps
     hidden = hidden_at(model, embeds, rows.flatten(1), owner)

@@ -8,7 +8,7 @@ import torch
 
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.openvla.model import OpenVLA
-from specvla_ros.training.dataset import NO_OTHERS
+from specvla_ros.training.dataset import Frames, NO_OTHERS
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.target_batches import NONE
 from specvla_ros.training.target_loss import (
@@ -87,7 +87,7 @@ def test_each_instruction_is_answered_as_if_it_were_alone(args):
         for place, task in enumerate(batch.task[row].tolist()):
             its = episode if names[task] == episode.instruction else alone(
                 episode, episode.others.instructions.index(names[task]))
-            single = recipe.maker(type(recipe.frames).of([its]), np.array([frame]), random, NONE)
+            single = recipe.maker(Frames.of([its]), np.array([frame]), random, NONE)
             assert torch.equal(single.labels[0, 0], batch.labels[row, place])
             torch.testing.assert_close(single.state[0, 0], batch.state[row, place])
             with torch.no_grad():
@@ -120,7 +120,7 @@ def test_the_loss_is_the_mean_over_all_labels(args, vision_only):
             episode, frame = frames.locate(index)
             for its in (episode, *(alone(episode, n) for n in range(
                     len(episode.others.instructions)))):
-                single = recipe.maker(type(frames).of([its]), np.array([frame]),
+                single = recipe.maker(Frames.of([its]), np.array([frame]),
                                       np.random.default_rng(0), NONE)
                 network = recipe.model, recipe.network.heads, single
                 each.append(vision_loss(*network) if vision_only else
@@ -152,7 +152,7 @@ def test_what_only_stills_ask_for_is_learned(args):
     episode = frames.locate(stills_of(recipe)[0])[0]
     tokenizer, right = model.action_tokenizer, []
     for its in (episode, alone(episode, 1)):
-        batch = maker(type(frames).of([its]), np.arange(8), np.random.default_rng(0), NONE)
+        batch = maker(Frames.of([its]), np.arange(8), np.random.default_rng(0), NONE)
         with torch.no_grad():
             said = model.logits(action_hidden(model, batch)[1])[:, 0, 0].argmax(-1)
         x = its.action[:, 0]

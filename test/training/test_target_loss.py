@@ -20,7 +20,7 @@ def test_hidden_at_is_the_models_forward_at_those_positions(model):
     embeds = torch.randn(3, 12, model.config.hidden_size)
     rows = torch.tensor([[4, 5, 6], [0, 2, 11], [9, 10, 11]])
     expected = model(embeds)
-    found = hidden_at(model, embeds, rows)
+    found = hidden_at(model, embeds, rows, torch.zeros(3, 12, dtype=torch.int64))
     picked = torch.stack([expected[i, rows[i]] for i in range(3)])
     torch.testing.assert_close(found, picked, atol=1e-5, rtol=1e-4)
 

@@ -101,8 +101,8 @@ def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
         values[..., :2], np.array(wanted)[..., :2].clip(low, high), atol=0.01)
     np.testing.assert_array_equal(values[..., 6] > 0.5, np.array(wanted)[..., 6] > 0.5)
     moved = training.maker(frames, index, np.random.default_rng(0), replace(NONE, jitter=5))
-    off = (moved.input_ids - batch.input_ids)[:, -(7 * CHUNK - 1):]
     moves = moved.input_ids - batch.input_ids
+    off = moves[:, -(7 * CHUNK - 1):]
     for row, answer in zip(moves, batch.prompt_ends[:, 0], strict=True):
         said = row[answer + 1:answer + 7 * CHUNK]
         assert not said[6::7].any()  # the grippers' stay exact, of every step

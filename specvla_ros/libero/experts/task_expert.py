@@ -56,7 +56,7 @@ class TaskExpert:
     """
     Solves the task of an environment, or another one in its scene.
 
-    :param goals: of the other one, as `Workspace.goals`
+    :param goals: those of the other task, as `Workspace.goals`; None = the environment's own
     :raises ValueError: the task's goal has a predicate that no skill serves
     """
 
