@@ -54,7 +54,7 @@ def test_the_unfinished_spatial_one_is_small_and_decodes_without_drafters_of_its
     instruction = suites.task('libero_spatial', 0).instruction
     frames = made_up(3).frames
     said = [ar.act(frame, instruction).tokens for frame in frames]
-    assert all(len(set(tokens)) > 2 for tokens in said)
+    assert all(len(set(tokens)) > 1 for tokens in said) and len(set(said)) > 1
     for name in ('history', 'auto'):
         lossless = ar.with_decoder(load_preset(name))
         guessed = [lossless.act(frame, instruction) for frame in frames]
