@@ -78,8 +78,8 @@ class CollectArgs:
     keep: Annotated[float, tyro.conf.arg(
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
     stills: Annotated[int, tyro.conf.arg(
-        help='further placements that are shown after each solved episode: six still frames each, '
-             'with the arm where it was')] = 0
+        help='further placements that are shown after each episode, solved or not: six still '
+             'frames each, with the arm where it was')] = 0
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     count: Annotated[bool, tyro.conf.arg(
         help='only count how many of these placements the expert solves: nothing is rendered or '
@@ -348,7 +348,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     episode = dict(jpeg=_boxed(jpegs), action=np.array(actions), state=np.array(states),
                    frame=np.array(frames, np.int32), instruction=env.instruction,
                    success=observation.success, steps=step + 1, policy_steps=policy_steps)
-    if observation.success and (shown := list(stills.take(args.stills))):
+    if shown := list(stills.take(args.stills)):
         action = np.array([it.actions / scale for it in shown], np.float32)
         state = np.array([it.states for it in shown])
         episode |= dict(still_jpeg=_boxed([_jpeg(it.image) for it in shown]),

@@ -71,8 +71,8 @@ class Dataset:
     network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
     how frames are prepared (`image` of the data set's configuration); chunk: steps of a label, H.
     Above 1 a frame counts only if the H steps from it on were executed, all of the expert's.
-    stills: take in the still frames of an episode (`stills.py`) as another one of its name; they
-    follow no other frame, so they teach a target and no drafter.
+    stills: take in the still frames of an episode (`stills.py`), of a failed one too, as another
+    one of its name; they follow no other frame, so they teach a target and no drafter.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
@@ -107,7 +107,7 @@ class Dataset:
         Take in episodes written since the last call; returns how many.
 
         only: names to take, in this order, and no others (a resumed run sees what the
-        interrupted one saw). Failed episodes are left out.
+        interrupted one saw). Of failed episodes only the stills are taken.
 
         :raises SpecVLAError: an episode can't be read, or one of `only` is gone
         """
@@ -131,12 +131,13 @@ class Dataset:
         path = self.folder / f'{name}.npz'
         try:
             with EpisodeFile(path) as file:
-                if not bool(file['success']):
-                    return []
-                action, state = file.numbers('action'), file.numbers('state')
-                instruction, jpegs = file.instruction(), file['jpeg']
-                played = Played.of(file) if 'executed' in file else None
+                solved, instruction = bool(file['success']), file.instruction()
                 stills = self._stills(name, instruction, file) if self.stills else []
+                if not solved:  # what was shown after it is as good
+                    return stills
+                action, state = file.numbers('action'), file.numbers('state')
+                jpegs = file['jpeg']
+                played = Played.of(file) if 'executed' in file else None
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
             _check(action, state, jpegs)

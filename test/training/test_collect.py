@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 import struct
 import zipfile
@@ -194,6 +195,20 @@ def test_stills_teach_a_target_and_no_drafter(with_stills):
         len(episode) for episode in _data(with_stills, stills=False).episodes]
     again = _data(with_stills, stills=True, only=['task2/seed5', 'task2/seed5'])
     assert [len(episode) for episode in again.episodes] == frames  # as a resumed training asks
+
+
+def test_a_failed_episode_still_shows_further_placements(tmp_path, monkeypatch):
+    lengths = replace(collect.LENGTHS['libero_object'], most=25)  # too short to solve anything
+    monkeypatch.setattr(collect, 'LENGTHS', {'libero_object': lengths})
+    env = LiberoEnv('libero_object', 2, resolution=32)
+    episode = collect._episode(env, CollectArgs(keep=0.01, stills=1), 5)
+    env.close()
+    assert not episode['success']
+    path = tmp_path / 'libero_object' / 'task2' / 'seed5.npz'
+    path.parent.mkdir(parents=True)
+    np.savez(path, **episode)
+    [stills] = _data(tmp_path, stills=True).episodes  # and none of the episode's own frames
+    assert len(stills) == 6 and not _data(tmp_path, stills=False).episodes
 
 
 def _data(folder, stills, only=None, suite='libero_object'):
