@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import importlib.util
 from pathlib import Path
 
+from specvla_ros.embedded import embedded_names
+
 # Longest expert demonstration of each suite, rounded up, as OpenVLA's evaluation uses them.
 MAX_STEPS = {
     'libero_spatial': 220,
@@ -117,9 +119,10 @@ def statistics_key(suite: str, keys: Collection[str]) -> str:
     for key in wanted:
         if key in keys:
             return key
+    remedy = (f'give --checkpoint {suite}' if suite in embedded_names() else
+              'evaluate a suite it was trained on')
     raise ValueError(f'the checkpoint has no statistics of {suite} ({" or ".join(wanted)}), only '
-                     f'of {", ".join(sorted(keys)) or "nothing"}; evaluate a suite it was trained '
-                     'on, or name the statistics to use with --unnorm-key')
+                     f'of {", ".join(sorted(keys)) or "nothing"}; {remedy}')
 
 
 def statistics_keys(
@@ -133,7 +136,10 @@ def statistics_keys(
     :raises ValueError: the checkpoint hasn't got it, or it is one suite's own and there are others
     """
     if wanted is None:
-        return {suite: statistics_key(suite, keys) for suite in names}
+        try:
+            return {suite: statistics_key(suite, keys) for suite in names}
+        except ValueError as error:
+            raise ValueError(f'{error}, or name the statistics to use with --unnorm-key') from None
     if wanted not in keys:
         raise ValueError(f'--unnorm-key {wanted}: the checkpoint has no such statistics, must be '
                          f'one of {", ".join(sorted(keys)) or "none"}')

@@ -171,7 +171,8 @@ def test_a_damaged_file_of_initial_states(refused, command, monkeypatch, tmp_pat
 @pytest.mark.parametrize('command', ['eval', 'demo', 'bench', 'calibrate'])
 def test_a_suite_the_checkpoint_was_not_trained_on(refused, command):
     refused(command, 'has no statistics of libero_spatial (libero_spatial or '
-                     'libero_spatial_no_noops), only of libero_object', '--suite',
+                     'libero_spatial_no_noops), only of libero_object; give --checkpoint '
+                     'libero_spatial, or name the statistics to use with --unnorm-key', '--suite',
             'libero_spatial')
 
 
@@ -189,7 +190,7 @@ def test_each_suite_has_its_own_statistics_under_either_name():
     assert keys_of_suites(SUITES[:4], keys, None) == {
         'libero_spatial': 'libero_spatial', 'libero_object': 'libero_object',
         'libero_goal': 'libero_goal_no_noops', 'libero_10': 'libero_10'}
-    with pytest.raises(ValueError, match='no statistics of libero_90'):
+    with pytest.raises(ValueError, match='no statistics of libero_90 .*; evaluate a suite it was'):
         keys_of_suites(['libero_object', 'libero_90'], keys, None)
 
 

@@ -75,7 +75,7 @@ def test_options_that_cannot_be(refused, command):
 @pytest.mark.parametrize('options, reason', [
     (['--decoder', 'sloppy'], "decoder is 'sloppy'"),
     (['--decoder', 'strict'], 'there is no drafter folder'),
-    (['--suite', 'libero_spatial'], 'no statistics of libero_spatial'),
+    (['--suite', 'libero_spatial'], 'only of libero_object; give --checkpoint libero_spatial'),
     (['--seed', '-1'], 'seed is -1'), (['--resolution', '0'], 'resolution is 0'),
     (['--noise', 'nan'], 'noise is nan'), (['--policy-share', '2'], 'policy_share is 2')])
 def test_what_collect_refuses(refused, options, reason):
