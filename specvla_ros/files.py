@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -93,6 +94,31 @@ def new_folder(path: Path) -> Iterator[NewFolder]:
     except (ValueError, OSError, KeyboardInterrupt):
         folder.remove()
         raise
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, option: str = '--out') -> Iterator[None]:
+    """
+    Make a folder, or take the one that is there, and keep other processes out that come here too.
+
+    The kernel ends that with this process, however it ends. A folder that was made and stays
+    empty is removed.
+
+    :param option: what the user names the folder with
+    :raises SpecVLAError: another process is at it, or it can't be made
+    """
+    made = NewFolder(folder)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
+                               f'give {option} another folder') from None
+        yield
+    finally:
+        os.close(handle)
+        made.remove_if_empty()
 
 
 @contextlib.contextmanager

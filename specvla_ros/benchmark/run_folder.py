@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,35 +41,19 @@ def open_run(folder: Path, identity: dict[str, Any], kind: type[L]) -> Iterator[
     if folder.exists() and not folder.is_dir():
         raise SpecVLAError(f'--out {folder} is a file; give a folder')
     check_writable('--out', folder)
-    made = files.NewFolder(folder)
     path, log = folder / 'run.json', None
-    try:
-        with _locked(folder):
+    with files.alone_in(folder):
+        try:
             log = _log_of(folder, identity, kind)
             files.write_json(path, identity)
             yield log
-    except (ValueError, OSError):
-        if log is not None and not log.episodes:
-            _clear(folder)
-        raise
-    finally:
-        if log is not None and not log.episodes:
-            path.unlink(missing_ok=True)
-        made.remove_if_empty()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the kernel ends it with this process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SpecVLAError(f'another process is writing to {folder}; wait for it, or '
-                           'give --out another folder') from None
-    finally:
-        os.close(handle)
+        except (ValueError, OSError):
+            if log is not None and not log.episodes:
+                _clear(folder)
+            raise
+        finally:
+            if log is not None and not log.episodes:
+                path.unlink(missing_ok=True)
 
 
 def _log_of(folder: Path, identity: dict[str, Any], kind: type[L]) -> L:

@@ -28,6 +28,7 @@ from specvla_ros.data_sets import load_dataset
 from specvla_ros.decoding.target import Target
 from specvla_ros.embedded import checkpoint_folder, found_elsewhere
 from specvla_ros.errors import counted, SpecVLAError
+from specvla_ros.files import alone_in
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.libero.assets import data_folder
 from specvla_ros.loaded_checkpoint import action_chunk, image_preparation
@@ -87,21 +88,23 @@ def run(args: RegenerateArgs) -> int:
     manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,
         args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
-    _check_same(folder, manifest)
-    episodes = _episodes(args, manifest)
-    manifest.write(folder)
-    missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
-    console = Console()
-    frames, new = (sum(map(len, some)) for some in (episodes, missing))
-    say(console, f'target {sha256[:12]}: {counted(frames, "frame")} of '
-                 f'{counted(len(episodes), "episode")}, {new} to do')
-    started = time.monotonic()
-    employer = (lanes_here(Regenerator(model, space, args).records) if args.ray is None
-                else lanes_on_ray(args.ray, MakeLane(args, key)))
-    write_shards(employer, folder, missing, args.lanes, console)
-    names = {episode.name: episode.instruction for episode in episodes}
-    replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
-    say(console, f'{counted(new, "frame")} in {time.monotonic() - started:.0f} s; all in {folder}')
+    with alone_in(folder):
+        _check_same(folder, manifest)
+        episodes = _episodes(args, manifest)
+        manifest.write(folder)
+        missing = [e for e in episodes if not (folder / f'{e.name}.npy').exists()]
+        console = Console()
+        frames, new = (sum(map(len, some)) for some in (episodes, missing))
+        say(console, f'target {sha256[:12]}: {counted(frames, "frame")} of '
+                     f'{counted(len(episodes), "episode")}, {new} to do')
+        started = time.monotonic()
+        employer = (lanes_here(Regenerator(model, space, args).records) if args.ray is None
+                    else lanes_on_ray(args.ray, MakeLane(args, key)))
+        write_shards(employer, folder, missing, args.lanes, console)
+        names = {episode.name: episode.instruction for episode in episodes}
+        replace(manifest, complete=True, frames=frames, episodes=names).write(folder)
+        say(console, f'{counted(new, "frame")} in {time.monotonic() - started:.0f} s; '
+                     f'all in {folder}')
     return 0
 
 

@@ -10,6 +10,7 @@ import torch
 
 from specvla_ros.configuration import load_preset
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import alone_in
 from specvla_ros.hashing import folder_sha256
 from specvla_ros.loaded_checkpoint import Checkpoint
 from specvla_ros.openvla.model import OpenVLA
@@ -50,6 +51,12 @@ def test_the_tokens_are_those_that_the_decoder_ar_says(args, data):
             assert found[episode.name].records[frame]['tokens'][0].tolist() == tokens
             said.add(tuple(tokens))
     assert len(said) > 20  # the target doesn't say the same to every frame
+
+
+def test_a_second_one_into_the_same_folder_is_refused(args):
+    with alone_in(args.out), pytest.raises(SpecVLAError, match='another process is writing to'):
+        run(args)
+    assert run(args) == 0 and shards(args)
 
 
 @torch.no_grad()
