@@ -99,10 +99,10 @@ def new_folder(path: Path) -> Iterator[NewFolder]:
 @contextlib.contextmanager
 def alone_in(folder: Path, option: str = '--out') -> Iterator[None]:
     """
-    Make a folder, or take the one that is there, and keep other processes out that come here too.
+    Make a folder, or take the one that is there, and refuse other processes that call this too.
 
-    The kernel ends that with this process, however it ends. A folder that was made and stays
-    empty is removed.
+    The lock ends with this process, even if it is killed. A folder that was made and stays empty
+    is removed.
 
     :param option: what the user names the folder with
     :raises SpecVLAError: another process is at it, or it can't be made

@@ -133,7 +133,7 @@ class Dataset:
             with EpisodeFile(path) as file:
                 solved, instruction = bool(file['success']), file.instruction()
                 stills = self._stills(name, instruction, file) if self.stills else []
-                if not solved:  # what was shown after it is as good
+                if not solved:  # stills are labelled one by one: its end says nothing of them
                     return stills
                 action, state = file.numbers('action'), file.numbers('state')
                 jpegs = file['jpeg']
