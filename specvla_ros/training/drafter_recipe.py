@@ -167,14 +167,15 @@ def _train(kind: type[DrafterRecipe], args: DrafterTrainingArgs, group: ProcessG
     check_place(kind.option, out, kind.keep)
     check_writable(kind.option, state)
     folder = StateFolder(state, kind.option)
-    saved = folder.load(args.resume, args.device)
-    recipe = kind(args, key)
     progress = TrainingProgress(kind.command, Console(quiet=not group.leads))
-    with progress:
-        accuracy = Trainer(recipe, args, folder, progress, saved, group).run()
-        for line in accuracy.lines(recipe.model.action_dim(key)) if accuracy else ():
-            progress.say(line)
-        progress.say(f'drafter in {out}')
-        if group.leads and (verdict := recipe.decoded()):
-            progress.say(verdict)
+    with folder.held(group.leads):
+        saved = folder.load(args.resume, args.device)
+        recipe = kind(args, key)
+        with progress:
+            accuracy = Trainer(recipe, args, folder, progress, saved, group).run()
+            for line in accuracy.lines(recipe.model.action_dim(key)) if accuracy else ():
+                progress.say(line)
+            progress.say(f'drafter in {out}')
+            if group.leads and (verdict := recipe.decoded()):
+                progress.say(verdict)
     return 0

@@ -5,7 +5,8 @@ Both lie in a folder `….training` beside the network: `state.pt`, replaced in 
 `curve.jsonl`, one object a measurement.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from specvla_ros.errors import one_line, shown, SpecVLAError
-from specvla_ros.files import whole_file, writing
+from specvla_ros.files import alone_in, whole_file, writing
 
 LAYOUT = 2  # counts changes of what stands in `state.pt`
 
@@ -51,6 +52,18 @@ class StateFolder:
     def state(self) -> Path:
         """The file of the state."""
         return self.path / 'state.pt'
+
+    @contextmanager
+    def held(self, leads: bool = True) -> Iterator[None]:
+        """
+        Keep other trainings out, from before the state is read until nothing more is written.
+
+        leads: of the processes that train together, one does this for all.
+
+        :raises SpecVLAError: another process trains into it, or it can't be made
+        """
+        with alone_in(self.path, self.option) if leads else nullcontext():
+            yield
 
     def load(
         self, resume: bool, device: str, needs: Collection[str] = ()

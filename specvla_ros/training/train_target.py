@@ -44,19 +44,20 @@ def run(args: TrainTargetArgs) -> int:
 
 def _train(args: TrainTargetArgs, group: ProcessGroup) -> int:
     check_arguments(args, group)
-    trainer = make_trainer(args, group)
-    with trainer.progress as progress:
-        if trainer.recipe.measured:
-            progress.say(f'{args.init} has no statistics of {args.suite}: '
-                         'measured on these episodes')
-        trainer.run()
-        progress.say(f'checkpoint in {args.out}')
+    with _state_folder(args).held(group.leads):
+        trainer = make_trainer(args, group)
+        with trainer.progress as progress:
+            if trainer.recipe.measured:
+                progress.say(f'{args.init} has no statistics of {args.suite}: '
+                             'measured on these episodes')
+            trainer.run()
+            progress.say(f'checkpoint in {args.out}')
     return 0
 
 
 def make_trainer(args: TrainTargetArgs, group: ProcessGroup = ALONE) -> Trainer:
     """Read data, checkpoint and state: all that a training begins, or goes on, with."""
-    folder = StateFolder(args.out.with_name(args.out.name + '.training'), '--out')
+    folder = _state_folder(args)
     # Of a sharded training each process keeps its part alone.
     saved = folder.load(args.resume, 'cpu' if args.shard else args.device, SAVED)
     if saved:
@@ -65,3 +66,7 @@ def make_trainer(args: TrainTargetArgs, group: ProcessGroup = ALONE) -> Trainer:
     recipe = TargetRecipe(args, saved and saved.recipe, progress.loading)
     return Trainer(recipe, args, folder, progress, saved, group,
                    ShardedOptimizer if args.shard else Optimizer)
+
+
+def _state_folder(args: TrainTargetArgs) -> StateFolder:
+    return StateFolder(args.out.with_name(args.out.name + '.training'), '--out')

@@ -6,7 +6,6 @@ can be tried while the training goes on. Beside it `….training/` keeps the sta
 and the learning curve. A recipe says what is special about the network.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 import math
 import time
@@ -17,7 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from specvla_ros.errors import one_line, SpecVLAError
-from specvla_ros.files import alone_in, whole_folder
+from specvla_ros.files import whole_folder
 from specvla_ros.training.optimizer import Optimizer
 from specvla_ros.training.process_group import ALONE, ProcessGroup
 from specvla_ros.training.recipe import Accuracy, Loss, Recipe
@@ -83,13 +82,7 @@ class Trainer:
         Ctrl-C and SIGTERM end it after the step at hand, and nothing is lost.
 
         :raises KeyboardInterrupt: it was stopped; the state is saved
-        :raises SpecVLAError: another process trains into the same folder
         """
-        with (alone_in(self.folder.path, self.folder.option) if self.group.leads
-              else nullcontext()):
-            return self._run()
-
-    def _run(self) -> Accuracy | None:
         self.group.check_same(frames=len(self.recipe.frames))
         self.progress.say(self.recipe.title() + self._processes())
         started = time.monotonic() - self.elapsed

@@ -9,12 +9,14 @@ import torch
 
 from specvla_ros.decoding.drafters import EagleConfig, EagleHead, GlanceHead
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import alone_in
 from specvla_ros.learning import glance_lesson
 from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training import train_eagle
 from specvla_ros.training.accuracy import TokenAccuracy
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
+from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.train_glance import run, TrainGlanceArgs
 from specvla_ros.training.trainer import Trainer
 from test.training.drafter_data import regenerate_args, write_target
@@ -43,6 +45,15 @@ def passes(line):
     """Passes of glance and glance_relaxed in the last line."""
     assert line.startswith('held-out passes an action, each frame on its own: glance ')
     return [float(part.split()[-1]) for part in line.split(': ')[1].split(', ')]
+
+
+def test_a_second_training_of_the_same_drafter_is_refused_before_it_reads_the_state(
+        args, monkeypatch):
+    run(args)
+    state = args.drafter.with_name('drafter.glance.training')
+    monkeypatch.setattr(StateFolder, 'load', None)  # would raise TypeError
+    with alone_in(state), pytest.raises(SpecVLAError, match='another process is writing to'):
+        run(replace(args, resume=True))
 
 
 def test_it_learns_and_the_deployed_decoder_needs_fewer_passes(args, capsys):

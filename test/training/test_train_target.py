@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import alone_in
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.training import train_target
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.optimizer import OptimizerSettings
+from specvla_ros.training.saved_state import StateFolder
 from specvla_ros.training.shape import forget_words, new_target
 from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
 from specvla_ros.training.tokenizer import build_tokenizer
@@ -92,6 +95,34 @@ def test_a_resumed_training_ends_with_identical_weights(args, tmp_path, monkeypa
     monkeypatch.setattr(Trainer, 'step', step)
     run(replace(args, resume=True))
     assert_same(weights(whole.out), weights(args.out))
+
+
+def test_a_second_training_into_the_same_folder_is_refused_before_it_reads_state_or_data(
+        args, monkeypatch):
+    state = args.out.with_name(args.out.name + '.training')
+    with monkeypatch.context() as reads, alone_in(state):
+        reads.setattr(StateFolder, 'load', None)  # would raise TypeError
+        reads.setattr(train_target, 'TargetRecipe', None)
+        with pytest.raises(SpecVLAError, match='another process is writing to .*[.]training; '
+                                               'wait for it, or give --out another folder'):
+            run(args)
+        assert not list(state.iterdir())
+    assert not state.exists()  # nothing was left
+    assert run(args) == 0
+
+
+def test_a_training_holds_its_folder_from_before_it_reads_the_state(args, monkeypatch):
+    load, refused = StateFolder.load, []
+
+    def second_comes_now(folder, *args):
+        with pytest.raises(SpecVLAError, match='another process is writing to'):
+            with folder.held():
+                refused.append('late')
+        refused.append('rightly')
+        return load(folder, *args)
+
+    monkeypatch.setattr(StateFolder, 'load', second_comes_now)
+    assert run(args) == 0 and refused == ['rightly']
 
 
 def test_episodes_that_arrive_meanwhile_are_trained_on(args, data, monkeypatch):

@@ -12,7 +12,6 @@ import torch
 from torch import nn, Tensor
 
 from specvla_ros.errors import SpecVLAError
-from specvla_ros.files import alone_in
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import mean, Recipe
 from specvla_ros.training.saved_state import LAYOUT, StateFolder
@@ -165,17 +164,6 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(
     resumed.run()
     assert_same(weights(tmp_path / 'whole'), weights(tmp_path / 'stopped'))
     assert curve(tmp_path / 'stopped')[-1]['samples'] == curve(tmp_path / 'whole')[-1]['samples']
-
-
-def test_a_second_training_into_the_same_folder_is_refused(tmp_path):
-    first = trainer(tmp_path)
-    with alone_in(first.folder.path):
-        with pytest.raises(SpecVLAError, match='another process is writing to .*plane.training; '
-                                               'wait for it, or give --out another folder'):
-            trainer(tmp_path).run()
-        assert not list(first.folder.path.iterdir())
-    assert not first.folder.path.exists()  # nothing was left in it
-    assert first.run() is not None
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, monkeypatch):
