@@ -37,5 +37,5 @@ class Environment(Protocol):
 
 
 def image_of(observation: Observation) -> NDArray[np.uint8]:
-    """Return what the camera saw: only `step(..., render=False)` leaves it out."""
+    """Return what the camera saw: only `render=False` leaves it out."""
     return cast('NDArray[np.uint8]', observation.image)  # of None a policy says what it needs

@@ -119,7 +119,7 @@ class LiberoEnv:
         self._set_off(state_index)
         return observation
 
-    def reset_random(self, seed: int) -> Observation:
+    def reset_random(self, seed: int, render: bool = True) -> Observation:
         """
         Start from LIBERO's own random placement, the same for the same seed.
 
@@ -129,6 +129,7 @@ class LiberoEnv:
         flings them off the table.
 
         :param seed: 0 to 2³² − 1
+        :param render: False skips the frame
         :raises SpecVLAError: another seed, or objects overlap in ten placements in a row
         """
         if not 0 <= seed < _SEEDS:
@@ -139,7 +140,7 @@ class LiberoEnv:
             sim, joints = self.sim.sim, self.sim.robots[0]._ref_joint_pos_indexes
             sim.data.qpos[joints] += np.random.normal(scale=STORED_JOINT_NOISE, size=len(joints))
             sim.forward()
-            observation = self._settle()
+            observation = self._settle(render)
             if not self._flung():
                 self._set_off(seed)
                 return observation
@@ -237,10 +238,10 @@ class LiberoEnv:
         firsts = [model.body_dofadr[self.sim.obj_body_id[name]] for name in self.sim.objects_dict]
         return any(np.linalg.norm(data.qvel[first:first + 3]) > _SETTLED for first in firsts)
 
-    def _settle(self) -> Observation:
+    def _settle(self, render: bool = True) -> Observation:
         for _ in range(SETTLING_STEPS - 1):
             self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=False)
-        return self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render=True)
+        return self._advance(np.array([0, 0, 0, 0, 0, 0, -1.0]), render)
 
     def _make_belt(self) -> Belt:
         """Put a belt under what is to drift; robosuite's steps go through it from now on."""

@@ -181,7 +181,7 @@ def play(
     in steady motion that is rendered; strength: of the pushes, 1 = full; lengths: of the episode.
     An environment that doesn't render gives the same episode without frames.
     """
-    env.reset_random(start_seed)
+    env.reset_random(start_seed, render=False)
     expert, record = TaskExpert(env), EpisodeArrays()
     driver = Driver(policy, env.instruction, execute) if policy else None
     stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength,

@@ -76,7 +76,7 @@ class Stills:
         :raises SpecVLAError: objects overlap in ten placements in a row
         """
         for _ in range(placements if self._near or self._far else 0):
-            self._env.reset_random(int(self._random.integers(2**32)))
+            self._env.reset_random(int(self._random.integers(2**32)), render=False)
             experts = [TaskExpert(self._env, goals) for goals in (None, *self._goals.values())]
             taken = 0
             for _ in range(_TRIES):

@@ -126,6 +126,14 @@ def test_random_placements_differ_by_seed_and_repeat_with_it(env):
     np.testing.assert_allclose(first, start(11), atol=1e-6)
 
 
+def test_a_random_placement_is_the_same_without_its_frame(env):
+    shown, places = env.reset_random(11), env.raw['basket_1_pos'].copy()
+    hidden = env.reset_random(11, render=False)
+    assert shown.image is not None and hidden.image is None
+    np.testing.assert_array_equal(hidden.joint_positions, shown.joint_positions)
+    np.testing.assert_array_equal(env.raw['basket_1_pos'], places)
+
+
 def test_random_starts_are_spread_like_the_stored_ones(env):
     def spread(reset):
         rows = []
