@@ -31,6 +31,10 @@ _MOVED = 0.02           # an object that moved so far is looked at anew
 _TURNED = 0.15          # rad: a hand further from its turn stays above
 _AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
 _FALLS = 0.05           # m/s: a slower object is at rest; it may rest on an edge
+# Share of the error aside that is made up for once the fingers have closed on a rim, and on the way
+# out of walls. To the centimetre a rim leaves room: a policy can only guess the error then, and its
+# guesses would drag the hand about. None at all would be a sharp peak among the answers.
+_ASIDE = 0.3
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
 _FITS = 0.12            # rad: an object that is turned no further from its place's sides goes in
@@ -142,9 +146,11 @@ class Put:
         error = self._scene.position(self.name) + self._grasp.offset - self._scene.eef
         if self._scene.width > self._grasp.stay:
             return error
-        # Pressed below the rim's depth, at the end of its reach, only a strong pull frees it.
-        if self._grasp.stay < np.inf and error[2] > 0.005:
-            return np.array([*error[:2], _LIFT])
+        if self._grasp.stay < np.inf:
+            error[:2] *= _ASIDE
+            # Pressed below the rim's depth, at the end of its reach, only a strong pull frees it.
+            if error[2] > 0.005:
+                return np.array([*error[:2], _LIFT])
         # Some arms drift up by 2 mm a step: out of reach of what is flat before the fingers meet.
         # Only there: fingers that have met, but touch with one pad, would else never rise.
         drifted = min(2 * error[2], 0.0) if self._grasp.shallow and not self.held else 0.0
@@ -215,7 +221,7 @@ class Put:
         out = thing[2] > self._rest + self._walls
         if not self._at_start(thing) or radius < _LIFT_RADIUS or out:
             return None
-        aside = self._seen[:2] + self._grasp.offset[:2] - self._scene.eef[:2]
+        aside = _ASIDE * (self._seen[:2] + self._grasp.offset[:2] - self._scene.eef[:2])
         # Slowly first: a bowl that is pulled before the fingers have met tips, and slips off.
         lifted = np.clip((thing[2] - self._rest) / _LIFT, 0, 1)
         rise = (1 - lifted) * self._squeeze()[2] + lifted * _LIFT

@@ -69,6 +69,24 @@ def test_a_thing_is_pulled_out_of_a_drawer_slowly_until_it_is_off_its_floor():
     assert 0 < rise < 0.01 < 0.02 < put.act(DOWN).error[2]
 
 
+@pytest.mark.parametrize('walls', [0.0, 0.06])
+def test_fingers_closed_on_a_rim_go_up_and_hardly_aside(walls):
+    """Where they are to the centimetre can't be seen, nor does it matter: there is a rim's room."""
+    scene = Scene([0, 0, 0.3])
+    bowl = np.array([0, 0, 0.025])
+    scene.things['bowl'], scene.sizes['bowl'] = bowl, np.array([0.107, 0.107, 0.05])
+    scene.movables, scene.height_around = {'bowl'}, lambda *_: walls
+    put = Put(scene, 'bowl', onto(0.3, 0))
+    scene.eef = put.grip - (0.01, 0, 0)
+    scene.width = 0.05
+    closing = put.act(DOWN)
+    assert closing.gripper == CLOSED and closing.error[0] == pytest.approx(0.01)
+    scene.touching, scene.width = True, 0.01
+    closed = put.act(DOWN)
+    assert closed.gripper == CLOSED and closed.error[2] > 0
+    assert 0 < closed.error[0] < 0.004  # not zero either: that would be a peak among the answers
+
+
 def test_a_book_stays_over_its_caddys_walls_until_it_is_over_its_compartment():
     """It hangs askew from the fingers: its corner hit the wall, though its middle was above."""
     scene, put = book(askew=np.pi / 2, touching=True)
