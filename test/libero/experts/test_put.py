@@ -71,7 +71,7 @@ def test_a_thing_is_pulled_out_of_a_drawer_slowly_until_it_is_off_its_floor():
 
 @pytest.mark.parametrize('walls', [0.0, 0.06])
 def test_fingers_closed_on_a_rim_go_up_and_hardly_aside(walls):
-    """Where they are to the centimetre can't be seen, nor does it matter: there is a rim's room."""
+    """An error of a centimetre can't be seen, and does no harm to a rim."""
     scene = Scene([0, 0, 0.3])
     bowl = np.array([0, 0, 0.025])
     scene.things['bowl'], scene.sizes['bowl'] = bowl, np.array([0.107, 0.107, 0.05])
