@@ -5,8 +5,8 @@ Both lie in a folder `….training` beside the network: `state.pt`, replaced in 
 `curve.jsonl`, one object a measurement.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 import json
 from pathlib import Path
@@ -53,8 +53,7 @@ class StateFolder:
         """The file of the state."""
         return self.path / 'state.pt'
 
-    @contextmanager
-    def held(self, leads: bool = True) -> Iterator[None]:
+    def held(self, leads: bool = True) -> AbstractContextManager[None]:
         """
         Keep other trainings out, from before the state is read until nothing more is written.
 
@@ -62,8 +61,7 @@ class StateFolder:
 
         :raises SpecVLAError: another process trains into it, or it can't be made
         """
-        with alone_in(self.path, self.option) if leads else nullcontext():
-            yield
+        return alone_in(self.path, self.option) if leads else nullcontext()
 
     def load(
         self, resume: bool, device: str, needs: Collection[str] = ()

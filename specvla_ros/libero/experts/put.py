@@ -32,8 +32,8 @@ _TURNED = 0.15          # rad: a hand further from its turn stays above
 _AHEAD = 0.06           # so far ahead is looked for what the hand or the object would hit
 _FALLS = 0.05           # m/s: a slower object is at rest; it may rest on an edge
 # Share of the error aside that is made up for once the fingers have closed on a rim, and on the
-# way out of walls. It does no harm there, and a policy, which does not see it well, would drag the
-# hand about. Not zero: that would be a sharp peak among the answers.
+# way out of walls. A centimetre does no harm then. A policy hardly sees it: told to make up for
+# all of it, it moved the hand to and fro. Zero would be a sharp peak among the answers.
 _ASIDE = 0.3
 _LIFTED, _AT_HAND = 0.01, 0.02  # so high off its support, so near to the fingers: held
 _HAND = np.array([0.04, 0.11])  # from the fingers to the sides of the hand, along x and y
