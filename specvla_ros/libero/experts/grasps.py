@@ -25,6 +25,14 @@ _HAND, _HAND_UP = (-0.075, -0.035, 0, 0.035, 0.075), (0.06, 0.10)  # points with
 _HAND_HALF = 0.034    # half of its thickness
 _MARGIN = 0.008       # more room than that is no better
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
+# So far below the rim a mug and a bowl are taken. A bowl's is deep: policies close a centimetre or
+# two higher than the expert, and slipped off. In a drawer the hand hardly gets that deep.
+_MUG_DEPTH, _BOWL_DEPTH = 0.020, 0.028
+_BOWL_CLOSE_BELOW, _WALLED_CLOSE_BELOW = 0.002, 0.007
+# How fast fingers that have closed on it rise. A bowl that is pulled fast out of a drawer tips.
+_RISE, _WALLED_RISE = 0.010, 0.004
+_RIM_SLIPS = 0.012    # fingers that close so far above a rim's depth slip off it
+_BESIDE = 0.05        # fixtures that close to an object are walls around it
 _END = 0.02           # fingers stay so far from a bar's end
 _FLAT = 0.06          # lower objects lie flat
 _SLIM = 2.0           # times as long as thick
@@ -40,7 +48,8 @@ class Grasp:
     offset: [3] from the object's origin to where the fingers meet. foot: what hangs below them.
     turn: rotation matrix [3, 3] from the nominal hand, whose fingers open along y.
     close_below: height above the grasp at which the fingers close. shut: narrower fingers hold
-    nothing. stay: until the fingers are this narrow they stay at the grasp's depth.
+    nothing. stay: until the fingers are this narrow they stay at the grasp's depth. slips: fingers
+    that close so far above it slip off. rise: error upwards of fingers that have closed on a rim.
     """
 
     offset: Vector
@@ -49,11 +58,8 @@ class Grasp:
     close_below: float = _CLOSE_BELOW
     shut: float = SHUT_WIDTH
     stay: float = math.inf
-
-    @property
-    def turned(self) -> bool:
-        """Whether the hand leaves its nominal orientation."""
-        return not np.allclose(self.turn, np.eye(3))
+    slips: float = math.inf
+    rise: float = 0.0
 
     @property
     def shallow(self) -> bool:
@@ -87,6 +93,12 @@ def grasp_of(scene: Workspace, name: str, way: Vector) -> Grasp:
                  NECK_WIDTH if 'bottle' in name else SHUT_WIDTH)
 
 
+def walls_around(scene: Workspace, name: str) -> float:
+    """How high the walls are that an object is lifted over, m; 0 where there are none."""
+    around = scene.height_around(name, _BESIDE)
+    return around + 0.01 if around > 0.01 else 0.0
+
+
 def _beside_neighbours(
     scene: Workspace, name: str, grasp: Vector, turn: Vector, extent: Vector,
 ) -> Vector:
@@ -112,14 +124,19 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector, way: Vector) ->
     centre, position = (low + high) / 2, scene.position(name)
     radius = (high - low)[:2].min() / 2
     if 'mug' in name:  # the handle counts in one direction only
+        depth, close_below, rise, stay = _MUG_DEPTH, _FLAT_CLOSE_BELOW, _RISE, MUG_CLOSED
         centre[:2] = position[:2] + _mug_axis(low, high, position)
+    else:
+        walled = walls_around(scene, name) > 0
+        close_below = _WALLED_CLOSE_BELOW if walled else _BOWL_CLOSE_BELOW
+        depth, rise, stay = _BOWL_DEPTH, _WALLED_RISE if walled else _RISE, RIM_CLOSED
     best = (centre, np.eye(3), -np.inf)
     for angle in _TURNS:
         for side in (1, -1):
             turn = about_z(angle)
             outward = side * turn[:, 1]
             rim = centre + outward * (radius - 0.008)
-            rim[2] = high[2] - 0.02
+            rim[2] = high[2] - depth
             if 'mug' in name and outward[:2] @ (centre - (low + high) / 2)[:2] < 0:
                 continue  # on the handle's side
             fingers = [rim + outward * (out + 0.008) + (0, 0, up)
@@ -131,8 +148,8 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector, way: Vector) ->
             if room > best[2] + 0.001:
                 best = (rim, turn, room)
     grasp, turn, _ = best
-    return Grasp(grasp - position, grasp[2] - low[2], turn, _FLAT_CLOSE_BELOW, RIM_WIDTH,
-                 MUG_CLOSED if 'mug' in name else RIM_CLOSED)
+    return Grasp(grasp - position, grasp[2] - low[2], turn, close_below, RIM_WIDTH,
+                 stay, _RIM_SLIPS, rise)
 
 
 def _hand_room(scene: Workspace, grasp: Vector, turn: Vector, name: str) -> float:

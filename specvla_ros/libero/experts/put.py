@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from specvla_ros.libero.experts.grasps import Grasp, grasp_of, HELD_WIDTH
+from specvla_ros.libero.experts.grasps import Grasp, grasp_of, HELD_WIDTH, walls_around
 from specvla_ros.libero.experts.motion import (
     about_z,
     CLOSED,
@@ -20,11 +20,9 @@ from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _HOVER = 0.10           # height above the grasp from which the descent starts
 _GRASP_RADIUS = 0.015   # horizontal error at which the fingers may close
-_SHALLOW = 0.012        # fingers that have closed so far above a rim's depth slip off it
 _CLEARANCE = 0.05       # between a carried object and its destination
 _LIFT = 0.03            # height over its support at which an object is lifted fast
 _LIFT_RADIUS = 0.08     # not so close to the destination, which may be as low
-_BESIDE = 0.05          # fixtures that close to an object are walls to lift it over
 _WITHIN = 0.08          # from where it was seen, an object may still be within the walls
 _CLIMB = 0.16           # places so much higher are gone to by rising first
 _MOVED = 0.02           # an object that moved so far is looked at anew
@@ -87,8 +85,7 @@ class Put:
         way[2] = self.place.top + self.place.drop - self._scene.bounds(self.name)[0][2]
         self._grasp: Grasp = grasp_of(self._scene, self.name, way)
         self._rest = self._seen[2]
-        around = self._scene.height_around(self.name, _BESIDE)
-        self._walls = around + 0.01 if around > 0.01 else 0.0
+        self._walls = walls_around(self._scene, self.name)
         if self._rest > self.place.top + 0.02:  # off its support first, then down
             self._walls = max(self._walls, _LIFT)
 
@@ -107,7 +104,7 @@ class Put:
         near = radius < _GRASP_RADIUS and eef[2] < grasp[2] + self._grasp.close_below \
             and astray == 0
         closing = width < HELD_WIDTH and np.linalg.norm(error) < 0.03 and \
-            not (width < self._grasp.stay < np.inf and error[2] < -_SHALLOW)
+            error[2] > -self._grasp.slips
         if (near or closing) and width > self._grasp.shut:
             return self._motion(self._squeeze(), CLOSED)
         # The object slipped off. The fingers may be wedged in it, and then never open wide.
@@ -131,10 +128,9 @@ class Put:
     def _astray(self, nominal: Vector) -> float:
         """How far the hand is from its turn, 0 to 1."""
         twist = rotation_vector(self._grasp.turn @ nominal @ self._scene.hand.T)
-        # Far out the arm can't hold the hand quite upright. Its turn counts in any case: it may
-        # be that of a grasp that failed.
-        angle = np.linalg.norm(twist) if self._grasp.turned else abs(twist[2])
-        return float(np.clip((angle - _TURNED) / 0.3, 0, 1))
+        # About the vertical: far out the arm can't hold the hand quite upright. Where no turn is
+        # wanted it counts as well: it may be that of a grasp that failed.
+        return float(np.clip((abs(twist[2]) - _TURNED) / 0.3, 0, 1))
 
     def _squeeze(self) -> Vector:
         """
@@ -147,10 +143,9 @@ class Put:
         if self._scene.width > self._grasp.stay:
             return error
         if self._grasp.stay < np.inf:
-            error[:2] *= _ASIDE
             # Pressed below the rim's depth, at the end of its reach, only a strong pull frees it.
-            if error[2] > 0.005:
-                return np.array([*error[:2], _LIFT])
+            rise = _LIFT if error[2] > 0.005 else self._grasp.rise
+            return np.array([*_ASIDE * error[:2], rise])
         # Some arms drift up by 2 mm a step: out of reach of what is flat before the fingers meet.
         # Only there: fingers that have met, but touch with one pad, would else never rise.
         drifted = min(2 * error[2], 0.0) if self._grasp.shallow and not self.held else 0.0
