@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {  # matplotlib's names of its settings have a type sinc
 DECODER_COLOURS = ('#4d4d4d', '#cc79a7', '#d55e00', '#f0e442', '#56b4e9', '#009e73', '#0072b2',
                    '#e69f00')
 _SHADES = ((0.0, 0.0), (0.5, 1.0), (0.5, 0.0))  # of colours: mixed with white, with black
+_LENGTHS_SHOWN = 4  # acceptance lengths at least
 _MOST_LEVEL_LABELS = 5  # bars of one axis whose labels fit side by side
 
 
@@ -169,7 +170,9 @@ def _histogram(axis: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     axis.set_title('Tokens gained by a pass after the prefill')
     axis.set_xlabel('acceptance length (bonus token included)')
     axis.set_ylabel('share of passes, %')
-    axis.set_xticks(np.arange(1, longest + 1))
+    shown = max(longest, _LENGTHS_SHOWN)  # `ar` alone: a bar as wide as the axis, under the legend
+    axis.set_xlim(0.4, shown + 0.6)
+    axis.set_xticks(np.arange(1, shown + 1))
     axis.legend(frameon=False, ncols=1 + (len(rows) > 8), fontsize=11 if len(rows) < 9 else 8)
 
 

@@ -313,7 +313,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     random = np.random.default_rng([SEED_BASE, seed, env.task_id])
     stills = Stills(env, np.random.default_rng([SEED_BASE, seed, env.task_id, 1]))
     scale = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
-    observation = env.reset_random(SEED_BASE + seed, render=False)
+    env.reset_random(SEED_BASE + seed, render=False)
     expert, policy = TaskExpert(env), _policy(args)
     disturbance, lengths = Disturbance(random, args.noise), LENGTHS[args.suite]
     jpegs, actions, states, frames = [], [], [], []
