@@ -29,8 +29,9 @@ _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
 # two higher than the expert, and slipped off. In a drawer the hand hardly gets that deep.
 _MUG_DEPTH, _BOWL_DEPTH = 0.020, 0.028
 _BOWL_CLOSE_BELOW, _WALLED_CLOSE_BELOW = 0.002, 0.007
-# How fast fingers that have closed on it rise. A bowl that is pulled fast out of a drawer tips.
-_RISE, _WALLED_RISE = 0.010, 0.004
+# How fast fingers that have closed rise. A bowl that is pulled fast out of a drawer tips, and from a
+# mug, which is thick, fast ones slip off before they are closed.
+_RISE, _SLOW_RISE = 0.010, 0.004
 _RIM_SLIPS = 0.012    # fingers that close so far above a rim's depth slip off it
 _BESIDE = 0.05        # fixtures that close to an object are walls around it
 _END = 0.02           # fingers stay so far from a bar's end
@@ -124,12 +125,12 @@ def _rim(scene: Workspace, name: str, low: Vector, high: Vector, way: Vector) ->
     centre, position = (low + high) / 2, scene.position(name)
     radius = (high - low)[:2].min() / 2
     if 'mug' in name:  # the handle counts in one direction only
-        depth, close_below, rise, stay = _MUG_DEPTH, _FLAT_CLOSE_BELOW, _RISE, MUG_CLOSED
+        depth, close_below, rise, stay = _MUG_DEPTH, _FLAT_CLOSE_BELOW, _SLOW_RISE, MUG_CLOSED
         centre[:2] = position[:2] + _mug_axis(low, high, position)
     else:
         walled = walls_around(scene, name) > 0
         close_below = _WALLED_CLOSE_BELOW if walled else _BOWL_CLOSE_BELOW
-        depth, rise, stay = _BOWL_DEPTH, _WALLED_RISE if walled else _RISE, RIM_CLOSED
+        depth, rise, stay = _BOWL_DEPTH, _SLOW_RISE if walled else _RISE, RIM_CLOSED
     best = (centre, np.eye(3), -np.inf)
     for angle in _TURNS:
         for side in (1, -1):
