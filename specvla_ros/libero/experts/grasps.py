@@ -29,8 +29,8 @@ _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
 # two higher than the expert, and slipped off. In a drawer the hand hardly gets that deep.
 _MUG_DEPTH, _BOWL_DEPTH = 0.020, 0.028
 _BOWL_CLOSE_BELOW, _WALLED_CLOSE_BELOW = 0.002, 0.007
-# How fast fingers that have closed rise. A bowl that is pulled fast out of a drawer tips, and from a
-# mug, which is thick, fast ones slip off before they are closed.
+# How fast fingers that have closed rise. A bowl that is pulled fast out of a drawer tips, and fast
+# fingers slip off a mug, which is thick, before they are closed.
 _RISE, _SLOW_RISE = 0.010, 0.004
 _RIM_SLIPS = 0.012    # fingers that close so far above a rim's depth slip off it
 _BESIDE = 0.05        # fixtures that close to an object are walls around it
