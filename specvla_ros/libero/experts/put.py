@@ -20,6 +20,7 @@ from specvla_ros.libero.experts.workspace import Vector, Workspace
 
 _HOVER = 0.10           # height above the grasp from which the descent starts
 _GRASP_RADIUS = 0.015   # horizontal error at which the fingers may close
+_FREE = 0.05            # so far above the grasp fingers may open or close
 _CLEARANCE = 0.05       # between a carried object and its destination
 _LIFT = 0.03            # height over its support at which an object is lifted fast
 _LIFT_RADIUS = 0.08     # not so close to the destination, which may be as low
@@ -114,6 +115,11 @@ class Put:
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + _HOVER * max(
             np.clip((radius - 0.012) / 0.05, 0, 1), astray)
+        # Fingers that are not open open on the way up. On the way down they would be wedged on a rim,
+        # or close again before they have opened.
+        narrow = np.clip((HELD_WIDTH - width) / 0.02, 0, 1)
+        low = np.clip((grasp[2] + _FREE - eef[2]) / 0.02, 0, 1)
+        height += narrow * low * max(eef[2] + _LIFT - height, 0.0)
         # Until it is over the object: over what the hand would sweep away.
         far = np.clip((radius - 0.02) / 0.03, 0, 1)
         over = scene.highest(eef, _HAND, self.name) + _OVER

@@ -100,9 +100,13 @@ def test_fingers_closed_on_a_rim_go_up_and_hardly_aside(name, walls, rise):
 
 
 @pytest.mark.parametrize('above, gripper, error', [
-    (0.0, CLOSED, 0.0), (0.009, CLOSED, -0.009), (0.015, OPEN, -0.019)])
-def test_fingers_that_close_too_high_to_hold_a_rim_open_and_go_down(above, gripper, error):
-    """Half closed fingers look like open ones: a policy that copies this would close too high."""
+    (0.0, CLOSED, 0.0), (0.009, CLOSED, -0.009), (0.015, OPEN, 0.01775)])
+def test_fingers_that_close_too_high_to_hold_a_rim_open_on_the_way_up(above, gripper, error):
+    """
+    Half closed fingers look like open ones: a policy that copies this would close too high.
+
+    On the way down they closed again before they were open, for good.
+    """
     scene, put = bowl_scene()
     scene.width = 0.06
     scene.eef = put.grip + (0, 0, above)
@@ -117,6 +121,17 @@ def test_a_bowl_is_taken_well_below_its_rim_and_in_a_drawer_almost_there(walls, 
     assert put.grip[2] == pytest.approx(0.05 - 0.028)
     scene.eef = put.grip + (0, 0, above)
     assert put.act(DOWN).gripper == gripper
+
+
+@pytest.mark.parametrize('above, width, rises', [
+    (0.02, 0.08, False), (0.02, 0.01, True), (0.06, 0.01, False)])
+def test_fingers_that_are_not_open_open_on_the_way_up(above, width, rises):
+    """On the way down they were wedged on the rim, and pressed on it."""
+    scene, put = bowl_scene()
+    scene.width = width
+    scene.eef = put.grip + (0.01, 0, above)
+    motion = put.act(DOWN)
+    assert motion.gripper == OPEN and (motion.error[2] > 0) == rises
 
 
 def test_a_book_stays_over_its_caddys_walls_until_it_is_over_its_compartment():
