@@ -12,13 +12,13 @@ import gc
 import io
 import os
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
 import yaml
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.files import whole_file
 from specvla_ros.libero import initial_states, suites
 from specvla_ros.libero.assets import cache_folder, data_folder, installed_assets
 from specvla_ros.libero.drift import Belt, Drift, name_of
@@ -366,7 +366,6 @@ def _write_libero_config(assets: Path) -> None:
     content = yaml.safe_dump(wanted).encode()
     if not path.is_file() or path.read_bytes() != content:  # one that is damaged is made anew
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)  # several processes may start at once
+        with whole_file(path) as temporary:  # several processes may start at once
+            temporary.write_bytes(content)
     os.environ['LIBERO_CONFIG_PATH'] = str(folder)

@@ -26,6 +26,18 @@ _SHARD = re.compile(r'[\w.-]+\.safetensors')
 _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """
+    Write a safetensors file that may be read by whoever may read other files of this user.
+
+    safetensors 0.8 leaves it to its owner alone; a robot's node may run as somebody else.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={'format': 'pt'})
+    path.chmod(mode)
+
+
 def read_weights(
     folder: Path,
     published: Mapping[str, PublishedTensor],
@@ -134,7 +146,7 @@ def write_weights(
             for name, entry in shard.items()
         }
         with replacing(folder / file_name) as path:
-            save_file(tensors, path, metadata={'format': 'pt'})
+            save_tensors(path, tensors)
     for old in folder.glob('model*.safetensors'):
         if old.name not in names:
             old.unlink()

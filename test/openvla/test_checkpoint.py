@@ -102,6 +102,9 @@ def test_a_saved_model_computes_the_same(published, tmp_path, pixel_values):
     torch.testing.assert_close(outputs(again, pixel_values), outputs(model, pixel_values))
     assert again.norm_stats == model.norm_stats
     assert again.prompt_ids('pick up milk').tolist() == model.prompt_ids('pick up milk').tolist()
+    written = {file.stat().st_mode for file in (tmp_path / 'saved').iterdir()}
+    (tmp_path / 'another').touch()
+    assert written == {(tmp_path / 'another').stat().st_mode}  # not their owner's alone
 
 
 def test_a_checkpoint_can_be_saved_over_itself(published, pixel_values):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 import torch
 from torch import nn, Tensor
 
@@ -25,6 +25,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.folder_signs import check_folder
 from specvla_ros.openvla.json_file import Fields, read_object
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.weights import save_tensors
 
 MODEL_TYPE = 'retrieval'
 _MOST = 2**24  # of any number in a configuration
@@ -147,8 +148,8 @@ class ActionMemory:
                    **{f'target.{name}': it for name, it in self.fingerprint.items()}}
         if self.eef_positions is not None:
             tensors['positions'] = self.eef_positions
-        save_file({name: it.contiguous().cpu() for name, it in tensors.items()},
-                  folder / 'model.safetensors', metadata={'format': 'pt'})
+        save_tensors(folder / 'model.safetensors',
+                     {name: it.contiguous().cpu() for name, it in tensors.items()})
 
     @classmethod
     def read(cls, folder: Path, target: OpenVLA) -> ActionMemory:

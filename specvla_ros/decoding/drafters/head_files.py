@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 import torch
 from torch import nn, Tensor
 
@@ -20,6 +20,7 @@ from specvla_ros.errors import shown, SpecVLAError
 from specvla_ros.openvla.folder_signs import check_folder
 from specvla_ros.openvla.json_file import read_object
 from specvla_ros.openvla.model import OpenVLA
+from specvla_ros.openvla.weights import save_tensors
 
 # What safetensors and torch.load raise for a file that isn't theirs.
 _UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
@@ -68,7 +69,7 @@ def save_head(folder: Path, head: nn.Module, config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
     weights = {name: value.contiguous().cpu() for name, value in head.state_dict().items()}
-    save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+    save_tensors(folder / 'model.safetensors', weights)
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:

@@ -15,7 +15,6 @@ import json
 import math
 import os
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -183,13 +182,13 @@ class EpisodeRecording:
             'stage_ms': json.dumps([step.cost.stage_ms for step in steps]),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.part')
+        temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
         try:
-            with os.fdopen(handle, 'wb') as file:
+            with open(temporary, 'wb') as file:  # mkstemp's could be read by this user alone
                 np.savez(file, **arrays, **facts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise

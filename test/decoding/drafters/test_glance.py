@@ -169,6 +169,7 @@ def test_saved_and_loaded_it_says_the_same(lab, tmp_path):
     patches, text = torch.randn(1, 4, 32).double(), torch.randn(1, 32).double()
     torch.testing.assert_close(
         again(patches, text), drafter.head(patches, text), rtol=1e-5, atol=1e-5)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # weights as the rest
 
 
 @pytest.mark.parametrize(('change', 'message'), [

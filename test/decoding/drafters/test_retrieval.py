@@ -140,6 +140,7 @@ def test_a_database_comes_back_as_it_was_written(lab, tmp_path):
     it = lab(0, 4, 1)
     made = database(it)
     made.save(tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # weights as the rest
     read = ActionMemory.read(tmp_path, it.model)
     (context, _), = scenes(it, 1)
     first, second = (Retrieval().drafter(memory) for memory in (made, read))

@@ -99,6 +99,8 @@ def test_saved_arrays(tmp_path, n):
         assert json.loads(str(saved['stage_ms']))[0]['total'] == 10
         assert (str(saved['decoder']), bool(saved['success']), int(saved['task'])) == (
             'ar', True, 3)
+    (tmp_path / 'another').touch()
+    assert path.stat().st_mode == (tmp_path / 'another').stat().st_mode
 
 
 def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
