@@ -48,7 +48,9 @@ def identity_of(decoders, suite, **changes):
     config = {'suites': [suite], 'trials': 2, 'workers': 1, 'device': 'cpu', 'max_steps': None,
               'decoders': json.loads(json.dumps({
                   name: dataclasses.asdict(one) for name, one in decoders.items()}))}
-    checkpoint = {'target_sha256': changes.pop('target', 'a' * 64), 'drafter_sha256': 'b' * 64}
+    checkpoint = {'target_sha256': changes.pop('target', 'a' * 64),
+                  'drafter_sha256': changes.pop('drafter', 'b' * 64),
+                  **changes.pop('further', {})}
     machine = MACHINE | changes.pop('machine', {})
     return {'config': config | changes, 'checkpoint': checkpoint, 'machine': machine,
             'versions': {'torch': '2'}}
@@ -176,8 +178,13 @@ def test_runs_of_one_suite_must_be_of_the_same_weights_machine_and_settings(writ
     first = read_run(write('first', USUAL))
     sweep = {'ar': USUAL['ar'], 'relaxed_r3': USUAL['relaxed']}
     check_together([first, read_run(write('sweep', sweep, trials=3))])
+    # A run from before the drafter was trained used none, so its figures are of no other weights.
+    before = read_run(write('before', {'ar': USUAL['ar']}, drafter=None))
+    check_together([before, first])
+    check_together([read_run(write('glance', sweep, further={'glance_sha256': 'e' * 64})), first])
     for number, (changes, reason) in enumerate([
             ({'target': 'c' * 64}, r"target_sha256 \('a+.*a+', now 'c+.*c+'\)"),
+            ({'drafter': 'd' * 64}, r"drafter_sha256 \('b+.*b+', now 'd+.*d+'\)"),
             ({'machine': {'cpu': 'another'}}, r"machine.cpu \('a processor', now 'another'\)"),
             ({'max_steps': 9}, r'config.max_steps \(None, now 9\)'),
             ({'workers': 2}, 'config.workers')]):

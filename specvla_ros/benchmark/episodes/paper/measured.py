@@ -86,7 +86,9 @@ def check_together(runs: Sequence[MeasuredRun]) -> None:
 
 
 def _check_same(suite: str, one: MeasuredRun, other: MeasuredRun) -> None:
-    if found := differences(_comparable(one.identity), _comparable(other.identity)):
+    first, second = _comparable(one.identity), _comparable(other.identity)
+    if found := differences(first | {'checkpoint': _weights(first, second)},
+                            second | {'checkpoint': _weights(second, first)}):
         raise SpecVLAError(f'--run {other.path}: has {suite} as {one.path} has, with another '
                            f'{found}; give runs of the same weights, machine and settings, or '
                            'make a report of each')
@@ -100,6 +102,12 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in identity['config'].items() if name not in _FREE}
     return {'config': config, **{part: identity[part] for part in ('checkpoint', 'machine',
                                                                    'versions')}}
+
+
+def _weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of one that another has as well: a run without a drafter used none."""
+    return {name: value for name, value in one['checkpoint'].items()
+            if value is not None and other['checkpoint'].get(name) is not None}
 
 
 def _read_folder(folder: Path) -> MeasuredRun:
