@@ -25,8 +25,8 @@ _HAND, _HAND_UP = (-0.075, -0.035, 0, 0.035, 0.075), (0.06, 0.10)  # points with
 _HAND_HALF = 0.034    # half of its thickness
 _MARGIN = 0.008       # more room than that is no better
 _CLOSE_BELOW, _FLAT_CLOSE_BELOW = 0.012, 0.006
-# So far below the rim a mug and a bowl are taken. A bowl's is deep: a policy's fingers closed one to
-# three centimetres higher than the expert's, and slipped off. In a drawer it is hardly reached.
+# So far below the rim a mug and a bowl are taken. A bowl's is deep: a policy's fingers closed a
+# centimetre or two higher than the expert's, and slipped off. In a drawer it is hardly reached.
 _MUG_DEPTH, _BOWL_DEPTH = 0.020, 0.028
 _BOWL_CLOSE_BELOW, _WALLED_CLOSE_BELOW = 0.002, 0.007
 # How fast fingers that have closed rise. A bowl that is pulled fast out of a drawer tips, and fast
