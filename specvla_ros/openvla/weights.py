@@ -28,9 +28,9 @@ _MAX_SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
-    Write a safetensors file that may be read by whoever may read other files of this user.
+    Write a safetensors file with the permissions of any other new file.
 
-    safetensors 0.8 leaves it to its owner alone; a robot's node may run as somebody else.
+    safetensors 0.8 lets only the owner read it, but a robot's node may run as another user.
     """
     path.touch()
     mode = path.stat().st_mode

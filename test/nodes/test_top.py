@@ -84,7 +84,7 @@ def test_it_shows_what_was_heard_and_says_so_where_nothing_was():
 
 
 def said_within(views, publisher, until):
-    """Return what `specvla top` says that ends after so many views, while actions come."""
+    """Run `specvla top --views N` while actions are published; return its output."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'specvla_ros', 'top', '--views', str(views)],
         env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

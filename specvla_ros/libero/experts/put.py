@@ -115,8 +115,8 @@ class Put:
         # fingers close, so that a policy that copies it doesn't creep to a stop just above.
         height = grasp[2] - 0.004 + _HOVER * max(
             np.clip((radius - 0.012) / 0.05, 0, 1), astray)
-        # Fingers that are not open open on the way up: going down they would be wedged on a rim,
-        # or close again before they have opened.
+        # Half closed fingers rise while they open: going down they would be wedged on a rim, or
+        # close again before they have opened.
         narrow = np.clip((HELD_WIDTH - width) / 0.02, 0, 1)
         low = np.clip((grasp[2] + _FREE - eef[2]) / 0.02, 0, 1)
         height += narrow * low * max(eef[2] + _LIFT - height, 0.0)
