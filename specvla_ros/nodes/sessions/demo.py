@@ -200,10 +200,7 @@ class SessionNode(Node):
         if not recording.steps:
             return None
         path = self._folder / 'episodes' / round_.file_name
-        try:
-            recording.save(path, steps, **facts)
-        except OSError as error:
-            raise SpecVLAError(f'could not write {path}: {error}') from error
+        recording.save(path, steps, **facts)
         return str(path)
 
     def _wait_for_nodes(self) -> None:

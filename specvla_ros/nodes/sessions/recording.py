@@ -13,11 +13,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from specvla_ros.files import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class EpisodeRecording:
 
         :param total_steps: control steps of the episode; None = all that were sent
         :param facts: more scalars and texts to put in
-        :raises OSError: the disk is full or not writable
+        :raises SpecVLAError: the disk is full or not writable
         """
         steps = self.steps
         frames = np.empty(len(steps), dtype=object)
@@ -181,14 +182,5 @@ class EpisodeRecording:
             'acceptance_lengths': json.dumps([step.cost.acceptance_lengths for step in steps]),
             'stage_ms': json.dumps([step.cost.stage_ms for step in steps]),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-        try:
-            with open(temporary, 'wb') as file:  # mkstemp's could be read by this user alone
-                np.savez(file, **arrays, **facts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(path) as temporary, temporary.open('wb') as file:
+            np.savez(file, **arrays, **facts)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.benchmark.episodes.films import read_episode
+from specvla_ros.errors import SpecVLAError
 from specvla_ros.nodes.sessions.recording import EpisodeRecording, ReceivedAction, ReportedCost
 
 
@@ -109,7 +110,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(np, 'savez', fill_disk)
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(SpecVLAError, match='cannot write .*No space left.*make room'):
         record(1).save(tmp_path / 'ar_0_0.npz')
     assert list(tmp_path.iterdir()) == []
 
