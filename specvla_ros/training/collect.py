@@ -4,19 +4,22 @@
 The 50 stored initial states are never used: they are for evaluation. The executed action carries
 noise, pushes and twists, while the label is the expert's clean answer to the state they led to, so
 that the data teaches corrections. With `--checkpoint`, the policy drives part of each episode and
-the expert labels what it got into (DAgger: Ross et al., arXiv 1011.0686).
+the expert labels what it got into (DAgger: Ross et al., arXiv 1011.0686). After as many steps as
+`lengths.py` says, the expert drives alone: an episode is not solved by the policy just because
+`--policy-share` is 1.
 
 One file per episode, `<data>/<suite>/task<id>/seed<seed>.npz`: jpeg (object array of bytes, the
 upright RGB frame, quality 95, 4:2:0), action float32 [T, 7] in the data set's units (robosuite's
 input in [−1, 1]; gripper 1 = open), state float32 [T, 10] (see `TaskExpert.state`), frame
-int32 [T] (its step in the episode), instruction, success. With `--stills`: still_jpeg,
-still_action and still_state [S …], see `stills.py`; and, where other tasks can be done in the
-scene, other_instruction [K], other_action and other_state [S, K …].
+int32 [T] (its step in the episode), instruction, success, steps of the episode and, of these,
+policy_steps. With `--stills`: still_jpeg, still_action and still_state [S …], see `stills.py`;
+and, where other tasks can be done in the scene, other_instruction [K], other_action and
+other_state [S, K …].
 
 With `--count`, the same episodes are played, but nothing is rendered or written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 from dataclasses import dataclass, replace
 import io
@@ -44,7 +47,7 @@ from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.recordings.collected import EpisodeFile
 from specvla_ros.training.disturbance import Disturbance
 from specvla_ros.training.lengths import LENGTHS
-from specvla_ros.training.tally import Tally
+from specvla_ros.training.tally import Outcome, Tally
 from specvla_ros.unused_options import refuse_unused
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
 from specvla_ros.workforce.where import RAY_HELP, workers_at
@@ -57,6 +60,7 @@ if TYPE_CHECKING:  # the workers import them: the simulator and torch take secon
 SEED_BASE = 1_000_000  # far from the reference evaluation's seeds
 BATCH = 10  # episodes of one task in a row: making an environment takes as long as two of them
 ROUND = 6  # such batches a process
+_STEPS = ('steps', 'policy_steps')  # of an episode's file
 _USUAL_STEPS = 4  # of an answer that are executed
 # Options of a policy that drives, and those of what is kept.
 OF_POLICY = ('decoder', 'policy_share', 'execute_steps')
@@ -85,8 +89,8 @@ class CollectArgs:
         help='only count how many of these placements the expert solves: nothing is rendered or '
              'written')] = False
     checkpoint: Annotated[Path | None, tyro.conf.arg(
-        help='folder, or name of an embedded policy, that drives part of each episode (DAgger)')
-        ] = None
+        help='folder, or name of an embedded policy, that drives part of each episode (DAgger); '
+             'the expert ends those that take long')] = None
     decoder: Annotated[str, tyro.conf.arg(
         help='preset it decodes with: relaxed ones get lost in places of their own')] = 'ar'
     policy_share: Annotated[float, tyro.conf.arg(
@@ -202,9 +206,10 @@ def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
     from specvla_ros.progress import titled_columns
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     there = [job for job in jobs if not args.count and _path(args, job.task, job.seed).exists()]
-    tally = Tally()
+    # Of chunks the expert always plays stretches of its own.
+    tally = Tally(of_policy=args.checkpoint is not None and args.chunk == 1)
     for job in there:
-        tally.add(job.task, job.seed, _is_solved(args, job))
+        tally.add(job.task, job.seed, _outcome(args, job))
     lost = 0
     folders = () if args.checkpoint is None else (checkpoint_folder(args.checkpoint),)
     employer = workers_at(args.ray, Collector(args), threads=1, device='cpu', folders=folders)
@@ -217,33 +222,38 @@ def _collect(args: CollectArgs, jobs: list[Demonstration]) -> int:
         bar = progress.add_task(f'{verb} {args.suite}', total=len(jobs), completed=tally.played)
         for event in events:
             if isinstance(event, Done):
-                content, won = event.result
+                content, outcome = event.result
                 if not args.count:
                     with whole_file(_path(args, event.job.task, event.job.seed)) as path:
                         path.write_bytes(content)
-                tally.add(event.job.task, event.job.seed, won)
+                tally.add(event.job.task, event.job.seed, outcome)
             elif isinstance(event, GivenUp):
                 lost += 1
                 print(f'task {event.job.task} seed {event.job.seed} is left out: {event.reason}',
                       file=sys.stderr)
-            progress.update(bar, completed=tally.played, description=(
-                f'{verb} {args.suite}: solved {tally.solved} of {tally.played}'))
+            progress.update(bar, completed=tally.played,
+                            description=f'{verb} {args.suite}: {tally.summary}')
             if not progress.console.is_terminal and tally.played % BATCH == 0:
-                print(f'{time.strftime("%H:%M:%S")} {tally.played} episodes, '
-                      f'{tally.solved} solved', flush=True)
+                print(f'{time.strftime("%H:%M:%S")} {tally.summary}', flush=True)
     tally.print(f'{verb}ed: {args.suite}', {
         task: suites.task(args.suite, task).instruction for task in tally.tasks})
     return 1 if lost else 0
 
 
-def _is_solved(args: CollectArgs, job: Demonstration) -> bool:
+def _outcome(args: CollectArgs, job: Demonstration) -> Outcome:
     path = _path(args, job.task, job.seed)
     try:
         with EpisodeFile(path) as episode:
-            return bool(episode['success'])
+            return _outcome_of({name: episode[name] for name in ('success', *_STEPS)
+                                if name in episode})
     except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
         raise SpecVLAError(f'{path} is no episode ({error}): delete it and collect again'
                            ) from error
+
+
+def _outcome_of(episode: Mapping[str, Any]) -> Outcome:
+    steps, policy_steps = (int(episode.get(name, -1)) for name in _STEPS)
+    return Outcome(bool(episode['success']), alone=policy_steps == steps != -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +266,14 @@ class Collector:
         """Make nothing yet: simulator and policy come with the first episode."""
         return self
 
-    def do(self, job: Demonstration, tell: Callable[[Any], None]) -> tuple[bytes, bool]:
-        """Play an episode; return its file's content, none of a count, and if it was solved."""
+    def do(self, job: Demonstration, tell: Callable[[Any], None]) -> tuple[bytes, Outcome]:
+        """Play an episode; return its file's content, none of a count, and how it ended."""
         episode = _episode(_environment(self.args, job.task), self.args, job.seed)
         if self.args.count:
-            return b'', bool(episode['success'])
+            return b'', _outcome_of(episode)
         file = io.BytesIO()
         np.savez(file, **episode)
-        return file.getvalue(), bool(episode['success'])
+        return file.getvalue(), _outcome_of(episode)
 
 
 _open: dict = {}  # this process's environment and expert: making one takes 9 s, a reset 0.2 s

@@ -142,10 +142,11 @@ def test_labels_are_what_a_real_arm_did(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LiberoEnv, 'step', watched)
     args = CollectArgs(tasks=(0,), seed=3, chunk=8, out=tmp_path, resolution=96, keep=1.0)
-    content, _ = collect.Collector(args).do(collect.Demonstration(0, 3, 3), lambda _: None)
+    content, outcome = collect.Collector(args).do(collect.Demonstration(0, 3, 3), lambda _: None)
     path = tmp_path / SUITE / 'task0' / 'seed3.npz'
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
+    assert outcome.solved and not outcome.alone
     collect._open.pop('env').close()
     collect._open.clear()
     dataset = Dataset(tmp_path, SUITE, size=32, chunk=8)

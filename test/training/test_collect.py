@@ -15,6 +15,7 @@ from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.training.tally import Outcome, Tally
 from specvla_ros.workforce.crew import Done
 from test.training.test_chunk_play import Expert, World
 
@@ -67,7 +68,7 @@ def test_a_count_says_which_placements_were_not_solved_and_writes_nothing(
             pass
 
         def run(self, jobs):
-            yield from (Done(job, (b'', job.seed < 12)) for job in jobs)
+            yield from (Done(job, (b'', Outcome(job.seed < 12))) for job in jobs)
 
     monkeypatch.setattr(collect, 'Crew', Crew)
     monkeypatch.setenv('COLUMNS', '120')
@@ -77,8 +78,32 @@ def test_a_count_says_which_placements_were_not_solved_and_writes_nothing(
     assert collect.run(args) == 0
     out = capsys.readouterr().out
     assert 'counted: libero_object' in out and out.count('2 of 4') == 2 and '4 of 8' in out
-    assert out.count('12 13') == 2
+    assert out.count('12 13') == 2 and 'alone' not in out  # there is no policy
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('of_policy', [False, True])
+def test_a_tally_tells_what_the_policy_solved_from_what_the_expert_brought_to_its_end(of_policy):
+    tally = Tally(of_policy)
+    for seed, outcome in enumerate([Outcome(True, alone=True), Outcome(True), Outcome(False)]):
+        tally.add(4, seed, outcome)
+    tally.add(7, 0, Outcome(False, alone=True))  # driven by the policy throughout, and lost
+    alone = [['1 of 3'], ['0 of 1'], ['1 of 4']] if of_policy else [[], [], []]
+    assert tally.rows() == [('4', '2 of 3', *alone[0], '2'), ('7', '0 of 1', *alone[1], '0'),
+                            ('all', '2 of 4', *alone[2], '')]
+    assert tally.summary == '4 episodes, 2 solved' + ', 1 by the policy alone' * of_policy
+
+
+@pytest.mark.parametrize('steps, is_alone', [
+    ({'steps': 30, 'policy_steps': 30}, True), ({'steps': 31, 'policy_steps': 30}, False),
+    ({'steps': 30}, False), ({}, False)])
+def test_an_episode_on_disk_tells_whether_the_policy_drove_throughout(tmp_path, steps, is_alone):
+    args = CollectArgs(out=tmp_path)
+    path = collect._path(args, 0, 0)
+    path.parent.mkdir(parents=True)
+    np.savez(path, success=True, **steps)
+    job = collect.Demonstration(0, 0, 0)
+    assert collect._outcome(args, job) == Outcome(True, is_alone)
 
 
 @pytest.mark.parametrize('name, value', [
@@ -144,7 +169,7 @@ def test_a_damaged_episode_is_named_and_what_to_do(tmp_path):
     content[start + 30 + names] = 0xff  # no kind of a compressed block
     path.write_bytes(content)
     with pytest.raises(SpecVLAError, match='seed0.npz is no episode .*delete it and collect'):
-        collect._is_solved(args, collect.Demonstration(0, 0, 0))
+        collect._outcome(args, collect.Demonstration(0, 0, 0))
 
 
 def test_the_disturbance_moves_the_action_but_stays_in_range():
