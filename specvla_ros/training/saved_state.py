@@ -38,6 +38,11 @@ class SavedState:
     recipe: dict[str, Any]
 
 
+def state_folder(network: Path) -> Path:
+    """Return the folder beside a network's where its training keeps its state."""
+    return network.with_name(network.name + '.training')
+
+
 class StateFolder:
     """
     The folder `….training` of one training.

@@ -8,7 +8,7 @@ tell the simulator's privileged state from the patch features and from the last 
 from tokens alone the vision towers learn where the objects are only slowly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,31 @@ class StateHeads(nn.Module):
         parts = self.patches(scaled).unflatten(1, (-1, self.state))
         own = parts[torch.arange(len(task), device=task.device)[:, None], 1 + task]
         return parts[:, :1] + own
+
+    @torch.no_grad()
+    def go_on_from(
+        self, taught: Mapping[str, Tensor], known: Sequence[str], instructions: Sequence[str]
+    ) -> bool:
+        """
+        Take the weights of heads that an earlier training taught; return whether they fit.
+
+        taught: their `state_dict`; known: the instructions in their order; instructions: those of
+        these heads. Parts for instructions that they don't know are left as they are.
+        """
+        mine = self.state_dict()
+        if taught.keys() != mine.keys() or taught['prompt.weight'].shape != mine[
+                'prompt.weight'].shape or taught['patches.weight'].shape != (
+                self.state * (1 + len(known)), self.patches.in_features):
+            return False
+        for name in ('prompt.weight', 'prompt.bias'):
+            mine[name].copy_(taught[name])
+        both = [(known.index(text), own) for own, text in enumerate(instructions) if text in known]
+        for name in ('patches.weight', 'patches.bias'):
+            theirs, ours = (it[name].unflatten(0, (-1, self.state)) for it in (taught, mine))
+            ours[0] = theirs[0]
+            for their, own in both:
+                ours[1 + own] = theirs[1 + their]
+        return True
 
 
 def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:

@@ -22,6 +22,7 @@ from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.holdout import divide
 from specvla_ros.training.lora import merged
 from specvla_ros.training.recipe import mean, Recipe
+from specvla_ros.training.saved_state import state_folder, StateFolder
 from specvla_ros.training.shape import forget_words, new_target
 from specvla_ros.training.target_arguments import settings_of, TrainTargetArgs
 from specvla_ros.training.target_batches import NONE, StateScale, TargetBatchMaker
@@ -78,6 +79,8 @@ class TargetRecipe(Recipe):
         self.network = TargetNetwork(
             self.model, len(self.maker.scale.mean), len(self.instructions),
             args.freeze_vision, args.vision_only, args.lora)
+        # The training whose state heads these go on from: new ones take minutes to learn.
+        self.heads_of = None if saved or args.init is None else self._take_heads(args.init)
 
     def loss(
         self, network: TargetNetwork, chosen: NDArray[np.int64], random: np.random.Generator,
@@ -189,6 +192,21 @@ class TargetRecipe(Recipe):
         except FileNotFoundError:  # no simulator on this machine: what the data say is enough
             pass
         return sorted(known)
+
+    def _take_heads(self, init: Path) -> Path | None:
+        """Go on from the state heads of the training that made `--init`, if it is still there."""
+        folder = StateFolder(state_folder(init), '--init')
+        try:
+            trained = folder.load(True, 'cpu', SAVED)
+        except SpecVLAError:
+            return None
+        prefix = 'heads.'
+        heads = {name.removeprefix(prefix): value
+                 for name, value in trained.optimizer.get('averaged', {}).items()
+                 if name.startswith(prefix)}
+        fits = self.network.heads.go_on_from(
+            heads, trained.recipe['instructions'], self.instructions)
+        return folder.path if fits else None
 
     def _model(self, initial: OpenVLA | None) -> OpenVLA:
         """Return the target to begin with: `--init`, or a random one of `--shape`."""

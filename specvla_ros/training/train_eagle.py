@@ -40,6 +40,7 @@ from specvla_ros.training.eagle_batches import EagleBatchMaker, NONE, Perturbati
 from specvla_ros.training.named_recipe import OURS, with_recipe
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.recipe import mean
+from specvla_ros.training.saved_state import state_folder
 from specvla_ros.training.unroll import distances, eagle_loss, EagleLoss, LossWeights
 
 Help = tyro.conf.arg
@@ -92,7 +93,7 @@ class EagleRecipe(DrafterRecipe):
     def folders(args: TrainEagleArgs) -> tuple[Path, Path]:
         """Return `--out`, or the place beside the target."""
         if args.out:
-            return args.out, args.out.with_name(args.out.name + '.training')
+            return args.out, state_folder(args.out)
         name = args.target.name + '.drafter.training'
         return beside(args.target) / 'eagle', args.target.with_name(name)
 

@@ -13,7 +13,7 @@ from specvla_ros.devices import quick_dtype
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.training.optimizer import Optimizer
 from specvla_ros.training.process_group import ALONE, joined, ProcessGroup
-from specvla_ros.training.saved_state import StateFolder
+from specvla_ros.training.saved_state import state_folder, StateFolder
 from specvla_ros.training.sharded_optimizer import ShardedOptimizer
 from specvla_ros.training.target_arguments import (
     check_arguments,
@@ -50,6 +50,8 @@ def _train(args: TrainTargetArgs, group: ProcessGroup) -> int:
             if trainer.recipe.measured:
                 progress.say(f'{args.init} has no statistics of {args.suite}: '
                              'measured on these episodes')
+            if trainer.recipe.heads_of:
+                progress.say(f'the state heads are those of {trainer.recipe.heads_of}')
             trainer.run()
             progress.say(f'checkpoint in {args.out}')
     return 0
@@ -69,4 +71,4 @@ def make_trainer(args: TrainTargetArgs, group: ProcessGroup = ALONE) -> Trainer:
 
 
 def _state_folder(args: TrainTargetArgs) -> StateFolder:
-    return StateFolder(args.out.with_name(args.out.name + '.training'), '--out')
+    return StateFolder(state_folder(args.out), '--out')

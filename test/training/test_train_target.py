@@ -13,9 +13,10 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training import train_target
 from specvla_ros.training.dataset import action_statistics, Dataset, Frames
 from specvla_ros.training.optimizer import OptimizerSettings
-from specvla_ros.training.saved_state import StateFolder
+from specvla_ros.training.saved_state import state_folder, StateFolder
 from specvla_ros.training.shape import forget_words, new_target
 from specvla_ros.training.target_batches import Augmentation, NONE, StateScale, TargetBatchMaker
+from specvla_ros.training.target_loss import StateHeads
 from specvla_ros.training.tokenizer import build_tokenizer
 from specvla_ros.training.train_target import make_trainer, run, TrainTargetArgs
 from specvla_ros.training.trainer import Trainer
@@ -268,14 +269,46 @@ def state_losses(monkeypatch, args):
     return losses
 
 
-def test_the_state_heads_learn_from_frozen_towers(args, tmp_path, monkeypatch):
+def test_the_state_heads_learn_from_frozen_towers_and_the_next_training_goes_on_from_them(
+        args, tmp_path, monkeypatch, capsys):
     run(replace(args, epochs=1))
-    losses = state_losses(monkeypatch, replace(
-        args, out=tmp_path / 'more', init=args.out, **OF_INIT, freeze_vision=True, epochs=12,
-        optimizer=OptimizerSettings(learning_rate=0.02)))
+    state_folder(args.out).rename(tmp_path / 'elsewhere')
+    frozen = replace(args, out=tmp_path / 'frozen', init=args.out, **OF_INIT, freeze_vision=True,
+                     epochs=12, optimizer=OptimizerSettings(learning_rate=0.02))
+    losses = state_losses(monkeypatch, frozen)
     # Heads begin anew, at the mean: about 0.8 deviations off each.
     assert 1 < float(losses[0]) < 2.5
-    assert float(torch.stack(losses[-5:]).mean()) < 0.7 * float(torch.stack(losses[:5]).mean())
+    first, last = (float(torch.stack(part).mean()) for part in (losses[:5], losses[-5:]))
+    assert last < 0.7 * first
+    assert 'state heads' not in capsys.readouterr().out
+    more = replace(frozen, out=tmp_path / 'more', init=frozen.out)
+    assert float(torch.stack(state_losses(monkeypatch, more)[:3]).mean()) < (first + last) / 2
+    assert f'the state heads are those of {frozen.out}.training' in ' '.join(
+        capsys.readouterr().out.split())
+    (state_folder(frozen.out) / 'state.pt').write_bytes(b'damaged')
+    again = state_losses(monkeypatch, replace(more, out=tmp_path / 'again'))
+    assert 1 < float(again[0]) < 2.5
+
+
+def test_state_heads_take_what_was_taught_of_the_instructions_they_share():
+    """Numbers of the state 3, of the patches' features 4; `b` moves from place 1 to 0."""
+    taught, heads = StateHeads(4, 2, 3, tasks=2), StateHeads(4, 2, 3, tasks=2)
+    torch.nn.init.normal_(taught.patches.weight)
+    torch.nn.init.normal_(taught.prompt.weight)
+    new = heads.patches.bias[6:].clone()
+    assert heads.go_on_from(taught.state_dict(), ['a', 'b'], ['b', 'c'])
+    assert_same({'prompt': heads.prompt.weight, 'all': heads.patches.weight[:3],
+                 'b': heads.patches.weight[3:6], 'bias': heads.patches.bias[3:6],
+                 'c': heads.patches.weight[6:], 'its bias': heads.patches.bias[6:]},
+                {'prompt': taught.prompt.weight, 'all': taught.patches.weight[:3],
+                 'b': taught.patches.weight[6:], 'bias': taught.patches.bias[6:],
+                 'c': torch.zeros(3, 4), 'its bias': new})
+    before = {name: value.clone() for name, value in heads.state_dict().items()}
+    for features, hidden, state in ((5, 2, 3), (4, 3, 3), (4, 2, 2)):
+        others = StateHeads(features, hidden, state, tasks=2)
+        assert not heads.go_on_from(others.state_dict(), ['a', 'b'], ['b', 'c'])
+    assert not heads.go_on_from({}, [], ['b', 'c'])
+    assert_same(heads.state_dict(), before)
 
 
 def test_states_without_weight_are_not_measured(args, tmp_path, monkeypatch, capsys):
