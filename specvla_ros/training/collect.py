@@ -252,8 +252,8 @@ def _outcome(args: CollectArgs, job: Demonstration) -> Outcome:
 
 
 def _outcome_of(episode: Mapping[str, Any]) -> Outcome:
-    steps, policy_steps = (int(episode.get(name, -1)) for name in _STEPS)
-    return Outcome(bool(episode['success']), alone=policy_steps == steps != -1)
+    steps, policy_steps = map(episode.get, _STEPS)  # older files have none
+    return Outcome(bool(episode['success']), steps is not None and bool(policy_steps == steps))
 
 
 @dataclass(frozen=True, slots=True)

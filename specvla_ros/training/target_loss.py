@@ -91,10 +91,10 @@ class StateHeads(nn.Module):
         taught: their `state_dict`; known: the instructions in their order; instructions: those of
         these heads. Parts for instructions that they don't know are left as they are.
         """
-        mine = self.state_dict()
-        if taught.keys() != mine.keys() or taught['prompt.weight'].shape != mine[
-                'prompt.weight'].shape or taught['patches.weight'].shape != (
-                self.state * (1 + len(known)), self.patches.in_features):
+        mine, rows = self.state_dict(), {'patches': self.state * (1 + len(known))}
+        fitting = {name: (rows.get(name.split('.')[0], len(value)), *value.shape[1:])
+                   for name, value in mine.items()}
+        if {name: tuple(value.shape) for name, value in taught.items()} != fitting:
             return False
         for name in ('prompt.weight', 'prompt.bias'):
             mine[name].copy_(taught[name])
