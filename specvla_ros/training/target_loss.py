@@ -111,12 +111,17 @@ def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
     """
     Gaussian over neighbouring bins: int64 [..., L] rows, [L] widths → float [..., L, n_bins].
 
-    A width of 0 is a hard label.
+    What lies beyond the first or last bin is spread over all, so that no peak is higher than
+    another: full speed, the label of many frames, would else win wherever the hand is unsure. A
+    width of 0 is a hard label.
     """
-    bins = torch.arange(n_bins, device=rows.device)
+    bins = torch.arange(-n_bins, 2 * n_bins, device=rows.device)
     distance = (bins - rows[..., None]).float()
     width = sigma.clamp(min=1e-3).to(rows.device)[:, None]
-    return torch.softmax(-0.5 * (distance / width) ** 2, dim=-1)
+    spread = torch.softmax(-0.5 * (distance / width) ** 2, dim=-1)
+    labels = spread[..., n_bins : 2 * n_bins]
+    beyond = (1 - labels.sum(-1, keepdim=True)).clamp(min=0)
+    return labels + beyond / n_bins
 
 
 @dataclass(frozen=True, slots=True)

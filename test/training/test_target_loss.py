@@ -34,6 +34,16 @@ def test_labels_spread_over_neighbouring_bins_and_sum_to_one():
     assert labels[0, 2, 255] == 1  # no width: a hard label
 
 
+@pytest.mark.parametrize('share, fastest', [(0.25, False), (0.9, True)])
+def test_full_speed_wins_where_it_is_likely_and_not_where_the_hand_is_unsure(share, fastest):
+    labels = soft_labels(torch.arange(256)[:, None], torch.tensor([20.0]), 256)[:, 0]
+    assert (labels.argmax(-1) == torch.arange(256)).all()
+    peaks = labels.max(-1).values
+    assert peaks.max() / peaks.min() < 1.15  # of a Gaussian cut at the end it would be 2
+    unsure = share * labels[255] + (1 - share) * labels[:255].mean(0)
+    assert (unsure.argmax() > 250) == fastest
+
+
 def test_the_same_seed_gives_the_same_start(model):
     again = new_target(TINY, model.tokenizer, 300, seed=1)
     other = new_target(TINY, model.tokenizer, 300, seed=2)
