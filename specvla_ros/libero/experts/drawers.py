@@ -22,6 +22,8 @@ _HOVER = 0.09        # distance from the handle, along the hand, at which it lin
 _CLOSE_RADIUS = 0.012
 _SHUT_ON_BAR = 0.03  # fingers closer than this hold the bar
 _SHUT_ON_AIR = 0.012
+_OPENED = 0.070      # fingers further apart than this are open
+_AWAY = 0.09         # distance from the handle from which fingers open again
 _DEEP = 0.010        # of the bar's middle behind the point where the fingers meet
 _EASE = 0.008        # so far they give way while they close
 _TURNED = 0.15       # rad
@@ -90,6 +92,11 @@ class OpenDrawer(Drawer):
             return Motion(error + _EASE * self.back, CLOSED, self.turn)
         along = error @ self.back
         across = error - along * self.back
+        if width < _OPENED:
+            # They slipped off. Opened beside the handle they would look like closing on it, in
+            # any one picture; so they go on as if they pulled, and open where there is no handle.
+            opens = distance > _AWAY
+            return Motion((along + _AWAY + 0.03) * self.back, OPEN if opens else CLOSED, self.turn)
         radius = np.linalg.norm(across)
         out = _HOVER * max(np.clip((radius - 0.008) / 0.04, 0, 1), astray)
         return Motion(across + (along + out) * self.back, OPEN, self.turn)

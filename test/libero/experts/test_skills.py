@@ -164,6 +164,26 @@ def test_fingers_that_close_around_a_handle_give_way_outwards():
     assert skill.act(DOWN).error @ skill.back > 0.025
 
 
+def test_fingers_that_slipped_off_a_handle_open_where_there_is_none():
+    """A policy that sees one picture can't tell fingers that open beside it from closing ones."""
+    scene = Table(width=0.004)
+    scene.things |= {'drawer': np.array([0, 0.1, 0]), 'handle': np.zeros(3)}
+    scene.joints['drawer'] = (0.0, np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    skill = OpenDrawer(scene, 'drawer')
+    scene.hand = skill.turn @ DOWN
+    scene.eef = skill.handle + 0.02 * skill.back
+    for _ in range(60):
+        motion = skill.act(DOWN)
+        away = (scene.eef - skill.handle) @ skill.back
+        if scene.width < 0.07:
+            assert motion.gripper == (OPEN if away > 0.08 else CLOSED)
+        scene.width = np.clip(scene.width + (0.01 if motion.gripper == OPEN else -0.01), 0, 0.08)
+        scene.eef = scene.eef + np.clip(1.5 * motion.error, -0.05, 0.05) / 3
+        if motion.gripper == CLOSED and away < 0:
+            return  # it is back, and closes around the bar
+    pytest.fail(f'the hand stopped at {scene.eef}')
+
+
 def test_a_plate_is_drawn_at_full_pull_until_the_fingers_slip():
     scene = Table(things={'plate': np.zeros(3), 'region': np.array([0, 0.3, 0])},
                   sizes={'plate': np.array([0.14, 0.14, 0.02])})
