@@ -112,8 +112,8 @@ def soft_labels(rows: Tensor, sigma: Tensor, n_bins: int) -> Tensor:
     Gaussian over neighbouring bins: int64 [..., L] rows, [L] widths → float [..., L, n_bins].
 
     What lies beyond the first or last bin is spread over all, so that no peak is higher than
-    another: full speed, the label of many frames, would else win wherever the hand is unsure. A
-    width of 0 is a hard label.
+    another: a hand that is unsure would else say full speed too soon. A width of 0 is a hard
+    label.
     """
     bins = torch.arange(-n_bins, 2 * n_bins, device=rows.device)
     distance = (bins - rows[..., None]).float()
