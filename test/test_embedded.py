@@ -48,12 +48,13 @@ def test_the_embedded_chunks_are_small_say_what_they_are_and_are_lossless_in_few
         assert guessed.tokens == said.tokens and guessed.trace.target_passes < 28
 
 
-def test_the_spatial_one_is_small_and_lossless_in_fewer_passes_with_its_own_drafters():
-    folder = checkpoint_folder('libero_spatial')
+@pytest.mark.parametrize('suite, task', [('libero_spatial', 0), ('libero_goal', 8)])
+def test_each_suites_own_is_small_and_lossless_in_fewer_passes_with_its_own_drafters(suite, task):
+    folder = checkpoint_folder(suite)
     assert sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) < 15e6
-    ar = Policy.load('libero_spatial', decoder='ar', device='cpu')
-    assert ar.dataset.unnorm_key == 'libero_spatial' and ar.action_length == 7
-    env = LiberoEnv('libero_spatial', 0)
+    ar = Policy.load(suite, decoder='ar', device='cpu')
+    assert ar.dataset.unnorm_key == suite and ar.action_length == 7
+    env = LiberoEnv(suite, task)
     env.reset(0)
     expert, frames, said = TaskExpert(env), [], []
     before = _way(expert)
