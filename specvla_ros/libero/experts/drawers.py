@@ -93,8 +93,8 @@ class OpenDrawer(Drawer):
         along = error @ self.back
         across = error - along * self.back
         if width < _OPENED:
-            # They slipped off. Opened beside the handle they would look like closing on it, in
-            # any one picture; so they go on as if they pulled, and open where there is no handle.
+            # They slipped off. One picture doesn't tell a policy whether fingers beside a handle
+            # open or close, so they go on as if they pulled, and open where there is none.
             opens = distance > _AWAY
             return Motion((along + _AWAY + 0.03) * self.back, OPEN if opens else CLOSED, self.turn)
         radius = np.linalg.norm(across)
