@@ -22,6 +22,7 @@ from std_msgs.msg import String
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import fill_image
 from specvla_ros.nodes.sessions.processes import free_domain
+from test.proc import read_each
 
 HERE = Path(__file__).parent
 # The machine that runs the tests may be busy with something else.
@@ -64,8 +65,7 @@ class Process:
 
     def kill(self):
         """End it as `kill -9` does; what it leaves in /dev/shm stays until `tidy`."""
-        links = Path(f'/proc/{self.popen.pid}/fd').iterdir()
-        self._left = [Path(name) for name in map(os.readlink, links)
+        self._left = [Path(name) for name in read_each(f'{self.popen.pid}/fd/*', os.readlink)
                       if name.startswith('/dev/shm/fastrtps_') and name.endswith('_el')]
         self.popen.kill()
         self.wait()

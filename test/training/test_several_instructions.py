@@ -143,7 +143,7 @@ def test_a_frame_is_shown_with_no_more_instructions_than_asked_for(args):
 
 def test_what_only_stills_ask_for_is_learned(args):
     """No episode is played for the other instructions, and yet the target answers them."""
-    args = replace(args, epochs=60)
+    args = replace(args, epochs=90)
     recipe = make_trainer(args).recipe
     assert set(OTHERS) < set(recipe.instructions)
     run(args)

@@ -1,5 +1,4 @@
 """How soon `policy_node` stops: no action later than one control step after it was told to."""
-from pathlib import Path
 import signal
 import time
 
@@ -11,6 +10,7 @@ from std_srvs.srv import Trigger
 
 from specvla_ros.nodes import qos
 from specvla_ros.nodes.conversions import to_nanoseconds
+from test.proc import read_each
 
 NODE = 'fake_policy_node.py'
 PERIOD = 0.05  # s, the control step of the fake policy
@@ -19,8 +19,8 @@ MEASURED, ATTEMPTS = 3, 30
 
 def waited(*pids):
     """Return how long the threads of processes have been ready to run and had no CPU, s."""
-    files = (path for pid in pids for path in Path(f'/proc/{pid}/task').glob('*/schedstat'))
-    return 1e-9 * sum(int(file.read_text().split()[1]) for file in files)
+    threads = (text for pid in pids for text in read_each(f'{pid}/task/*/schedstat'))
+    return 1e-9 * sum(int(text.split()[1]) for text in threads)
 
 
 def reaction(robot, node, stop):
