@@ -5,6 +5,7 @@ Wraps robosuite's OSC_POSE control at 20 Hz. One environment per process: two re
 same process give silently wrong images. Rendering happens only when a frame is asked for.
 """
 
+from collections.abc import Iterable
 import contextlib
 from dataclasses import dataclass
 import functools
@@ -22,6 +23,7 @@ from specvla_ros.files import whole_file
 from specvla_ros.libero import initial_states, suites
 from specvla_ros.libero.assets import cache_folder, data_folder, installed_assets
 from specvla_ros.libero.drift import Belt, Drift, name_of
+from specvla_ros.libero.lying import Lying
 from specvla_ros.libero.renderer import importing_robosuite, renderer_error
 
 # robosuite's OSC_POSE turns an input of 1 into 0.05 m and 0.5 rad per step of 0.05 s.
@@ -34,6 +36,7 @@ _BASE = 'robot0_base'  # the body at the place of a real Panda's frame panda_lin
 # After the settling steps objects stand, at less than 0.001 m/s; flung ones fly at over 2 m/s.
 _SETTLED = 0.1
 _DRAWS, _NEXT_DRAW = 10, 1_000_003  # placements tried, and how far apart their seeds are
+_SLIDE = 2  # MuJoCo's numbers of joints: free, ball, slide, hinge
 _SEEDS = 2**32  # that numpy's global generator takes
 STORED_JOINT_NOISE = 0.02  # rad: standard deviation of the arm's joints in the stored states
 
@@ -170,23 +173,55 @@ class LiberoEnv:
         """Positions of the arm's joints and then of the two fingers, [9]: rad and m."""
         return self.sim.sim.data.qpos[self._joints].copy()
 
-    def put_arm(self, joints: np.ndarray) -> bool:
+    def put_arm(self, joints: np.ndarray, carried: Lying | None = None) -> bool:
         """
         Set the joints [9] as `arm` has them, at rest; the arm doesn't move there, objects stay.
 
         The next frame shows it. Reset before the next step: the controller's aim is still that of
         before.
 
-        :returns: whether arm and hand touch nothing there
+        :param carried: how an object lies in the hand, to come along
+        :returns: whether arm, hand and what it carries touch nothing there
         """
         sim = self.sim.sim
         sim.data.qpos[self._joints] = joints
         sim.data.qvel[:] = 0
         sim.forward()
-        self._observation = self.sim._get_observations(force_update=True)
         own = self._robot_geoms()
+        if carried is not None:
+            carried.lay(self.sim)
+            own |= {sim.model.geom_name2id(name)
+                    for name in self.sim.objects_dict[carried.thing].contact_geoms}
+        self.sim._post_process()  # a burner that is on glows
+        self._observation = self.sim._get_observations(force_update=True)
         contacts = sim.data.contact[:sim.data.ncon]
         return not any((it.geom1 in own) != (it.geom2 in own) for it in contacts)
+
+    @property
+    def fixture_joints(self) -> np.ndarray:
+        """Positions [F] of the joints of drawers, doors and knobs, m or rad."""
+        return self.sim.sim.data.qpos[self._fixture_places].copy()
+
+    def put_back(self, settled: np.ndarray, fixture_joints: np.ndarray,
+                 lying: Iterable[Lying]) -> None:
+        """
+        Put everything where it was, and then some things elsewhere; reset before the next step.
+
+        :param settled: all positions, as `positions` had them
+        :param fixture_joints: [F], as `fixture_joints` had them
+        :param lying: objects that lie somewhere else
+        """
+        sim = self.sim.sim
+        sim.data.qpos[:] = settled
+        sim.data.qpos[self._fixture_places] = fixture_joints
+        sim.forward()
+        for it in lying:
+            it.lay(self.sim)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions of all joints and free objects, as MuJoCo orders them."""
+        return self.sim.sim.data.qpos.copy()
 
     def frame(self) -> np.ndarray:
         """Render the camera now: uint8 [H, W, 3] RGB, top row first."""
@@ -274,6 +309,13 @@ class LiberoEnv:
         """Where the positions of arm and fingers are in MuJoCo's."""
         robot = self.sim.robots[0]
         return [*robot._ref_joint_pos_indexes, *robot._ref_gripper_joint_pos_indexes]
+
+    @functools.cached_property
+    def _fixture_places(self) -> list[int]:
+        """Where the positions of the fixtures' joints are in MuJoCo's."""
+        model, own = self.sim.sim.model, set(self._joints)
+        jointed = [it for it in range(model.njnt) if model.jnt_type[it] >= _SLIDE]
+        return [int(model.jnt_qposadr[it]) for it in jointed if model.jnt_qposadr[it] not in own]
 
     def _robot_geoms(self) -> set[int]:
         robot = self.sim.robots[0]

@@ -1,10 +1,10 @@
 """
-Still frames: further placements of a task, seen with the arm where it was in an episode.
+Still frames: further placements of a task, seen as if an episode had come this far with them.
 
 An episode shows one placement, and a policy may know it by heart instead of looking. Here nothing
-is executed: the objects are placed anew, the arm is put somewhere on its way to the object, and
-the expert says what it would do. Such frames show many placements at the cost of a few; they
-never show an object in the hand.
+is executed: the objects are placed anew; those that the episode had dealt with are laid where they
+lay, the soup in the basket and the drawer as far open; the arm is put where it was, with what it
+held; and the expert says what it would do. Such frames show many placements at the cost of a few.
 
 Where other tasks can be done in the scene, each frame is labelled for these as well: one picture
 teaches several instructions.
@@ -12,7 +12,9 @@ teaches several instructions.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from enum import Enum
 from functools import cached_property
 from typing import NamedTuple, TYPE_CHECKING
 
@@ -20,15 +22,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvla_ros.libero.experts.task_expert import TaskExpert
+from specvla_ros.libero.lying import Lying
 from specvla_ros.libero.scenes import other_goals, Predicates
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
 
 POSES = 6  # frames of a placement
-_TRIES = 30  # poses tried for them: in some the arm would stand in an object
-_NEAR, _NEAR_SHARE = 0.12, 0.65  # m from the grasp, where most can be learned; share of the frames
+_TRIES = 30  # moments tried for them: in some the arm would stand in an object
+_NEAR = 0.12  # m from the grasp, where most can be learned
 _MOVED = 0.02  # rad: standard deviation of the joints from those of the episode
+
+
+class Kind(Enum):
+    """What the hand does at a moment; the values are shares of the frames."""
+
+    NEAR = 0.45
+    FAR = 0.25
+    CARRYING = 0.3
+
+
+class Moment(NamedTuple):
+    """
+    What an episode has come to, without what it hasn't dealt with yet.
+
+    step: number of the expert's step at work. arm: [9], as `LiberoEnv.arm`. fixtures: [F], as
+    `LiberoEnv.fixture_joints`. settled, carried: as the expert has them.
+    """
+
+    step: int
+    arm: NDArray[np.float64]
+    fixtures: NDArray[np.float64]
+    settled: list[Lying]
+    carried: Lying | None
 
 
 class Still(NamedTuple):
@@ -47,13 +73,13 @@ class Stills:
     """
     Takes still frames of an environment.
 
-    :param random: what the placements, and the poses in them, are drawn from
+    :param random: what the placements, and the moments in them, are drawn from
     """
 
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
-        self._near: list[NDArray[np.float64]] = []
-        self._far: list[NDArray[np.float64]] = []
+        # Steps are drawn alike, however long each took.
+        self._moments: dict[int, dict[Kind, list[Moment]]] = defaultdict(lambda: defaultdict(list))
 
     @property
     def others(self) -> list[str]:
@@ -65,9 +91,13 @@ class Stills:
         return other_goals(self._env)
 
     def note(self, expert: TaskExpert) -> None:
-        """Keep where the arm is, if it is on its way to what it is to take."""
-        if away := expert.away:
-            (self._near if away < _NEAR else self._far).append(self._env.arm)
+        """Keep what the episode has come to, if the arm is on its way to a thing or with it."""
+        carried, away = expert.carried, expert.away
+        if carried is None and not away:  # at work on a drawer, a door or a knob
+            return
+        kind = Kind.CARRYING if carried else Kind.NEAR if away < _NEAR else Kind.FAR
+        self._moments[expert.active][kind].append(Moment(
+            expert.active, self._env.arm, self._env.fixture_joints, expert.settled, carried))
 
     def take(self, placements: int) -> Iterator[Still]:
         """
@@ -75,19 +105,28 @@ class Stills:
 
         :raises SpecVLAError: objects overlap in ten placements in a row
         """
-        for _ in range(placements if self._near or self._far else 0):
+        for _ in range(placements if self._moments else 0):
             self._env.reset_random(int(self._random.integers(2**32)), render=False)
             experts = [TaskExpert(self._env, goals) for goals in (None, *self._goals.values())]
-            taken = 0
+            placed, taken = self._env.positions, 0
             for _ in range(_TRIES):
-                if taken < POSES and self._env.put_arm(self._pose()):
+                if taken < POSES and self._show(self._moment(), placed, experts[0]):
                     taken += 1
                     yield Still(self._env.frame(), np.stack([it.act() for it in experts]),
                                 np.stack([it.state() for it in experts]))
 
-    def _pose(self) -> NDArray[np.float64]:
-        near = self._random.random() < _NEAR_SHARE
-        poses = (self._near if near else self._far) or self._near or self._far
-        pose = poses[self._random.integers(len(poses))].copy()
-        pose[:-2] += self._random.normal(scale=_MOVED, size=len(pose) - 2)  # the fingers stay
-        return pose
+    def _moment(self) -> Moment:
+        steps = list(self._moments.values())
+        kinds = steps[self._random.integers(len(steps))]
+        shares = np.array([kind.value for kind in kinds])
+        chosen = list(kinds.values())[self._random.choice(len(kinds), p=shares / shares.sum())]
+        return chosen[self._random.integers(len(chosen))]
+
+    def _show(self, moment: Moment, placed: NDArray[np.float64], expert: TaskExpert) -> bool:
+        """Bring a placement to a moment; return whether it can be so, and is as far."""
+        arm = moment.arm.copy()
+        arm[:-2] += self._random.normal(scale=_MOVED, size=len(arm) - 2)  # the fingers stay
+        self._env.put_back(placed, moment.fixtures, moment.settled)
+        free = self._env.put_arm(arm, moment.carried)
+        return free and expert.active == moment.step and \
+            (expert.carried is None) == (moment.carried is None)

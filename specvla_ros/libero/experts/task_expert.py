@@ -22,6 +22,7 @@ from specvla_ros.libero.experts.plan import Act, plan, Stage
 from specvla_ros.libero.experts.pushes import PushTo
 from specvla_ros.libero.experts.put import Put
 from specvla_ros.libero.experts.workspace import Vector, Workspace
+from specvla_ros.libero.lying import Lying
 
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
@@ -92,6 +93,24 @@ class TaskExpert:
         """Distance of the hand from the grasp of the next object, m; 0 while it holds it."""
         skill = self._skills[self._active()]
         return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
+
+    @property
+    def active(self) -> int:
+        """Number of the step at work, from 0."""
+        return self._active()
+
+    @property
+    def carried(self) -> Lying | None:
+        """How the object that is to be put lies in the hand, if the hand holds it."""
+        step, skill = self.steps[self._active()], self._skills[self._active()]
+        carries = skill.held and self._scene.movable(step.thing)
+        return self._scene.in_hand(step.thing) if carries else None
+
+    @property
+    def settled(self) -> list[Lying]:
+        """How the objects of the steps before the one at work lie where they were put."""
+        return [self._scene.lying(step.thing, step.destination)
+                for step in self.steps[:self._active()] if step.destination is not None]
 
     def _active(self) -> int:
         """Return the first step that isn't done; an object that is put must have been let go."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from specvla_ros.libero.lying import Lying
+
 if TYPE_CHECKING:
     from specvla_ros.libero.environment import LiberoEnv
 
@@ -72,6 +74,14 @@ class Workspace:
         """Return the object or fixture that a region belongs to, or the table; itself if none."""
         site = self._sim.object_sites_dict.get(region)
         return getattr(site, 'parent_name', None) or region
+
+    def lying(self, name: str, place: str) -> Lying:
+        """Return how an object lies relative to another, or to the owner of a region."""
+        return Lying.on(self._sim, name, self.owner(place))
+
+    def in_hand(self, name: str) -> Lying:
+        """Return how an object lies relative to the hand."""
+        return Lying.in_hand(self._sim, name)
 
     def position(self, name: str) -> Vector:
         """Origin [3] of an object or fixture, or the middle of a region."""
