@@ -10,7 +10,6 @@ import pytest
 from specvla_ros.embedded import checkpoint_folder
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.libero.environment import LiberoEnv
-from specvla_ros.libero.experts import task_expert
 from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.dataset import Dataset
@@ -49,8 +48,9 @@ def test_an_episode_holds_frames_clean_labels_and_where_things_were(tmp_path):
 
 @pytest.mark.parametrize('chunk', [1, 4])
 def test_a_count_plays_the_same_episodes_and_looks_at_none(monkeypatch, chunk):
-    monkeypatch.setattr(task_expert, 'TaskExpert', Expert)
-    monkeypatch.setattr('specvla_ros.training.chunk_play.TaskExpert', Expert)
+    # Those that import it first: imported after it was replaced, they would keep the false one.
+    for module in ('training.chunk_play', 'training.stills', 'libero.experts.task_expert'):
+        monkeypatch.setattr(f'specvla_ros.{module}.TaskExpert', Expert)
     rendered, counted = World(), World()
     counted.render, counted.frame = False, None
     episodes = [collect._episode(env, CollectArgs(chunk=chunk, count=env is counted), 5)
@@ -207,11 +207,32 @@ def test_stills_show_other_placements_and_what_the_expert_would_do(with_stills):
     places = state[:, 6:8].round(4)
     assert len({tuple(place) for place in places}) == 3
     assert (places[:6] == places[0]).all() and tuple(places[0]) != tuple(own[0, 6:8].round(4))
-    # The labels lead to the object: never away from it where it is far.
-    way = state[:, 3:5] - state[:, :2]
+    # The labels lead to the object, or with it to the basket: never away where it is far.
+    hand, thing, basket = state[:, :3], state[:, 3:6], state[:, 6:8]
+    carried = thing[:, 2] > own[0, 5] + 0.03
+    assert carried.sum() > 2 and (np.linalg.norm(thing - hand, axis=1)[carried] < 0.1).all()
+    way = np.where(carried[:, None], basket, thing[:, :2]) - hand[:, :2]
     far = np.linalg.norm(way, axis=1) > 0.05
-    assert (far.sum() > 3 and (np.einsum('ij,ij->i', way, action[:, :2])[far] > 0).all()
-            and np.abs(action[:, :6]).max() <= 1)
+    assert all((far & which).sum() > 2 for which in (carried, ~carried))
+    assert (np.einsum('ij,ij->i', way, action[:, :2])[far] > 0).all()
+    assert np.abs(action[:, :6]).max() <= 1
+
+
+def test_stills_show_every_step_of_a_task(tmp_path):
+    """The stove is turned on, then a pot is put on it, wherever it stands."""
+    assert collect.run(CollectArgs(suite='libero_10', tasks=(2,), episodes=1, seed=5, noise=0.0,
+                                   out=tmp_path, resolution=96, keep=0.01, stills=4)) == 0
+    with np.load(tmp_path / 'libero_10' / 'task2' / 'seed5.npz', allow_pickle=True) as file:
+        state, stove = file['still_state'], file['state'][-1, 6:9]
+        pictures = [cv2.imdecode(np.frombuffer(it, np.uint8), cv2.IMREAD_COLOR).astype(int)
+                    for it in file['still_jpeg']]
+    pot = (np.abs(state[:, 6:8] - stove[:2]) < 0.03).all(axis=1)  # what goes to the burner
+    beside = np.linalg.norm(state[:, 3:6] - state[:, :3], axis=1) < 0.1
+    carried = pot & beside & (state[:, 9] < 0.06)
+    assert len(state) == 24 and all(it.sum() >= 3 for it in (~pot, pot & ~carried, carried))
+    # Only where the stove is on its burner glows.
+    red = np.array([(it[..., 2] - it[..., :2].max(axis=-1) > 60).sum() for it in pictures])
+    assert red[~pot].max() < 5 < red[pot & ~carried].min()
 
 
 def test_stills_teach_a_target_and_no_drafter(with_stills):
