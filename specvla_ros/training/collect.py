@@ -83,7 +83,7 @@ class CollectArgs:
         help='share of the frames in steady motion that is rendered and kept')] = 0.4
     stills: Annotated[int, tyro.conf.arg(
         help='further placements that are shown after each episode, solved or not: six still '
-             'frames each, with the arm where it was')] = 0
+             'frames each, at moments to which the episode had come')] = 0
     noise: Annotated[float, tyro.conf.arg(help='noise in the executed action, 1 = full')] = 1.0
     count: Annotated[bool, tyro.conf.arg(
         help='only count how many of these placements the expert solves: nothing is rendered or '

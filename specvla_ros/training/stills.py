@@ -42,7 +42,7 @@ class Kind(Enum):
     CARRYING = 0.3
 
 
-class Moment(NamedTuple):
+class Snapshot(NamedTuple):
     """
     What an episode has come to, without what it hasn't dealt with yet.
 
@@ -79,7 +79,8 @@ class Stills:
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
         # Steps are drawn alike, however long each took.
-        self._moments: dict[int, dict[Kind, list[Moment]]] = defaultdict(lambda: defaultdict(list))
+        self._snapshots: defaultdict[int, defaultdict[Kind, list[Snapshot]]] = \
+            defaultdict(lambda: defaultdict(list))
 
     @property
     def others(self) -> list[str]:
@@ -96,7 +97,7 @@ class Stills:
         if carried is None and not away:  # at work on a drawer, a door or a knob
             return
         kind = Kind.CARRYING if carried else Kind.NEAR if away < _NEAR else Kind.FAR
-        self._moments[expert.active][kind].append(Moment(
+        self._snapshots[expert.active][kind].append(Snapshot(
             expert.active, self._env.arm, self._env.fixture_joints, expert.settled, carried))
 
     def take(self, placements: int) -> Iterator[Still]:
@@ -105,28 +106,28 @@ class Stills:
 
         :raises SpecVLAError: objects overlap in ten placements in a row
         """
-        for _ in range(placements if self._moments else 0):
+        for _ in range(placements if self._snapshots else 0):
             self._env.reset_random(int(self._random.integers(2**32)), render=False)
             experts = [TaskExpert(self._env, goals) for goals in (None, *self._goals.values())]
             placed, taken = self._env.positions, 0
             for _ in range(_TRIES):
-                if taken < POSES and self._show(self._moment(), placed, experts[0]):
+                if taken < POSES and self._show(self._snapshot(), placed, experts[0]):
                     taken += 1
                     yield Still(self._env.frame(), np.stack([it.act() for it in experts]),
                                 np.stack([it.state() for it in experts]))
 
-    def _moment(self) -> Moment:
-        steps = list(self._moments.values())
+    def _snapshot(self) -> Snapshot:
+        steps = list(self._snapshots.values())
         kinds = steps[self._random.integers(len(steps))]
         shares = np.array([kind.value for kind in kinds])
         chosen = list(kinds.values())[self._random.choice(len(kinds), p=shares / shares.sum())]
         return chosen[self._random.integers(len(chosen))]
 
-    def _show(self, moment: Moment, placed: NDArray[np.float64], expert: TaskExpert) -> bool:
+    def _show(self, snapshot: Snapshot, placed: NDArray[np.float64], expert: TaskExpert) -> bool:
         """Bring a placement to a moment; return whether it can be so, and is as far."""
-        arm = moment.arm.copy()
+        arm = snapshot.arm.copy()
         arm[:-2] += self._random.normal(scale=_MOVED, size=len(arm) - 2)  # the fingers stay
-        self._env.put_back(placed, moment.fixtures, moment.settled)
-        free = self._env.put_arm(arm, moment.carried)
-        return free and expert.active == moment.step and \
-            (expert.carried is None) == (moment.carried is None)
+        self._env.put_back(placed, snapshot.fixtures, snapshot.settled)
+        free = self._env.put_arm(arm, snapshot.carried)
+        return free and expert.active == snapshot.step and \
+            (expert.carried is None) == (snapshot.carried is None)
