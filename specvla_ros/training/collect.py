@@ -46,7 +46,7 @@ from specvla_ros.libero.assets import data_folder
 from specvla_ros.libero.simulator_check import check_simulator
 from specvla_ros.recordings.collected import EpisodeFile
 from specvla_ros.training.disturbance import Disturbance
-from specvla_ros.training.lengths import LENGTHS
+from specvla_ros.training.lengths import LENGTHS, Stuck
 from specvla_ros.training.tally import Outcome, Tally
 from specvla_ros.unused_options import refuse_unused
 from specvla_ros.workforce.crew import Crew, Done, GivenUp
@@ -326,6 +326,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
     env.reset_random(SEED_BASE + seed, render=False)
     expert, policy = TaskExpert(env), _policy(args)
     disturbance, lengths = Disturbance(random, args.noise), LENGTHS[args.suite]
+    stuck = Stuck(lengths.disturbed)
     jpegs, actions, states, frames = [], [], [], []
     policy_until = expert_until = policy_steps = 0
     for step in range(lengths.most):
@@ -353,7 +354,7 @@ def _collect_episode(env: 'LiberoEnv', args: CollectArgs, seed: int) -> dict:
             if drives else disturbance(label) if step < lengths.disturbed else label
         policy_steps += drives
         observation = env.step(executed * scale, render=False)
-        if observation.success:
+        if observation.success or stuck(step, observation.eef_position):
             break
     episode = dict(jpeg=_boxed(jpegs), action=np.array(actions), state=np.array(states),
                    frame=np.array(frames, np.int32), instruction=env.instruction,

@@ -14,6 +14,7 @@ from specvla_ros.training import collect
 from specvla_ros.training.collect import CollectArgs
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.disturbance import Disturbance
+from specvla_ros.training.lengths import Stuck
 from specvla_ros.training.tally import Outcome, Tally
 from specvla_ros.workforce.crew import Done
 from test.training.test_chunk_play import Expert, World
@@ -59,6 +60,19 @@ def test_a_count_plays_the_same_episodes_and_looks_at_none(monkeypatch, chunk):
     assert not np.array_equal(rendered.done, rendered.meant)  # there was noise
     assert [len(episode['jpeg']) > 0 for episode in episodes] == [True, False]
     assert [episode['success'] for episode in episodes] == [True, True]
+
+
+def test_an_expert_that_drives_alone_and_moves_no_more_has_lost():
+    def ends(path, since=10):
+        stuck = Stuck(since)
+        hands = (np.array([x, 0, 0.9]) for x in path)
+        return next((step for step, hand in enumerate(hands) if stuck(step, hand)), None)
+
+    assert ends([0.5] * 200) == 69  # 60 steps after it began to drive alone
+    assert ends([0.5] * 200, since=240) is None
+    assert ends(0.5 + 0.0001 * np.arange(200)) == 69  # it creeps, 6 mm in these
+    assert ends(0.5 + 0.0002 * np.arange(200)) is None
+    assert ends([*np.arange(100), *[100.0] * 100]) == 159
 
 
 def test_a_count_says_which_placements_were_not_solved_and_writes_nothing(
