@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from specvla_ros.libero.environment import ROTATION_SCALE, TRANSLATION_SCALE
 from specvla_ros.libero.experts.task_expert import TaskExpert
 from specvla_ros.training.dataset import counts
-from specvla_ros.training.lengths import Lengths
+from specvla_ros.training.lengths import Lengths, Stuck
 
 if TYPE_CHECKING:  # torch and the simulator take seconds
     from specvla_ros.libero.environment import LiberoEnv
@@ -186,6 +186,7 @@ def play(
     driver = Driver(policy, env.instruction, execute) if policy else None
     stretches = Stretches(random, chunk, policy_share if policy else 0.0, strength,
                           lengths.disturbed)
+    stuck = Stuck(lengths.disturbed)
     last, burst, success, policy_steps = lengths.most, None, False, 0
     for step in range(lengths.most + chunk):
         if step == last:
@@ -207,6 +208,8 @@ def play(
         if observation.success and not success:
             success, last = True, step + 1 + chunk
             stretches.calm()
+        elif not success and stuck(step, observation.eef_position):
+            last = step + 1
     return dict(record.arrays(chunk), instruction=env.instruction, success=success,
                 steps=len(record.executed), policy_steps=policy_steps)
 

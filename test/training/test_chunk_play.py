@@ -23,8 +23,9 @@ class World:
 
     instruction, task_id, render = 'go', 0, True
 
-    def __init__(self, solved_after=60):
+    def __init__(self, solved_after=60, stands_after=10_000):
         self.solved_after, self.done, self.meant = solved_after, [], []
+        self.stands_after = stands_after
 
     def reset_random(self, seed, render):
         assert not render
@@ -37,7 +38,7 @@ class World:
         assert not render
         self.done.append(action / SCALE)
         return SimpleNamespace(success=len(self.done) >= self.solved_after,
-                               eef_position=np.full(3, 0.1 * len(self.done)))
+                               eef_position=np.full(3, min(len(self.done), self.stands_after)))
 
 
 class Expert:
@@ -95,6 +96,12 @@ def test_a_frame_counts_only_where_the_expert_was_alone_for_a_whole_chunk(seed):
     assert all(env.solved_after - CHUNK < step < env.solved_after for step in missed)
     np.testing.assert_allclose(
         episode['action'], np.array(env.meant)[episode['frame']], atol=1e-6)
+
+
+def test_an_episode_whose_hand_stands_still_is_lost_and_ends():
+    env = World(solved_after=10_000, stands_after=LENGTHS.disturbed + 5)
+    assert not play(env)['success']
+    assert len(env.done) == LENGTHS.disturbed + 5 + 59  # 60 places that are the same
 
 
 def test_after_success_the_expert_goes_on_for_a_chunk_and_no_longer():
