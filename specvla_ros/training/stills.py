@@ -32,6 +32,9 @@ POSES = 6  # frames of a placement
 _TRIES = 30  # moments tried for them: in some the arm would stand in an object
 _NEAR = 0.12  # m from the grasp, where most can be learned
 _MOVED = 0.02  # rad: standard deviation of the joints from those of the episode
+# Of empty hands so many have their fingers anywhere: a policy closes them too early, and then
+# sees closed fingers beside the object, which an expert's episodes hardly show.
+_CLOSED_SHARE, _OPEN = 0.25, 0.04  # m: of each finger from the middle, open
 
 
 class Kind(Enum):
@@ -126,7 +129,9 @@ class Stills:
     def _show(self, snapshot: Snapshot, placed: NDArray[np.float64], expert: TaskExpert) -> bool:
         """Bring a placement to a moment; return whether it can be so, and is as far."""
         arm = snapshot.arm.copy()
-        arm[:-2] += self._random.normal(scale=_MOVED, size=len(arm) - 2)  # the fingers stay
+        arm[:-2] += self._random.normal(scale=_MOVED, size=len(arm) - 2)
+        if snapshot.carried is None and self._random.random() < _CLOSED_SHARE:
+            arm[-2:] = self._random.uniform(0, _OPEN) * np.array([1, -1])
         self._env.put_back(placed, snapshot.fixtures, snapshot.settled)
         free = self._env.put_arm(arm, snapshot.carried)
         return free and expert.active == snapshot.step and \
