@@ -3,6 +3,7 @@
 import pytest
 
 from specvla_ros.libero.environment import LiberoEnv
+from specvla_ros.libero.experts.plan import Act
 from specvla_ros.libero.experts.task_expert import TaskExpert
 
 BOWL = 'akita_black_bowl_1_pos'
@@ -27,3 +28,17 @@ def test_the_expert_takes_a_bowl_out_of_a_drawer(drawer):
     expert = TaskExpert(drawer)
     assert expert.state().shape == (10,)
     assert any(drawer.step(expert.act(), render=False).success for _ in range(150))
+
+
+def test_a_drawer_that_was_bumped_into_is_still_wide_enough():
+    """LIBERO calls it open to 2 cm off its end; the bowl that the hand brings goes in further."""
+    env = LiberoEnv('libero_10', 3, render=False)
+    env.reset_random(0)
+    expert, placed, joints = TaskExpert(env), env.positions, env.fixture_joints
+    pulled = joints.argmin()  # the bottom drawer; they open to -0.16 m
+    for place, wide in ((-0.15, True), (-0.135, True), (-0.1, False)):
+        joints[pulled] = place
+        env.put_back(placed, joints, [])
+        assert env.sim._eval_predicate(['open', expert.steps[-1].thing]) == (place < -0.14)
+        assert (expert.step.act is Act.PUT) == wide
+    env.close()
