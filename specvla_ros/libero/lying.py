@@ -25,8 +25,15 @@ class Lying:
 
     @classmethod
     def on(cls, scene: Any, thing: str, other: str) -> Lying:
-        """Return how an object lies relative to another or a fixture; else in the world."""
-        return cls._of(scene, thing, scene.obj_body_id.get(other, 0))
+        """
+        Return how an object lies relative to another, a fixture or a region; else in the world.
+
+        Relative to a region that is relative to what moves with it: a drawer, not its cabinet.
+        """
+        model = scene.sim.model
+        site = other in scene.object_sites_dict
+        return cls._of(scene, thing, int(model.site_bodyid[model.site_name2id(other)]) if site
+                       else scene.obj_body_id.get(other, 0))
 
     @classmethod
     def in_hand(cls, scene: Any, thing: str) -> Lying:

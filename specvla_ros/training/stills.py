@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 POSES = 6  # frames of a placement
 _TRIES = 30  # moments tried for them: in some the arm would stand in an object
 _NEAR = 0.12  # m from the grasp, where most can be learned
+_TOUCHED = 0.01  # m or rad: a fixture's joint that differs more from the beginning was moved
 _MOVED = 0.02  # rad: standard deviation of the joints from those of the episode
 # Of empty hands so many have their fingers anywhere: a policy closes them too early, and then
 # sees closed fingers beside the object, which an expert's episodes hardly show.
@@ -50,7 +51,8 @@ class Snapshot(NamedTuple):
     What an episode has come to, without what it hasn't dealt with yet.
 
     step: number of the expert's step at work. arm: [9], as `LiberoEnv.arm`. fixtures: [F], as
-    `LiberoEnv.fixture_joints`. settled, carried: as the expert has them.
+    `LiberoEnv.fixture_joints`, NaN for those that nothing moved. settled, carried: as the expert
+    has them.
     """
 
     step: int
@@ -82,6 +84,7 @@ class Stills:
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
         # Steps are drawn alike, however long each took.
+        self._first: NDArray[np.float64] | None = None  # the fixtures' joints at the beginning
         self._snapshots: defaultdict[int, defaultdict[Kind, list[Snapshot]]] = \
             defaultdict(lambda: defaultdict(list))
 
@@ -96,12 +99,17 @@ class Stills:
 
     def note(self, expert: TaskExpert) -> None:
         """Keep what the episode has come to, if the arm is on its way to a thing or with it."""
+        joints = self._env.fixture_joints
+        if self._first is None:
+            self._first = joints
         carried, away = expert.carried, expert.away
         if carried is None and not away:  # at work on a drawer, a door or a knob
             return
         kind = Kind.CARRYING if carried else Kind.NEAR if away < _NEAR else Kind.FAR
         self._snapshots[expert.active][kind].append(Snapshot(
-            expert.active, self._env.arm, self._env.fixture_joints, expert.settled, carried))
+            expert.active, self._env.arm,
+            np.where(np.abs(joints - self._first) > _TOUCHED, joints, np.nan), expert.settled,
+            carried))
 
     def take(self, placements: int) -> Iterator[Still]:
         """
@@ -112,7 +120,7 @@ class Stills:
         for _ in range(placements if self._snapshots else 0):
             self._env.reset_random(int(self._random.integers(2**32)), render=False)
             experts = [TaskExpert(self._env, goals) for goals in (None, *self._goals.values())]
-            placed, taken = self._env.positions, 0
+            placed, taken = (self._env.positions, self._env.fixture_joints), 0
             for _ in range(_TRIES):
                 if taken < POSES and self._show(self._snapshot(), placed, experts[0]):
                     taken += 1
@@ -126,13 +134,18 @@ class Stills:
         chosen = list(kinds.values())[self._random.choice(len(kinds), p=shares / shares.sum())]
         return chosen[self._random.integers(len(chosen))]
 
-    def _show(self, snapshot: Snapshot, placed: NDArray[np.float64], expert: TaskExpert) -> bool:
+    def _show(
+        self, snapshot: Snapshot, placed: tuple[NDArray[np.float64], NDArray[np.float64]],
+        expert: TaskExpert,
+    ) -> bool:
         """Bring a placement to a moment; return whether it can be so, and is as far."""
+        positions, joints = placed
         arm = snapshot.arm.copy()
         arm[:-2] += self._random.normal(scale=_MOVED, size=len(arm) - 2)
         if snapshot.carried is None and self._random.random() < _CLOSED_SHARE:
             arm[-2:] = self._random.uniform(0, _OPEN) * np.array([1, -1])
-        self._env.put_back(placed, snapshot.fixtures, snapshot.settled)
+        joints = np.where(np.isnan(snapshot.fixtures), joints, snapshot.fixtures)
+        self._env.put_back(positions, joints, snapshot.settled)
         free = self._env.put_arm(arm, snapshot.carried)
         return free and expert.active == snapshot.step and \
             (expert.carried is None) == (snapshot.carried is None)

@@ -63,6 +63,14 @@ def test_drawers_stand_as_they_stood(env):
     kitchen.reset_random(1)
     shut = kitchen.fixture_joints
     assert len(shut) == 4  # three drawers, and the stove's knob
-    kitchen.put_back(kitchen.positions, shut - 0.01, [])
-    np.testing.assert_allclose(kitchen.fixture_joints, shut - 0.01)
+    bowl, drawer = 'akita_black_bowl_1', 'wooden_cabinet_1_top_region'
+    before = pose(kitchen, bowl)[0]
+    in_drawer, on_cabinet = (Lying.on(kitchen.sim, bowl, it)
+                             for it in (drawer, 'wooden_cabinet_1'))
+    pulled = shut - 0.1
+    for lying, comes_along in ((in_drawer, True), (on_cabinet, False)):
+        kitchen.put_back(kitchen.positions, pulled, [lying])
+        np.testing.assert_allclose(kitchen.fixture_joints, pulled)
+        way = np.linalg.norm(pose(kitchen, bowl)[0] - before)
+        assert abs(way - 0.1 * comes_along) < 1e-3  # it lies in what moves, not in what stands
     kitchen.close()

@@ -75,35 +75,30 @@ class TaskExpert:
     @property
     def step(self) -> Stage:
         """The step at work: the first whose aim isn't reached, or else the last."""
-        return self.steps[self._active()]
+        return self.steps[self.active]
 
     def act(self) -> Vector:
         """Return the SI action [7] for the present state: m, rotation vector in rad, gripper."""
-        active = self._active()
+        active = self.active
         motion = self._back_out(active) or self._skills[active].act(self._nominal)
         return motion.action(self._scene.hand, self._nominal)
 
     def state(self) -> Vector:
         """Return what a policy must see, [10]: eef, moved thing and its aim (m), finger width."""
-        skill = self._skills[self._active()]
+        skill = self._skills[self.active]
         return np.concatenate([self._scene.eef, skill.subject, skill.target,
                                [self._scene.width]]).astype(np.float32)
 
     @property
     def away(self) -> float:
         """Distance of the hand from the grasp of the next object, m; 0 while it holds it."""
-        skill = self._skills[self._active()]
+        skill = self._skills[self.active]
         return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
-
-    @property
-    def active(self) -> int:
-        """Number of the step at work, from 0."""
-        return self._active()
 
     @property
     def carried(self) -> Lying | None:
         """How the object that is to be put lies in the hand, if the hand holds it."""
-        step, skill = self.steps[self._active()], self._skills[self._active()]
+        step, skill = self.steps[self.active], self._skills[self.active]
         carries = skill.held and self._scene.movable(step.thing)
         return self._scene.in_hand(step.thing) if carries else None
 
@@ -111,10 +106,11 @@ class TaskExpert:
     def settled(self) -> list[Lying]:
         """How the objects of the steps before the one at work lie where they were put."""
         return [self._scene.lying(step.thing, step.destination)
-                for step in self.steps[:self._active()] if step.destination is not None]
+                for step in self.steps[:self.active] if step.destination is not None]
 
-    def _active(self) -> int:
-        """Return the first step that isn't done; an object that is put must have been let go."""
+    @property
+    def active(self) -> int:
+        """Number of the step at work: the first one not done; what is put must be let go."""
         for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
             if any(self._helps(goal) for goal in step.needed_for):
                 continue

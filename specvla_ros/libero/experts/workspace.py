@@ -76,8 +76,8 @@ class Workspace:
         return getattr(site, 'parent_name', None) or region
 
     def lying(self, name: str, place: str) -> Lying:
-        """Return how an object lies relative to another, or to the owner of a region."""
-        return Lying.on(self._sim, name, self.owner(place))
+        """Return how an object lies relative to another or a fixture, or to a region's body."""
+        return Lying.on(self._sim, name, place)
 
     def in_hand(self, name: str) -> Lying:
         """Return how an object lies relative to the hand."""

@@ -63,7 +63,7 @@ def test_the_expert_opens_the_microwave_that_a_push_has_shut():
         sim.forward()
         steps = 0
         while not expert._scene.satisfied(['open', 'microwave_1']) and steps < 200:
-            assert isinstance(expert._skills[expert._active()], OpenDoor)
+            assert isinstance(expert._skills[expert.active], OpenDoor)
             env.step(expert.act(), render=False)
             steps += 1
         assert steps < 200
