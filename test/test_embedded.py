@@ -48,7 +48,8 @@ def test_the_embedded_chunks_are_small_say_what_they_are_and_are_lossless_in_few
         assert guessed.tokens == said.tokens and guessed.trace.target_passes < 28
 
 
-@pytest.mark.parametrize('suite, task', [('libero_spatial', 0), ('libero_goal', 8), ('libero_10', 7)])
+@pytest.mark.parametrize('suite, task', [
+    ('libero_spatial', 0), ('libero_goal', 8), ('libero_10', 7)])
 def test_each_suites_own_is_small_and_lossless_in_fewer_passes_with_its_own_drafters(suite, task):
     folder = checkpoint_folder(suite)
     assert sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) < 15e6
@@ -65,7 +66,7 @@ def test_each_suites_own_is_small_and_lossless_in_fewer_passes_with_its_own_draf
         env.step(action.si[0], render=False)
     after = _way(expert)
     env.close()
-    assert after < before - 0.05 and len(set(said)) > 1  # m: the hand goes to the bowl
+    assert after < before - 0.05 and len(set(said)) > 1  # m: the hand goes to the thing
     for name in ('strict', 'glance', 'auto'):
         lossless = ar.with_decoder(load_preset(name))
         guessed = [lossless.act(frame, env.instruction) for frame in frames]
