@@ -33,8 +33,8 @@ _TRIES = 30  # moments tried for them: in some the arm would stand in an object
 _NEAR = 0.12  # m from the grasp, where most can be learned
 _TOUCHED = 0.01  # m or rad: a fixture's joint that differs more from the beginning was moved
 _MOVED = 0.02  # rad: standard deviation of the joints from those of the episode
-# Of empty hands so many have their fingers anywhere: a policy closes them too early, and then
-# sees closed fingers beside the object, which an expert's episodes hardly show.
+# A policy closes its fingers too early. An expert's episodes hardly show closed fingers beside an
+# object, so this share of the frames with an empty hand has the fingers at a random width.
 _CLOSED_SHARE, _OPEN = 0.25, 0.04  # m: of each finger from the middle, open
 
 
@@ -83,7 +83,6 @@ class Stills:
 
     def __init__(self, env: LiberoEnv, random: np.random.Generator) -> None:
         self._env, self._random = env, random
-        # Steps are drawn alike, however long each took.
         self._first: NDArray[np.float64] | None = None  # the fixtures' joints at the beginning
         self._snapshots: defaultdict[int, defaultdict[Kind, list[Snapshot]]] = \
             defaultdict(lambda: defaultdict(list))
@@ -128,6 +127,7 @@ class Stills:
                                 np.stack([it.state() for it in experts]))
 
     def _snapshot(self) -> Snapshot:
+        # Each step is as likely, however long it took.
         steps = list(self._snapshots.values())
         kinds = steps[self._random.integers(len(steps))]
         shares = np.array([kind.value for kind in kinds])

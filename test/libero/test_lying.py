@@ -49,7 +49,7 @@ def test_what_the_hand_holds_comes_with_the_arm(env):
     np.testing.assert_allclose(held.place, 0, atol=1e-4)
     arm = env.arm
     arm[0] += 0.3
-    assert env.put_arm(arm, held)  # what is in the hand is no obstacle
+    assert env.put_arm(arm, held)  # the hand may touch what it holds
     moved = env.raw['robot0_eef_pos']
     assert np.linalg.norm(moved - hand) > 0.1
     np.testing.assert_allclose(pose(env, SOUP)[0], moved, atol=1e-4)
@@ -72,5 +72,5 @@ def test_drawers_stand_as_they_stood(env):
         kitchen.put_back(kitchen.positions, pulled, [lying])
         np.testing.assert_allclose(kitchen.fixture_joints, pulled)
         way = np.linalg.norm(pose(kitchen, bowl)[0] - before)
-        assert abs(way - 0.1 * comes_along) < 1e-3  # it lies in what moves, not in what stands
+        assert abs(way - 0.1 * comes_along) < 1e-3  # the drawer moves, the cabinet doesn't
     kitchen.close()

@@ -104,13 +104,15 @@ class TaskExpert:
 
     @property
     def settled(self) -> list[Lying]:
-        """How the objects of the steps before the one at work lie where they were put."""
-        return [self._scene.lying(step.thing, step.destination)
-                for step in self.steps[:self.active] if step.destination is not None]
+        """How the objects lie that were put, and that no later step moves again."""
+        active = self.active
+        later = {step.thing for step in self.steps[active:]}
+        return [self._scene.lying(step.thing, step.destination) for step in self.steps[:active]
+                if step.destination is not None and step.thing not in later]
 
     @property
     def active(self) -> int:
-        """Number of the step at work: the first one not done; what is put must be let go."""
+        """Number of the first step that isn't done; an object in the hand isn't put yet."""
         for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
             if any(self._helps(goal) for goal in step.needed_for):
                 continue

@@ -41,4 +41,5 @@ def test_a_drawer_that_was_bumped_into_is_still_wide_enough():
         env.put_back(placed, joints, [])
         assert env.sim._eval_predicate(['open', expert.steps[-1].thing]) == (place < -0.14)
         assert (expert.step.act is Act.PUT) == wide
+        assert not expert.settled  # the bowl is still to be put
     env.close()
