@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _WIDE = 0.03  # m off its end: a drawer into which a bowl still goes
 _LEFT = 0.06  # m: a hand closer to what it has dealt with backs out first
+_MOVED = 0.03  # m: an object that lies further from where it was placed was moved
 
 
 class Skill(Protocol):
@@ -71,6 +72,8 @@ class TaskExpert:
         """Take in a new episode: where things stand, and the hand's nominal orientation."""
         self._nominal = self._scene.hand
         self._skills = [skill_of(self._scene, step) for step in self.steps]
+        self._placed = {step.thing: self._scene.position(step.thing) for step in self.steps
+                        if step.act is Act.CLEAR}
 
     @property
     def step(self) -> Stage:
@@ -104,11 +107,18 @@ class TaskExpert:
 
     @property
     def settled(self) -> list[Lying]:
-        """How the objects lie that were put, and that no later step moves again."""
-        active = self.active
-        later = {step.thing for step in self.steps[active:]}
-        return [self._scene.lying(step.thing, step.destination) for step in self.steps[:active]
-                if step.destination is not None and step.thing not in later]
+        """How the objects lie that were put where they belong, or out of a drawer's way."""
+        done, later = self.steps[:self.active], self.steps[self.active:]
+        moves = {step.thing for step in later}
+        lying = []
+        for step in done:
+            if step.destination is None:
+                continue
+            if step.thing not in moves:
+                lying.append(self._scene.lying(step.thing, step.destination))
+            elif step.act is Act.CLEAR and self._was_moved(step.thing):
+                lying.append(self._scene.lying(step.thing, self._scene.owner(step.destination)))
+        return lying
 
     @property
     def active(self) -> int:
@@ -119,6 +129,10 @@ class TaskExpert:
             if not self._reached(step) or skill.held:
                 return index
         return len(self.steps) - 1
+
+    def _was_moved(self, thing: str) -> bool:
+        way = self._scene.position(thing) - self._placed[thing]
+        return bool(np.linalg.norm(way) > _MOVED)
 
     def _reached(self, step: Stage) -> bool:
         if step.act is Act.CLEAR:  # no predicate of LIBERO's

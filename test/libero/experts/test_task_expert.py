@@ -1,10 +1,12 @@
 """The expert in the simulator: a bowl in a drawer, from placements that are drawn anew."""
 
+import numpy as np
 import pytest
 
 from specvla_ros.libero.environment import LiberoEnv
 from specvla_ros.libero.experts.plan import Act
 from specvla_ros.libero.experts.task_expert import TaskExpert
+from specvla_ros.libero.lying import Lying
 
 BOWL = 'akita_black_bowl_1_pos'
 
@@ -42,4 +44,27 @@ def test_a_drawer_that_was_bumped_into_is_still_wide_enough():
         assert env.sim._eval_predicate(['open', expert.steps[-1].thing]) == (place < -0.14)
         assert (expert.step.act is Act.PUT) == wide
         assert not expert.settled  # the bowl is still to be put
+    env.close()
+
+
+def test_a_bowl_that_was_put_out_of_a_drawers_way_lies_so_in_other_placements_too():
+    """Anew it would lie under the drawer, which is open in the frames of the later steps."""
+    env = LiberoEnv('libero_goal', 3, render=False)
+    env.reset_random(0)
+    expert, bowl = TaskExpert(env), 'akita_black_bowl_1'
+    assert expert.step.act is Act.CLEAR and not expert.settled
+    way = expert._skills[0].target - expert._skills[0].subject
+    before = Lying.on(env.sim, bowl, '')
+    Lying(bowl, 0, before.place + way, before.turn).lay(env.sim)
+    assert expert.step.act is Act.OPEN
+    aside = expert.settled
+    assert [it.thing for it in aside] == [bowl]
+    env.reset_random(1)
+    again = TaskExpert(env)
+    assert again.step.act is Act.CLEAR
+    opened = env.fixture_joints - 0.15
+    env.put_back(env.positions, opened, aside)
+    assert again.step.act is Act.PUT
+    place = Lying.on(env.sim, bowl, '').place
+    assert np.linalg.norm(place - before.place - way) < 0.05  # as far as the cabinet was moved
     env.close()
