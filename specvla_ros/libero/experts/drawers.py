@@ -27,6 +27,10 @@ _AWAY = 0.09         # distance from the handle from which fingers open again
 _DEEP = 0.010        # of the bar's middle behind the point where the fingers meet
 _EASE = 0.008        # so far they give way while they close
 _TURNED = 0.15       # rad
+# A hand further than this from its turn (rad) is turned the other way round, half a turn apart:
+# from there the wrist would come to its end on the way. More than 90 degrees, so that a hand
+# between the two doesn't go to and fro.
+_OTHER_WAY = math.radians(115)
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -71,8 +75,11 @@ class Drawer:
 
     def astray(self, nominal: Vector) -> float:
         """How far the hand is from its turn, 0 to 1."""
-        angle = np.linalg.norm(rotation_vector(self.turn @ nominal @ self._scene.hand.T))
-        return float(np.clip((angle - _TURNED) / 0.3, 0, 1))
+        return float(np.clip((self._angle(nominal) - _TURNED) / 0.3, 0, 1))
+
+    def _angle(self, nominal: Vector) -> float:
+        """Return the angle between the hand and its turn, rad."""
+        return float(np.linalg.norm(rotation_vector(self.turn @ nominal @ self._scene.hand.T)))
 
 
 class OpenDrawer(Drawer):
@@ -109,12 +116,14 @@ class CloseDrawer(Drawer):
 
     def act(self, nominal: Vector) -> Motion:
         """Return the motion for the present state; nominal [3, 3]: the hand's first rotation."""
+        # Closed fingers push as well either way round.
+        turn = self.turn if self._angle(nominal) < _OTHER_WAY else self.turn @ about_z(math.pi)
         error = self.handle - self._scene.eef
         ahead = -float(error @ self._outward)  # so far the fingers are in front of the handle
         across = error + ahead * self._outward
         radius = np.linalg.norm(across)
         if radius < 0.025 and ahead > -0.01:
-            return Motion(across - 0.04 * self._outward, CLOSED, self.turn)
+            return Motion(across - 0.04 * self._outward, CLOSED, turn)
         # Over the handle, out, and down in front of it.
         over = 0.12 * np.clip((0.07 - ahead) / 0.03, 0, 1)
-        return Motion(across + (_HOVER - ahead) * self._outward + over * _UP, CLOSED, self.turn)
+        return Motion(across + (_HOVER - ahead) * self._outward + over * _UP, CLOSED, turn)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specvla_ros.libero.experts.drawers import CloseDrawer, OpenDrawer
-from specvla_ros.libero.experts.motion import CLOSED, OPEN
+from specvla_ros.libero.experts.motion import about_z, CLOSED, OPEN, rotation, rotation_vector
 from specvla_ros.libero.experts.places import place_of
 from specvla_ros.libero.experts.plan import Act, Stage
 from specvla_ros.libero.experts.pushes import PushTo
@@ -149,6 +149,21 @@ def test_a_drawer_is_pushed_from_wherever_the_hand_is(start):
             return
         scene.eef = scene.eef + np.clip(1.5 * motion.error, -0.05, 0.05) / 3
     pytest.fail(f'the hand stopped at {scene.eef}')
+
+
+@pytest.mark.parametrize('yaw', [-3.0, -1.5, 0.0, 1.5, 3.0])
+def test_a_hand_turns_to_push_without_going_round(yaw):
+    """Half a turn more, and Panda's wrist came to its end: the arm went astray for good."""
+    scene = Table(eef=np.array([0, 0.2, 0.1]))
+    scene.things |= {'drawer': np.array([0, 0.1, 0]), 'handle': np.zeros(3)}
+    scene.joints['drawer'] = (-0.15, np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    skill = CloseDrawer(scene, 'drawer')
+    hand = scene.hand = about_z(yaw) @ DOWN
+    for _ in range(100):
+        turn = skill.act(DOWN).turn
+        scene.hand = rotation(0.2 * rotation_vector(turn @ DOWN @ scene.hand.T), 1) @ scene.hand
+        assert np.linalg.norm(rotation_vector(scene.hand @ hand.T)) < 2.1  # rad
+    assert abs(scene.hand[:, 1] @ [1, 0, 0]) > 0.99  # they would open along the handle
 
 
 def test_fingers_that_close_around_a_handle_give_way_outwards():
