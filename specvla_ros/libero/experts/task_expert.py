@@ -1,6 +1,10 @@
 """
 The expert of a task: each step it does the first skill of the plan whose aim isn't reached yet.
 
+Of several things to put it takes the one that the hand is at. Whether the first lies well enough
+can often not be seen from where the second is: a policy that is told to go back there in one frame
+and to grasp in the next, which looks alike, stays between the two.
+
 It has no clock and no memory of stages: the simulator's state alone says which skill is at work,
 so it goes on sensibly from wherever a push or a policy has led.
 """
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 _WIDE = 0.03  # m off its end: a drawer into which a bowl still goes
 _LEFT = 0.06  # m: a hand closer to what it has dealt with backs out first
 _MOVED = 0.03  # m: an object that lies further from where it was placed was moved
+_AT = 0.08  # m: a hand closer than this to a grasp is at it
 
 
 class Skill(Protocol):
@@ -77,7 +82,7 @@ class TaskExpert:
 
     @property
     def step(self) -> Stage:
-        """The step at work: the first whose aim isn't reached, or else the last."""
+        """The step at work."""
         return self.steps[self.active]
 
     def act(self) -> Vector:
@@ -95,8 +100,7 @@ class TaskExpert:
     @property
     def away(self) -> float:
         """Distance of the hand from the grasp of the next object, m; 0 while it holds it."""
-        skill = self._skills[self.active]
-        return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
+        return self._away(self.active)
 
     @property
     def carried(self) -> Lying | None:
@@ -108,11 +112,11 @@ class TaskExpert:
     @property
     def settled(self) -> list[Lying]:
         """How the objects lie that were put where they belong, or out of a drawer's way."""
-        done, later = self.steps[:self.active], self.steps[self.active:]
-        moves = {step.thing for step in later}
+        due = self._due
+        moves = {self.steps[index].thing for index in due}
         lying = []
-        for step in done:
-            if step.destination is None:
+        for index, step in enumerate(self.steps):
+            if step.destination is None or index in due:
                 continue
             if step.thing not in moves:
                 lying.append(self._scene.lying(step.thing, step.destination))
@@ -122,13 +126,35 @@ class TaskExpert:
 
     @property
     def active(self) -> int:
-        """Number of the first step that isn't done; an object in the hand isn't put yet."""
-        for index, (step, skill) in enumerate(zip(self.steps, self._skills, strict=True)):
-            if any(self._helps(goal) for goal in step.needed_for):
-                continue
-            if not self._reached(step) or skill.held:
-                return index
-        return len(self.steps) - 1
+        """Number of the step at work: the first due, or what is put by the hand; else the last."""
+        due = self._due
+        if not due:
+            return len(self.steps) - 1
+        if self.steps[due[0]].act is not Act.PUT:
+            return due[0]
+        away = {index: self._away(index) for index in due
+                if index == due[0] or self._in_any_order(index)}
+        nearest = min(away, key=lambda index: away[index])
+        return nearest if away[nearest] < _AT else due[0]
+
+    @property
+    def _due(self) -> list[int]:
+        """Numbers of the steps that are not done; an object in the hand isn't put yet."""
+        return [index for index, (step, skill)
+                in enumerate(zip(self.steps, self._skills, strict=True))
+                if not any(self._helps(goal) for goal in step.needed_for)
+                and (not self._reached(step) or skill.held)]
+
+    def _in_any_order(self, index: int) -> bool:
+        """Whether a step puts a thing that no other one is put on."""
+        step = self.steps[index]
+        return step.act is Act.PUT and not any(
+            other.destination == step.thing or other.thing == step.destination
+            for other in self.steps)
+
+    def _away(self, index: int) -> float:
+        skill = self._skills[index]
+        return 0.0 if skill.held else float(np.linalg.norm(skill.grip - self._scene.eef))
 
     def _was_moved(self, thing: str) -> bool:
         way = self._scene.position(thing) - self._placed[thing]
