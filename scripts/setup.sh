@@ -14,6 +14,13 @@ venv=.venv
 say() { printf '[setup] %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
+# Two at once, as of `make demo` beside `make test`, would take each other's files away.
+alone() {
+    command -v flock >/dev/null || return 0
+    exec 9<.
+    flock -n 9 || { say 'another setup is at work in this folder: waiting for it'; flock 9; }
+}
+
 # Install Debian packages when root; else stop with the line to type.
 need_packages() {
     local line="apt-get install -y --no-install-recommends $*" log
@@ -120,6 +127,7 @@ package() {
     stamp package "$key"
 }
 
+alone
 dependencies
 package
 "$venv/bin/python" -m specvla_ros.libero.assets

@@ -1,4 +1,6 @@
 """`scripts/setup.sh` makes .venv anew where the one that is there can't serve."""
+import fcntl
+import os
 from pathlib import Path
 import re
 import shutil
@@ -72,3 +74,16 @@ def test_what_is_interrupted_is_done_again():
         body, = re.findall(rf'^{stage}\(\) \{{\n(.*?)^\}}\n', SCRIPT, re.MULTILINE | re.DOTALL)
         assert 0 < body.index(f'unstamp {stage}') < body.index('pip_install')
         assert body.rstrip().endswith(f'stamp {stage} "$key"')
+
+
+def test_a_second_one_waits_for_the_first(tmp_path):
+    say, = re.findall(r'^say\(\) .*$', SCRIPT, re.MULTILINE)
+    alone, = re.findall(r'^alone\(\) \{\n.*?^\}\n', SCRIPT, re.MULTILINE | re.DOTALL)
+    first = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    second = subprocess.Popen(['bash', '-euc', f'{say}\n{alone}\nalone\nsay done'], cwd=tmp_path,
+                              stderr=subprocess.PIPE, text=True)
+    assert 'waiting' in second.stderr.readline()
+    assert second.poll() is None
+    os.close(first)
+    assert second.communicate(timeout=30)[1] == '[setup] done\n'
