@@ -27,8 +27,8 @@ _AWAY = 0.09         # distance from the handle from which fingers open again
 _DEEP = 0.010        # of the bar's middle behind the point where the fingers meet
 _EASE = 0.008        # so far they give way while they close
 _TURNED = 0.15       # rad
-# A hand further than this from its turn (rad) is turned the other way round, half a turn apart:
-# from there the wrist would come to its end on the way. More than 90 degrees, so that a hand
+# A hand further than this from its turn (rad) is turned the other way round, half a turn apart: on
+# the longer way Panda's wrist came to its end. More than 90 degrees, so that a hand in the middle
 # between the two doesn't go to and fro.
 _OTHER_WAY = math.radians(115)
 _UP = np.array([0.0, 0.0, 1.0])

@@ -1,9 +1,8 @@
 """
 The expert of a task: each step it does the first skill of the plan whose aim isn't reached yet.
 
-Of several things to put it takes the one that the hand is at. Whether the first lies well enough
-can often not be seen from where the second is: a policy that is told to go back there in one frame
-and to grasp in the next, which looks alike, stays between the two.
+Of several things to put it takes the one that the hand is at: a policy that copies it has no more
+than a picture, and that often doesn't show whether the one before lies well enough.
 
 It has no clock and no memory of stages: the simulator's state alone says which skill is at work,
 so it goes on sensibly from wherever a push or a policy has led.
@@ -146,7 +145,7 @@ class TaskExpert:
                 and (not self._reached(step) or skill.held)]
 
     def _in_any_order(self, index: int) -> bool:
-        """Whether a step puts a thing that no other one is put on."""
+        """Whether a step puts a thing that goes neither onto nor under another one."""
         step = self.steps[index]
         return step.act is Act.PUT and not any(
             other.destination == step.thing or other.thing == step.destination
