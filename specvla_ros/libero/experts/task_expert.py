@@ -125,7 +125,12 @@ class TaskExpert:
 
     @property
     def active(self) -> int:
-        """Number of the step at work: the first due, or what is put by the hand; else the last."""
+        """
+        Return the number of the step at work; once all are done, of the last.
+
+        It is the first step that isn't done. Where that one puts an object, and the hand is at
+        another object that is to be put, it is the step of that other object.
+        """
         due = self._due
         if not due:
             return len(self.steps) - 1
@@ -145,7 +150,7 @@ class TaskExpert:
                 and (not self._reached(step) or skill.held)]
 
     def _in_any_order(self, index: int) -> bool:
-        """Whether a step puts a thing that goes neither onto nor under another one."""
+        """Whether a step puts an object, and no other step's object lies on or below it then."""
         step = self.steps[index]
         return step.act is Act.PUT and not any(
             other.destination == step.thing or other.thing == step.destination
