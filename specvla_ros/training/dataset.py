@@ -65,7 +65,7 @@ class Episode:
 
 class Dataset:
     """
-    All successful episodes of one suite under `<data>/<suite>/task<id>/seed<seed>.npz`.
+    The episodes of one suite under `<data>/<suite>/task<id>/seed<seed>.npz`.
 
     size: side of the network's input in pixels; mirror: flip frames left-right before the
     network sees them (`mirror_image` of the data set's configuration); tasks: empty = all; image:
@@ -73,6 +73,8 @@ class Dataset:
     Above 1 a frame counts only if the H steps from it on were executed, all of the expert's.
     stills: take in the still frames of an episode (`stills.py`), of a failed one too, as another
     one of its name; they follow no other frame, so they teach a target and no drafter.
+    failed_steps: take the frames of a failed episode's first steps too, so many. What the expert
+    said there is as good as in another one; what it said at the end led nowhere.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
@@ -80,6 +82,7 @@ class Dataset:
     def __init__(
         self, data: Path, suite: str, size: int, mirror: bool = True, tasks: tuple[int, ...] = (),
         image: ImagePreparation = AUGMENTED, chunk: int = 1, stills: bool = False,
+        failed_steps: int = 0,
     ) -> None:
         if not image.jpeg:
             raise SpecVLAError(
@@ -87,7 +90,7 @@ class Dataset:
                 'collected frames are stored as JPEG')
         self.folder = data / suite
         self.size, self.mirror, self.tasks, self.image = size, mirror, tasks, image
-        self.chunk, self.stills = chunk, stills
+        self.chunk, self.stills, self.failed_steps = chunk, stills, failed_steps
         self.episodes: list[Episode] = []
         self._seen: set[str] = set()
         crop = '' if image == AUGMENTED else f'_area{image.crop_area!r}'
@@ -107,7 +110,7 @@ class Dataset:
         Take in episodes written since the last call; returns how many.
 
         only: names to take, in this order, and no others (a resumed run sees what the
-        interrupted one saw). Of failed episodes only the stills are taken.
+        interrupted one saw).
 
         :raises SpecVLAError: an episode can't be read, or one of `only` is gone
         """
@@ -133,14 +136,17 @@ class Dataset:
             with EpisodeFile(path) as file:
                 solved, instruction = bool(file['success']), file.instruction()
                 stills = self._stills(name, instruction, file) if self.stills else []
-                if not solved:  # stills are labelled one by one: its end says nothing of them
+                if not solved and not self.failed_steps:  # stills are labelled one by one
                     return stills
+                early = None if solved else file.frame() < self.failed_steps
                 action, state = file.numbers('action'), file.numbers('state')
                 jpegs = file['jpeg']
                 played = Played.of(file) if 'executed' in file else None
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
             _check(action, state, jpegs)
+            if early is not None and len(early) != len(jpegs):
+                raise ValueError(f'{len(jpegs)} frames of {len(early)} steps')
             pixels = self._pixels(name, jpegs)
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
@@ -151,19 +157,22 @@ class Dataset:
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
-        if self.chunk == 1:
-            return [Episode(name, instruction, action, state, pixels), *stills]
-        if played is None:
-            raise SpecVLAError(
-                f'{path} was collected without --chunk: nothing says what was executed after '
-                f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
-                'with --chunk 1')
-        kept, following = played.chunks(self.chunk)
+        kept, following = np.arange(len(pixels)), None
+        if self.chunk > 1:
+            if played is None:
+                raise SpecVLAError(
+                    f'{path} was collected without --chunk: nothing says what was executed after '
+                    f'its frames; collect with --chunk {self.chunk} to a folder of its own, or '
+                    'train with --chunk 1')
+            kept, following = played.chunks(self.chunk)
+        if early is not None:
+            following = None if following is None else following[early[kept]]
+            kept = kept[early[kept]]
         if not len(kept):
-            return []
+            return stills
         if len(kept) < len(pixels):  # else the memory map needs no copy
             action, state, pixels = action[kept], state[kept], pixels[kept]
-        return [Episode(name, instruction, action, state, pixels, following)]
+        return [Episode(name, instruction, action, state, pixels, following), *stills]
 
     def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
         """Return the still frames of a file as an episode, if it has some."""

@@ -60,6 +60,8 @@ class TrainTargetArgs:
     freeze_vision: Annotated[bool, Help(help='leave the vision towers as --init has them')] = False
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
+    failed_steps: Annotated[int, Help(
+        help='learn from the first so many steps of failed episodes too; 0 = none of them')] = 0
     holdout: Annotated[float, Help(help='share of episodes kept for measuring')] = 0.03
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0
@@ -96,6 +98,9 @@ def check_arguments(args: TrainTargetArgs, group: ProcessGroup) -> None:
     if not 1 <= args.instructions_per_frame <= _MOST_INSTRUCTIONS:
         raise SpecVLAError(f'--instructions-per-frame {args.instructions_per_frame}: give 1 to '
                            f'{_MOST_INSTRUCTIONS}')
+    if args.failed_steps < 0:
+        raise SpecVLAError(f'--failed-steps {args.failed_steps}: give a number of steps, or 0 for '
+                           'no frames of failed episodes')
     if not 1 <= args.chunk <= MOST_STEPS:
         raise SpecVLAError(f'--chunk {args.chunk}: give 1 to {MOST_STEPS} control steps')
     if args.execute_steps is not None and not 1 <= args.execute_steps <= args.chunk:
@@ -131,5 +136,6 @@ def settings_of(args: TrainTargetArgs) -> dict[str, Any]:
              'vision_only', 'holdout', 'text_tokens')
     return {name: getattr(args, name) for name in names} | {
         'shape': asdict(args.shape), 'init': args.init and str(args.init)} | (
-            {name: getattr(args, name) for name in ('lora', 'new_words') if getattr(args, name)}
+            {name: getattr(args, name) for name in ('lora', 'new_words', 'failed_steps')
+             if getattr(args, name)}
     )  # no key where it is off: states saved before there was such an option have none

@@ -64,7 +64,7 @@ class TargetRecipe(Recipe):
         size = initial.config.image_size if initial else args.shape.image_size
         self.dataset = Dataset(data_folder(args.data), args.suite, size,
                                data_set.mirror_image, args.tasks, data_set.image, args.chunk,
-                               stills=True)
+                               stills=True, failed_steps=args.failed_steps)
         self.dataset.refresh(args.lanes, only=saved and saved['episodes'], on_progress=loading)
         if not self.dataset.episodes:
             raise SpecVLAError(

@@ -30,6 +30,23 @@ def test_new_episodes_are_picked_up_and_failed_ones_left_out(data):
     assert dataset.n_frames == 88
 
 
+def test_of_a_failed_episode_the_first_steps_are_taken_if_asked_for(data):
+    path = write_episode(data, task=0, seed=8, success=False)
+    for steps, frames in ((0, 0), (3, 3), (100, 8)):
+        dataset = Dataset(data, SUITE, size=32, failed_steps=steps)
+        dataset.refresh()
+        kept = [episode for episode in dataset.episodes if episode.name == 'task0/seed8']
+        assert sum(map(len, kept)) == frames == dataset.n_frames - 80
+    with np.load(path, allow_pickle=True) as file:
+        arrays = dict(file)
+    assert (kept[0].action == arrays['action']).all()
+    np.savez(path, **arrays | {'frame': np.arange(10, 18)})  # its first steps were not rendered
+    assert Dataset(data, SUITE, size=32, failed_steps=10).refresh() == 11
+    np.savez(path, **arrays | {'frame': np.arange(7)})
+    with pytest.raises(SpecVLAError, match='seed8.npz is no episode .8 frames of 7 steps'):
+        Dataset(data, SUITE, size=32, failed_steps=3).refresh()
+
+
 def test_pixels_are_those_inference_sees(data):
     dataset = Dataset(data, SUITE, size=32)
     dataset.refresh()

@@ -13,6 +13,7 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.policy import Policy
 from specvla_ros.policy_check import check_policy
 from specvla_ros.training import train_glance
+from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.target_batches import NONE
@@ -107,6 +108,21 @@ def test_labels_of_a_batch_are_the_steps_one_after_the_other(args, data):
         said = row[answer + 1:answer + 7 * CHUNK]
         assert not said[6::7].any()  # the grippers' stay exact, of every step
     assert off.any()
+
+
+def test_of_a_failed_episode_the_first_steps_teach_chunks_too(data):
+    path = data / SUITE / 'task0' / 'seed2.npz'
+    with np.load(path, allow_pickle=True) as file:
+        content = dict(file)
+    np.savez(path, **content | {'success': False})
+    for steps, frames in ((0, 0), (4, 4), (100, 8 - CHUNK + 1)):
+        dataset = Dataset(data, SUITE, 32, chunk=CHUNK, failed_steps=steps)
+        dataset.refresh()
+        kept = [episode for episode in dataset.episodes if episode.name == 'task0/seed2']
+        assert sum(map(len, kept)) == frames
+        for episode in kept:
+            wanted = [content['executed'][step:step + CHUNK] for step in range(frames)]
+            np.testing.assert_array_equal(episode.labels, wanted)
 
 
 def test_one_step_is_said_as_such_and_what_was_asked_wrongly_is_one_line(args, tmp_path):

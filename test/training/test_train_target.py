@@ -362,6 +362,7 @@ def test_jitter_leaves_labels_and_gripper_alone(data):
     ({'init': 'libero_object'}, '--text-tokens 300 has no effect: dimensions and tokenizer are'),
     ({'init': 'libero_object', 'text_tokens': 384}, '--shape.image-size 32 has no effect: dim'),
     ({'new_words': True}, 'about the tokenizer of --init'),
+    ({'failed_steps': -1}, '--failed-steps -1: give a number of steps, or 0 for no frames'),
     ({'resume': True}, 'nothing to resume'),
     ({'tasks': (9,)}, 'no successful episodes under'),
 ])
