@@ -136,8 +136,8 @@ class Dataset:
             with EpisodeFile(path) as file:
                 solved, instruction = bool(file['success']), file.instruction()
                 stills = self._stills(name, instruction, file) if self.stills else []
-                if not solved and not self.failed_steps:  # stills are labelled one by one
-                    return stills
+                if not solved and not self.failed_steps:
+                    return stills  # labelled one by one: the end says nothing of them
                 early = None if solved else file.frame() < self.failed_steps
                 action, state = file.numbers('action'), file.numbers('state')
                 jpegs = file['jpeg']
@@ -157,7 +157,22 @@ class Dataset:
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
-        kept, following = np.arange(len(pixels)), None
+        kept, following = self._counting(path, early, played, len(pixels))
+        if not len(kept):
+            return stills
+        if len(kept) < len(pixels):  # else the memory map needs no copy
+            action, state, pixels = action[kept], state[kept], pixels[kept]
+        return [Episode(name, instruction, action, state, pixels, following), *stills]
+
+    def _counting(
+        self, path: Path, early: NDArray[np.bool_] | None, played: 'Played | None', frames: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+        """
+        Return the frames that count, [N] indices, and their chunks [N, H, D], if any.
+
+        early: of a failed one, which frames are of its first steps.
+        """
+        kept, following = np.arange(frames), None
         if self.chunk > 1:
             if played is None:
                 raise SpecVLAError(
@@ -168,11 +183,7 @@ class Dataset:
         if early is not None:
             following = None if following is None else following[early[kept]]
             kept = kept[early[kept]]
-        if not len(kept):
-            return stills
-        if len(kept) < len(pixels):  # else the memory map needs no copy
-            action, state, pixels = action[kept], state[kept], pixels[kept]
-        return [Episode(name, instruction, action, state, pixels, following), *stills]
+        return kept, following
 
     def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
         """Return the still frames of a file as an episode, if it has some."""
