@@ -73,8 +73,8 @@ class Dataset:
     Above 1 a frame counts only if the H steps from it on were executed, all of the expert's.
     stills: take in the still frames of an episode (`stills.py`), of a failed one too, as another
     one of its name; they follow no other frame, so they teach a target and no drafter.
-    failed_steps: take the frames of a failed episode's first steps too, so many. What the expert
-    said there is as good as in another one; what it said at the end led nowhere.
+    failed_steps: of a failed episode, take the frames before this step. The expert's advice is
+    good there as well; at the end of such an episode it led nowhere.
 
     :raises SpecVLAError: frames without a JPEG round trip are asked for: they are stored as JPEG
     """
@@ -138,15 +138,15 @@ class Dataset:
                 stills = self._stills(name, instruction, file) if self.stills else []
                 if not solved and not self.failed_steps:
                     return stills  # labelled one by one: the end says nothing of them
-                early = None if solved else file.frame() < self.failed_steps
                 action, state = file.numbers('action'), file.numbers('state')
                 jpegs = file['jpeg']
+                steps = None if solved else file.frame()
                 played = Played.of(file) if 'executed' in file else None
             if played is not None and not jpegs:  # of a short episode with many bursts
                 return []
             _check(action, state, jpegs)
-            if early is not None and len(early) != len(jpegs):
-                raise ValueError(f'{len(jpegs)} frames of {len(early)} steps')
+            if steps is not None and len(steps) != len(jpegs):
+                raise ValueError(f'{len(jpegs)} frames of {len(steps)} steps')
             pixels = self._pixels(name, jpegs)
         except FileNotFoundError:
             raise SpecVLAError(f'{path} is gone: the data the training began with must stay') \
@@ -157,33 +157,29 @@ class Dataset:
                 AttributeError, ImportError, IndexError, zlib.error) as error:
             raise SpecVLAError(f'{path} is no episode ({one_line(error)}): delete it '
                                'and collect again') from error
-        kept, following = self._counting(path, early, played, len(pixels))
-        if not len(kept):
+        # The steps rise, so these are the first frames: slices, and the memory map needs no copy.
+        taken = len(jpegs) if steps is None else int((steps < self.failed_steps).sum())
+        action, state, pixels = action[:taken], state[:taken], pixels[:taken]
+        following = None
+        if self.chunk > 1:
+            kept, following = self._chunks(path, played, taken)
+            if len(kept) < taken:
+                action, state, pixels = action[kept], state[kept], pixels[kept]
+        if not len(action):
             return stills
-        if len(kept) < len(pixels):  # else the memory map needs no copy
-            action, state, pixels = action[kept], state[kept], pixels[kept]
         return [Episode(name, instruction, action, state, pixels, following), *stills]
 
-    def _counting(
-        self, path: Path, early: NDArray[np.bool_] | None, played: 'Played | None', frames: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-        """
-        Return the frames that count, [N] indices, and their chunks [N, H, D], if any.
-
-        early: of a failed one, which frames are of its first steps.
-        """
-        kept, following = np.arange(frames), None
-        if self.chunk > 1:
-            if played is None:
-                raise SpecVLAError(
-                    f'{path} was collected without --chunk: nothing says what was executed after '
-                    f'its frames; collect with --chunk {self.chunk} to a folder of its own, or '
-                    'train with --chunk 1')
-            kept, following = played.chunks(self.chunk)
-        if early is not None:
-            following = None if following is None else following[early[kept]]
-            kept = kept[early[kept]]
-        return kept, following
+    def _chunks(
+        self, path: Path, played: 'Played | None', taken: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return which of the first frames have a whole chunk, [N], and the chunks [N, H, D]."""
+        if played is None:
+            raise SpecVLAError(
+                f'{path} was collected without --chunk: nothing says what was executed after '
+                f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
+                'with --chunk 1')
+        kept, following = played.chunks(self.chunk)
+        return kept[kept < taken], following[kept < taken]
 
     def _stills(self, name: str, instruction: str, file: EpisodeFile) -> list[Episode]:
         """Return the still frames of a file as an episode, if it has some."""

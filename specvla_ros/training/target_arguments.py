@@ -61,7 +61,7 @@ class TrainTargetArgs:
     vision_only: Annotated[bool, Help(
         help='train the vision towers alone, on the privileged state; go on with --init')] = False
     failed_steps: Annotated[int, Help(
-        help='learn from the first so many steps of failed episodes too; 0 = none of them')] = 0
+        help='take the frames of failed episodes before this step as well; 0 = none of them')] = 0
     holdout: Annotated[float, Help(help='share of episodes kept for measuring')] = 0.03
     rescan: Annotated[float, Help(help='minutes between looks for new episodes')] = 5.0
     evaluate: Annotated[float, Help(help='minutes between measurements and saved states')] = 3.0

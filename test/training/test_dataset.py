@@ -41,7 +41,8 @@ def test_of_a_failed_episode_the_first_steps_are_taken_if_asked_for(data):
         arrays = dict(file)
     assert (kept[0].action == arrays['action']).all()
     np.savez(path, **arrays | {'frame': np.arange(10, 18)})  # its first steps were not rendered
-    assert Dataset(data, SUITE, size=32, failed_steps=10).refresh() == 11
+    dataset = Dataset(data, SUITE, size=32, failed_steps=10)
+    assert dataset.refresh() == 11 and dataset.n_frames == 80
     np.savez(path, **arrays | {'frame': np.arange(7)})
     with pytest.raises(SpecVLAError, match='seed8.npz is no episode .8 frames of 7 steps'):
         Dataset(data, SUITE, size=32, failed_steps=3).refresh()

@@ -100,7 +100,7 @@ def launch(args, launcher, more):
         sys.executable, '-m', *launcher, 'specvla_ros', 'train', 'target', *more,
         '--out', args.out, '--suite', SUITE, '--data', args.data, '--epochs', '1',
         '--batch', '8', '--lanes', '1', '--dtype', 'float32']
-    # A crash in native code says where: one of two processes died of SIGSEGV once, in CI.
+    # Shows where native code crashes: one of the two processes died of SIGSEGV once, in CI.
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200,
                           env={**os.environ, 'MASTER_PORT': '0', 'PYTHONFAULTHANDLER': '1'})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -378,6 +378,8 @@ def test_an_unfinished_training_is_not_overwritten(args):
         run(args)
     with pytest.raises(SpecVLAError, match='--resume with seed 5'):
         run(replace(args, resume=True, seed=5))
+    with pytest.raises(SpecVLAError, match='--resume with failed_steps 4'):
+        run(replace(args, resume=True, failed_steps=4))
     path = args.out.with_name('target.training') / 'state.pt'
     content = torch.load(path, weights_only=True)
     torch.save(content | {'recipe': {}}, path)
