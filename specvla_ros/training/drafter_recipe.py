@@ -135,7 +135,8 @@ class DrafterRecipe(Recipe):
             return None
         dataset = Dataset(data_folder(args.data), args.suite,
                           self.manifest.image_size, self.manifest.mirror,
-                          image=self.manifest.preparation)
+                          image=self.manifest.preparation,
+                          failed_steps=self.manifest.failed_steps)
         dataset.refresh(args.lanes, only=names)
         return self.verdict(dataset.episodes)
 

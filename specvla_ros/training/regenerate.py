@@ -61,6 +61,9 @@ class RegenerateArgs:
     out: Annotated[Path | None, Help(help='folder to write; default in the cache')] = None
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
     episodes: Annotated[int, Help(help='at most this many episodes; 0 = all')] = 0
+    failed_steps: Annotated[int, Help(
+        help='take the frames of failed episodes before this step as well: what the target says '
+             'there must be guessed too; 0 = none of them')] = 0
     paths: Annotated[int, Help(help="token paths a frame, the first is the target's own")] = 4
     jitter: Annotated[int, Help(help='bins the tokens of the other paths are off by at most')] = 9
     batch: Annotated[int, Help(help='frames decoded at once')] = 64
@@ -87,7 +90,8 @@ def run(args: RegenerateArgs) -> int:
     space = _space(model, key)
     manifest = Manifest(
         sha256, args.suite, model.config.image_size, settings.mirror_image, space.length,
-        args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)))
+        args.paths, args.jitter, args.seed, image=asdict(image_preparation(model, settings)),
+        failed_steps=args.failed_steps)
     with alone_in(folder):
         _check_same(folder, manifest)
         episodes = _episodes(args, manifest)
@@ -268,7 +272,8 @@ def _check_same(folder: Path, manifest: Manifest) -> None:
 def _episodes(args: RegenerateArgs, manifest: Manifest) -> list[Episode]:
     """Episodes to regenerate, spread evenly over the data set if not all."""
     dataset = Dataset(data_folder(args.data), args.suite, manifest.image_size,
-                      manifest.mirror, args.tasks, manifest.preparation)
+                      manifest.mirror, args.tasks, manifest.preparation,
+                      failed_steps=manifest.failed_steps)
     dataset.refresh(args.lanes)
     if not dataset.episodes:
         raise SpecVLAError(
@@ -282,7 +287,8 @@ def _check(args: RegenerateArgs) -> None:
     if args.ray is not None:
         check_address(args.ray)
     check_seed(args.seed)
-    for name, least in (('episodes', 0), ('paths', 1), ('jitter', 0), ('batch', 1), ('lanes', 1)):
+    for name, least in (('episodes', 0), ('failed_steps', 0), ('paths', 1), ('jitter', 0),
+                        ('batch', 1), ('lanes', 1)):
         if getattr(args, name) < least:
             raise SpecVLAError(f'{name} is {getattr(args, name)}, must be at least {least}')
     if args.paths == 1:

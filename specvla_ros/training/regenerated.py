@@ -71,6 +71,7 @@ class Manifest:
     frames: int = 0
     episodes: dict[str, str] = field(default_factory=dict)
     features: bool = True
+    failed_steps: int = 0
 
     @property
     def preparation(self) -> ImagePreparation:

@@ -19,7 +19,7 @@ from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.regenerate import run
 from specvla_ros.training.regenerated import Manifest, open_shards
 from specvla_ros.training.shards import EpisodeToSay
-from test.training.conftest import SUITE
+from test.training.conftest import SUITE, write_episode
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -140,6 +140,25 @@ def test_an_interrupted_regeneration_is_incomplete_and_goes_on(args, monkeypatch
     assert not list(args.out.rglob('*.part'))
 
 
+def test_of_failed_episodes_the_first_steps_are_said_too_if_asked_for(args, data):
+    write_episode(data, task=0, seed=8, success=False)
+    run(args)
+    assert len(shards(args)) == 10
+    with pytest.raises(SpecVLAError, match='made with failed_steps 0, not 3'):
+        run(replace(args, failed_steps=3))
+    some = replace(args, out=args.out.with_name('more'), failed_steps=3)
+    run(some)
+    found = shards(some)
+    records = found.pop('task0/seed8').records
+    model = OpenVLA.from_pretrained(args.target)
+    dataset = Dataset(data, SUITE, model.config.image_size, failed_steps=3)
+    dataset.refresh(only=['task0/seed8'])
+    job = EpisodeToSay(dataset.episodes[0])
+    again = regenerate.MakeLane(some, SUITE)().do(job, lambda news: None)
+    assert len(records) == 3 and np.array_equal(records, again)
+    assert found.keys() == shards(args).keys()
+
+
 def test_another_target_or_setting_does_not_mix(args, tmp_path):
     run(args)
     with pytest.raises(SpecVLAError, match='made with jitter 9, not 5'):
@@ -178,6 +197,7 @@ def test_a_damaged_shard_or_manifest_is_named(args):
 @pytest.mark.parametrize(('change', 'message'), [
     ({'paths': 0}, 'paths is 0, must be at least 1'),
     ({'batch': 0}, 'batch is 0'),
+    ({'failed_steps': -1}, 'failed_steps is -1, must be at least 0'),
     ({'tasks': (9,)}, 'no successful episodes under'),
 ])
 def test_bad_settings_get_one_clear_line(args, tmp_path, change, message):

@@ -16,12 +16,13 @@ from specvla_ros.openvla.model import OpenVLA
 from specvla_ros.training.accuracy import DepthAccuracy
 from specvla_ros.training.dataset import Dataset
 from specvla_ros.training.drafter_measures import acceptance_lengths, ConstantDrafter
+from specvla_ros.training.holdout import is_held_out
 from specvla_ros.training.optimizer import OptimizerSettings
 from specvla_ros.training.regenerate import run as regenerate
 from specvla_ros.training.regenerated import open_shards
 from specvla_ros.training.train_eagle import run, TrainEagleArgs
 from specvla_ros.training.trainer import Trainer
-from test.training.conftest import SUITE
+from test.training.conftest import SUITE, write_episode
 from test.training.drafter_data import regenerate_args, write_target
 
 
@@ -68,6 +69,21 @@ def test_the_same_seed_gives_the_same_weights(args, tmp_path):
     assert_same(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
     assert not torch.equal(weights(tmp_path / 'a')['fc.weight'],
                            weights(tmp_path / 'c')['fc.weight'])
+
+
+def test_a_failed_episode_that_is_held_out_is_decoded_as_far_as_the_target_said(
+        tmp_path, data, capsys):
+    name = 'task0/seed123'
+    assert is_held_out(name, 0.02)
+    write_episode(data, task=0, seed=123, success=False)
+    target = write_target(tmp_path / 'target')
+    regenerate(regenerate_args(tmp_path, data, failed_steps=3))
+    run(TrainEagleArgs(
+        target=target, out=tmp_path / 'drafter', regenerated=tmp_path / 'words', data=data,
+        epochs=0.5, batch=16, holdout=0.02, decode_frames=100))
+    out = capsys.readouterr().out
+    assert ' 80 training frames of 10 episodes, 3 frames held out' in out
+    assert out.splitlines()[-1].startswith('held-out acceptance length strict ')
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
