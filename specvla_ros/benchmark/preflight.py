@@ -85,7 +85,7 @@ def keys_of_suites(names: Sequence[str], keys: Collection[str], wanted: str | No
     """
     Return the statistics' key of each suite, all with a configuration; see `statistics_keys`.
 
-    :raises ValueError: as that, or nothing says what the actions of a key mean
+    :raises ValueError: as that, or a key has no configuration of its actions
     """
     found = suites.statistics_keys(names, keys, wanted)
     for key in found.values():

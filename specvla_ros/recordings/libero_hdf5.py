@@ -42,7 +42,7 @@ def read(path: Path, selection: Selection) -> Recording:
     Read the episodes of a file.
 
     :raises SpecVLAError: it is damaged or holds no such demonstrations, the camera has to be
-        chosen, or nothing says what the robot was told
+        chosen, or it does not name the instruction
     """
     with _opened(path) as file:
         names = _demonstrations(path, file)

@@ -178,7 +178,7 @@ def _execute_steps(args: CollectArgs, folder: Path) -> int:
 
 
 def _check_there(args: CollectArgs, tasks: list[int]) -> None:
-    """Refuse to go on with episodes in which nothing says what was executed."""
+    """Refuse to go on with episodes that were recorded without the executed actions."""
     for task in tasks:
         for seed in range(args.seed, args.seed + args.episodes):
             path = _path(args, task, seed)

@@ -175,9 +175,9 @@ class Dataset:
         """Return which of the first frames have a whole chunk, [N], and the chunks [N, H, D]."""
         if played is None:
             raise SpecVLAError(
-                f'{path} was collected without --chunk: nothing says what was executed after '
-                f'its frames; collect with --chunk {self.chunk} to a folder of its own, or train '
-                'with --chunk 1')
+                f'{path} was collected without --chunk: nothing says which actions were executed '
+                f'after its frames; collect with --chunk {self.chunk} to a folder of its own, or '
+                'train with --chunk 1')
         kept, following = played.chunks(self.chunk)
         return kept[kept < taken], following[kept < taken]
 

@@ -62,8 +62,7 @@ class RegenerateArgs:
     unnorm_key: Annotated[str | None, Help(help='name of the statistics; default: suite')] = None
     episodes: Annotated[int, Help(help='at most this many episodes; 0 = all')] = 0
     failed_steps: Annotated[int, Help(
-        help='take the frames of failed episodes before this step as well: what the target says '
-             'there must be guessed too; 0 = none of them')] = 0
+        help='take the frames of failed episodes before this step as well; 0 = none of them')] = 0
     paths: Annotated[int, Help(help="token paths a frame, the first is the target's own")] = 4
     jitter: Annotated[int, Help(help='bins the tokens of the other paths are off by at most')] = 9
     batch: Annotated[int, Help(help='frames decoded at once')] = 64
