@@ -8,6 +8,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+UNKNOWN_NODE = '(unknown node)'
+_UNKNOWN = '_NODE_NAME_UNKNOWN_'  # what rmw says
 _PERIOD = 0.2  # s between two looks; a look at a topic takes 0.03 ms
 
 
@@ -18,8 +20,14 @@ def type_name(kind: type) -> str:
 
 
 def full_names(ends: Iterable[TopicEndpointInfo]) -> list[str]:
-    """Return the nodes of ends, sorted; a node with two of them comes twice."""
-    return sorted(f'{end.node_namespace.rstrip("/")}/{end.node_name}' for end in ends)
+    """
+    Return the nodes of ends, sorted; a node with two of them comes twice.
+
+    An end is seen some ms before its node is known, and some ms after that was told that it goes;
+    the node of one that is not of ROS is never known. Such a node is `UNKNOWN_NODE`.
+    """
+    return sorted(UNKNOWN_NODE if end.node_name == _UNKNOWN else
+                  f'{end.node_namespace.rstrip("/")}/{end.node_name}' for end in ends)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +49,7 @@ class GraphWatch:
     def __init__(self, node: Node, group: CallbackGroup, on_change: Callable[[], None]) -> None:
         self._node, self._on_change = node, on_change
         self._rules: list[_Rule] = []
-        self.objection = ''
+        self.objection = self._seen = ''
         node.create_timer(_PERIOD, self.look, callback_group=group,
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -72,8 +80,11 @@ class GraphWatch:
         found = [rule.find(self._node.get_publishers_info_by_topic(rule.topic))
                  for rule in self._rules]
         objection = next(filter(None, found), '')
+        seen, self._seen = self._seen, objection
         if objection == self.objection:
             return
+        if self.objection and UNKNOWN_NODE in objection and objection != seen:
+            return  # the next look may know who it is; acting is not allowed meanwhile
         before, self.objection = self.objection, objection
         if objection:
             self._node.get_logger().error(f'no action: {objection}')

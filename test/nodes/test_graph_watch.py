@@ -8,6 +8,7 @@ from std_msgs.msg import Bool
 
 from specvla_ros.nodes.graph_watch import GraphWatch, type_name
 from specvla_ros.nodes.policy_node import silence
+from specvla_ros.nodes.policy_node.lone_publisher import LonePublisher
 from specvla_ros.nodes.policy_node.silence import Silence
 from specvla_ros.nodes.policy_node.stop_elsewhere import StopElsewhere
 from specvla_ros.nodes.topics import once, Origin, Topics
@@ -48,6 +49,9 @@ class Graph:
         self.changes += 1
 
 
+# What rclpy says, measured: some ms long of an end that has just come or goes, for good of one
+# that is not of ROS.
+UNKNOWN = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'
 ACTION = '/left/action', '/left/policy_node', 'specvla_ros/msg/ActionDelta'
 
 
@@ -126,6 +130,46 @@ def test_all_reasons_have_to_be_gone(graph, watch, topics):
     graph.publishers = [ACTION]
     watch.look()
     assert watch.objection == ''
+
+
+def test_a_master_whose_name_is_not_known_yet_is_objected_to_at_once(graph, watch, topics):
+    topics.must_be_alone('action')
+    told = []
+    for others in ([UNKNOWN], ['/probe'], [UNKNOWN], [], [UNKNOWN], [UNKNOWN]):
+        graph.publishers = [ACTION, *(('/left/action', other, ACTION[2]) for other in others)]
+        watch.look()
+        told.append(watch.objection.partition(';')[0])
+    unknown, probe = (f'2 publishers on /left/action: {names}' for names in (
+        '(unknown node), /left/policy_node', '/left/policy_node, /probe'))
+    assert told == [unknown, probe, probe, '', unknown, unknown]
+    assert len(graph.log) == graph.changes == 4
+
+
+def test_one_that_stays_unknown_takes_the_place_of_another_objection(graph, watch, topics):
+    topics.must_be_alone('action')
+    topics.must_hear(Bool, 'emergency_stop')
+    graph.publishers = [ACTION, ('/left/emergency_stop', '/button', 'std_msgs/msg/Empty')]
+    watch.look()
+    graph.publishers = [ACTION, ('/left/action', UNKNOWN, ACTION[2])]
+    watch.look()
+    assert 'cannot be heard' in watch.objection
+    watch.look()
+    assert '(unknown node)' in watch.objection
+
+
+def test_two_cameras_are_named_once_while_one_of_them_comes_and_goes(graph):
+    camera = LonePublisher(graph, Topics(graph), '/image')
+    look, = graph.looks
+    faults = []
+    for names in (['/cam', UNKNOWN], ['/cam', '/bag'], ['/cam', UNKNOWN], ['/cam'], [UNKNOWN],
+                  ['/cam', UNKNOWN], ['/cam', UNKNOWN]):
+        graph.publishers = [('/image', name, type_name(Image)) for name in names]
+        look()
+        faults.append(camera.fault)
+    both, unknown = (f'2 publishers on /image: {names}' for names in (
+        '/bag, /cam', '(unknown node), /cam'))
+    assert faults == ['', both, both, '', '', '', unknown]
+    assert [line.partition('.')[0] for line in graph.log] == [both, unknown]
 
 
 def test_silence_is_explained_once_until_something_comes(graph, monkeypatch):

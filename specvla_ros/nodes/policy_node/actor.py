@@ -287,8 +287,8 @@ class Actor:
 
     def _send(self, message: ActionDelta) -> float:
         message.header.stamp = self._clock.now().to_msg()
+        self._sequence += 1  # first: if Ctrl-C comes in between, the next has a number of its own
         self._actions.publish(message)
-        self._sequence += 1
         return time.monotonic()
 
     def _watch(self) -> None:

@@ -13,13 +13,18 @@ class LastStep:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self._last: tuple[np.ndarray, float] | None = None
-        self._was_late = False
+        self._was_late = self._has_begun = False
         self.gripper = 1.0
         self.fault = self.reason = ''
 
+    def begin(self, delta: np.ndarray) -> None:
+        """Note a control step, float64 [7], that is about to be published."""
+        self.gripper, self._has_begun = float(delta[6]), True
+
     def go_on(self, delta: np.ndarray, now: float) -> None:
         """Note a control step, float64 [7], that has just been published."""
-        self.gripper, self.fault, self.reason = float(delta[6]), '', ''
+        self.begin(delta)
+        self.fault = self.reason = ''
         self._last, self._was_late = (delta, now), False
 
     def miss(self, reason: str) -> None:
@@ -28,12 +33,13 @@ class LastStep:
 
     def end(self) -> None:
         """Note that the arm stands still and that nothing is missing."""
-        self._last, self._was_late, self.fault, self.reason = None, False, '', ''
+        self._last, self.fault, self.reason = None, '', ''
+        self._was_late = self._has_begun = False
 
     @property
     def is_under_way(self) -> bool:
-        """Whether an action was published since the last end."""
-        return self._last is not None
+        """Whether an action was published since the last end, or is being published."""
+        return self._has_begun
 
     def is_late(self, now: float) -> bool:
         """Whether the next action is overdue; stays true until it comes or `end` is called."""

@@ -60,6 +60,8 @@ class LimitedArm:
 
     def move(self, steps: ControlSteps) -> float:
         """Publish control steps that fit; return when they were, s."""
+        # Ctrl-C may come in the middle of it: the arm moves by then, and must come to rest.
+        self.last_step.begin(steps.deltas[-1])
         published = self._arm.move(steps)
         self.last_step.go_on(steps.deltas[-1], published)
         self._eef.go_on(steps.deltas[:, :3].sum(axis=0))

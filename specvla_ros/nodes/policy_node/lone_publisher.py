@@ -2,7 +2,7 @@
 
 from rclpy.node import Node
 
-from specvla_ros.nodes.graph_watch import full_names
+from specvla_ros.nodes.graph_watch import full_names, UNKNOWN_NODE
 from specvla_ros.nodes.topics import Topics
 
 _PERIOD = 1.0  # s between two looks
@@ -22,6 +22,7 @@ class LonePublisher:
     def __init__(self, node: Node, topics: Topics, topic: str) -> None:
         self._node, self._topic = node, topic
         self._names: list[str] = []
+        self._seen: list[str] = []
         topics.every(_PERIOD, self._look)
 
     @property
@@ -33,8 +34,9 @@ class LonePublisher:
 
     def _look(self) -> None:
         names = full_names(self._node.get_publishers_info_by_topic(self._topic))
-        if names == self._names:
-            return
+        seen, self._seen = self._seen, names
+        if names == self._names or (UNKNOWN_NODE in names and names != seen):
+            return  # the next look may know who it is
         self._names = names
         if self.fault:
             self._node.get_logger().error(

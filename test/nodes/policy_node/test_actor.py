@@ -1,5 +1,6 @@
 """`Actor` between topics and `Pilot`, with made-up topics in place of DDS."""
 from collections import Counter
+from dataclasses import replace
 import math
 import threading
 import time
@@ -120,19 +121,20 @@ class FakePolicy:
 
 
 class Rig:
-    """An actor and everything around it; inference runs in a thread of its own."""
+    """An actor and everything around it; inference runs in a thread of its own, unless told."""
 
-    def __init__(self, policy, **settings):
+    def __init__(self, policy, topics=None, main=None, **settings):
         values = {parameter.name: parameter.default for parameter in TOPIC_PARAMETERS}
-        self.log, self.topics, self.policy = Log(), FakeTopics(), policy
+        self.log, self.topics, self.policy = Log(), topics or FakeTopics(), policy
         self.statistics, self.noted = Statistics(), []
         node = SimpleNamespace(
             get_clock=Clock, get_logger=lambda: self.log, resolve_topic_name=lambda name: name,
             count_publishers=lambda name: 1, get_publishers_info_by_topic=lambda name: [],
             get_topic_names_and_types=list, get_fully_qualified_name=lambda: '/policy_node')
         goals = SimpleNamespace(note=lambda *noted: self.noted.append(noted), end=lambda _: None)
-        main = MainThread()
-        threading.Thread(target=main.run, daemon=True).start()
+        if main is None:
+            main = MainThread()
+            threading.Thread(target=main.run, daemon=True).start()
         self.actor = Actor(
             node, self.topics, main, policy, pick(TopicSettings, {**values, **settings}),
             SafetySettings.read(), self.statistics, goals)
@@ -441,3 +443,58 @@ def test_without_the_guard_the_policy_is_told_no_limits(make_rig, until):
     rig.see()
     until(lambda: rig.actions, 'an action')
     assert rig.policy.limits is None
+
+
+class Interrupted(FakeTopics):
+    """Has Ctrl-C come right after, or before, the nth message is published."""
+
+    def __init__(self, number, is_after):
+        super().__init__()
+        self._number, self._is_after = number, is_after
+
+    def publisher(self, kind, topic, profile):
+        return SimpleNamespace(publish=self._publish)
+
+    def _publish(self, message):
+        self._number -= 1
+        if self._number == 0 and not self._is_after:
+            raise KeyboardInterrupt
+        self.published.append(message)
+        if self._number == 0:
+            raise KeyboardInterrupt
+
+
+def end(actor):
+    """End it as the process does."""
+    try:
+        actor.pause()
+    except KeyboardInterrupt:  # the second one
+        pass
+    actor.close()
+
+
+@pytest.mark.parametrize('is_after', [False, True])
+@pytest.mark.parametrize('number', range(1, 9))
+def test_wherever_ctrl_c_comes_the_last_word_is_to_stand_still(number, is_after):
+    """Five messages are published for an action: 1 to 5; then those that end it."""
+    topics, calls = Interrupted(number, is_after), []
+    rig = Rig(FakePolicy(), topics, SimpleNamespace(post=calls.append), pacing='lockstep',
+              publish_twist=True, publish_pose=True, publish_gripper=True)
+    rig.actor.set_safety(replace(SafetySettings.read(), fallback='zero'))
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.position.x, pose.pose.orientation.w = 'panda_link0', 0.4, 1.0
+    rig.topics.callbacks['current_pose'](pose)
+    rig.see()
+    act, = calls
+    try:
+        act()
+    except KeyboardInterrupt:
+        assert number <= 5
+    else:
+        assert number > 5
+    end(rig.actor)
+    assert rig.actions[-1].translation[0].x == 0 and not rig.actions[-1].token_ids
+    sequence = [action.sequence for action in rig.actions]
+    assert sequence == sorted(set(sequence))
+    assert rig.heard(TwistStamped)[-1].twist.linear.x == 0
+    assert rig.heard(PoseStamped)[-1].pose.position.x == 0.4
