@@ -12,6 +12,7 @@ import threading
 from typing import Any, TypeVar
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import waiting
 
 T = TypeVar('T')
 
@@ -53,13 +54,19 @@ class MainThread:
         future = None
         try:
             while True:
-                function, future = self._calls.get()
+                function, future = waiting.until(self._next)
                 if future is None:
                     function()
                 else:
                     _settle(function, future)
         finally:
             self._end(future)
+
+    def _next(self, seconds: float) -> tuple[Callable[[], Any], Future | None] | None:
+        try:
+            return self._calls.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def _end(self, future: Future | None) -> None:
         """Tell the waiting threads that nothing will come."""

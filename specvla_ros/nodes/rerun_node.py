@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import sys
-import threading
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +21,7 @@ from std_msgs.msg import String
 from specvla_ros.camera import to_nanoseconds
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.msg import ActionDelta, DecodeReport
-from specvla_ros.nodes import qos
+from specvla_ros.nodes import qos, waiting
 from specvla_ros.nodes.camera_subscription import AUTO, CameraSubscription
 from specvla_ros.nodes.conversions import CAMERAS
 from specvla_ros.nodes.diagnostics import of_policies
@@ -119,7 +118,7 @@ class RerunNode(Node):
 
     def work(self) -> None:
         """Wait until told to stop; everything is done in the callbacks."""
-        threading.Event().wait()
+        waiting.for_ever()
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -1,9 +1,12 @@
 """Tasks that callbacks hand to the main thread."""
+import os
+import signal
 import threading
 
 import pytest
 
 from specvla_ros.errors import SpecVLAError
+from specvla_ros.nodes import waiting
 from specvla_ros.nodes.main_thread import MainThread
 
 
@@ -77,3 +80,59 @@ def test_whoever_waits_is_told_when_the_process_ends(main):
     for thread, results in threads:
         thread.join(10)
         assert isinstance(results[0], SpecVLAError)
+
+
+class TooLate(BaseException):
+    """What ends a wait that the signal didn't end."""
+
+
+@pytest.fixture
+def unheard():
+    """
+    Give a function that has a wait meet a signal which is noted and wakes nobody.
+
+    That is what Python makes of one that comes right before the wait; here another thread gets it.
+    """
+    def handle(number, frame):
+        raise Over if number == signal.SIGUSR1 else TooLate
+
+    def send():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+        if not over.wait(0.5):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if not over.wait(20):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
+
+    def unheard(wait):
+        thread.start()
+        try:
+            with pytest.raises(Over):
+                wait()
+        finally:
+            over.set()
+            thread.join()
+
+    numbers = signal.SIGUSR1, signal.SIGUSR2
+    before = [signal.signal(number, handle) for number in numbers]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    over, thread = threading.Event(), threading.Thread(target=send)
+    yield unheard
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
+def test_a_signal_right_before_a_wait_ends_it(main, unheard):
+    unheard(main.run)
+
+
+@pytest.mark.parametrize('wait', [
+    waiting.for_ever,
+    lambda: waiting.until(lambda seconds: threading.Semaphore(0).acquire(timeout=seconds))])
+def test_a_signal_right_before_a_wait_of_nodes_ends_it(wait, unheard):
+    unheard(wait)
+
+
+def test_a_wait_gives_what_it_waited_for():
+    answers = iter([None, 0, 'it'])
+    assert waiting.until(lambda seconds: next(answers)) == 'it'

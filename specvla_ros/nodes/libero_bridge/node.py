@@ -30,7 +30,7 @@ from specvla_ros.errors import counted, SpecVLAError
 from specvla_ros.execution import StepsAhead
 from specvla_ros.libero import suites
 from specvla_ros.msg import ActionDelta, EpisodeStatus
-from specvla_ros.nodes import qos
+from specvla_ros.nodes import qos, waiting
 from specvla_ros.nodes.conversions import to_nanoseconds
 from specvla_ros.nodes.libero_bridge.action_inbox import ActionInbox
 from specvla_ros.nodes.libero_bridge.observation_topics import ObservationTopics
@@ -139,7 +139,7 @@ class LiberoBridgeNode(Node):
             f'{counted(counts["crash"], "crash", "crashes")}')
         self._episode_publisher.wait_for_all_acked(Duration(seconds=1))
         if not self._values['exit_when_done']:
-            threading.Event().wait()
+            waiting.for_ever()
 
     def close(self) -> None:
         """Free the simulator."""
@@ -152,7 +152,7 @@ class LiberoBridgeNode(Node):
         environment = self._environment_of(episode.task)
         if self._values['wait_for_start']:
             self.get_logger().info(f'episode {index + 1} begins when ~/start_episode is called')
-            self._may_start.acquire()
+            waiting.until(lambda seconds: self._may_start.acquire(timeout=seconds))
         self._wait_for_policy()
         status = EpisodeStatus(
             suite=self._values['suite'], task=episode.task, instruction=environment.instruction,
