@@ -8,7 +8,7 @@ state hard, or the machine slow, hits both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -78,7 +78,9 @@ def _rows(suite: str, subset: str, episodes: Sequence[EpisodeRecord],
         row: Row = {'decoder': name, 'verification': verification_of(name, decoders),
                     'suite': suite, 'subset': subset, 'episodes': len(own)}
         if subset == 'all':
-            row |= _success(own) | _success_against(own, baseline if name != BASELINE else {})
+            row |= _success(own)
+            if name != BASELINE:
+                row |= success_against(outcomes(own.values()), outcomes(baseline.values()))
         row |= _costs(own, seed)
         if name != BASELINE:
             row |= _speedup(own, baseline, seed)
@@ -94,17 +96,20 @@ def _success(own: Mapping[Place, EpisodeRecord]) -> Row:
             'success_interval': list(wilson(solved, len(own)))}
 
 
-def _success_against(
-    own: Mapping[Place, EpisodeRecord], baseline: Mapping[Place, EpisodeRecord]
-) -> Row:
+def outcomes(episodes: Iterable[EpisodeRecord]) -> dict[Place, bool]:
+    """Return which initial states a decoder solved, of those whose episodes ended."""
+    return {episode.key[:3]: episode.success for episode in episodes if episode.crash is None}
+
+
+def success_against(own: Mapping[Place, bool], baseline: Mapping[Place, bool]) -> Row:
     """Compare success with the baseline's from the same initial states; {} without any."""
     both = [place for place in own if place in baseline]
     if not both:
         return {}
-    outcomes = [(own[place].success, baseline[place].success) for place in both]
-    here, there = outcomes.count((True, False)), outcomes.count((False, True))
-    low, high = paired_interval(outcomes.count((True, True)), here, there,
-                                outcomes.count((False, False)))
+    pairs = [(own[place], baseline[place]) for place in both]
+    here, there = pairs.count((True, False)), pairs.count((False, True))
+    low, high = paired_interval(pairs.count((True, True)), here, there,
+                                pairs.count((False, False)))
     points = 100 * (here - there) / len(both)
     return {'success_vs_ar': {
         'pairs': len(both), 'only_here': here, 'only_ar': there, 'points': points,

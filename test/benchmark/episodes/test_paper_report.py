@@ -19,7 +19,7 @@ from specvla_ros.benchmark.episodes.paper import command, playing, roles, sectio
 from specvla_ros.benchmark.episodes.paper.arguments import ReportArgs
 from specvla_ros.benchmark.episodes.paper.command import make_document, run
 from specvla_ros.benchmark.episodes.paper.drafters import drafters_section, read_drafters
-from specvla_ros.benchmark.episodes.paper.measured import check_together, read_run
+from specvla_ros.benchmark.episodes.paper.measured import check_together, paired, read_run
 from specvla_ros.benchmark.episodes.paper.published import published, settings, SUITES
 from specvla_ros.benchmark.episodes.plan import EvalArgs
 from specvla_ros.benchmark.records import EpisodeLog
@@ -209,6 +209,24 @@ def test_of_a_decoder_in_two_runs_the_first_counts(write):
     runs = [read_run(write('a', USUAL)), read_run(write('b', better))]
     _, strict = cells(sections.main_section(runs), 'libero_object', 'ours', 'strict')
     assert strict[0] == ('75.0', '41–93, 6 of 8')
+
+
+def test_success_is_held_against_ar_of_another_run_time_is_not(write, tmp_path):
+    own, ar, late = (
+        read_run(write(name, {one: USUAL[one] for one in played}))
+        for name, played in (('own', ['relaxed']), ('ar', ['ar', 'strict']), ('late', ['ar'])))
+    other_suite = read_run(write('goal', {'ar': (0, (1,), 1.0)}, 'libero_goal'))
+    runs = paired([other_suite, own, ar, late])
+    _, relaxed = cells(sections.main_section(runs), 'libero_object', 'ours', 'relaxed, r = 9')
+    _, in_one_run = cells(sections.main_section([read_run(write('one', USUAL))]),
+                          'libero_object', 'ours', 'relaxed, r = 9')
+    assert relaxed[:3] == in_one_run[:3] and relaxed[1][1].endswith('8 pairs')
+    assert relaxed[3] == ('not measured', 'no `ar` in this run')
+    assert [dict(one.rows) for one in runs[2:]] == [ar.rows, late.rows]
+    document = tmp_path / 'run.json'
+    document.write_text(json.dumps(report([], {}, {}, list(own.rows.values())) | own.identity))
+    alone, _ = paired([read_run(document), ar])  # it doesn't say which states were solved
+    assert 'success_vs_ar' not in alone.rows['libero_object', 'relaxed']
 
 
 def test_other_weights_and_machines_of_other_suites_are_marked(write):

@@ -26,7 +26,12 @@ from specvla_ros.benchmark.episodes.paper.drafters import (
     length_figures,
     read_drafters,
 )
-from specvla_ros.benchmark.episodes.paper.measured import check_together, MeasuredRun, read_run
+from specvla_ros.benchmark.episodes.paper.measured import (
+    check_together,
+    MeasuredRun,
+    paired,
+    read_run,
+)
 from specvla_ros.benchmark.episodes.paper.playing import FOLDER, identity_run, missing_plans
 from specvla_ros.benchmark.episodes.paper.provenance import sources_section
 from specvla_ros.benchmark.episodes.paper.published import published, SOURCE
@@ -70,6 +75,7 @@ def run(args: ReportArgs, make_player: MakeWorker | None = None) -> int:
         played = {plan.folder for _, plan in plans}
         runs = [replace(one, command=('specvla', *sys.argv[1:])) if one.path in played else one
                 for one in runs]
+    runs = paired(runs)
     document, parts = make_document(runs, drafters)
     _print(parts, console)
     _write(folder, document, parts, runs, drafters, args.json, console)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from specvla_ros.benchmark import report
-from specvla_ros.benchmark.episodes.comparison import comparison
+from specvla_ros.benchmark.episodes.comparison import (
+    comparison,
+    outcomes,
+    Place,
+    success_against,
+)
 from specvla_ros.benchmark.episodes.paper.decoder_json import decoder_of
 from specvla_ros.benchmark.episodes.paper.row_check import check_row
 from specvla_ros.benchmark.records import EpisodeLog
 from specvla_ros.benchmark.report import Row
 from specvla_ros.benchmark.run_folder import differences, EPISODES
-from specvla_ros.configuration import DecoderConfig
+from specvla_ros.configuration import BASELINE, DecoderConfig
 from specvla_ros.errors import SpecVLAError
 from specvla_ros.typed_files import read_json, value_of
 
@@ -30,7 +35,8 @@ class MeasuredRun:
     A run of `specvla eval`.
 
     identity: config, checkpoint, machine and versions; command: words, () where not known;
-    decoders: by name; rows: figures by suite and decoder.
+    decoders: by name; rows: figures by suite and decoder; outcomes: by decoder, which initial
+    states it solved, {} where only finished figures are known.
     """
 
     path: Path
@@ -38,6 +44,7 @@ class MeasuredRun:
     command: tuple[str, ...]
     decoders: dict[str, DecoderConfig]
     rows: dict[tuple[str, str], Row]
+    outcomes: dict[str, dict[Place, bool]] = field(default_factory=dict)
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -85,6 +92,26 @@ def check_together(runs: Sequence[MeasuredRun]) -> None:
                 _check_same(shared[0], other, run)
 
 
+def paired(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
+    """
+    Return runs with success held against `ar`'s also where `ar` was played in another of them.
+
+    A stored initial state is the same in all; times are not compared over runs. Of several other
+    runs the first one with `ar` on the suite counts, as in the tables.
+    """
+    made = []
+    for run in runs:
+        rows = {}
+        for (suite, name), row in run.rows.items():
+            others = (other.outcomes[BASELINE] for other in runs
+                      if BASELINE in other.outcomes and (suite, BASELINE) in other.rows)
+            known = name == BASELINE or 'success_vs_ar' in row
+            rows[suite, name] = row if known else row | success_against(
+                run.outcomes.get(name, {}), next(others, {}))
+        made.append(replace(run, rows=rows))
+    return made
+
+
 def _check_same(suite: str, one: MeasuredRun, other: MeasuredRun) -> None:
     first, second = _comparable(one.identity), _comparable(other.identity)
     if found := differences(first | {'checkpoint': _weights(first, second)},
@@ -121,8 +148,9 @@ def _read_folder(folder: Path) -> MeasuredRun:
     command: tuple[str, ...] = ()
     if (folder / 'report.json').is_file():
         command = _command(read_json(folder / 'report.json'))
-    return MeasuredRun(folder, identity, command, decoders, _rows(
-        folder, report.rows(episodes, list(decoders)), figures))
+    rows = _rows(folder, report.rows(episodes, list(decoders)), figures)
+    return MeasuredRun(folder, identity, command, decoders, rows, {
+        name: outcomes(one for one in episodes if one.decoder == name) for name in decoders})
 
 
 def _read_document(path: Path) -> MeasuredRun:
