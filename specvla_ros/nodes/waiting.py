@@ -15,7 +15,7 @@ PERIOD = 0.1  # s that such a signal waits at most
 T = TypeVar('T')
 
 
-def until(attempt: Callable[[float], T]) -> T:
+def until(attempt: Callable[[float], T | None]) -> T:
     """Call `attempt` with the seconds it may wait, until what it returns is true; return that."""
     while not (result := attempt(PERIOD)):
         pass
