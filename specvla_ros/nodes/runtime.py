@@ -2,7 +2,9 @@
 Start a node, run its work, and end it cleanly: one way for all our nodes.
 
 A node's work (inference, simulation) runs in the main thread, because that is where Python handles
-signals: Ctrl-C and SIGTERM end it at once, whatever it is doing, also while a checkpoint loads.
+signals: Ctrl-C, SIGTERM and the end of the terminal (SIGHUP) end it at once and in order, whatever
+it is doing, also while a checkpoint loads; a process that is killed tells no arm to stand still.
+Under `nohup` a node outlives its terminal.
 Callbacks run in an executor thread beside it. rclpy's own signal handlers stay off: they would
 only tell the executor.
 """
@@ -43,8 +45,8 @@ def run(
     """
     Make a node, spin it and run its work; return the process's exit code.
 
-    0 when the work ended by itself, on Ctrl-C and on SIGTERM. 2 on bad input: a SpecVLAError, what
-    ROS refuses in the environment and the arguments, or, while the node is being made, any
+    0 when the work ended by itself, on Ctrl-C, SIGTERM and SIGHUP. 2 on bad input: a SpecVLAError,
+    what ROS refuses in the environment and the arguments, or, while the node is being made, any
     ValueError or FileNotFoundError; one fatal log line says what is wrong. 1 on any other fault,
     with its traceback in the log.
 
@@ -56,7 +58,7 @@ def run(
             on_fault(error)
         return _log_fault(name, error)
 
-    _handle_signals(signal.default_int_handler)  # KeyboardInterrupt, for SIGTERM as well
+    _handle_signals(signal.default_int_handler)  # KeyboardInterrupt, for the others as well
     node, spinner, code = None, None, EXIT_OK
     try:
         ros_environment.check()
@@ -84,8 +86,9 @@ def run(
 
 
 def _handle_signals(handler: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, handler)
 
 
 def _make(make_node: Callable[[], WorkingNode]) -> WorkingNode:

@@ -1,5 +1,6 @@
 """What `policy_node` never lets through: stop, stale images, clocks set back, too much motion."""
 from pathlib import Path
+import signal
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -151,15 +152,31 @@ def test_a_lost_camera_is_noticed_and_the_arm_told_to_stand_still(robot, start, 
     until(lambda: sum(action.translation[0].x > 0 for action in robot.actions) == 2, 'it goes on')
 
 
-def test_the_arm_is_told_to_stand_still_when_the_process_ends(robot, start, until, envelope):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_arm_is_told_to_stand_still_when_the_process_ends(
+        robot, start, until, envelope, number):
     node = start(NODE, dict(safety=envelope(fallback='zero', deadline_periods=1200)))
     robot.connect(until)
     robot.say('pick up')
     robot.see(100, 2, 3)
     robot.wait_for_actions(1)
-    assert node.interrupt() == 0
+    assert node.interrupt(number) == 0
     assert [action.translation[0].x for action in robot.wait_for_actions(2)] == [
         pytest.approx(0.01), 0]
+
+
+def test_a_node_outlives_its_terminal_under_nohup(robot, start, until):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a process begins with its parent's
+    try:
+        node = start(NODE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    robot.connect(until)
+    node.popen.send_signal(signal.SIGHUP)
+    robot.say('pick up')
+    robot.see(100, 2, 3)
+    robot.wait_for_actions(1)
+    assert node.interrupt() == 0
 
 
 def test_a_camera_of_60_hz_makes_no_more_steps_a_second_than_the_data_set_has(
