@@ -181,6 +181,14 @@ def test_runs_of_one_suite_must_be_of_the_same_weights_machine_and_settings(writ
     # A run from before the drafter was trained used none, so its figures are of no other weights.
     before = read_run(write('before', {'ar': USUAL['ar']}, drafter=None))
     check_together([before, first])
+    # One of `ar` alone used none either, whatever stood beside it.
+    used = {'further': {'images': {'libero_object': 'cut'}}}
+    alone = read_run(write('alone', {'ar': USUAL['ar']}, drafter='d' * 64, **used))
+    check_together([alone, first])
+    for name, changes in (('target_sha256', {'target': 'c' * 64}),
+                          ('images', {'further': {'images': {'libero_object': 'whole'}}})):
+        with pytest.raises(SpecVLAError, match=name):
+            check_together([alone, read_run(write(name, sweep, **changes))])
     check_together([read_run(write('glance', sweep, further={'glance_sha256': 'e' * 64})), first])
     for number, (changes, reason) in enumerate([
             ({'target': 'c' * 64}, r"target_sha256 \('a+.*a+', now 'c+.*c+'\)"),

@@ -113,7 +113,7 @@ def paired(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
 
 
 def _check_same(suite: str, one: MeasuredRun, other: MeasuredRun) -> None:
-    first, second = _comparable(one.identity), _comparable(other.identity)
+    first, second = _comparable(one), _comparable(other)
     if found := differences(first | {'checkpoint': _weights(first, second)},
                             second | {'checkpoint': _weights(second, first)}):
         raise SpecVLAError(f'--run {other.path}: has {suite} as {one.path} has, with another '
@@ -125,10 +125,15 @@ def _check_same(suite: str, one: MeasuredRun, other: MeasuredRun) -> None:
                                f'that of {one.path}; give one of them')
 
 
-def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(run: MeasuredRun) -> dict[str, Any]:
+    identity = run.identity
     config = {name: value for name, value in identity['config'].items() if name not in _FREE}
-    return {'config': config, **{part: identity[part] for part in ('checkpoint', 'machine',
-                                                                   'versions')}}
+    weights = identity['checkpoint']
+    if run.decoders.keys() == {BASELINE}:  # the drafters beside it were not used
+        weights = {name: value for name, value in weights.items()
+                   if name == 'target_sha256' or not name.endswith('_sha256')}
+    return {'config': config, 'checkpoint': weights,
+            **{part: identity[part] for part in ('machine', 'versions')}}
 
 
 def _weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
