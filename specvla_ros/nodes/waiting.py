@@ -16,7 +16,7 @@ T = TypeVar('T')
 
 
 def until(attempt: Callable[[float], T | None]) -> T:
-    """Call `attempt` with the seconds it may wait, until what it returns is true; return that."""
+    """Call `attempt`, with the seconds it may wait, until it returns something true; return it."""
     while not (result := attempt(PERIOD)):
         pass
     return result

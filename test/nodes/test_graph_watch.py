@@ -49,8 +49,8 @@ class Graph:
         self.changes += 1
 
 
-# What rclpy says, measured: some ms long of an end that has just come or goes, for good of one
-# that is not of ROS.
+# What rclpy says of an end whose node is not known: measured, for some ms after it has come and
+# before it goes.
 UNKNOWN = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'
 ACTION = '/left/action', '/left/policy_node', 'specvla_ros/msg/ActionDelta'
 

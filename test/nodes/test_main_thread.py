@@ -89,9 +89,10 @@ class TooLate(BaseException):
 @pytest.fixture
 def unheard():
     """
-    Give a function that has a wait meet a signal which is noted and wakes nobody.
+    Give a function that calls `wait`, and sends a signal meanwhile that doesn't wake it.
 
-    That is what Python makes of one that comes right before the wait; here another thread gets it.
+    Another thread receives the signal, so Python notes it and the main thread goes on waiting: the
+    same as with a signal that comes right before a wait.
     """
     def handle(number, frame):
         raise Over if number == signal.SIGUSR1 else TooLate

@@ -22,8 +22,7 @@ class LastStep:
         self.gripper, self._has_begun = float(delta[6]), True
 
     def go_on(self, delta: np.ndarray, now: float) -> None:
-        """Note a control step, float64 [7], that has just been published."""
-        self.begin(delta)
+        """Note that the control step that was begun, float64 [7], has just been published."""
         self.fault = self.reason = ''
         self._last, self._was_late = (delta, now), False
 

@@ -121,7 +121,7 @@ class FakePolicy:
 
 
 class Rig:
-    """An actor and everything around it; inference runs in a thread of its own, unless told."""
+    """An actor and everything around it; without `main`, inference runs in a thread of its own."""
 
     def __init__(self, policy, topics=None, main=None, **settings):
         values = {parameter.name: parameter.default for parameter in TOPIC_PARAMETERS}
@@ -446,7 +446,7 @@ def test_without_the_guard_the_policy_is_told_no_limits(make_rig, until):
 
 
 class Interrupted(FakeTopics):
-    """Has Ctrl-C come right after, or before, the nth message is published."""
+    """Raises what Ctrl-C raises, right before or after the nth message is published."""
 
     def __init__(self, number, is_after):
         super().__init__()
